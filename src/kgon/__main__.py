@@ -1,0 +1,5 @@
+"""python -m kgon: the command line."""
+
+from kgon.cli import main
+
+main()

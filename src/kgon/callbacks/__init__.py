@@ -1,0 +1,19 @@
+"""What is recorded during training: thin hooks around pure functions."""
+
+from kgon.callbacks.llc import LLCEstimates
+from kgon.callbacks.losses import Losses
+from kgon.callbacks.phases import Phases
+from kgon.callbacks.pictures import WeightPictures
+from kgon.callbacks.plateaus import Plateaus
+from kgon.callbacks.progress import Progress
+from kgon.callbacks.snapshots import Snapshots
+
+__all__ = [
+    "LLCEstimates",
+    "Losses",
+    "Phases",
+    "Plateaus",
+    "Progress",
+    "Snapshots",
+    "WeightPictures",
+]

@@ -1,0 +1,88 @@
+"""Learning coefficients of the members during training."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+
+from kgon import streams
+from kgon.callbacks.recorder import Recorder
+from kgon.datamodule import EnsembleData
+from kgon.llc import VERDICTS, SamplerFactory, estimate_llc
+from kgon.model import TMS
+
+
+class LLCEstimates(Recorder):
+    """Adds to the table `llc` an estimate at each member's parameters, all members' chains in one
+    stack, under the loss of its own data set (the expected loss where inputs are fresh).
+
+    The noise is a stream of its own, a function of seed, member and step: training is the same
+    with and without this callback, and a member's estimate the same in any company.
+
+    Args:
+        steps: when.
+        nbeta: inverse temperature times n; None for n / log n with n the size of the data set.
+        lr, localization, n_chains, n_draws, n_burnin, sampler: as of `estimate_llc`.
+    """
+
+    def __init__(
+        self,
+        steps: Iterable[int],
+        nbeta: float | None,
+        lr: float,
+        localization: float,
+        n_chains: int,
+        n_draws: int,
+        n_burnin: int,
+        sampler: SamplerFactory,
+    ):
+        super().__init__(steps)
+        self.nbeta = nbeta
+        self.lr = lr
+        self.localization = localization
+        self.n_chains = n_chains
+        self.n_draws = n_draws
+        self.n_burnin = n_burnin
+        self.sampler = sampler
+
+    def record(self, module: TMS, data: EnsembleData) -> None:
+        loss = data.train_loss(module.importance) or data.expected_loss(module.importance)
+        alive = module.diverged_at < 0
+        # A diverged member stays in the stack, at parameters that cost nothing and mean nothing.
+        W = torch.where(alive[:, None, None], module.W.detach(), 0.0)
+        b = torch.where(alive[:, None], module.b.detach(), 0.0)
+        estimate = estimate_llc(
+            loss,
+            W,
+            b,
+            nbeta=self._nbeta(data),
+            lr=self.lr,
+            localization=self.localization,
+            n_chains=self.n_chains,
+            n_draws=self.n_draws,
+            n_burnin=self.n_burnin,
+            seed=streams.member_keys(module.seed, module.members, f"llc {module.global_step}"),
+            sampler=self.sampler,
+        )
+        dead = ~alive.cpu()
+        columns = {
+            name: getattr(estimate, name).masked_fill(dead, math.nan)
+            for name in ("mean", "stderr", "rhat", "ess", "below", "acceptance")
+        }
+        verdict = estimate.verdict.masked_fill(dead, VERDICTS.index("diverged"))
+        module.history.add("llc", module.global_step, **columns, verdict=verdict)
+        shares = {v: float((verdict == i).double().mean()) for i, v in enumerate(VERDICTS)}
+        module.note(
+            {"llc/mean": float(columns["mean"].nanmean())}
+            | {f"llc/share_{v}": share for v, share in shares.items()}
+        )
+
+    def _nbeta(self, data: EnsembleData) -> float:
+        if self.nbeta is not None:
+            return self.nbeta
+        if data.n_samples is None:
+            raise ValueError(
+                "callbacks.llc.nbeta must be given where inputs are fresh at every step "
+                "(data.n_samples=null): there is no data set whose size n would set it"
+            )
+        return data.n_samples / math.log(data.n_samples)

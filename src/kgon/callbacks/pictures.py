@@ -1,0 +1,48 @@
+"""Pictures of the members' weights during training."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from matplotlib.figure import Figure
+
+from kgon.callbacks.recorder import Recorder
+from kgon.datamodule import EnsembleData
+from kgon.model import TMS
+from kgon.phases import classify
+
+
+class WeightPictures(Recorder):
+    """Draws the first members at the given steps into a folder, and gives them to the loggers.
+
+    Args:
+        steps: when.
+        draw: (W, b, labels) to a figure.
+        n_members: how many members.
+        folder: where the pictures go, as step_00001000.png.
+    """
+
+    def __init__(
+        self,
+        steps: Iterable[int],
+        draw: Callable[..., Figure],
+        n_members: int,
+        folder: str,
+    ):
+        super().__init__(steps)
+        self.draw = draw
+        self.n_members = n_members
+        self.folder = Path(folder)
+
+    def record(self, module: TMS, data: EnsembleData) -> None:
+        W = module.W.detach()[: self.n_members].cpu()
+        b = module.b.detach()[: self.n_members].cpu()
+        figure = self.draw(W.numpy(), b.numpy(), classify(W, b))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"step_{module.global_step:08d}.png"
+        figure.savefig(path, dpi=150)
+        for logger in module.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image("media/weights", [str(path)], step=module.global_step)
+            elif isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_figure("media/weights", figure, module.global_step)

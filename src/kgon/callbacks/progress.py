@@ -1,0 +1,54 @@
+"""One progress bar for the whole run."""
+
+from typing import Any
+
+import lightning as L
+from rich.progress import BarColumn, Progress as Bar, TaskID, TextColumn, TimeRemainingColumn
+
+
+class Progress(L.Callback):
+    """Steps, mean loss, members by phase, time left. On a terminal only."""
+
+    def __init__(self, max_steps: int):
+        self.max_steps = max_steps
+        self.bar: Bar | None = None
+        self.task = TaskID(0)
+        self.shown: dict[str, str] = {}
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.bar = Bar(
+            TextColumn("{task.completed:>9,.0f} / {task.total:,.0f} steps"),
+            BarColumn(),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
+            transient=True,
+        )
+        self.task = self.bar.add_task("", total=self.max_steps, completed=trainer.global_step)
+        self.bar.start()
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
+        if self.bar is not None:
+            self.bar.update(
+                self.task, completed=trainer.global_step, description=_describe(module.noted)
+            )
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._stop()
+
+    def on_exception(
+        self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException
+    ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+
+def _describe(metrics: dict[str, float]) -> str:
+    words = [f"loss {metrics['loss/mean']:.4f}"] if "loss/mean" in metrics else []
+    phases = {k.removeprefix("phase/"): v for k, v in metrics.items() if k.startswith("phase/")}
+    largest = sorted(phases, key=lambda label: -phases[label])[:5]
+    words += [f"{label}: {phases[label]:.0f}" for label in largest if phases[label]]
+    return "  ".join(words)

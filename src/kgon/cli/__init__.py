@@ -1,0 +1,37 @@
+"""The command line. Only the modules of this package see a config."""
+
+import importlib
+import sys
+
+COMMANDS = {
+    "train": "train an ensemble and record plateaus, phases and learning coefficients",
+    "report": "one self-contained page for runs: kgon report DIR...",
+}
+
+USAGE = "usage: kgon COMMAND [options]\n\ncommands:\n" + "".join(
+    f"  {name:<10} {text}\n" for name, text in COMMANDS.items()
+)
+
+
+def main() -> None:
+    """Entry point of the console script: `kgon COMMAND [Hydra overrides]`."""
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        print(USAGE + "\nkgon COMMAND --help explains a command.")
+        sys.exit(0 if len(sys.argv) > 1 else 2)
+    command = sys.argv[1]
+    if command == "--version":
+        from importlib.metadata import version
+
+        print(version("kgon"))
+        return
+    if command not in COMMANDS:
+        import difflib
+
+        near = difflib.get_close_matches(command, COMMANDS, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        print(f"kgon: error: no command {command!r}{hint}\n\n{USAGE}", file=sys.stderr)
+        sys.exit(2)
+    # The heavy imports belong to the command; a help text should not wait for them.
+    module = importlib.import_module(f"kgon.cli.{command}")
+    sys.argv = [f"kgon {command}", *sys.argv[2:]]
+    module.main()

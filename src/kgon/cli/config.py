@@ -1,0 +1,201 @@
+"""Configs: where they are, what their resolvers mean, and what is wrong with an override."""
+
+import difflib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from kgon import runs
+from kgon.schedule import Schedule
+
+_PACKAGED = Path(__file__).parents[1] / "conf"
+CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[3] / "conf"
+"""The config folder: inside the installed package, or at the top of a checkout."""
+
+
+def _members(members: int | list[int]) -> list[int]:
+    chosen = list(range(members)) if isinstance(members, int) else list(members)
+    if not chosen or min(chosen) < 0 or len(set(chosen)) < len(chosen):
+        raise ValueError(
+            "members must be a positive number, or a list of different member numbers >= 0, "
+            f"got {members}"
+        )
+    return chosen
+
+
+def _schedule(name: str, _root_: DictConfig) -> list[int]:
+    schedule = Schedule(max_steps=_root_.trainer.max_steps, **_root_.schedule)
+    return getattr(schedule, name)
+
+
+def _identity(_root_: DictConfig) -> str:
+    command = _root_.command
+    return runs.identity(command, plain(_root_))
+
+
+def _directory(_root_: DictConfig) -> str:
+    return str(Path(_root_.runs.dir) / _identity(_root_))
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The config resolved to plain containers, without Hydra's own part and without what follows
+    from the identity (the identity is computed from this)."""
+
+    def pruned(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {k: pruned(v) for k, v in node.items() if not _follows_from_identity(v)}
+        return [pruned(v) for v in node] if isinstance(node, list) else node
+
+    tree = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(tree, dict)
+    tree = {k: pruned(v) for k, v in tree.items() if k not in ("hydra", "logger")}
+    resolved = OmegaConf.to_container(OmegaConf.create(tree), resolve=True, throw_on_missing=True)
+    assert isinstance(resolved, dict)
+    return {str(k): v for k, v in resolved.items()}
+
+
+def _follows_from_identity(value: Any) -> bool:
+    return isinstance(value, str) and ("${kgon.directory:" in value or "${kgon.identity:" in value)
+
+
+def register_resolvers() -> None:
+    """Make ${kgon.members:..}, ${kgon.schedule:..}, ${kgon.identity:}, ${kgon.directory:} known."""
+    for name, resolver in (
+        ("members", _members),
+        ("schedule", _schedule),
+        ("identity", _identity),
+        ("directory", _directory),
+    ):
+        OmegaConf.register_new_resolver(f"kgon.{name}", resolver, replace=True)
+
+
+def run(config_name: str, task: Callable[[DictConfig], None], check: Callable[[DictConfig], None]):
+    """Hand the command line to Hydra, after every override of it has been checked.
+
+    Bad input ends here, with one line and status 2, before any job has started.
+    """
+    register_resolvers()
+    overrides = [word for word in sys.argv[1:] if _is_override(word)]
+    if not {"--help", "-h", "--hydra-help", "--info", "-i", "--cfg", "-c"} & set(sys.argv):
+        try:
+            _check_overrides(config_name, overrides, check)
+        except (ValueError, OmegaConfBaseException) as error:
+            refuse(config_name, str(error))
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)()
+
+
+def refuse(command: str, message: str) -> NoReturn:
+    """End the process with one line about bad input."""
+    print(f"kgon {command}: error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _is_override(word: str) -> bool:
+    return not word.startswith("-") and ("=" in word or word.startswith("~"))
+
+
+def _check_overrides(
+    config_name: str, words: list[str], check: Callable[[DictConfig], None]
+) -> None:
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        parser = OverridesParser.create()
+        try:
+            parsed = parser.parse_overrides(words)
+        except HydraException as error:
+            raise ValueError(f"cannot read the overrides: {_first_line(error)}") from error
+        choices = [list(_choices(override)) for override in parsed]
+        first = [own[0] for own in choices]
+        base = _compose(config_name, first, parsed)
+        check(base)
+        # Every other choice of a sweep, one at a time: their sum, not their product.
+        for i, own in enumerate(choices):
+            for word in own[1:]:
+                varied = [*first[:i], word, *first[i + 1 :]]
+                check(_compose(config_name, varied, parsed))
+
+
+_MOST_CHOICES = 50
+
+
+def _choices(override: Override) -> Iterator[str]:
+    """The override as it is in each job of a sweep; long ranges (seeds) by their first ones."""
+    if not override.is_sweep_override() or override.is_hydra_override():
+        yield str(override.input_line)
+        return
+    key = override.get_key_element()
+    for count, value in enumerate(override.sweep_string_iterator()):
+        if count == _MOST_CHOICES:
+            return
+        yield f"{key}={value}"
+
+
+def _compose(config_name: str, words: list[str], parsed: list[Override]) -> DictConfig:
+    try:
+        return hydra.compose(config_name, words)
+    except HydraException as error:
+        bad = next((w for w in words if not _composes(config_name, w, words)), None)
+        if bad is None:
+            raise ValueError(_first_line(error)) from error
+        key, _, value = bad.lstrip("+~").partition("=")
+        raise ValueError(_explain(config_name, bad, key, value, error)) from error
+
+
+def _composes(config_name: str, word: str, words: list[str]) -> bool:
+    # A key of a chosen group's option exists only with the choice of that option.
+    groups = [w for w in words if (CONF / w.partition("=")[0]).is_dir() and w != word]
+    good = []
+    for group in groups:
+        try:
+            hydra.compose(config_name, [*good, group])
+        except HydraException:
+            continue
+        good.append(group)
+    try:
+        hydra.compose(config_name, [*good, word])
+    except HydraException:
+        return False
+    return True
+
+
+def _explain(config_name: str, word: str, key: str, value: str, error: Exception) -> str:
+    if (CONF / key).is_dir():
+        options = sorted(path.stem for path in (CONF / key).glob("*.yaml"))
+        wrong = [v.strip() for v in value.strip("[]").split(",") if v.strip() not in options]
+        missing = wrong[0] if wrong else value
+        return (
+            f"{word}: {key} has no option {missing!r}{_nearest(missing, options)}; "
+            f"there are {', '.join(options)}"
+        )
+    known = sorted(_keys(hydra.compose(config_name)))
+    everything = known + [path.name for path in CONF.iterdir() if path.is_dir()]
+    if key not in known:
+        return f"{word}: there is no option {key!r}{_nearest(key, everything)}"
+    return f"{word}: {_first_line(error)}"
+
+
+def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in config:
+        yield f"{prefix}{key}"
+        node = config._get_node(key)
+        if isinstance(node, DictConfig) and not node._is_interpolation() and not node._is_none():
+            yield from _keys(node, f"{prefix}{key}.")
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, 1, 0.5)
+    if not near:
+        # A misplaced key: n_features for model.n_features.
+        near = [k for k in known if k.rpartition(".")[2] == word.rpartition(".")[2]]
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,131 @@
+"""What the model is shown: distributions of inputs, and blocks of minibatches.
+
+A distribution turns independent uniform numbers into inputs; where the numbers come from (a fixed
+data set, or fresh ones for every step) is not its business.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from kgon import streams
+from kgon.loss import DirectLoss, EmpiricalLoss, Loss, PopulationLoss
+
+EXPECTATION_SAMPLES = 4096
+
+
+class Distribution(Protocol):
+    """A distribution of inputs x in R^n_features, written as a map from uniform numbers."""
+
+    n_features: int
+    n_uniforms: int
+    """Uniform numbers that one input takes."""
+
+    def inputs(self, u: Tensor) -> Tensor:
+        """Inputs (..., n_features) from independent uniform numbers u (..., n_uniforms)."""
+        ...
+
+    def expected_loss(self, importance: Tensor | None) -> Loss:
+        """The loss under this distribution."""
+        ...
+
+    def sample_loss(self, x: Tensor, importance: Tensor | None) -> Loss:
+        """The loss of a sample x (*batch, n_samples, n_features) of this distribution."""
+        ...
+
+
+def _check_n_features(n_features: int) -> None:
+    if n_features < 1:
+        raise ValueError(f"data.n_features must be at least 1, got {n_features}")
+
+
+class SingleFeature:
+    """x = a e_i with i uniform over the features and a ~ U[0, 1] (Chen et al. 2023, eq. (2))."""
+
+    n_uniforms = 2
+
+    def __init__(self, n_features: int):
+        _check_n_features(n_features)
+        self.n_features = n_features
+
+    def inputs(self, u: Tensor) -> Tensor:
+        feature = (u[..., :1] * self.n_features).long().clamp(max=self.n_features - 1)
+        return u.new_zeros(*u.shape[:-1], self.n_features).scatter(-1, feature, u[..., 1:])
+
+    def expected_loss(self, importance: Tensor | None) -> Loss:
+        """Lemma 3.1, in closed form."""
+        return PopulationLoss(importance)
+
+    def sample_loss(self, x: Tensor, importance: Tensor | None) -> Loss:
+        """Exact, at a cost that does not depend on the size of the sample."""
+        return EmpiricalLoss(x, importance)
+
+
+class Sparse:
+    """Each feature active with probability 1 - sparsity, then uniform on [0, 1] (Elhage et al.).
+
+    As sparsity -> 1, an input that is not zero tends to have a single active feature: conditioned
+    on activity this is `SingleFeature`.
+    """
+
+    def __init__(self, n_features: int, sparsity: float):
+        _check_n_features(n_features)
+        if not 0 <= sparsity < 1:
+            raise ValueError(f"data.sparsity must lie in [0, 1), got {sparsity}")
+        self.n_features = n_features
+        self.n_uniforms = 2 * n_features
+        self.sparsity = sparsity
+
+    def inputs(self, u: Tensor) -> Tensor:
+        active, magnitude = u.split(self.n_features, -1)
+        return torch.where(active >= self.sparsity, magnitude, 0.0)
+
+    def expected_loss(self, importance: Tensor | None) -> Loss:
+        """Estimated on EXPECTATION_SAMPLES inputs that are the same in every run.
+
+        Its standard error is that of a mean over so many inputs: some percent of the loss, larger
+        the rarer the features; the same for all members and steps, so differences are sharper.
+        """
+        keys = streams.member_keys(0, [0], "expectation")
+        return DirectLoss(draw(self, keys, 0, EXPECTATION_SAMPLES), importance)
+
+    def sample_loss(self, x: Tensor, importance: Tensor | None) -> Loss:
+        """Summed over the sample."""
+        return DirectLoss(x, importance)
+
+
+def draw(distribution: Distribution, keys: streams.Keys, start: int, count: int) -> Tensor:
+    """Inputs start, ..., start + count - 1 of each stream, (n_keys, count, n_features) float64."""
+    width = distribution.n_uniforms
+    u = torch.from_numpy(streams.uniforms(keys, start * width, count * width))
+    return distribution.inputs(u.view(len(keys), count, width))
+
+
+@dataclass(frozen=True)
+class Minibatches:
+    """The inputs of some consecutive training steps of every member.
+
+    Step t of member s sees the rows x[s, order[s, t]].
+
+    Attributes:
+        x: (n_members, n_rows, n_features).
+        order: (n_members, n_steps, batch_size) int32, rows of x.
+    """
+
+    x: Tensor
+    order: Tensor
+
+    @property
+    def n_steps(self) -> int:
+        return self.order.shape[1]
+
+    def step(self, t: int) -> Tensor:
+        """The inputs of step t of the block, (n_members, batch_size, n_features)."""
+        member = torch.arange(len(self.x), device=self.x.device).unsqueeze(-1)
+        return self.x[member, self.order[:, t].long()]
+
+    def to(self, *args: object, **kwargs: object) -> "Minibatches":
+        """Moved to a device; Lightning calls this."""
+        return Minibatches(self.x.to(*args, **kwargs), self.order.to(*args, **kwargs))  # type: ignore[call-overload]

@@ -1,0 +1,110 @@
+"""Feeding an ensemble: each member's data set and batch order, in blocks of many steps."""
+
+from collections.abc import Iterator, Sequence
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from kgon import streams
+from kgon.data import Distribution, Minibatches, draw
+from kgon.loss import Loss
+
+
+class EnsembleData(L.LightningDataModule):
+    """Training data of an ensemble, one independent stream for each member.
+
+    Args:
+        distribution: of the inputs.
+        n_samples: size of each member's data set, or None for fresh inputs at every step.
+        batch_size: inputs a step. A finite data set is visited in epochs of floor(n_samples /
+            batch_size) batches, in an order that is a function of (seed, member, epoch); what
+            does not fill a batch is left out of that epoch.
+        seed: of the job.
+        members: numbers of the members; each one's stream is a function of (seed, number).
+        stops: steps at which a block of steps must end, because somebody wants to look.
+        block: the most steps in one block.
+        dtype: of the inputs.
+    """
+
+    def __init__(
+        self,
+        distribution: Distribution,
+        n_samples: int | None,
+        batch_size: int,
+        seed: int,
+        members: Sequence[int],
+        stops: Sequence[int],
+        block: int,
+        dtype: torch.dtype,
+    ):
+        super().__init__()
+        if n_samples is not None and n_samples < 1:
+            raise ValueError(f"n_samples must be at least 1 or null, got {n_samples}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if n_samples is not None and batch_size > n_samples:
+            raise ValueError(
+                f"batch_size={batch_size} is larger than the data set, "
+                f"n_samples={n_samples}"
+            )
+        self.distribution = distribution
+        self.n_samples = n_samples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.members = list(members)
+        self.stops = sorted(set(stops))
+        self.block = block
+        self.dtype = dtype
+        self.x = None if n_samples is None else self._draw("data", 0, n_samples)
+
+    def _draw(self, purpose: str, start: int, count: int) -> Tensor:
+        keys = streams.member_keys(self.seed, self.members, purpose)
+        return draw(self.distribution, keys, start, count).to(self.dtype)
+
+    def expected_loss(self, importance: Tensor | None) -> Loss:
+        """The loss under the distribution of the inputs."""
+        return self.distribution.expected_loss(importance)
+
+    def train_loss(self, importance: Tensor | None) -> Loss | None:
+        """The loss of each member's own data set, or None where inputs are fresh at every step."""
+        return None if self.x is None else self.distribution.sample_loss(self.x, importance)
+
+    def minibatches(self, start: int, end: int) -> Minibatches:
+        """The inputs of steps start, ..., end - 1."""
+        n_members, n_steps = len(self.members), end - start
+        if self.x is None:
+            x = self._draw("fresh", start * self.batch_size, n_steps * self.batch_size)
+            rows = torch.arange(n_steps * self.batch_size, dtype=torch.int32)
+            return Minibatches(x, rows.view(1, n_steps, -1).expand(n_members, -1, -1))
+        per_epoch = self.x.shape[1] // self.batch_size
+        epochs = np.arange(start // per_epoch, (end - 1) // per_epoch + 1)
+        keys = streams.member_keys(self.seed, self.members, "order")
+        order = torch.from_numpy(streams.shuffles(keys, epochs, self.x.shape[1]))
+        order = order[..., : per_epoch * self.batch_size].reshape(n_members, -1, self.batch_size)
+        offset = start - int(epochs[0]) * per_epoch
+        return Minibatches(self.x, order[:, offset : offset + n_steps].contiguous())
+
+    def blocks(self, start: int) -> Iterator[Minibatches]:
+        """The blocks of steps from step `start` to the last stop."""
+        for stop in self.stops:
+            while start < stop:
+                end = min(start + self.block, stop)
+                yield self.minibatches(start, end)
+                start = end
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(_Blocks(self), batch_size=None)
+
+
+class _Blocks(IterableDataset):
+    """The blocks that remain, as Lightning wants to be given them."""
+
+    def __init__(self, data: EnsembleData):
+        self.data = data
+
+    def __iter__(self) -> Iterator[Minibatches]:
+        assert self.data.trainer is not None
+        return self.data.blocks(self.data.trainer.global_step)

@@ -1,0 +1,192 @@
+"""Compiled loops over training steps: what `DirectLoss.value_and_grad` and a torch optimizer define,
+without a framework's cost a step.
+
+A toy model's step is about a microsecond of arithmetic; any tensor library spends a hundred times
+that on dispatch. So on a CPU the steps of a block run in one compiled scalar loop a member, with
+members shared out over threads. The torch definition stays the oracle (the tests hold the two
+together) and serves other devices and other optimizers.
+
+Shapes: W (n_members, n_hidden, n_features), b (n_members, n_features), x (n_members, n_rows,
+n_features), order (n_members, n_steps, batch_size), lr (n_steps), importance (n_features).
+"""
+
+import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from kgon.data import Minibatches
+
+# Fused multiply-adds are allowed; reassociation is not, nor anything that assumes finite numbers:
+# a diverged member must turn NaN here as it does in torch.
+_jit = functools.partial(numba.njit, cache=True, nogil=True, error_model="numpy")
+_FASTMATH = {"contract"}
+
+
+@numba.njit(nogil=True, error_model="numpy", fastmath=_FASTMATH, inline="always")
+def _gradient(m, n, w, c, x, rows, scale, dW, db, h, g):
+    """Gradient of the minibatch loss of one member into dW, db; `scale` is 2 I / batch_size."""
+
+    for j in range(n):
+        db[j] = 0.0
+        for k in range(m):
+            dW[k, j] = 0.0
+    for q in range(rows.size):
+        row = x[rows[q]]
+        for k in range(m):
+            h[k] = 0.0
+        for j in range(n):
+            if row[j] != 0.0:
+                for k in range(m):
+                    h[k] += row[j] * w[k, j]
+        for j in range(n):
+            g[j] = c[j]
+        for k in range(m):
+            for j in range(n):
+                g[j] += h[k] * w[k, j]
+        for j in range(n):
+            # Written so that a NaN goes through, as it does through torch's ReLU.
+            g[j] = 0.0 if g[j] <= 0.0 else scale[j] * (g[j] - row[j])
+        for j in range(n):
+            db[j] += g[j]
+        for k in range(m):
+            back = 0.0
+            for j in range(n):
+                back += g[j] * w[k, j]
+                dW[k, j] += h[k] * g[j]
+            h[k] = back
+        for j in range(n):
+            if row[j] != 0.0:
+                for k in range(m):
+                    dW[k, j] += row[j] * h[k]
+
+
+@functools.cache
+def _steps(m: int, n: int, adam: bool) -> Callable[..., None]:
+    # m, n and adam are constants of the compiled code: its inner loops unroll, its branches go.
+    @_jit(fastmath=_FASTMATH)
+    def steps(W, b, x, order, lr, importance, state, first, decay, decoupled, beta1, beta2, eps):
+        w, dW = np.empty((m, n), W.dtype), np.empty((m, n), W.dtype)
+        c, db = np.empty(n, W.dtype), np.empty(n, W.dtype)
+        h, g = np.empty(m, W.dtype), np.empty(n, W.dtype)
+        scale = np.empty(n, W.dtype)
+        mW, mb, vW, vb = state
+        for s in range(W.shape[0]):
+            for j in range(n):
+                c[j] = b[s, j]
+                scale[j] = 2.0 * importance[j] / order.shape[2]
+                for k in range(m):
+                    w[k, j] = W[s, k, j]
+            for t in range(order.shape[1]):
+                _gradient(m, n, w, c, x[s], order[s, t], scale, dW, db, h, g)
+                if decoupled:
+                    shrink = 1.0 - lr[t] * decay
+                    for j in range(n):
+                        c[j] *= shrink
+                        for k in range(m):
+                            w[k, j] *= shrink
+                elif decay != 0.0:
+                    for j in range(n):
+                        db[j] += decay * c[j]
+                        for k in range(m):
+                            dW[k, j] += decay * w[k, j]
+                if adam:
+                    rate = lr[t] / (1.0 - beta1 ** (first + t + 1))
+                    root = 1.0 / np.sqrt(1.0 - beta2 ** (first + t + 1))
+                    for j in range(n):
+                        mb[s, j] += (db[j] - mb[s, j]) * (1.0 - beta1)
+                        vb[s, j] = vb[s, j] * beta2 + (1.0 - beta2) * db[j] * db[j]
+                        c[j] -= rate * mb[s, j] / (np.sqrt(vb[s, j]) * root + eps)
+                        for k in range(m):
+                            mW[s, k, j] += (dW[k, j] - mW[s, k, j]) * (1.0 - beta1)
+                            vW[s, k, j] = vW[s, k, j] * beta2 + (1.0 - beta2) * dW[k, j] * dW[k, j]
+                            w[k, j] -= rate * mW[s, k, j] / (np.sqrt(vW[s, k, j]) * root + eps)
+                else:
+                    for j in range(n):
+                        c[j] -= lr[t] * db[j]
+                        for k in range(m):
+                            w[k, j] -= lr[t] * dW[k, j]
+            for j in range(n):
+                b[s, j] = c[j]
+                for k in range(m):
+                    W[s, k, j] = w[k, j]
+
+    return steps
+
+
+def _is_plain_sgd(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> bool:
+    return type(optimizer) is torch.optim.SGD and group["momentum"] == 0 and not group["maximize"]
+
+
+def _is_plain_adam(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> bool:
+    return type(optimizer) in (torch.optim.Adam, torch.optim.AdamW) and not (
+        group["amsgrad"] or group["maximize"]
+    )
+
+
+def has_kernel(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether `advance` knows this optimizer: SGD without momentum, Adam, AdamW, on a CPU."""
+    (group, *others) = optimizer.param_groups
+    plain = _is_plain_sgd(optimizer, group) or _is_plain_adam(optimizer, group)
+    return plain and not others and all(p.device.type == "cpu" for p in group["params"])
+
+
+def advance(
+    W: Tensor,
+    b: Tensor,
+    optimizer: torch.optim.Optimizer,
+    lr: list[float],
+    batches: Minibatches,
+    importance: Tensor | None,
+) -> None:
+    """Advance W and b in place by `len(lr)` steps of `optimizer` on the loss of each minibatch.
+
+    The optimizer's own state is used and kept, so a run may go on with torch's `step`, and a
+    checkpoint of one is a checkpoint of the other. Only for optimizers with `has_kernel`.
+    """
+    (group,) = optimizer.param_groups
+    n_members, m, n = W.shape
+    adam = _is_plain_adam(optimizer, group)
+    first, moments = 0, [W.new_empty(0, 1, 1), b.new_empty(0, 1)] * 2
+    if adam:
+        for p in (W, b):
+            if not optimizer.state[p]:
+                optimizer.state[p] = {
+                    "step": torch.tensor(0.0),
+                    "exp_avg": torch.zeros_like(p),
+                    "exp_avg_sq": torch.zeros_like(p),
+                }
+        first = int(optimizer.state[W]["step"])
+        moments = [optimizer.state[p][k] for k in ("exp_avg", "exp_avg_sq") for p in (W, b)]
+    if importance is None:
+        importance = torch.ones(n)
+    beta1, beta2 = group.get("betas", (0.0, 0.0))
+    rule = (
+        float(group["weight_decay"]),
+        isinstance(optimizer, torch.optim.AdamW),
+        float(beta1),
+        float(beta2),
+        float(group.get("eps", 0.0)),
+    )
+    kernel = _steps(m, n, adam)
+    rates = np.asarray(lr, dtype=np.float64)
+    weight = importance.to(W.dtype).numpy()
+
+    def advance_slice(part: slice) -> None:
+        params = [t.detach()[part].numpy() for t in (W, b, batches.x, batches.order)]
+        state = tuple(t.detach()[part].numpy() for t in moments)
+        kernel(*params, rates, weight, state, first, *rule)
+
+    n_threads = min(torch.get_num_threads(), n_members)
+    cuts = [n_members * i // n_threads for i in range(n_threads + 1)]
+    parts = [slice(a, z) for a, z in zip(cuts, cuts[1:], strict=False)]
+    with ThreadPoolExecutor(n_threads) as pool:
+        list(pool.map(advance_slice, parts))
+    if adam:
+        for p in (W, b):
+            optimizer.state[p]["step"] += len(lr)

@@ -1,0 +1,329 @@
+"""The loss of the toy model of superposition, three ways.
+
+The model is f(x, w) = ReLU(W^T W x + b) with w = (W, b), and the loss L(w) = E ||x - f(x, w)||^2:
+summed over the coordinates, no factor 1/2, averaged over inputs (Chen et al. 2023, Sec. 2).
+Parameters carry any leading batch axes: W is (*batch, n_hidden, n_features), b is
+(*batch, n_features); a loss maps them to (*batch).
+
+Inputs with one active feature, x = a e_j, make both the population loss (Lemma 3.1) and the loss
+of a finite sample exact at a cost that does not depend on the sample. Output i on input a e_j is
+ReLU(a A_ij + b_i) with A = W^T W, active on a half line of a bounded by t = -b_i / A_ij. With the
+truncated moments M_k = E[a^k ; feature j, output i active], k = 0, 1, 2,
+
+    L = sum_ij I_i [A_ij^2 M_2 + 2 A_ij b_i M_1 + b_i^2 M_0]
+      + sum_i  I_i [E(a^2 ; feature i) - 2 (A_ii M_2 + b_i M_1)_{j = i}].
+
+The integrand vanishes at the threshold, so the gradient treats the M_k as constants. The population
+and the empirical loss are this one function with two `Moments`.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+# Below this |A_ij| the threshold -b_i / A_ij lies outside every amplitude's range in any case;
+# dividing by it would only put infinities (and, times zero, NaNs) into gradients.
+_TINY = 1e-150
+
+
+class Moments(Protocol):
+    """Truncated moments of the amplitude, feature by feature."""
+
+    total: tuple[Tensor, ...]
+    """E[a^k ; feature j] for k = 0, 1, 2, each (*data_batch, n_features)."""
+
+    def tail(self, t: Tensor) -> tuple[Tensor, ...]:
+        """E[a^k ; a > t_ij, feature j] for k = 0, 1, 2, each of t's shape: thresholds t are
+        (*batch, output i, input j)."""
+        ...
+
+
+class Loss(Protocol):
+    """What samplers and callbacks take: a loss of stacked parameters that knows its gradient."""
+
+    def __call__(self, W: Tensor, b: Tensor) -> Tensor:
+        """The loss, (*batch)."""
+        ...
+
+    def value_and_grad(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss (*batch), dL/dW (*batch, n_hidden, n_features), dL/db (*batch, n_features)."""
+        ...
+
+
+class UniformMoments:
+    """Moments of the paper's input, eq. (2): the feature uniform over n_features, a ~ U[0, 1]."""
+
+    def __init__(self, n_features: int, like: Tensor):
+        self.n_features = n_features
+        self.total = tuple(like.new_full((n_features,), 1 / (k * n_features)) for k in (1, 2, 3))
+
+    def tail(self, t: Tensor) -> tuple[Tensor, ...]:
+        t = t.clamp(0, 1)
+        return tuple((1 - t**k) / (k * self.n_features) for k in (1, 2, 3))
+
+
+class SampleMoments:
+    """Moments of a finite sample: amplitudes sorted once per feature, then prefix sums.
+
+    A threshold costs one binary search, so a loss costs O(n_features^2 log n_samples).
+    `x` is (*data_batch, n_samples, n_features) with at most one nonzero entry a row; a row of zeros
+    is the input a = 0 and counts as feature 0.
+    """
+
+    def __init__(self, x: Tensor):
+        if x.ndim < 2 or x.shape[-2] < 1:
+            raise ValueError(f"x must be (*batch, n_samples >= 1, n_features), got {tuple(x.shape)}")
+        if not bool(torch.isfinite(x).all()):
+            raise ValueError("x holds NaN or infinite values")
+        if int((x != 0).sum(-1).amax()) > 1:
+            raise ValueError(
+                "x has rows with several active features; the exact empirical loss is for "
+                "single-feature inputs (use DirectLoss for others)"
+            )
+        *data_batch, n_samples, n_features = x.shape
+        feature = x.abs().argmax(-1)
+        amplitude = x.gather(-1, feature.unsqueeze(-1)).squeeze(-1)
+        belongs = feature.unsqueeze(-2) == torch.arange(n_features, device=x.device).unsqueeze(-1)
+        # (*data_batch, n_features, n_samples); the amplitudes of other features sort to the end.
+        padded = torch.where(belongs, amplitude.unsqueeze(-2), torch.inf).sort(-1).values
+        padded = padded[..., : max(int(belongs.sum(-1).amax()), 1)].contiguous()
+        present = padded.isfinite()
+        a = torch.where(present, padded, 0.0)
+        head = [
+            torch.nn.functional.pad((power / n_samples).cumsum(-1), (1, 0))
+            for power in (present.to(a.dtype), a, a * a)
+        ]
+        self.sorted = padded
+        self.total = tuple(h[..., -1] for h in head)
+        self._tail = tuple(h[..., -1:] - h for h in head)
+
+    def tail(self, t: Tensor) -> tuple[Tensor, ...]:
+        # searchsorted wants (*data_batch, feature j, everything that looks it up).
+        n_extra = t.ndim - self.sorted.ndim
+        extra = tuple(range(n_extra))
+        behind = tuple(range(-n_extra, 0))
+        query = t.movedim(-1, n_extra + self.sorted.ndim - 2).movedim(extra, behind)
+        shape = query.shape
+        query = query.reshape(*self.sorted.shape[:-1], -1).contiguous()
+        index = torch.searchsorted(self.sorted, query.detach(), right=True)
+        return tuple(
+            table.gather(-1, index)
+            .reshape(shape)
+            .movedim(behind, extra)
+            .movedim(n_extra + self.sorted.ndim - 2, -1)
+            for table in self._tail
+        )
+
+
+def _check_parameters(W: Tensor, b: Tensor) -> None:
+    if W.ndim < 2 or b.ndim < 1 or W.shape[-1] != b.shape[-1]:
+        raise ValueError(
+            "W must be (*batch, n_hidden, n_features) and b (*batch, n_features), "
+            f"got {tuple(W.shape)} and {tuple(b.shape)}"
+        )
+
+
+def _check_importance(importance: Tensor | None, n_features: int) -> None:
+    if importance is not None and importance.shape[-1:] != (n_features,):
+        raise ValueError(
+            f"importance must end in n_features={n_features}, got shape {tuple(importance.shape)}"
+        )
+
+
+def _active_moments(A: Tensor, b: Tensor, moments: Moments) -> tuple[Tensor, ...]:
+    """M_k over the amplitudes on which each output is active, each (*batch, output, input)."""
+    b = b.unsqueeze(-1)
+    tilted = A.abs() > _TINY
+    tails = moments.tail(-b / torch.where(tilted, A, 1.0))
+    active = []
+    for tail, total in zip(tails, moments.total, strict=True):
+        total = total.unsqueeze(-2)
+        half_line = torch.where(A > 0, tail, total - tail)
+        active.append(torch.where(tilted, half_line, torch.where(b > 0, total, 0.0)))
+    return tuple(active)
+
+
+def _gram(W: Tensor) -> Tensor:
+    return W.mT @ W
+
+
+def _weighted(output: Tensor, importance: Tensor | None) -> Tensor:
+    return output if importance is None else output * importance
+
+
+def _value(A: Tensor, b: Tensor, M: tuple[Tensor, ...], total: Tensor, importance: Tensor | None) -> Tensor:
+    M_0, M_1, M_2 = M
+    b_i = b.unsqueeze(-1)
+    output = (A * A * M_2 + 2 * A * b_i * M_1 + b_i * b_i * M_0).sum(-1)
+    own = [m.diagonal(dim1=-2, dim2=-1) for m in (A * M_2, M_1)]
+    output = output + total - 2 * (own[0] + b * own[1])
+    return _weighted(output, importance).sum(-1)
+
+
+def _grad(W: Tensor, A: Tensor, b: Tensor, M: tuple[Tensor, ...], importance: Tensor | None):
+    M_0, M_1, M_2 = M
+    b_i = b.unsqueeze(-1)
+    dA = 2 * (A * M_2 + b_i * M_1)
+    dA = dA - torch.diag_embed(2 * M_2.diagonal(dim1=-2, dim2=-1))
+    db = 2 * (A * M_1 + b_i * M_0).sum(-1) - 2 * M_1.diagonal(dim1=-2, dim2=-1)
+    if importance is not None:
+        dA = dA * importance.unsqueeze(-1)
+        db = db * importance
+    return W @ (dA + dA.mT), db
+
+
+class _MomentLoss:
+    """A single-feature loss from truncated moments; subclasses say whose."""
+
+    importance: Tensor | None
+
+    def _moments(self, b: Tensor) -> Moments:
+        raise NotImplementedError
+
+    def _prepare(self, W: Tensor, b: Tensor) -> tuple[Tensor, Moments, tuple[Tensor, ...]]:
+        _check_parameters(W, b)
+        _check_importance(self.importance, b.shape[-1])
+        A = _gram(W)
+        moments = self._moments(b)
+        return A, moments, _active_moments(A, b, moments)
+
+    def __call__(self, W: Tensor, b: Tensor) -> Tensor:
+        A, moments, M = self._prepare(W, b)
+        return _value(A, b, M, moments.total[2], self.importance)
+
+    def grad(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """dL/dW and dL/db in closed form, themselves differentiable (for Hessians)."""
+        A, _, M = self._prepare(W, b)
+        return _grad(W, A, b, M, self.importance)
+
+    def value_and_grad(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss and its gradient in closed form, from one computation of the moments."""
+        A, moments, M = self._prepare(W, b)
+        value = _value(A, b, M, moments.total[2], self.importance)
+        return value, *_grad(W, A, b, M, self.importance)
+
+
+class PopulationLoss(_MomentLoss):
+    """The population loss of single-feature data (Lemma 3.1, eq. (4)) as a callable.
+
+    `importance` (..., n_features) weights output coordinate i by I_i; it may carry batch axes that
+    broadcast with the parameters'.
+    """
+
+    def __init__(self, importance: Tensor | None = None):
+        self.importance = importance
+
+    def _moments(self, b: Tensor) -> Moments:
+        return UniformMoments(b.shape[-1], like=b)
+
+
+class EmpiricalLoss(_MomentLoss):
+    """The exact loss of a finite single-feature sample, (1/n) sum_x sum_i I_i (x_i - f_i(x))^2.
+
+    The cost of a call does not depend on n_samples: amplitudes are sorted once, here, and looked
+    up through prefix sums (module docstring).
+
+    Args:
+        x: (n_samples, n_features), or (*data_batch, n_samples, n_features) for a data set per
+            member; data_batch must then be the last of the parameters' batch axes.
+        importance: (..., n_features), weights of the output coordinates.
+
+    Raises:
+        ValueError: a row of x with several active features, NaN, or a shape that does not fit.
+    """
+
+    def __init__(self, x: Tensor, importance: Tensor | None = None):
+        _check_importance(importance, x.shape[-1])
+        self.moments = SampleMoments(x)
+        self.importance = importance
+        self.n_samples = x.shape[-2]
+        self.n_features = x.shape[-1]
+
+    def _moments(self, b: Tensor) -> Moments:
+        if b.shape[-1] != self.n_features:
+            raise ValueError(
+                f"b has {b.shape[-1]} features, the data set has {self.n_features}"
+            )
+        data_batch = self.moments.sorted.shape[:-2]
+        if data_batch and b.shape[:-1][-len(data_batch) :] != data_batch:
+            raise ValueError(
+                f"parameters' batch axes {tuple(b.shape[:-1])} must end in the data sets' "
+                f"{tuple(data_batch)}"
+            )
+        return self.moments
+
+
+class DirectLoss:
+    """The loss on given inputs with any number of active features, summed sample by sample.
+
+    Args:
+        x: (*data_batch, n_samples, n_features), broadcasting with the parameters' batch axes.
+        importance: (..., n_features), weights of the output coordinates.
+    """
+
+    def __init__(self, x: Tensor, importance: Tensor | None = None):
+        _check_importance(importance, x.shape[-1])
+        self.x = x
+        self.importance = importance
+        self.n_samples = x.shape[-2]
+
+    def _residual(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        _check_parameters(W, b)
+        hidden = self.x @ W.mT
+        return hidden, (hidden @ W + b.unsqueeze(-2)).relu() - self.x
+
+    def _weight(self) -> Tensor | None:
+        return None if self.importance is None else self.importance.unsqueeze(-2)
+
+    def __call__(self, W: Tensor, b: Tensor) -> Tensor:
+        _, residual = self._residual(W, b)
+        return _weighted(residual.square(), self._weight()).sum(-1).mean(-1)
+
+    def value_and_grad(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss and its gradient by hand: dL/dW = h^T g + (g W^T)^T x, g the output's error."""
+        hidden, residual = self._residual(W, b)
+        weighted = _weighted(residual, self._weight())
+        value = (weighted * residual).sum(-1).mean(-1)
+        output_error = torch.where(residual + self.x > 0, weighted, 0.0) * (2 / self.n_samples)
+        dW = hidden.mT @ output_error + (output_error @ W.mT).mT @ self.x
+        return value, dW, output_error.sum(-2)
+
+
+def population_loss(W: Tensor, b: Tensor, importance: Tensor | None = None) -> Tensor:
+    """L(w) = E ||x - ReLU(W^T W x + b)||^2 over x = a e_i, i uniform, a ~ U[0, 1], in closed form.
+
+    Lemma 3.1, eq. (4) of Chen et al. (2023): L = H / (3 n_features). Exact, differentiable (twice
+    almost everywhere), for any n_hidden and any leading batch axes.
+
+    Args:
+        W: (*batch, n_hidden, n_features).
+        b: (*batch, n_features).
+        importance: (..., n_features), weight I_i of output coordinate i; 1 where None.
+
+    Returns:
+        (*batch), summed over coordinates, without a factor 1/2.
+    """
+    return PopulationLoss(importance)(W, b)
+
+
+def importance_weights(
+    importance: float | Sequence[float] | None, n_features: int
+) -> Tensor | None:
+    """Weights I_i of the output coordinates, (n_features,) float64, or None for weights of 1.
+
+    A number r stands for the geometric sequence 1, r, r^2, ... of Elhage et al.
+    """
+    if importance is None:
+        return None
+    if isinstance(importance, int | float):
+        weights = torch.tensor([float(importance) ** i for i in range(n_features)]).double()
+    else:
+        weights = torch.tensor([float(weight) for weight in importance], dtype=torch.float64)
+    if weights.shape != (n_features,) or not bool((weights >= 0).all()):
+        raise ValueError(
+            f"model.importance must be null, a number >= 0, or n_features={n_features} numbers "
+            f">= 0, got {importance}"
+        )
+    return weights

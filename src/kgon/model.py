@@ -1,0 +1,222 @@
+"""The toy model of superposition as a LightningModule: an ensemble of members on one axis."""
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from kgon import kernels, streams
+from kgon.data import Minibatches
+from kgon.history import History
+from kgon.init import Init
+from kgon.loss import DirectLoss
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+SchedulerFactory = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
+
+
+class TMS(L.LightningModule):
+    """f(x, w) = ReLU(W^T W x + b) for every member at once, trained on E ||x - f(x, w)||^2.
+
+    The parameters are W (n_members, n_hidden, n_features) and b (n_members, n_features). A
+    `training_step` takes a block of minibatches and makes all of its optimizer steps, because a
+    step costs a microsecond a member and a framework's call a hundred times that; Lightning's
+    `global_step` counts optimizer steps all the same. Members never meet: a member's parameters
+    depend on its own seed, data and start only.
+
+    A member whose parameters stop being finite has diverged: `diverged_at` keeps the end of the
+    block in which that happened (-1 for the others), and training goes on without it.
+
+    Args:
+        n_features: input dimension n (the paper's c).
+        n_hidden: hidden dimension m (the paper's r).
+        members: numbers of the members; with `seed` they name the random streams.
+        seed: of the job.
+        init: the start.
+        optimizer: makes a torch optimizer, elementwise, from parameters.
+        scheduler: makes a torch LR scheduler, advanced every step, or None.
+        importance: weight of each output coordinate (n_features,), or None.
+        dtype: of parameters and inputs.
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        n_hidden: int,
+        members: Sequence[int],
+        seed: int,
+        init: Init,
+        optimizer: OptimizerFactory,
+        scheduler: SchedulerFactory | None = None,
+        importance: Tensor | None = None,
+        dtype: torch.dtype = torch.float64,
+    ):
+        super().__init__()
+        if n_features < 1:
+            raise ValueError(f"model.n_features must be at least 1, got {n_features}")
+        if n_hidden < 1:
+            raise ValueError(f"model.n_hidden must be at least 1, got {n_hidden}")
+        check_members_stay_apart(optimizer, scheduler)
+        self.automatic_optimization = False
+        self.members = list(members)
+        self.seed = seed
+        self.make_optimizer = optimizer
+        self.make_scheduler = scheduler
+        self.history = History()
+        W, b = init(streams.member_keys(seed, self.members, "init"), n_hidden, n_features)
+        self.W = nn.Parameter(W.to(dtype))
+        self.b = nn.Parameter(b.to(dtype))
+        self.importance: Tensor | None
+        self.diverged_at: Tensor
+        self.register_buffer("importance", importance)
+        self.register_buffer("diverged_at", torch.full((len(self.members),), -1))
+        self.noted: dict[str, float] = {}
+        self._unsent: dict[str, float] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """ReLU(W^T W x + b) of every member, x (n_members | 1, n, n_features)."""
+        return (x @ self.W.mT @ self.W + self.b.unsqueeze(-2)).relu()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = self.make_optimizer([self.W, self.b])
+        if self.make_scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},
+        }
+
+    def training_step(self, batch: Minibatches) -> None:
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        scheduler = self.lr_schedulers()
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        rates = []
+        with warnings.catch_warnings():
+            # The rates are read ahead of the steps that use them; torch objects to the order.
+            warnings.filterwarnings("ignore", message="Detected call of .lr_scheduler.step")
+            for _ in range(batch.n_steps):
+                rates.append(float(optimizer.param_groups[0]["lr"]))
+                if scheduler is not None:
+                    scheduler.step()  # type: ignore[union-attr, call-arg]
+        advance(self.W, self.b, optimizer, rates, batch, self.importance)
+        self._count_steps(batch.n_steps)
+        self._note_divergence()
+
+    def _count_steps(self, n: int) -> None:
+        # Lightning counts calls of its own optimizer wrapper. Its loops, checkpoints and loggers
+        # read this progress, and it is saved with them.
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        for tracker in (progress.total, progress.current):
+            tracker.ready += n
+            tracker.completed += n
+
+    def _note_divergence(self) -> None:
+        finite = self.W.isfinite().flatten(1).all(1) & self.b.isfinite().all(1)
+        fresh = ~finite & (self.diverged_at < 0)
+        self.diverged_at[fresh] = self.global_step
+        if not finite.any():
+            raise FloatingPointError(
+                f"all {len(self.members)} members diverged by step {self.global_step}: "
+                "lower optimizer.lr or the scale of the start"
+            )
+
+    def note(self, metrics: dict[str, float]) -> None:
+        """Collect metrics of this step for the loggers (one call, one row) and for the bar."""
+        self.noted |= metrics
+        self._unsent |= metrics
+
+    def on_train_start(self) -> None:
+        self.on_train_batch_end()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self._unsent:
+            for logger in self.loggers:
+                logger.log_metrics(self._unsent, step=self.global_step)
+            self._unsent = {}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["history"] = self.history.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for name, mine in (("W", self.W), ("b", self.b)):
+            saved = checkpoint["state_dict"][name]
+            if saved.shape != mine.shape:
+                raise ValueError(
+                    f"the checkpoint's {name} has shape {tuple(saved.shape)}, this model's "
+                    f"{tuple(mine.shape)}: (members, n_hidden, n_features) must be the same"
+                )
+        self.history.load_state_dict(checkpoint["history"])
+
+
+def advance(
+    W: Tensor,
+    b: Tensor,
+    optimizer: torch.optim.Optimizer,
+    rates: list[float],
+    batches: Minibatches,
+    importance: Tensor | None,
+) -> None:
+    """Make one optimizer step of every member for each of `rates`, in place.
+
+    In a compiled kernel where there is one for the optimizer and the device, else by torch.
+    """
+    if kernels.has_kernel(optimizer):
+        kernels.advance(W, b, optimizer, rates, batches, importance)
+        return
+    # A scheduler that has run ahead goes on from the rate where it stands.
+    ahead = [group["lr"] for group in optimizer.param_groups]
+    for t, rate in enumerate(rates):
+        loss = DirectLoss(batches.step(t), importance)
+        _, W.grad, b.grad = loss.value_and_grad(W.detach(), b.detach())
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+    for group, rate in zip(optimizer.param_groups, ahead, strict=True):
+        group["lr"] = rate
+
+
+def check_members_stay_apart(
+    make_optimizer: OptimizerFactory, make_scheduler: SchedulerFactory | None
+) -> None:
+    """Refuse what would make one member's training depend on another's.
+
+    An optimizer is tried on three made-up members, together and one at a time; a ValueError says
+    so if the results differ or if it cannot step without a closure.
+    """
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(3, 2, 4, dtype=torch.float64, generator=generator)
+    grads = torch.randn(4, 3, 2, 4, dtype=torch.float64, generator=generator)
+
+    def run(members: slice) -> Tensor:
+        p = nn.Parameter(start[members].clone())
+        optimizer = make_optimizer([p])
+        for grad in grads:
+            p.grad = grad[members].clone()
+            optimizer.step()
+        return p.detach()
+
+    name = type(make_optimizer([nn.Parameter(start.clone())])).__name__
+    try:
+        together = run(slice(None))
+        alone = torch.cat([run(slice(i, i + 1)) for i in range(3)])
+    except TypeError as error:
+        raise ValueError(
+            f"optimizer={name} needs a closure and couples the members of an ensemble; "
+            "use an elementwise optimizer such as sgd, adam or adamw"
+        ) from error
+    if not torch.allclose(together, alone, rtol=1e-12, atol=1e-12):
+        raise ValueError(
+            f"optimizer={name} couples the members of an ensemble: a member's step depends on the "
+            "others'; use an elementwise optimizer such as sgd, adam or adamw"
+        )
+    if make_scheduler is not None:
+        scheduler = make_scheduler(make_optimizer([nn.Parameter(start.clone())]))
+        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            raise ValueError(
+                "scheduler=ReduceLROnPlateau couples the members of an ensemble: one learning rate "
+                "would follow the mean loss of all; use a scheduler of the step alone"
+            )

@@ -1,0 +1,49 @@
+"""When to look at a run."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The steps at which things are recorded, all of them from step 0 to max_steps inclusive.
+
+    Attributes:
+        max_steps: length of the training run.
+        n_losses: evenly spaced records of the loss (it is recorded at the snapshots, too).
+        n_snapshots: log-spaced snapshots of the parameters; early ones that fall on the same step
+            are one.
+        llc_every: an LLC estimate at every so many snapshots, counted from the last.
+    """
+
+    max_steps: int
+    n_losses: int
+    n_snapshots: int
+    llc_every: int
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "n_losses", "n_snapshots", "llc_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    @cached_property
+    def snapshots(self) -> list[int]:
+        spaced = np.geomspace(1, self.max_steps, self.n_snapshots).round().astype(int)
+        return sorted({0, self.max_steps, *spaced.tolist()})
+
+    @cached_property
+    def losses(self) -> list[int]:
+        even = np.linspace(0, self.max_steps, self.n_losses + 1).round().astype(int)
+        return sorted({*even.tolist(), *self.snapshots})
+
+    @cached_property
+    def llc(self) -> list[int]:
+        return self.snapshots[:: -self.llc_every][::-1]
+
+    @cached_property
+    def pictures(self) -> list[int]:
+        """Eight of the snapshots, the first and the last among them."""
+        chosen = np.linspace(0, len(self.snapshots) - 1, 8).round().astype(int)
+        return sorted({self.snapshots[i] for i in chosen})

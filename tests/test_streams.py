@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from kgon import streams
+
+KEYS = streams.member_keys(0, range(40), "test")
+
+
+def test_streams_of_seeds_members_and_purposes_differ():
+    keys = [
+        streams.member_keys(seed, range(100), purpose)
+        for seed in (0, 1, 2**40)
+        for purpose in ("data", "order")
+    ]
+    assert len(np.unique(np.concatenate(keys))) == 600
+
+
+def test_a_member_has_the_same_key_in_any_company():
+    alone = streams.member_keys(5, [7], "data")
+    assert alone == streams.member_keys(5, [3, 7, 1], "data")[1]
+
+
+def test_uniforms_are_uniform_and_independent_of_cutting():
+    u = streams.uniforms(KEYS, 0, 5000)
+    assert np.array_equal(u[:, 1234:], streams.uniforms(KEYS, 1234, 5000 - 1234))
+    assert stats.kstest(u.ravel(), "uniform").pvalue > 1e-4
+    lag = np.corrcoef(u[:, :-1].ravel(), u[:, 1:].ravel())[0, 1]
+    across = np.corrcoef(u[:-1].ravel(), u[1:].ravel())[0, 1]
+    assert max(abs(lag), abs(across)) < 5 / np.sqrt(u.size)
+
+
+@pytest.mark.parametrize("count", [7, 1000])
+def test_normals_are_normal_and_independent_of_cutting(count):
+    whole, part = np.empty((40, count)), np.empty((40, count - 6))
+    streams.normals(KEYS, 0, whole)
+    streams.normals(KEYS, 6, part)
+    assert np.array_equal(whole[:, 6:], part)
+    if count == 1000:
+        assert stats.kstest(whole.ravel(), "norm").pvalue > 1e-4
+        assert abs(np.corrcoef(whole[:, ::2].ravel(), whole[:, 1::2].ravel())[0, 1]) < 5 / 141
+
+
+def test_shuffles_are_uniform_permutations():
+    n, epochs = 5, np.arange(600)
+    orders = streams.shuffles(KEYS, epochs, n)
+    assert np.array_equal(np.sort(orders, -1), np.broadcast_to(np.arange(n), orders.shape))
+    codes = (orders * n ** np.arange(n)).sum(-1).ravel()
+    _, counts = np.unique(codes, return_counts=True)
+    assert len(counts) == 120
+    assert stats.chisquare(counts).pvalue > 1e-4
+
+
+def test_an_epochs_order_does_not_depend_on_the_epochs_asked_for():
+    whole = streams.shuffles(KEYS, np.arange(10), 50)
+    assert np.array_equal(whole[:, 7:8], streams.shuffles(KEYS, np.array([7]), 50))
+
+
+def test_subkeys_are_distinct_and_prefix_stable():
+    four = streams.subkeys(KEYS, 4)
+    assert len(np.unique(four)) == 160
+    assert np.array_equal(four[:, :2], streams.subkeys(KEYS, 2))
