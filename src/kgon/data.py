@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kgon import streams
+from kgon.critical import CriticalPoint, critical_points
 from kgon.loss import DirectLoss, EmpiricalLoss, Loss, PopulationLoss
 
 EXPECTATION_SAMPLES = 4096
@@ -33,6 +34,10 @@ class Distribution(Protocol):
 
     def sample_loss(self, x: Tensor, importance: Tensor | None) -> Loss:
         """The loss of a sample x (*batch, n_samples, n_features) of this distribution."""
+        ...
+
+    def critical_points(self) -> list[CriticalPoint]:
+        """The known critical points of the expected loss at n_hidden = 2, by loss."""
         ...
 
 
@@ -61,6 +66,10 @@ class SingleFeature:
     def sample_loss(self, x: Tensor, importance: Tensor | None) -> Loss:
         """Exact, at a cost that does not depend on the size of the sample."""
         return EmpiricalLoss(x, importance)
+
+    def critical_points(self) -> list[CriticalPoint]:
+        """The k-gons."""
+        return critical_points(self.n_features)
 
 
 class Sparse:
@@ -94,6 +103,10 @@ class Sparse:
     def sample_loss(self, x: Tensor, importance: Tensor | None) -> Loss:
         """Summed over the sample."""
         return DirectLoss(x, importance)
+
+    def critical_points(self) -> list[CriticalPoint]:
+        """None is known."""
+        return []
 
 
 def draw(distribution: Distribution, keys: streams.Keys, start: int, count: int) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from kgon import streams
+from kgon.critical import CriticalPoint
 from kgon.data import Distribution, Minibatches, draw
 from kgon.loss import Loss
 
@@ -71,6 +72,13 @@ class EnsembleData(L.LightningDataModule):
     def train_loss(self, importance: Tensor | None) -> Loss | None:
         """The loss of each member's own data set, or None where inputs are fresh at every step."""
         return None if self.x is None else self.distribution.sample_loss(self.x, importance)
+
+    def critical_points(self, n_hidden: int, importance: Tensor | None) -> list[CriticalPoint]:
+        """The known critical points of the expected loss; none where the paper's theory is silent:
+        inputs with several active features, n_hidden other than 2, importance weights."""
+        if n_hidden != 2 or importance is not None:
+            return []
+        return self.distribution.critical_points()
 
     def minibatches(self, start: int, end: int) -> Minibatches:
         """The inputs of steps start, ..., end - 1."""

@@ -193,12 +193,21 @@ def _check_params(params: tuple[Tensor, ...]) -> None:
         raise ValueError("estimate_llc needs at least one parameter tensor")
     if any(not bool(p.isfinite().all()) for p in params):
         raise ValueError("the parameters w* hold NaN or infinite values")
-    storages = [p.untyped_storage().data_ptr() for p in params]
-    if len(set(storages)) < len(storages):
-        raise ValueError(
-            "two parameters share storage (tied weights): each would get noise of its own. "
-            "Pass one tensor and tie inside the loss, W.mT @ W for instance"
-        )
+    for i, p in enumerate(params):
+        if any(_share_elements(p, q) for q in params[:i]):
+            raise ValueError(
+                "two parameters share storage (tied weights): each would get noise of its own. "
+                "Pass one tensor and tie inside the loss, W.mT @ W for instance"
+            )
+
+
+def _share_elements(p: Tensor, q: Tensor) -> bool:
+    storage = p.untyped_storage()
+    if storage.data_ptr() != q.untyped_storage().data_ptr() or not p.numel() * q.numel():
+        return False
+    places = torch.arange(storage.nbytes() // p.element_size())
+    mine, other = (places.as_strided(t.shape, t.stride(), t.storage_offset()) for t in (p, q))
+    return bool(torch.isin(mine, other).any())
 
 
 def _value_and_grad(loss: Callable[..., Tensor], params: list[Tensor]) -> tuple[Tensor, ...]:
@@ -291,13 +300,10 @@ def _summarise(
     below = (trace < reference).double().mean(0)
     keep = finite if discard is None else finite & (below <= discard)
     kept = keep.sum(0)
-    mean = per_chain.where(keep, 0.0).sum(0) / kept
-    spread = (per_chain - mean).square().where(keep, 0.0).sum(0) / (kept - 1)
-    stderr = (spread / kept).sqrt().where(kept > 1, math.nan)
+    mean, stderr = _mean_over_chains(per_chain, keep)
     half = len(trace) // 2
-    drift_per_chain = excess[half:].mean(0) - excess[: max(half, 1)].mean(0)
-    drift = drift_per_chain.mean(0)
-    drift_error = drift_per_chain.std(0) / math.sqrt(len(drift_per_chain))
+    halves = excess[half:].mean(0) - excess[: max(half, 1)].mean(0)
+    drift, drift_error = _mean_over_chains(halves, finite)
     rhat, ess = _convergence(trace)
     diverged = ~finite.all(0)
     escaped = (below.mean(0) > BELOW) | (kept == 0)
@@ -318,6 +324,14 @@ def _summarise(
         verdict=verdict,
         trace=trace,
     )
+
+
+def _mean_over_chains(x: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard error over the chains (first axis) that are kept; NaN without enough."""
+    kept = keep.sum(0)
+    mean = x.where(keep, 0.0).sum(0) / kept
+    variance = (x - mean).square().where(keep, 0.0).sum(0) / (kept - 1)
+    return mean, (variance / kept).sqrt().where(kept > 1, math.nan)
 
 
 def _convergence(trace: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ import datetime
 import hashlib
 import json
 import os
+import shutil
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -108,6 +109,13 @@ class RunDirectory:
             write("interrupted" if stopped else "failed", f"{type(error).__name__}: {error}")
             raise
         write("finished", None)
+
+    def clear(self) -> None:
+        """Remove what an earlier run of the same config left, its checkpoints first."""
+        for name in ("checkpoints", "figures", "wandb", "csv", "tensorboard"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for file in (*self.path.glob("*.parquet"), *self.path.glob("*.safetensors")):
+            file.unlink()
 
     def save_table(self, name: str, table: pa.Table) -> None:
         """Write a table as <name>.parquet."""

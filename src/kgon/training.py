@@ -1,6 +1,5 @@
 """Training an ensemble, from built objects."""
 
-import logging
 import warnings
 from pathlib import Path
 
@@ -40,11 +39,14 @@ def train(model: TMS, data: EnsembleData, trainer: L.Trainer, directory: Path) -
         FloatingPointError: every member diverged.
     """
     check_trainer(trainer)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     checkpoint = directory / CHECKPOINT
     with warnings.catch_warnings():
+        # The state after a block of steps is the one that a run goes on from.
+        warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
         # Blocks are computed, not loaded: there is nothing for worker processes to do.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # Lightning's own use of torch's pytree.
+        warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated", category=FutureWarning)
         # The checkpoint is this directory's own last one, and is meant to be replaced.
         warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not")
         trainer.fit(model, data, ckpt_path=checkpoint if checkpoint.exists() else None)

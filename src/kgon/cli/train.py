@@ -1,6 +1,6 @@
 """kgon train: build the objects of a config, train, leave a record."""
 
-import sys
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ def check(config: DictConfig) -> None:
 
 
 def build_trainer(config: DictConfig, callbacks: list[L.Callback], logger: Any) -> L.Trainer:
+    # What Lightning says at INFO is about itself: devices found, products to try.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     trainer = instantiate(config.trainer, _partial_=True, _convert_="all")
     return trainer(
         callbacks=callbacks,
@@ -74,4 +76,4 @@ def task(config: DictConfig) -> None:
             results = record.write(directory, model, data)
             tracking.log_results(logger, results.summary, results.tables, results.figures)
             looks = tracking.where_to_look(logger)
-    results.print(directory.path, looks, sys.stdout)
+    record.print_results(results, directory.path, looks)

@@ -1,0 +1,493 @@
+"""Compiled loops over stacks of parameters: the population loss and the exact empirical loss.
+
+`PopulationLoss` and `EmpiricalLoss` define the mathematics (their module's docstring has the
+formula); here it is one scalar loop a parameter, with parameters shared out over threads, because
+tensor operations on 2 x 6 matrices are nearly all overhead. A sampler's leapfrog trajectories and
+the descent to a critical point run inside the loop as well.
+
+A threshold is looked up in O(1): buckets of equal width over a feature's amplitudes, each with the
+number of amplitudes below it, and bisection among the few inside. It finds the same index as the
+binary search of `SampleMoments`.
+
+Shapes: W (*batch, n_hidden, n_features) and b (*batch, n_features), float64 on a CPU; the axes of
+several data sets are the last of *batch. Inside, W is (n_stack, n_sets, n_hidden, n_features).
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kgon.loss import EmpiricalLoss, Loss, PopulationLoss
+from kgon.streams import normals, unit
+
+# As in `kernels`: fused multiply-adds, no reassociation, no assumption that numbers are finite.
+_jit = functools.partial(
+    numba.njit, cache=True, nogil=True, error_model="numpy", fastmath={"contract"}
+)
+
+_BUCKETS_PER_AMPLITUDE = 8
+
+JITTER = (0.6, 1.2)
+"""Range of a trajectory's step size in units of the adapted one: trajectories of one length could
+return to where they started."""
+_JITTER_LOW, _JITTER_HIGH = JITTER
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Lookup tables of the data sets behind a loss; those of the population are empty.
+
+    Attributes:
+        population: whether the amplitude is U[0, 1] instead of a sample.
+        amplitudes: (n_sets, n_features, width), distinct, ascending, +inf behind the last.
+        tail: (n_sets, n_features, width + 1, 3), moments of the amplitudes from an index on.
+        total: (n_sets, n_features, 3), moments of all amplitudes.
+        start: (n_sets, n_features, n_buckets + 1), amplitudes in the buckets before a bucket.
+        low: (n_sets, n_features), the least amplitude.
+        scale: (n_sets, n_features), buckets per unit of amplitude.
+        importance: (n_sets, n_features), weights of the output coordinates.
+        depth: halvings that find an amplitude in the fullest bucket.
+    """
+
+    population: bool
+    amplitudes: NDArray[np.float64]
+    tail: NDArray[np.float64]
+    total: NDArray[np.float64]
+    start: NDArray[np.int32]
+    low: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    importance: NDArray[np.float64]
+    depth: int
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """What the compiled functions take."""
+        return (
+            self.amplitudes, self.tail, self.total, self.start, self.low, self.scale,
+            self.importance, self.depth,
+        )  # fmt: skip
+
+
+def tables(loss: Any, n_features: int) -> Tables | None:
+    """The tables of a loss, or None if it has no compiled form: only the exact losses have."""
+    if type(loss) is PopulationLoss:
+        return _population_tables(n_features, loss.importance)
+    if type(loss) is EmpiricalLoss and loss.moments.sorted.device.type == "cpu":
+        return _sample_tables(loss)
+    return None
+
+
+def _population_tables(n_features: int, importance: Tensor | None) -> Tables:
+    weights = _weights(importance, tuple(importance.shape[:-1]) if importance is not None else (), n_features)
+    n_sets = len(weights)
+    total = np.broadcast_to(1 / (np.arange(1, 4) * n_features), (n_sets, n_features, 3)).copy()
+    return Tables(
+        population=True,
+        amplitudes=np.full((n_sets, n_features, 1), np.inf),
+        tail=np.zeros((n_sets, n_features, 1, 3)),
+        total=total,
+        start=np.zeros((n_sets, n_features, 2), dtype=np.int32),
+        low=np.zeros((n_sets, n_features)),
+        scale=np.zeros((n_sets, n_features)),
+        importance=weights,
+        depth=0,
+    )
+
+
+def _sample_tables(loss: EmpiricalLoss) -> Tables:
+    moments = loss.moments
+    data_batch, n_features = moments.sorted.shape[:-2], moments.sorted.shape[-2]
+    n_sets = math.prod(data_batch)
+    ordered = moments.sorted.double().numpy().reshape(n_sets, n_features, -1)
+    prefix = torch.stack(moments._tail, -1).double().numpy()
+    prefix = prefix.reshape(n_sets, n_features, -1, 3)
+    width = ordered.shape[-1]
+    n_buckets = _BUCKETS_PER_AMPLITUDE * width
+    amplitudes = np.full((n_sets, n_features, width + 1), np.inf)
+    tail = np.zeros((n_sets, n_features, width + 1, 3))
+    start = np.zeros((n_sets, n_features, n_buckets + 1), dtype=np.int32)
+    low, scale = np.zeros((2, n_sets, n_features))
+    for s, j in np.ndindex(n_sets, n_features):
+        present = ordered[s, j][np.isfinite(ordered[s, j])]
+        # Of equal amplitudes the last counts: an index is the number of amplitudes <= t.
+        distinct, counts = np.unique(present, return_counts=True)
+        amplitudes[s, j, : distinct.size] = distinct
+        tail[s, j, 0] = prefix[s, j, 0]
+        tail[s, j, 1 : distinct.size + 1] = prefix[s, j, np.cumsum(counts)]
+        if distinct.size:
+            low[s, j] = distinct[0]
+            if distinct.size > 1:
+                scale[s, j] = (n_buckets - 1) / (distinct[-1] - distinct[0])
+            bucket = _buckets(distinct, low[s, j], scale[s, j], n_buckets)
+            start[s, j, 1:] = np.cumsum(np.bincount(bucket, minlength=n_buckets))
+    return Tables(
+        population=False,
+        amplitudes=amplitudes,
+        tail=tail,
+        total=tail[:, :, 0].copy(),
+        start=start,
+        low=low,
+        scale=scale,
+        importance=_weights(loss.importance, tuple(data_batch), n_features),
+        depth=int(np.diff(start).max()).bit_length(),
+    )
+
+
+def _weights(
+    importance: Tensor | None, data_batch: tuple[int, ...], n_features: int
+) -> NDArray[np.float64]:
+    if importance is None:
+        return np.ones((math.prod(data_batch), n_features))
+    full = importance.double().expand(*data_batch, n_features)
+    return np.ascontiguousarray(full.reshape(-1, n_features).numpy())
+
+
+@numba.njit(nogil=True, error_model="numpy", inline="always")
+def _bucket(t, low, scale, n_buckets):
+    """The bucket of t, the same for amplitudes and thresholds, so that it is monotone exactly."""
+    place = (t - low) * scale
+    # In this order a NaN (from 0 times infinity) goes to bucket 0.
+    place = place if place > 0.0 else 0.0
+    place = place if place < n_buckets - 1.0 else n_buckets - 1.0
+    return np.int64(place)
+
+
+@numba.njit(nogil=True, error_model="numpy")
+def _buckets(amplitudes, low, scale, n_buckets):
+    out = np.empty(amplitudes.size, dtype=np.int64)
+    for i in range(amplitudes.size):
+        out[i] = _bucket(amplitudes[i], low, scale, n_buckets)
+    return out
+
+
+@numba.njit(nogil=True, error_model="numpy", fastmath={"contract"}, inline="always")
+def _loss(
+    m, n, population, w, c, dw, dc, A, dA,
+    amplitudes, tail, total, start, low, scale, importance, depth,
+):  # fmt: skip
+    """The loss of one parameter (w, c) on one data set, its gradient into dw and dc."""
+    n_buckets = start.shape[1] - 1
+    for i in range(n):
+        for j in range(i + 1):
+            a = 0.0
+            for k in range(m):
+                a += w[k, i] * w[k, j]
+            A[i, j] = a
+            A[j, i] = a
+    out = 0.0
+    for i in range(n):
+        bias = c[i]
+        row, slope = 0.0, 0.0
+        for j in range(n):
+            a = A[i, j]
+            # Without slope the output is active always or never: at a threshold of -+infinity.
+            t = -bias / a if a != 0.0 else (-np.inf if bias > 0.0 else np.inf)
+            if population:
+                t = t if t > 0.0 else 0.0
+                t = t if t < 1.0 else 1.0
+                m0 = (1.0 - t) * total[j, 0]
+                m1 = (1.0 - t * t) * total[j, 1]
+                m2 = (1.0 - t * t * t) * total[j, 2]
+            else:
+                q = _bucket(t, low[j], scale[j], n_buckets)
+                first, last = start[j, q], start[j, q + 1]
+                # Bisection of a fixed length without branches, which nothing could predict.
+                for _ in range(depth):
+                    middle = (first + last) >> 1
+                    above = (first < last) & (amplitudes[j, middle] <= t)
+                    first = middle + 1 if above else first
+                    last = last if above else middle
+                m0, m1, m2 = tail[j, first, 0], tail[j, first, 1], tail[j, first, 2]
+            if a < 0.0:
+                m0, m1, m2 = total[j, 0] - m0, total[j, 1] - m1, total[j, 2] - m2
+            u = a * m2 + bias * m1
+            v = a * m1 + bias * m0
+            row += a * u + bias * v
+            slope += v
+            if i == j:
+                row += total[j, 2] - 2.0 * u
+                slope -= m1
+                u -= m2
+            dA[i, j] = 2.0 * importance[i] * u
+        out += importance[i] * row
+        dc[i] = 2.0 * importance[i] * slope
+    for i in range(n):
+        for j in range(i + 1):
+            a = dA[i, j] + dA[j, i]
+            A[i, j] = a
+            A[j, i] = a
+    for k in range(m):
+        for j in range(n):
+            a = 0.0
+            for i in range(n):
+                a += w[k, i] * A[i, j]
+            dw[k, j] = a
+    return out
+
+
+@functools.cache
+def _value_and_grad(m: int, n: int, population: bool) -> Callable[..., None]:
+    # m, n and population are constants of the compiled code: loops unroll, branches go.
+    @_jit
+    def value_and_grad(
+        W, b, value, dW, db, which, amplitudes, tail, total, start, low, scale, importance, depth
+    ):
+        A, dA = np.empty((n, n)), np.empty((n, n))
+        for s in range(W.shape[1]):
+            d = which[s]
+            for p in range(W.shape[0]):
+                value[p, s] = _loss(
+                    m, n, population, W[p, s], b[p, s], dW[p, s], db[p, s], A, dA, amplitudes[d], tail[d], total[d],
+                    start[d], low[d], scale[d], importance[d], depth,
+                )  # fmt: skip
+
+    return value_and_grad
+
+
+@functools.cache
+def _hmc_move(m: int, n: int, population: bool) -> Callable[..., None]:
+    dim = m * n + n
+    even = dim + dim % 2
+
+    @_jit
+    def hmc_move(
+        W, b, value, acceptance, keys, strength, precision, step, n_steps, turn,
+        which, amplitudes, tail, total, start, low, scale, importance, depth,
+    ):  # fmt: skip
+        A, dA = np.empty((n, n)), np.empty((n, n))
+        w, dw, pw = np.empty((m, n)), np.empty((m, n)), np.empty((m, n))
+        c, dc, pc = np.empty(n), np.empty(n), np.empty(n)
+        momentum = np.empty((1, even))
+        for s in range(W.shape[1]):
+            if step[s] == 0.0:
+                continue
+            d = which[s]
+            for p in range(W.shape[0]):
+                counter = turn * (even + 2)
+                normals(keys[p, s : s + 1], counter, momentum)
+                jitter = unit(keys[p, s], counter + even)
+                threshold = np.log(unit(keys[p, s], counter + even + 1))
+                h = step[s] * (_JITTER_LOW + (_JITTER_HIGH - _JITTER_LOW) * jitter)
+                prior, kinetic = 0.0, 0.0
+                for j in range(n):
+                    c[j] = b[p, s, j]
+                    pc[j] = momentum[0, m * n + j]
+                    prior += c[j] * c[j]
+                    kinetic += pc[j] * pc[j]
+                    for k in range(m):
+                        w[k, j] = W[p, s, k, j]
+                        pw[k, j] = momentum[0, k * n + j]
+                        prior += w[k, j] * w[k, j]
+                        kinetic += pw[k, j] * pw[k, j]
+                before = strength[s] * value[p, s] + 0.5 * (precision * prior + kinetic)
+                new = 0.0
+                for t in range(n_steps + 1):
+                    new = _loss(
+                        m, n, population, w, c, dw, dc, A, dA, amplitudes[d], tail[d], total[d],
+                        start[d], low[d], scale[d], importance[d], depth,
+                    )  # fmt: skip
+                    kick = h if 0 < t < n_steps else 0.5 * h
+                    drift = h if t < n_steps else 0.0
+                    for j in range(n):
+                        pc[j] -= kick * (strength[s] * dc[j] + precision * c[j])
+                        c[j] += drift * pc[j]
+                        for k in range(m):
+                            pw[k, j] -= kick * (strength[s] * dw[k, j] + precision * w[k, j])
+                            w[k, j] += drift * pw[k, j]
+                prior, kinetic = 0.0, 0.0
+                for j in range(n):
+                    prior += c[j] * c[j]
+                    kinetic += pc[j] * pc[j]
+                    for k in range(m):
+                        prior += w[k, j] * w[k, j]
+                        kinetic += pw[k, j] * pw[k, j]
+                gain = before - strength[s] * new - 0.5 * (precision * prior + kinetic)
+                # A diverged trajectory has a NaN or infinite energy and is rejected.
+                acceptance[p, s] = np.exp(min(gain, 0.0)) if gain == gain else 0.0
+                if threshold < gain:
+                    value[p, s] = new
+                    for j in range(n):
+                        b[p, s, j] = c[j]
+                        for k in range(m):
+                            W[p, s, k, j] = w[k, j]
+
+    return hmc_move
+
+
+@functools.cache
+def _descend(m: int, n: int, population: bool) -> Callable[..., None]:
+    @_jit
+    def descend(
+        W, b, value, slope, taken, tolerance, n_steps,
+        which, amplitudes, tail, total, start, low, scale, importance, depth,
+    ):  # fmt: skip
+        A, dA = np.empty((n, n)), np.empty((n, n))
+        w, dw, dw_new = np.empty((m, n)), np.empty((m, n)), np.empty((m, n))
+        c, dc, dc_new = np.empty(n), np.empty(n), np.empty(n)
+        for s in range(W.shape[1]):
+            d = which[s]
+            for p in range(W.shape[0]):
+                old = _loss(
+                    m, n, population, W[p, s], b[p, s], dw, dc, A, dA, amplitudes[d], tail[d], total[d],
+                    start[d], low[d], scale[d], importance[d], depth,
+                )  # fmt: skip
+                h = 0.1
+                t = 0
+                while True:
+                    square = 0.0
+                    for j in range(n):
+                        square += dc[j] * dc[j]
+                        for k in range(m):
+                            square += dw[k, j] * dw[k, j]
+                    if t >= n_steps or not square > tolerance * tolerance:
+                        break
+                    t += 1
+                    for j in range(n):
+                        c[j] = b[p, s, j] - h * dc[j]
+                        for k in range(m):
+                            w[k, j] = W[p, s, k, j] - h * dw[k, j]
+                    new = _loss(
+                        m, n, population, w, c, dw_new, dc_new, A, dA, amplitudes[d], tail[d], total[d],
+                        start[d], low[d], scale[d], importance[d], depth,
+                    )  # fmt: skip
+                    if new <= old - 0.5 * h * square:
+                        old = new
+                        h *= 1.2
+                        for j in range(n):
+                            b[p, s, j] = c[j]
+                            dc[j] = dc_new[j]
+                            for k in range(m):
+                                W[p, s, k, j] = w[k, j]
+                                dw[k, j] = dw_new[k, j]
+                    else:
+                        h *= 0.5
+                value[p, s] = old
+                slope[p, s] = np.sqrt(square)
+                taken[p, s] = t
+
+    return descend
+
+
+class Kernel:
+    """The compiled functions of one loss for stacks of parameters with n_hidden rows.
+
+    Run s of a stack uses data set s % n_sets: data sets are the last of its axes.
+    """
+
+    def __init__(self, tables: Tables, n_hidden: int, n_runs: int):
+        n_sets, n_features = tables.total.shape[:2]
+        self.tables = tables
+        self.size = (n_hidden, n_features, tables.population)
+        self.which = np.arange(n_runs) % n_sets
+
+    def value(self, W: Tensor, b: Tensor) -> Tensor:
+        """The loss, (n_stack, n_runs)."""
+        return self.value_and_grad(W, b)[0]
+
+    def value_and_grad(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss (n_stack, n_runs) and its gradient."""
+        value, dW, db = W.new_empty(W.shape[:2]), torch.empty_like(W), torch.empty_like(b)
+        self._share_out(_value_and_grad(*self.size), (W, b, value, dW, db))
+        return value, dW, db
+
+    def hmc_move(
+        self,
+        W: Tensor,
+        b: Tensor,
+        value: Tensor,
+        *,
+        strength: Tensor,
+        precision: float,
+        step: Tensor,
+        n_leapfrog: int,
+        keys: NDArray[np.uint64],
+        turn: int,
+    ) -> Tensor:
+        """One trajectory of every parameter, in place, and its acceptance probability.
+
+        `posterior._TorchMover` is the definition.
+        """
+        acceptance = torch.zeros_like(value)
+        self._share_out(
+            _hmc_move(*self.size),
+            (W, b, value, acceptance, torch.from_numpy(keys)),
+            strength.numpy(), precision, step.numpy(), n_leapfrog, turn,
+        )  # fmt: skip
+        return acceptance
+
+    def descend(
+        self, W: Tensor, b: Tensor, *, tolerance: float, n_steps: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradient descent in place until the gradient's norm is below `tolerance`.
+
+        The step size is found as it goes: it grows by a fifth after a step that brings at least
+        half of what the slope promises, and is halved, the step not taken, after one that does not.
+        So the path stays close to the gradient flow and does not hop between basins.
+
+        Returns:
+            The loss, the gradient's norm and the number of steps, each (n_stack, n_runs).
+        """
+        value, slope, taken = (W.new_empty(W.shape[:2]) for _ in range(3))
+        self._share_out(_descend(*self.size), (W, b, value, slope, taken), tolerance, n_steps)
+        return value, slope, taken
+
+    def _share_out(self, kernel: Callable[..., None], stacks: tuple[Tensor, ...], *rest: Any) -> None:
+        """Run `kernel` with the stacks' first axis cut into one part a thread."""
+        n_stack = len(stacks[0])
+        n_threads = max(1, min(torch.get_num_threads(), n_stack))
+        cuts = [n_stack * i // n_threads for i in range(n_threads + 1)]
+
+        def run(part: slice) -> None:
+            kernel(
+                *(stack[part].numpy() for stack in stacks), *rest, self.which, *self.tables.arguments
+            )
+
+        parts = [slice(a, z) for a, z in zip(cuts, cuts[1:], strict=False)]
+        with ThreadPoolExecutor(n_threads) as pool:
+            list(pool.map(run, parts))
+
+
+class CompiledLoss:
+    """An exact loss with the same signature and a compiled `value_and_grad`.
+
+    Raises:
+        ValueError: `loss` is not a `PopulationLoss` or an `EmpiricalLoss` on a CPU.
+    """
+
+    def __init__(self, loss: Loss, n_features: int):
+        compiled = tables(loss, n_features)
+        if compiled is None:
+            raise ValueError(
+                f"{type(loss).__name__} has no compiled form, only PopulationLoss and "
+                "EmpiricalLoss on a CPU have"
+            )
+        self.loss = loss
+        self.tables = compiled
+
+    def __call__(self, W: Tensor, b: Tensor) -> Tensor:
+        """The loss, (*batch)."""
+        return self.value_and_grad(W, b)[0]
+
+    def value_and_grad(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss (*batch) and its gradient."""
+        batch, n_sets = b.shape[:-1], len(self.tables.total)
+        if W.dtype != torch.float64 or math.prod(batch) % n_sets:
+            raise ValueError(
+                f"parameters must be float64 and their batch axes {tuple(batch)} must end in the "
+                f"{n_sets} data sets'; got {W.dtype}"
+            )
+        kernel = Kernel(self.tables, W.shape[-2], n_sets)
+        value, dW, db = kernel.value_and_grad(
+            W.detach().reshape(-1, n_sets, *W.shape[-2:]).contiguous(),
+            b.detach().reshape(-1, n_sets, b.shape[-1]).contiguous(),
+        )
+        return value.reshape(batch), dW.reshape(W.shape), db.reshape(b.shape)
