@@ -152,11 +152,7 @@ def estimate_llc(
             get noise of its own: the tied weights of devinterp's notebook read 13.3 for 8.3), or a
             loss that does not return one value for each point.
     """
-    _check(nbeta=nbeta, lr=lr, n_chains=n_chains, n_draws=n_draws)
-    if localization < 0 or n_burnin < 0:
-        raise ValueError(
-            f"localization and n_burnin must be >= 0, got {localization} and {n_burnin}"
-        )
+    check_settings(nbeta, lr, localization, n_chains, n_draws, n_burnin)
     _check_params(params)
     with torch.no_grad():
         reference = loss(*params).double()
@@ -182,10 +178,17 @@ def subkeys(seed: int | streams.Keys, batch: tuple[int, ...], n_chains: int) -> 
     return np.ascontiguousarray(np.moveaxis(streams.subkeys(seed, n_chains), -1, 0))
 
 
-def _check(**positive: float) -> None:
+def check_settings(
+    nbeta: float, lr: float, localization: float, n_chains: int, n_draws: int, n_burnin: int
+) -> None:
+    """ValueError that names the first setting out of its range."""
+    positive = {"nbeta": nbeta, "lr": lr, "n_chains": n_chains, "n_draws": n_draws}
     for name, value in positive.items():
         if not value > 0:
             raise ValueError(f"{name} must be positive, got {value}")
+    for name, value in {"localization": localization, "n_burnin": n_burnin}.items():
+        if not value >= 0:
+            raise ValueError(f"{name} must be >= 0, got {value}")
 
 
 def _check_params(params: tuple[Tensor, ...]) -> None:

@@ -95,9 +95,7 @@ def phase_codes(W: Tensor, b: Tensor) -> Tensor:
     long_enough = (length - critical_length).abs() <= LENGTH_TOLERANCE * critical_length
     answers = W.mT @ W + b.unsqueeze(-1)  # of output i to input e_j
     silent = ~(on.unsqueeze(-1) & off.unsqueeze(-2) & (answers > OFF_OUTPUT)).any(-1).any(-1)
-    fits = (
-        finite & (phi <= n_off) & (long_enough | ~on).all(-1) & silent & _evenly_spread(W, on, k)
-    )
+    fits = finite & (phi <= n_off) & (long_enough | ~on).all(-1) & silent & _evenly_spread(W, on, k)
     return torch.where(fits, code, other)
 
 

@@ -10,11 +10,12 @@ in steps first, then the longest of what is left, as long as they have MIN_RECOR
 t_j - t_i >= min_length (t_last - t_first). One that was taken is a plateau unless it is a piece of
 a slope: the mean losses of its two halves (halves in time) differ by
 
-    more than (max_I y - min_I y) / 3 and more than tolerance / 4.
+    more than (max_I y - min_I y) / 3.
 
 On a straight slope they differ by a half of max - min; on a plateau that the loss reaches fast or
 leaves fast, and on one with jitter, by a small part of it. (Trained ensembles show two heaps, about
-1/2 and below 1/4.) What moves by no more than tolerance / 4 is at rest for this tolerance.
+1/2 and below 1/4.) One that differs by no more than tolerance / 4 is at rest all the same, unless
+it is only what a longer interval has left of a slope: unless it could be extended and stay level.
 
 Means are over time (trapezoidal), not over records: a plateau keeps its level if the steps are
 recorded more densely somewhere. The definition does not change if time is scaled, or shifted, or
@@ -95,7 +96,7 @@ def find_plateaus(
     Returns:
         Plateaus in order of time: a list of `Plateau` for one curve, nested lists for a batch.
     """
-    step = torch.as_tensor(step)
+    step = torch.as_tensor(step).contiguous()
     loss = torch.as_tensor(loss).detach()
     _check(step, loss, tolerance, min_length, window)
     curves = loss.reshape(-1, step.numel()).to("cpu", torch.float64)
@@ -225,7 +226,7 @@ def _mean_and_moving(
     inside = (index >= first[:, None]) & (index <= last[:, None])
     # Relative to the interval's first loss: a constant has its own mean, to the last digit.
     origin = y.gather(-1, first[:, None])
-    y = torch.where(inside, y - origin, 0.0)
+    all_y, y = y - origin, torch.where(inside, y - origin, 0.0)
     area = torch.nn.functional.pad(torch.cumulative_trapezoid(y, t), (1, 0))
     area = area - area.gather(-1, first[:, None])  # from the interval's first step on
 
@@ -239,6 +240,11 @@ def _mean_and_moving(
 
     length = (t[last] - t[first])[:, None]
     drift = (whole - 2 * first_half).abs() * 2 / length
-    width = (y.amax(-1) - y.amin(-1))[:, None]  # y is 0 at the first record, inside and outside
-    moving = (drift > width / 3) & (drift > tolerance / 4)
+    low, high = y.amin(-1, keepdim=True), y.amax(-1, keepdim=True)  # y is 0 inside and outside
+    cut = torch.zeros_like(drift, dtype=torch.bool)
+    for there, neighbour in ((first > 0, first - 1), (last + 1 < t.numel(), last + 1)):
+        beside = all_y.gather(-1, neighbour.clamp(0, t.numel() - 1)[:, None])
+        level = torch.maximum(high, beside) - torch.minimum(low, beside) <= 2 * tolerance
+        cut |= there[:, None] & level
+    moving = (drift > (high - low) / 3) & (cut | (drift > tolerance / 4))
     return (origin + whole / length).squeeze(-1), moving.squeeze(-1)

@@ -11,8 +11,23 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 Rows = Sequence[dict[str, Any]]
 
 
+def wandb_logger(directory: str, **settings: Any) -> WandbLogger:
+    """Start a W&B run whose files are in the run's directory, and wrap it for Lightning.
+
+    `settings` are those of `wandb.init`. The run is ours, not Lightning's, so that it ends with
+    the job (`tracked`).
+    """
+    import wandb
+
+    # Offline tables and artifacts are staged here until they are sent; in the home directory they
+    # would be lost silently if they were not there any more.
+    os.environ["WANDB_DATA_DIR"] = str(Path(directory).absolute() / "wandb" / "staging")
+    Path(directory).mkdir(parents=True, exist_ok=True)
+    return WandbLogger(experiment=wandb.init(dir=directory, **settings), log_model=False)
+
+
 @contextmanager
-def tracked(logger: Logger | bool, directory: Path, config: dict[str, Any]) -> Iterator[None]:
+def tracked(logger: Logger | bool, config: dict[str, Any]) -> Iterator[None]:
     """Keep a logger for the time of a job: config first, the right exit code last.
 
     A W&B run that nobody finishes is continued by the next job of a multirun, and one that is
@@ -21,10 +36,6 @@ def tracked(logger: Logger | bool, directory: Path, config: dict[str, Any]) -> I
     if not isinstance(logger, Logger):
         yield
         return
-    # Offline tables and artifacts are staged here until they are sent; in the home directory they
-    # would be lost silently if they were not there any more.
-    os.environ["WANDB_DATA_DIR"] = str(directory / "wandb" / "staging")
-    (directory / "wandb").mkdir(parents=True, exist_ok=True)
     try:
         if isinstance(logger, WandbLogger):
             logger.experiment.config.update(config, allow_val_change=True)

@@ -8,7 +8,7 @@ import torch
 from kgon import streams
 from kgon.callbacks.recorder import Recorder
 from kgon.datamodule import EnsembleData
-from kgon.llc import VERDICTS, SamplerFactory, estimate_llc
+from kgon.llc import VERDICTS, SamplerFactory, check_settings, estimate_llc
 from kgon.model import TMS
 
 
@@ -37,6 +37,7 @@ class LLCEstimates(Recorder):
         sampler: SamplerFactory,
     ):
         super().__init__(steps)
+        check_settings(1.0 if nbeta is None else nbeta, lr, localization, n_chains, n_draws, n_burnin)
         self.nbeta = nbeta
         self.lr = lr
         self.localization = localization

@@ -88,7 +88,7 @@ def run(config_name: str, task: Callable[[DictConfig], None], check: Callable[[D
         try:
             _check_overrides(config_name, overrides, check)
         except (ValueError, OmegaConfBaseException) as error:
-            refuse(config_name, str(error))
+            refuse(config_name, _first_line(error))
     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)()
 
 
@@ -113,13 +113,13 @@ def _check_overrides(
             raise ValueError(f"cannot read the overrides: {_first_line(error)}") from error
         choices = [list(_choices(override)) for override in parsed]
         first = [own[0] for own in choices]
-        base = _compose(config_name, first, parsed)
-        check(base)
-        # Every other choice of a sweep, one at a time: their sum, not their product.
-        for i, own in enumerate(choices):
-            for word in own[1:]:
-                varied = [*first[:i], word, *first[i + 1 :]]
-                check(_compose(config_name, varied, parsed))
+        # Every choice of a sweep, one at a time: their sum, not their product.
+        jobs = [first]
+        jobs += [[*first[:i], w, *first[i + 1 :]] for i, own in enumerate(choices) for w in own[1:]]
+        for job in jobs:
+            config = _compose(config_name, job)
+            _check_numbers(config_name, config, job)
+            check(config)
 
 
 _MOST_CHOICES = 50
@@ -137,7 +137,23 @@ def _choices(override: Override) -> Iterator[str]:
         yield f"{key}={value}"
 
 
-def _compose(config_name: str, words: list[str], parsed: list[Override]) -> DictConfig:
+def _check_numbers(config_name: str, config: DictConfig, words: list[str]) -> None:
+    """Refuse a word where the default is a number; Lightning has words of its own for some."""
+    groups = [word for word in words if (CONF / word.partition("=")[0]).is_dir()]
+    default = hydra.compose(config_name, groups)
+    for word in words:
+        key = word.lstrip("+~").partition("=")[0]
+        was, now = (OmegaConf.select(c, key, default=None) for c in (default, config))
+        if (
+            isinstance(was, int | float)
+            and not isinstance(was, bool)
+            and isinstance(now, str)
+            and not key.startswith("trainer.")
+        ):
+            raise ValueError(f"{word}: {key} must be a number (its default is {was})")
+
+
+def _compose(config_name: str, words: list[str]) -> DictConfig:
     try:
         return hydra.compose(config_name, words)
     except HydraException as error:
@@ -174,19 +190,30 @@ def _explain(config_name: str, word: str, key: str, value: str, error: Exception
             f"{word}: {key} has no option {missing!r}{_nearest(missing, options)}; "
             f"there are {', '.join(options)}"
         )
-    known = sorted(_keys(hydra.compose(config_name)))
-    everything = known + [path.name for path in CONF.iterdir() if path.is_dir()]
-    if key not in known:
-        return f"{word}: there is no option {key!r}{_nearest(key, everything)}"
-    return f"{word}: {_first_line(error)}"
+    known = list(_keys(hydra.compose(config_name)))
+    if key in known:
+        return f"{word}: {_first_line(error)}"
+    group, _, rest = key.partition(".")
+    having = [
+        path.stem
+        for path in sorted((CONF / group).glob("*.yaml"))
+        if OmegaConf.select(OmegaConf.load(path), rest) is not None
+    ]
+    if having:
+        return f"{word}: {key} is an option of {' or '.join(f'{group}={o}' for o in having)} only"
+    groups = [path.name for path in sorted(CONF.iterdir()) if path.is_dir()]
+    elsewhere = [f"{g}.{k}" for g in groups for path in sorted((CONF / g).glob("*.yaml")) for k in _keys(OmegaConf.load(path))]
+    return f"{word}: there is no option {key!r}{_nearest(key, [*known, *elsewhere, *groups])}"
 
 
-def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
+def _keys(config: Any, prefix: str = "") -> Iterator[str]:
+    """The dotted names that one may set: neither targets nor what is taken from elsewhere."""
     for key in config:
+        if OmegaConf.is_interpolation(config, key) or str(key).startswith("_"):
+            continue
         yield f"{prefix}{key}"
-        node = config._get_node(key)
-        if isinstance(node, DictConfig) and not node._is_interpolation() and not node._is_none():
-            yield from _keys(node, f"{prefix}{key}.")
+        if OmegaConf.is_dict(config) and isinstance(config[key], DictConfig):
+            yield from _keys(config[key], f"{prefix}{key}.")
 
 
 def _nearest(word: str, known: list[str]) -> str:
@@ -198,4 +225,5 @@ def _nearest(word: str, known: list[str]) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return line.removeprefix("ValueError raised while resolving interpolation: ")

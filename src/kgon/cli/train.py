@@ -39,6 +39,7 @@ def check(config: DictConfig) -> None:
     small.members = 1
     build(small.model)
     build(small.datamodule)
+    build(small.callbacks)
     check_trainer(build_trainer(small, [], False))
 
 
@@ -67,7 +68,7 @@ def task(config: DictConfig) -> None:
         if state == "finished":
             directory.clear()
         logger = build(config.logger)
-        with tracking.tracked(logger, directory.path, settings):
+        with tracking.tracked(logger, settings):
             model: TMS = build(config.model)
             data: EnsembleData = build(config.datamodule)
             callbacks = list(build(config.callbacks).values())
