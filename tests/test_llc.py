@@ -20,14 +20,16 @@ def quadratic(w):
 
 
 def sgld_bias(nbeta, lr):
-    # For L = w^2/2 a Langevin step of size lr has the stationary variance 1/(nbeta (1 - lr nbeta/4)).
+    # For L = w^2/2 the chain's stationary variance is 1 / (nbeta (1 - lr nbeta / 4)).
     return 1 / (1 - lr * nbeta / 4)
 
 
 @pytest.mark.parametrize("dimension", [1, 2, 7])
 def test_llc_of_a_quadratic_is_half_its_dimension(dimension):
     nbeta, lr = 1000.0, 2e-4
-    llc = estimate_llc(quadratic, torch.zeros(3, dimension).double(), nbeta=nbeta, lr=lr, **SETTINGS)
+    llc = estimate_llc(
+        quadratic, torch.zeros(3, dimension).double(), nbeta=nbeta, lr=lr, **SETTINGS
+    )
     expected = dimension / 2 * sgld_bias(nbeta, lr)
     assert ((llc.mean - expected).abs() < 4 * llc.stderr).all()
     assert llc.verdicts == ["ok"] * 3
@@ -136,7 +138,7 @@ def test_a_stack_of_chains_is_devinterps_optimizer_run_on_each_chain(sampler, mo
             assert float(stack.trace[t, 0, i]) == pytest.approx(float(quadratic(w)), rel=1e-12)
             streams.normals(chain_key, 4 * t, noise)
             with monkeypatch.context() as patch:
-                patch.setattr(torch, "normal", lambda **_: torch.from_numpy(noise[0, :3]))
+                patch.setattr(torch, "normal", lambda z=noise, **_: torch.from_numpy(z[0, :3]))
                 w.grad = w.clone()
                 optimizer.step()
 
@@ -184,7 +186,11 @@ def test_the_papers_rule_discards_chains_and_says_how_many():
 
 def test_acceptance_falls_with_the_step_size():
     acceptance = [
-        float(estimate_llc(quadratic, torch.zeros(4).double(), nbeta=1e3, lr=lr, **SETTINGS).acceptance)
+        float(
+            estimate_llc(
+                quadratic, torch.zeros(4).double(), nbeta=1e3, lr=lr, **SETTINGS
+            ).acceptance
+        )
         for lr in (1e-5, 3e-4, 1.5e-3)
     ]
     assert 0.99 < acceptance[0] <= 1 and acceptance[0] > acceptance[1] > acceptance[2] > 0.1

@@ -61,7 +61,9 @@ def by_hand(member, optimizer, scheduler=None, max_steps=60):
     for t in range(max_steps):
         steps.zero_grad()
         x = batches.step(t)
-        (x - (x @ model.W.mT @ model.W + model.b[:, None]).relu()).square().sum(-1).mean().backward()
+        (x - (x @ model.W.mT @ model.W + model.b[:, None]).relu()).square().sum(
+            -1
+        ).mean().backward()
         steps.step()
         if schedule:
             schedule.step()

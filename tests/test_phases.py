@@ -35,7 +35,7 @@ def test_every_critical_point_is_its_own_phase(n_features):
     assert classify(W.float(), b.float()) == [p.label for p in points]
 
 
-@pytest.mark.parametrize("n_features", [4, 5, 6, 8])
+@pytest.mark.parametrize("n_features", [4, 6, 8])
 @pytest.mark.parametrize("noise", [0.01, 0.05])
 def test_noise_changes_a_label_only_by_the_sign_of_a_bias_near_zero(n_features, noise):
     """A positive dead bias is 1 / (2c); noise s turns it negative with probability
@@ -54,7 +54,7 @@ def test_noise_changes_a_label_only_by_the_sign_of_a_bias_near_zero(n_features, 
 @pytest.mark.parametrize("factors", list(itertools.product([0.8, 1.2], repeat=5)))
 def test_labels_do_not_depend_on_the_thresholds(monkeypatch, factors):
     """All five moved by 20% up or down: about critical points not one label changes."""
-    parameters = [mixture(6, noise, 50) for noise in (0.01, 0.03, 0.05)]
+    parameters = [mixture(6, noise, 20) for noise in (0.01, 0.03, 0.05)]
     before = [phase_codes(*p) for p in parameters]
     for name, factor in zip(THRESHOLDS, factors, strict=True):
         monkeypatch.setattr(phases, name, getattr(phases, name) * factor)
@@ -71,9 +71,9 @@ def test_rotations_reflections_and_permutations_change_nothing(n_features):
     angle = 2 * math.pi * torch.rand(len(W), generator=g, dtype=torch.float64)
     c, s = angle.cos(), angle.sin()
     for sign in (1, -1):
-        O = torch.stack([c, -s, sign * s, sign * c], -1).view(-1, 2, 2)
+        Q = torch.stack([c, -s, sign * s, sign * c], -1).view(-1, 2, 2)
         order = torch.rand(b.shape, generator=g).argsort(-1)
-        moved = (O @ W).gather(-1, order[:, None].expand_as(W)), b.gather(-1, order)
+        moved = (Q @ W).gather(-1, order[:, None].expand_as(W)), b.gather(-1, order)
         assert torch.equal(phase_codes(*moved), before)
 
 
@@ -114,12 +114,20 @@ def changed(label, **columns):
     return p.W, p.b
 
 
+def spread(*degrees):
+    """Columns of length 1 at these angles, and two of length 0."""
+    angle = torch.tensor(degrees).double().deg2rad()
+    return torch.nn.functional.pad(torch.stack([angle.cos(), angle.sin()]), (0, 2))
+
+
 @pytest.mark.parametrize(
     ("name", "W", "b"),
     [
         ("too long", 1.6 * six().W, 1.6**2 * six().b),
         ("too short", 0.49 * six().W, 0.1 * six().b),
         ("all on one side", six().W.abs(), six().b),
+        ("a wide gap", spread(0, 62, 124, 190), critical_point("4", 6).b),
+        ("a narrow gap", spread(0, 40, 150, 260), critical_point("4", 6).b),
         ("a live column twice", *changed("5", c5=(1.17046, 0.0, -0.2823))),
         ("a live column answers to one that is off", *changed("4", c4=(1.0, 0.0, -2.0))),
         ("five positive", *changed("4", c3=(0, 0, 0.1), c4=(0, 0, 0.1), c5=(0, 0, 0.1))),
@@ -183,8 +191,8 @@ def test_gradient_descent_ends_in_the_phase_of_its_loss():
 
 
 @pytest.mark.parametrize(
-    ("W", "b"), [((2, 6), (5,)), ((6,), (6,)), ((3, 2, 6), (6,)), ((3, 2, 6), (4, 6))]
+    ("W", "b"), [((2, 6), (5,)), ((2, 6), ()), ((6,), (6,)), ((3, 2, 6), (6,)), ((3, 2, 6), (4, 6))]
 )
 def test_shapes_are_checked(W, b):
     with pytest.raises(ValueError, match="W must be"):
-        phase_codes(torch.zeros(W), torch.zeros(b))
+        classify(torch.zeros(W), torch.zeros(b))

@@ -1,5 +1,6 @@
 """Plateaus of curves whose plateaus are known."""
 
+import itertools
 import math
 
 import pytest
@@ -29,7 +30,7 @@ RANDOM = (
 @pytest.mark.parametrize("every", [1, 2, 5])
 def test_staircases_have_the_plateaus_they_are_made_of(step, every):
     """To the record: a plateau starts at the first record at its level and ends at the last."""
-    step = step[::every]
+    step = step[::every].contiguous()
     found = find_plateaus(step, staircase(step))
     assert len(found) == len(LEVELS)
     for plateau, level, low, high in zip(found, LEVELS, EDGES[:-1], EDGES[1:], strict=True):
@@ -41,6 +42,13 @@ def test_staircases_have_the_plateaus_they_are_made_of(step, every):
 
 def test_a_flat_curve_is_one_plateau():
     assert find_plateaus(EVEN, torch.full_like(EVEN, 0.1)) == [Plateau(0, 100000, 0.1)]
+
+
+def test_any_strides_will_do():
+    """A view of every second step, and a transposed history (records, curves)."""
+    history = staircase(EVEN)[:, None].expand(-1, 3)
+    found = find_plateaus(EVEN[::2], history[::2].T)
+    assert found == [find_plateaus(EVEN[::2].clone(), history[::2, 0].clone())] * 3
 
 
 def test_integer_steps_stay_integers():
@@ -106,12 +114,12 @@ def test_plateaus_are_level_disjoint_and_long_enough():
     """The definition, checked on curves that are anything: walks as well as staircases."""
     for curve, found in zip(curves(), find_plateaus(LOG, curves()), strict=True):
         for plateau in found:
-            inside = curve[(LOG >= plateau.start) & (LOG <= plateau.end)]
+            inside = curve[(plateau.start <= LOG) & (plateau.end >= LOG)]
             assert inside.numel() >= 3
             assert float(inside.max() - inside.min()) <= 2e-3
             assert float(inside.min()) <= plateau.loss <= float(inside.max())
             assert plateau.end - plateau.start >= 0.01 * 100000
-        assert all(a.end < b.start for a, b in zip(found, found[1:], strict=False))
+        assert all(a.end < b.start for a, b in itertools.pairwise(found))
 
 
 def slow_furthest(y, width):

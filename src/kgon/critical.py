@@ -17,11 +17,13 @@ if s neighbours on each side are active. So q = Q / P, and Q^2 / P is stationary
 
 The standard k-gon has s = ceil(k / 4) - 1, all neighbours at an acute angle active: -c_s < u <= 0,
 which is the admissibility -l^2 cos(s alpha) < b of App. E.1. That leaves one bracketed root of a
-polynomial, or none: there are standard k-gons for k = 4..8 and 12, as far as the tests look, and
-for large k the root, u of about -0.49, is far from admissible. (With only the neighbours
-active for which c_j > -u, every k has one symmetric zero of the gradient. These other polygons
-are not the paper's and not in this catalogue.) The gradient vanishes in all directions, not only in l and b: the loss is C^1
-and invariant under the polygon's symmetry group, whose fixed points are the (l, b).
+polynomial, or none: of all k up to 32, those up to 8 and 12 have one. (With only the neighbours
+active for which c_j > -u, any k has a symmetric zero of the gradient, at u of about -0.49 for
+large k. These other polygons are not the paper's and not in this catalogue.)
+
+The gradient vanishes in all directions, not only in l and b: the loss is invariant under the
+polygon's symmetry group, whose fixed points are the (l, b), and C^1 but for a kink at dead columns
+with b_i = 0.
 """
 
 import math
@@ -36,7 +38,7 @@ from kgon.loss import PopulationLoss, population_loss
 
 DEAD_BIAS = -1.0
 """Bias of dead columns without a `+`. Any negative value gives the same loss, a flat direction;
-at exactly 0 the loss is not twice differentiable and sampling chains escape."""
+at exactly 0 the loss has a kink, falling towards positive ones, and sampling chains escape."""
 
 OFF_BIAS = -2.0
 """Bias of the live columns of a 4-gon that are switched off. Off is b_i < -l_i^2 = -1 and the loss
@@ -184,8 +186,8 @@ def critical_point(label: str | int, n_features: int) -> CriticalPoint:
         raise ValueError(
             f"label {label!r} names no critical point: there is no standard {k}-gon. With all {s} "
             "neighbours on each side active, the equations for (l, b) have no root that is "
-            f"admissible, -l^2 cos(2 pi {s}/{k}) < b (Chen et al. 2023, App. E.1); regular polygons "
-            "with fewer active neighbours are not in this catalogue"
+            f"admissible, -l^2 cos(2 pi {s}/{k}) < b (Chen et al. 2023, App. E.1); regular "
+            "polygons with fewer active neighbours are not in this catalogue"
         )
     length, bias = polygon
     angle = 2 * math.pi / k * torch.arange(k, dtype=torch.float64)

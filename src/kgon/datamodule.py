@@ -48,8 +48,7 @@ class EnsembleData(L.LightningDataModule):
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if n_samples is not None and batch_size > n_samples:
             raise ValueError(
-                f"batch_size={batch_size} is larger than the data set, "
-                f"n_samples={n_samples}"
+                f"batch_size={batch_size} is larger than the data set, n_samples={n_samples}"
             )
         self.distribution = distribution
         self.n_samples = n_samples

@@ -70,7 +70,8 @@ def _llc(point: CriticalPoint, llc: Mapping[str, float] | None) -> float:
     value = (llc or {}).get(point.label, point.llc)
     if value is None:
         raise ValueError(
-            f"theory knows no learning coefficient of {point.label!r}: pass llc={{{point.label!r}: ...}}"
+            f"theory knows no learning coefficient of {point.label!r}: pass "
+            f"llc={{{point.label!r}: ...}}"
         )
     return float(value)
 
@@ -130,7 +131,9 @@ def critical_sample_size(
         alpha, beta = beta, alpha
     fall = (alpha.loss - beta.loss) * (0.5 if halved else 1.0)
     rise = _llc(beta, llc) - _llc(alpha, llc)
-    constant = prior_constant(beta, prior_std=prior_std) - prior_constant(alpha, prior_std=prior_std)
+    constant = prior_constant(beta, prior_std=prior_std) - prior_constant(
+        alpha, prior_std=prior_std
+    )
 
     def excess(log_n: float) -> float:
         """F_n(beta) - F_n(alpha)."""
@@ -223,7 +226,7 @@ def laplace_log_evidence(
 
 
 def _generators(W: Tensor) -> Tensor:
-    """The tangents E_ab W of the orbit of SO(n_hidden) at W, (n_generators, n_hidden, n_features)."""
+    """Tangents E_ab W of the orbit of SO(n_hidden) at W, (n_generators, n_hidden, n_features)."""
     m = len(W)
     tangents = [W.new_zeros(0, *W.shape)]
     for a in range(m):

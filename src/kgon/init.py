@@ -10,7 +10,7 @@ from kgon.critical import critical_point
 
 
 class Init(Protocol):
-    """Start parameters W (n_members, n_hidden, n_features) and b (n_members, n_features), float64."""
+    """Start parameters: W (n_members, n_hidden, n_features), b (n_members, n_features), float64."""
 
     def __call__(self, keys: streams.Keys, n_hidden: int, n_features: int) -> tuple[Tensor, Tensor]:
         """One start for each stream."""

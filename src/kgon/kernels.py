@@ -1,5 +1,5 @@
-"""Compiled loops over training steps: what `DirectLoss.value_and_grad` and a torch optimizer define,
-without a framework's cost a step.
+"""Compiled loops over training steps: what `DirectLoss.value_and_grad` and a torch optimizer
+define, without a framework's cost a step.
 
 A toy model's step is about a microsecond of arithmetic; any tensor library spends a hundred times
 that on dispatch. So on a CPU the steps of a block run in one compiled scalar loop a member, with
@@ -11,6 +11,7 @@ n_features), order (n_members, n_steps, batch_size), lr (n_steps), importance (n
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -184,7 +185,7 @@ def advance(
 
     n_threads = min(torch.get_num_threads(), n_members)
     cuts = [n_members * i // n_threads for i in range(n_threads + 1)]
-    parts = [slice(a, z) for a, z in zip(cuts, cuts[1:], strict=False)]
+    parts = [slice(a, z) for a, z in itertools.pairwise(cuts)]
     with ThreadPoolExecutor(n_threads) as pool:
         list(pool.map(advance_slice, parts))
     if adam:

@@ -107,7 +107,9 @@ def quench(W: Tensor, b: Tensor) -> Quench:
         end_W, end_b, tolerance=QUENCH_SLOPE, n_steps=QUENCH_STEPS
     )
     batch = b.shape[:-1]
-    return Quench(end_W.reshape(W.shape), end_b.reshape(b.shape), loss.view(batch), slope.view(batch))
+    return Quench(
+        end_W.reshape(W.shape), end_b.reshape(b.shape), loss.view(batch), slope.view(batch)
+    )
 
 
 def quench_labels(quenched: Quench, tolerance: float = LEVEL_TOLERANCE) -> Labels:

@@ -13,6 +13,7 @@ parameters to (n_chains, *batch).
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from kgon import streams
+from kgon.loss import EmpiricalLoss, PopulationLoss
+from kgon.moment_kernels import CompiledLoss
 
 VERDICTS = ("ok", "unconverged", "escaped", "diverged")
 
@@ -98,7 +101,9 @@ class _ChainNoise(TorchFunctionMode):
         """Draw the noise of one step for all parameters."""
         streams.normals(self.keys, step * self.width, self.block.numpy())
         pieces = self.block[:, : sum(self.sizes)].split(self.sizes, -1)
-        self.turn = iter([z.reshape(p.shape).to(p) for z, p in zip(pieces, self.params, strict=True)])
+        self.turn = iter(
+            [z.reshape(p.shape).to(p) for z, p in zip(pieces, self.params, strict=True)]
+        )
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.normal:
@@ -162,6 +167,9 @@ def estimate_llc(
             f"loss returned shape {tuple(batch)}, which is not a leading part of the parameters' "
             f"shapes {[tuple(p.shape) for p in params]}: it must give one value for each point"
         )
+    on_cpu = all(p.dtype == torch.float64 and p.device.type == "cpu" for p in params)
+    if isinstance(loss, PopulationLoss | EmpiricalLoss) and on_cpu:
+        loss = CompiledLoss(loss, params[0].shape[-1])
     keys = subkeys(seed, batch, n_chains)
     trace, acceptance = _sample(
         loss, params, keys, nbeta, lr, localization, n_chains, n_draws, n_burnin, sampler
@@ -243,7 +251,10 @@ def _sample(
     accepted, probes = torch.zeros(keys.shape, dtype=torch.float64), 0
     # One step in so many is probed for its acceptance: a probe costs as much as a step.
     probe_every = max(1, n_draws // 50)
-    langevin = all(group["preconditioner"].__class__.__name__ == "IdentityPreconditioner" for group in optimizer.param_groups)
+    langevin = all(
+        group["preconditioner"].__class__.__name__ == "IdentityPreconditioner"
+        for group in optimizer.param_groups
+    )
     previous: tuple[Tensor, list[Tensor], list[Tensor]] | None = None
     for t in range(n_burnin + n_draws):
         with torch.no_grad():
@@ -339,12 +350,15 @@ def _mean_over_chains(x: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
 
 def _convergence(trace: Tensor) -> tuple[Tensor, Tensor]:
     """Split R-hat and effective sample size of each point's loss trace, by ArviZ, (*batch)."""
-    import warnings
-
     with warnings.catch_warnings():
-        # ArviZ announces its next major release at import.
+        # ArviZ announces its next major release at import, and doubts that many chains are meant.
         warnings.simplefilter("ignore", FutureWarning)
-        import arviz
+        warnings.filterwarnings("ignore", message="More chains")
+        return _arviz(trace)
+
+
+def _arviz(trace: Tensor) -> tuple[Tensor, Tensor]:
+    import arviz
 
     chains = trace.movedim(0, 1)
     if chains.shape[0] * chains.shape[1] < 4 or chains.shape[1] < 4:

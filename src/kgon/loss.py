@@ -74,7 +74,9 @@ class SampleMoments:
 
     def __init__(self, x: Tensor):
         if x.ndim < 2 or x.shape[-2] < 1:
-            raise ValueError(f"x must be (*batch, n_samples >= 1, n_features), got {tuple(x.shape)}")
+            raise ValueError(
+                f"x must be (*batch, n_samples >= 1, n_features), got {tuple(x.shape)}"
+            )
         if not bool(torch.isfinite(x).all()):
             raise ValueError("x holds NaN or infinite values")
         if int((x != 0).sum(-1).amax()) > 1:
@@ -82,7 +84,7 @@ class SampleMoments:
                 "x has rows with several active features; the exact empirical loss is for "
                 "single-feature inputs (use DirectLoss for others)"
             )
-        *data_batch, n_samples, n_features = x.shape
+        n_samples, n_features = x.shape[-2:]
         feature = x.abs().argmax(-1)
         amplitude = x.gather(-1, feature.unsqueeze(-1)).squeeze(-1)
         belongs = feature.unsqueeze(-2) == torch.arange(n_features, device=x.device).unsqueeze(-1)
@@ -153,7 +155,9 @@ def _weighted(output: Tensor, importance: Tensor | None) -> Tensor:
     return output if importance is None else output * importance
 
 
-def _value(A: Tensor, b: Tensor, M: tuple[Tensor, ...], total: Tensor, importance: Tensor | None) -> Tensor:
+def _value(
+    A: Tensor, b: Tensor, M: tuple[Tensor, ...], total: Tensor, importance: Tensor | None
+) -> Tensor:
     M_0, M_1, M_2 = M
     b_i = b.unsqueeze(-1)
     output = (A * A * M_2 + 2 * A * b_i * M_1 + b_i * b_i * M_0).sum(-1)
@@ -162,7 +166,9 @@ def _value(A: Tensor, b: Tensor, M: tuple[Tensor, ...], total: Tensor, importanc
     return _weighted(output, importance).sum(-1)
 
 
-def _grad(W: Tensor, A: Tensor, b: Tensor, M: tuple[Tensor, ...], importance: Tensor | None):
+def _grad(
+    W: Tensor, A: Tensor, b: Tensor, M: tuple[Tensor, ...], importance: Tensor | None
+) -> tuple[Tensor, Tensor]:
     M_0, M_1, M_2 = M
     b_i = b.unsqueeze(-1)
     dA = 2 * (A * M_2 + b_i * M_1)
@@ -243,9 +249,7 @@ class EmpiricalLoss(_MomentLoss):
 
     def _moments(self, b: Tensor) -> Moments:
         if b.shape[-1] != self.n_features:
-            raise ValueError(
-                f"b has {b.shape[-1]} features, the data set has {self.n_features}"
-            )
+            raise ValueError(f"b has {b.shape[-1]} features, the data set has {self.n_features}")
         data_batch = self.moments.sorted.shape[:-2]
         if data_batch and b.shape[:-1][-len(data_batch) :] != data_batch:
             raise ValueError(

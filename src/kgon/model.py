@@ -28,8 +28,8 @@ class TMS(L.LightningModule):
     `global_step` counts optimizer steps all the same. Members never meet: a member's parameters
     depend on its own seed, data and start only.
 
-    A member whose parameters stop being finite has diverged: `diverged_at` keeps the end of the
-    block in which that happened (-1 for the others), and training goes on without it.
+    A member whose loss stops being finite has diverged: `diverged_at` keeps the end of the block in
+    which that happened (-1 for the others), and training goes on without it.
 
     Args:
         n_features: input dimension n (the paper's c).
@@ -101,7 +101,7 @@ class TMS(L.LightningModule):
             for _ in range(batch.n_steps):
                 rates.append(float(optimizer.param_groups[0]["lr"]))
                 if scheduler is not None:
-                    scheduler.step()  # type: ignore[union-attr, call-arg]
+                    scheduler.step()  # type: ignore[union-attr]
         advance(self.W, self.b, optimizer, rates, batch, self.importance)
         self._count_steps(batch.n_steps)
         self._note_divergence()
@@ -115,7 +115,9 @@ class TMS(L.LightningModule):
             tracker.completed += n
 
     def _note_divergence(self) -> None:
-        finite = self.W.isfinite().flatten(1).all(1) & self.b.isfinite().all(1)
+        # The loss is made of these squares: it overflows before the parameters do.
+        W, b = self.W.detach(), self.b.detach()
+        finite = ((W.mT @ W).square().sum((1, 2)) + b.square().sum(1)).isfinite()
         fresh = ~finite & (self.diverged_at < 0)
         self.diverged_at[fresh] = self.global_step
         if not finite.any():

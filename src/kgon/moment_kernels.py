@@ -14,6 +14,7 @@ several data sets are the last of *batch. Inside, W is (n_stack, n_sets, n_hidde
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -87,7 +88,9 @@ def tables(loss: Any, n_features: int) -> Tables | None:
 
 
 def _population_tables(n_features: int, importance: Tensor | None) -> Tables:
-    weights = _weights(importance, tuple(importance.shape[:-1]) if importance is not None else (), n_features)
+    weights = _weights(
+        importance, tuple(importance.shape[:-1]) if importance is not None else (), n_features
+    )
     n_sets = len(weights)
     total = np.broadcast_to(1 / (np.arange(1, 4) * n_features), (n_sets, n_features, 3)).copy()
     return Tables(
@@ -235,7 +238,7 @@ def _loss(
 
 
 @functools.cache
-def _value_and_grad(m: int, n: int, population: bool) -> Callable[..., None]:
+def _value_and_grad(m: int, n: int, population: bool) -> Any:
     # m, n and population are constants of the compiled code: loops unroll, branches go.
     @_jit
     def value_and_grad(
@@ -246,7 +249,8 @@ def _value_and_grad(m: int, n: int, population: bool) -> Callable[..., None]:
             d = which[s]
             for p in range(W.shape[0]):
                 value[p, s] = _loss(
-                    m, n, population, W[p, s], b[p, s], dW[p, s], db[p, s], A, dA, amplitudes[d], tail[d], total[d],
+                    m, n, population, W[p, s], b[p, s], dW[p, s], db[p, s], A, dA,
+                    amplitudes[d], tail[d], total[d],
                     start[d], low[d], scale[d], importance[d], depth,
                 )  # fmt: skip
 
@@ -254,7 +258,7 @@ def _value_and_grad(m: int, n: int, population: bool) -> Callable[..., None]:
 
 
 @functools.cache
-def _hmc_move(m: int, n: int, population: bool) -> Callable[..., None]:
+def _hmc_move(m: int, n: int, population: bool) -> Any:
     dim = m * n + n
     even = dim + dim % 2
 
@@ -324,7 +328,7 @@ def _hmc_move(m: int, n: int, population: bool) -> Callable[..., None]:
 
 
 @functools.cache
-def _descend(m: int, n: int, population: bool) -> Callable[..., None]:
+def _descend(m: int, n: int, population: bool) -> Any:
     @_jit
     def descend(
         W, b, value, slope, taken, tolerance, n_steps,
@@ -337,7 +341,8 @@ def _descend(m: int, n: int, population: bool) -> Callable[..., None]:
             d = which[s]
             for p in range(W.shape[0]):
                 old = _loss(
-                    m, n, population, W[p, s], b[p, s], dw, dc, A, dA, amplitudes[d], tail[d], total[d],
+                    m, n, population, W[p, s], b[p, s], dw, dc, A, dA,
+                    amplitudes[d], tail[d], total[d],
                     start[d], low[d], scale[d], importance[d], depth,
                 )  # fmt: skip
                 h = 0.1
@@ -356,7 +361,8 @@ def _descend(m: int, n: int, population: bool) -> Callable[..., None]:
                         for k in range(m):
                             w[k, j] = W[p, s, k, j] - h * dw[k, j]
                     new = _loss(
-                        m, n, population, w, c, dw_new, dc_new, A, dA, amplitudes[d], tail[d], total[d],
+                        m, n, population, w, c, dw_new, dc_new, A, dA,
+                        amplitudes[d], tail[d], total[d],
                         start[d], low[d], scale[d], importance[d], depth,
                     )  # fmt: skip
                     if new <= old - 0.5 * h * square:
@@ -440,7 +446,9 @@ class Kernel:
         self._share_out(_descend(*self.size), (W, b, value, slope, taken), tolerance, n_steps)
         return value, slope, taken
 
-    def _share_out(self, kernel: Callable[..., None], stacks: tuple[Tensor, ...], *rest: Any) -> None:
+    def _share_out(
+        self, kernel: Callable[..., None], stacks: tuple[Tensor, ...], *rest: Any
+    ) -> None:
         """Run `kernel` with the stacks' first axis cut into one part a thread."""
         n_stack = len(stacks[0])
         n_threads = max(1, min(torch.get_num_threads(), n_stack))
@@ -448,10 +456,13 @@ class Kernel:
 
         def run(part: slice) -> None:
             kernel(
-                *(stack[part].numpy() for stack in stacks), *rest, self.which, *self.tables.arguments
+                *(stack[part].numpy() for stack in stacks),
+                *rest,
+                self.which,
+                *self.tables.arguments,
             )
 
-        parts = [slice(a, z) for a, z in zip(cuts, cuts[1:], strict=False)]
+        parts = [slice(a, z) for a, z in itertools.pairwise(cuts)]
         with ThreadPoolExecutor(n_threads) as pool:
             list(pool.map(run, parts))
 

@@ -1,9 +1,9 @@
 """The paper's own protocol for the posterior: the No-U-Turn sampler, by numpyro (an extra).
 
 Same posterior as `posterior.sample_posterior`, by chains that have to start somewhere. While chains
-cross between phases, up to some 1000 samples at noise_std = 1, the two agree; beyond that each chain
-stays in the phase where it started, occupancy is that of the starts, and R-hat within one start says
-1.00. So this module repeats what the paper did, and shows where it stops being a measurement.
+cross between phases, up to some 1000 samples at noise_std = 1, the two agree; beyond that ever
+fewer do, and in the end occupancy is that of the starts, with an R-hat of 1.00 if all started in
+one phase. So this module repeats what the paper did, and shows where it stops being a measurement.
 
 numpyro and JAX are imported when a function is called, nowhere else.
 """
@@ -97,7 +97,9 @@ def sample_nuts(
     return NUTS(
         W=W,
         b=b,
-        loss=torch.stack([DirectLoss(x)(*row) for row in zip(W.unsqueeze(2), b.unsqueeze(2), strict=True)]).squeeze(-1),
+        loss=torch.stack(
+            [DirectLoss(x)(*row) for row in zip(W.unsqueeze(2), b.unsqueeze(2), strict=True)]
+        ).squeeze(-1),
         rhat=rhat,
         ess=ess,
         divergences=int(np.sum(extra["diverging"])),
@@ -111,7 +113,8 @@ def log_likelihood(x: Tensor, W: Tensor, b: Tensor, *, noise_std: float = 1.0) -
 
     with jax.enable_x64(True):
         arrays = (t.double().numpy() for t in (x, W, b))
-        return float(_log_likelihood(*(jax.numpy.asarray(a) for a in arrays), noise_std))
+        data, weight, bias = (jax.numpy.asarray(a) for a in arrays)
+        return float(_log_likelihood(data, weight, bias, noise_std))
 
 
 def _log_likelihood(x: Any, W: Any, b: Any, noise_std: float) -> Any:

@@ -37,7 +37,7 @@ ON_LENGTH = 0.5
 
 ON_OUTPUT = 0.2
 """Least output of a column on its own feature for which it is on. Critical points have at least
-0.6 (0.99 for k < 12) there, and the columns that training leaves switched off at most 0; b_i has
+0.6 (1 for k < 12) there, and the columns that training leaves switched off at most 0; b_i has
 room to move between."""
 
 LENGTH_TOLERANCE = 0.5
@@ -85,17 +85,18 @@ def phase_codes(W: Tensor, b: Tensor) -> Tensor:
     on = (length > ON_LENGTH) & (length.square() + b > ON_OUTPUT)
     positive = ~on & (b > 0)
     off = ~on & ~positive
-    n_on, sigma, n_off = on.sum(-1), positive.sum(-1), off.sum(-1)
+    n_on, sigma = on.sum(-1), positive.sum(-1)
     k = n_on.clamp(min=4) if n_features >= 4 else n_on
     phi = k - n_on
 
+    # At most n_features - 4 positive ones leave at least phi columns off, so the table decides.
     code = _code_table(n_features).to(b.device)[k, sigma, phi]
     lengths = torch.tensor([*(float(p.W[:, 0].norm()) for p in points), 1.0]).to(length)
     critical_length = lengths[code].unsqueeze(-1)
     long_enough = (length - critical_length).abs() <= LENGTH_TOLERANCE * critical_length
     answers = W.mT @ W + b.unsqueeze(-1)  # of output i to input e_j
     silent = ~(on.unsqueeze(-1) & off.unsqueeze(-2) & (answers > OFF_OUTPUT)).any(-1).any(-1)
-    fits = finite & (phi <= n_off) & (long_enough | ~on).all(-1) & silent & _evenly_spread(W, on, k)
+    fits = finite & (long_enough | ~on).all(-1) & silent & _evenly_spread(W, on, k)
     return torch.where(fits, code, other)
 
 
@@ -110,8 +111,8 @@ def classify(W: Tensor, b: Tensor) -> str | list:
         A string if there are no batch axes, else a list, nested as deeply as the batch. For
         arithmetic on many parameters see `phase_codes`.
     """
-    labels = phase_labels(b.shape[-1])
-    return _named(phase_codes(W, b).tolist(), labels)
+    codes = phase_codes(W, b)
+    return _named(codes.tolist(), phase_labels(b.shape[-1]))
 
 
 def _named(codes: int | list, labels: Sequence[str]) -> str | list:

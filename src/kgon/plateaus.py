@@ -26,6 +26,7 @@ What a plateau's level has to do with critical points is a second step, `match_p
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -102,7 +103,7 @@ def find_plateaus(
     curves = loss.reshape(-1, step.numel()).to("cpu", torch.float64)
     ended = (~curves.isfinite()).cummax(-1).values
     curves = _running_median(curves.masked_fill(ended, torch.nan), window)
-    found = _find(step.to("cpu"), curves, ended, tolerance, min_length)
+    found: list = _find(step.to("cpu"), curves, ended, tolerance, min_length)
     for size in reversed(loss.shape[1:-1]):
         found = [found[i : i + size] for i in range(0, len(found), size)]
     return found if loss.ndim > 1 else found[0]
@@ -131,7 +132,7 @@ def transitions(matches: Sequence[Match]) -> list[tuple[str, str]]:
     Consecutive matches with the same label are one stay at that level.
     """
     labels = [match.label for match in matches]
-    return [(a, b) for a, b in zip(labels, labels[1:], strict=False) if a != b]
+    return [(a, b) for a, b in pairwise(labels) if a != b]
 
 
 def _check(step: Tensor, loss: Tensor, tolerance: float, min_length: float, window: int) -> None:

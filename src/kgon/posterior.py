@@ -5,7 +5,8 @@ Given n_samples inputs, observed with Gaussian noise, and a Gaussian prior on w 
     p(w | data) = exp(-n_samples L_n(w) / (2 noise_std^2)) N(w; 0, prior_std^2 I) / Z,
 
 with L_n the mean squared error summed over coordinates (module `loss`). noise_std = 1 halves the
-loss in the exponent; noise_std = sqrt(1/2) gives exp(-n L_n), the form of the paper's free energies.
+loss in the exponent; noise_std = sqrt(1/2) gives exp(-n L_n), the form of the paper's free
+energies.
 Z is the evidence, without the likelihood's constant (2 pi noise_std^2)^(-n_samples n_features / 2).
 
 Particles start as draws from the prior, and the likelihood is raised to a power beta that grows
@@ -484,10 +485,11 @@ class _Run:
                     rotated = _rotations(W, rotation_keys, turn) @ W
                     self._exchange(W, b, value, rotated, b, strength, moving, rotation_keys, turn)
                 order = _permutations(W, permutation_keys, turn)
+                permuted_W = W.gather(-1, order.unsqueeze(-2).expand_as(W))
+                permuted_b = b.gather(-1, order)
                 permuted += moving * self._exchange(
-                    W, b, value, W.gather(-1, order.unsqueeze(-2).expand_as(W)), b.gather(-1, order),
-                    strength, moving, permutation_keys, turn,
-                )  # fmt: skip
+                    W, b, value, permuted_W, permuted_b, strength, moving, permutation_keys, turn
+                )
                 rate = self.mover.hmc_move(
                     W, b, value,
                     strength=strength,

@@ -16,7 +16,7 @@ from kgon.critical import CriticalPoint
 from kgon.datamodule import EnsembleData
 from kgon.llc import VERDICTS
 from kgon.model import TMS
-from kgon.phases import classify
+from kgon.phases import phase_codes, phase_labels
 from kgon.runs import RunDirectory, long_table
 
 Rows = list[dict[str, Any]]
@@ -45,7 +45,7 @@ class Results:
 
 
 def write(directory: RunDirectory, model: TMS, data: EnsembleData) -> Results:
-    """Write the tables and figures of a trained ensemble; return what a logger and a person want."""
+    """Write a trained ensemble's tables and figures; return what a logger and a person want."""
     points = data.critical_points(model.W.shape[-2], model.importance)
     phases = _phases(model)
     members = members_table(model, phases)
@@ -71,7 +71,8 @@ def _phases(model: TMS) -> list[list[str]] | None:
     """The label of each member at each snapshot, or None where there are no snapshots."""
     if "weights" not in model.history:
         return None
-    return classify(model.history.column("weights", "W"), model.history.column("weights", "b"))
+    codes = phase_codes(*(model.history.column("weights", name) for name in ("W", "b")))
+    return np.array(phase_labels(model.b.shape[-1]))[codes.numpy()].tolist()
 
 
 def members_table(model: TMS, phases: list[list[str]] | None) -> Rows:
@@ -154,7 +155,9 @@ def phase_table(members: Rows, points: list[CriticalPoint]) -> Rows:
                 "theory_llc": point and point.llc,
             }
         )
-    return sorted(table, key=lambda row: (row["phase"] in ("other", "diverged"), row["loss"] or 0.0))
+    return sorted(
+        table, key=lambda row: (row["phase"] in ("other", "diverged"), row["loss"] or 0.0)
+    )
 
 
 def _summary(members: Rows) -> dict[str, float | str]:
@@ -254,9 +257,7 @@ def _staircase(
         # The snapshot nearest to the middle of the stage's first plateau.
         middle = (plateau["start"] + plateau["end"]) / 2
         at = int(np.abs(snapshots - middle).argmin())
-        pictures.append(
-            figures.Stage(plateau["nearest"], int(snapshots[at]), W[at], b[at])
-        )
+        pictures.append(figures.Stage(plateau["nearest"], int(snapshots[at]), W[at], b[at]))
     llc: dict[str, Any] = {"llc_step": None, "llc": None, "llc_stderr": None}
     if "llc" in history:
         llc = {
@@ -283,7 +284,7 @@ def _llc_by_phase(model: TMS, phases: list[list[str]], points: list[CriticalPoin
     llc = history.column("llc", "mean").numpy()[[i for i, _ in known]]
     loss = np.stack([loss_at[step] for _, step in known])
     labels = np.array([label_at[step] for _, step in known])
-    return figures.llc_by_phase(loss.ravel(), llc.ravel(), labels.ravel(), points)
+    return figures.llc_by_phase(loss.ravel(), llc.ravel(), labels.ravel().tolist(), points)
 
 
 def print_results(results: Results, directory: Path, looks: Sequence[str]) -> None:

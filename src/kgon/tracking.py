@@ -1,7 +1,7 @@
 """Loggers' life: opened inside a job, given its results, closed with its exit code."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def _finish(logger: Logger, exit_code: int) -> None:
 def log_results(
     logger: Logger | bool,
     summary: dict[str, float | str],
-    tables: dict[str, Rows],
+    tables: Mapping[str, Rows],
     figures: dict[str, Path],
 ) -> None:
     """Give a job's results to its logger: numbers, tables and figures where it can show them."""

@@ -46,7 +46,9 @@ def train(model: TMS, data: EnsembleData, trainer: L.Trainer, directory: Path) -
         # Blocks are computed, not loaded: there is nothing for worker processes to do.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         # Lightning's own use of torch's pytree.
-        warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated", category=FutureWarning)
+        warnings.filterwarnings(
+            "ignore", message=".*LeafSpec.* is deprecated", category=FutureWarning
+        )
         # The checkpoint is this directory's own last one, and is meant to be replaced.
         warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not")
         trainer.fit(model, data, ckpt_path=checkpoint if checkpoint.exists() else None)

@@ -37,7 +37,9 @@ class LLCEstimates(Recorder):
         sampler: SamplerFactory,
     ):
         super().__init__(steps)
-        check_settings(1.0 if nbeta is None else nbeta, lr, localization, n_chains, n_draws, n_burnin)
+        check_settings(
+            1.0 if nbeta is None else nbeta, lr, localization, n_chains, n_draws, n_burnin
+        )
         self.nbeta = nbeta
         self.lr = lr
         self.localization = localization

@@ -3,7 +3,10 @@
 from typing import Any
 
 import lightning as L
-from rich.progress import BarColumn, Progress as Bar, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from kgon.model import TMS
 
 
 class Progress(L.Callback):
@@ -27,7 +30,7 @@ class Progress(L.Callback):
         self.bar.start()
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
-        if self.bar is not None:
+        if self.bar is not None and isinstance(module, TMS):
             self.bar.update(
                 self.task, completed=trainer.global_step, description=_describe(module.noted)
             )

@@ -77,7 +77,9 @@ def register_resolvers() -> None:
         OmegaConf.register_new_resolver(f"kgon.{name}", resolver, replace=True)
 
 
-def run(config_name: str, task: Callable[[DictConfig], None], check: Callable[[DictConfig], None]):
+def run(
+    config_name: str, task: Callable[[DictConfig], None], check: Callable[[DictConfig], None]
+) -> None:
     """Hand the command line to Hydra, after every override of it has been checked.
 
     Bad input ends here, with one line and status 2, before any job has started.
@@ -167,7 +169,7 @@ def _compose(config_name: str, words: list[str]) -> DictConfig:
 def _composes(config_name: str, word: str, words: list[str]) -> bool:
     # A key of a chosen group's option exists only with the choice of that option.
     groups = [w for w in words if (CONF / w.partition("=")[0]).is_dir() and w != word]
-    good = []
+    good: list[str] = []
     for group in groups:
         try:
             hydra.compose(config_name, [*good, group])
@@ -202,7 +204,12 @@ def _explain(config_name: str, word: str, key: str, value: str, error: Exception
     if having:
         return f"{word}: {key} is an option of {' or '.join(f'{group}={o}' for o in having)} only"
     groups = [path.name for path in sorted(CONF.iterdir()) if path.is_dir()]
-    elsewhere = [f"{g}.{k}" for g in groups for path in sorted((CONF / g).glob("*.yaml")) for k in _keys(OmegaConf.load(path))]
+    elsewhere = [
+        f"{g}.{k}"
+        for g in groups
+        for path in sorted((CONF / g).glob("*.yaml"))
+        for k in _keys(OmegaConf.load(path))
+    ]
     return f"{word}: there is no option {key!r}{_nearest(key, [*known, *elsewhere, *groups])}"
 
 

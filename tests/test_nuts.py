@@ -1,0 +1,63 @@
+"""The paper's protocol: its likelihood, and the failure that the package documents."""
+
+import pytest
+import torch
+
+from kgon import nuts, streams
+from kgon.critical import critical_point
+from kgon.data import SingleFeature, draw
+from kgon.labels import output_labels
+from kgon.loss import EmpiricalLoss
+from kgon.posterior import sample_posterior
+
+pytest.importorskip("numpyro")
+
+
+def sample(n_samples):
+    return draw(SingleFeature(6), streams.member_keys(0, [0], "data"), 0, n_samples)[0]
+
+
+def test_its_likelihood_is_torchs():
+    x = sample(200)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        W = torch.randn(2, 6, generator=generator, dtype=torch.float64)
+        b = torch.randn(6, generator=generator, dtype=torch.float64)
+        expected = -len(x) * float(EmpiricalLoss(x)(W, b)) / (2 * 0.7**2)
+        got = nuts.log_likelihood(x, W, b, noise_std=0.7)
+        assert got == pytest.approx(expected, rel=1e-12)
+
+
+def test_shapes_and_losses():
+    x = sample(50)
+    chains = nuts.sample_nuts(x, n_chains=2, n_warmup=20, n_draws=10)
+    assert chains.W.shape == (10, 2, 2, 6) and chains.b.shape == (10, 2, 6)
+    torch.testing.assert_close(chains.loss, EmpiricalLoss(x)(chains.W, chains.b))
+    again = nuts.sample_nuts(x, n_chains=2, n_warmup=20, n_draws=10)
+    other = nuts.sample_nuts(x, n_chains=2, n_warmup=20, n_draws=10, seed=1)
+    assert torch.equal(chains.W, again.W) and not torch.equal(chains.W, other.W)
+
+
+def test_far_beyond_the_transition_occupancy_is_that_of_the_starts():
+    # In this sample a feature is weak, and leaving it out costs less than a 6-gon does: by some
+    # 0.004 of loss, times n / (2 noise_std^2) = 15,000. The posterior is on a 5-gon.
+    x = sample(300)
+    noise_std = 0.1
+    p = critical_point("6", 6)
+    chains = nuts.sample_nuts(
+        x, noise_std=noise_std, start=(p.W, p.b), n_chains=2, n_warmup=100, n_draws=100
+    )
+    assert bool((output_labels(chains.W, chains.b).k == 6).all())
+    posterior = sample_posterior(x, noise_std=noise_std, n_particles=512)
+    k = output_labels(posterior.W, posterior.b).k
+    assert float(posterior.mean(k == 5)[0]) > 0.99
+    # The evidence of it: what the chains never met has a lower loss than anything that they did.
+    assert float(posterior.loss.max()) < float(chains.loss.min())
+
+
+def test_bad_input():
+    x = sample(20)
+    with pytest.raises(ValueError, match="noise_std must be positive"):
+        nuts.sample_nuts(x, noise_std=0.0)
+    with pytest.raises(ValueError, match="start must be"):
+        nuts.sample_nuts(x, start=(torch.zeros(2, 5), torch.zeros(5)))

@@ -1,0 +1,218 @@
+"""kgon train from the command line: what it leaves, what it refuses, how it ends."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from omegaconf import OmegaConf
+
+from kgon import runs
+from kgon.cli import main
+from kgon.cli.config import CONF
+
+TINY = ["members=2", "trainer.max_steps=20", "callbacks.llc.n_draws=8", "callbacks.llc.n_burnin=2"]
+
+
+def kgon(folder, *words, status=0, tiny=True):
+    done = subprocess.run(
+        [sys.executable, "-m", "kgon", *words, *(TINY if tiny and "train" in words else [])],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "120", "PYTHONPATH": str(Path(runs.__file__).parents[1])},
+        timeout=300,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
+
+
+def only_run(folder):
+    (path,) = runs.find([folder / "multirun"])
+    return runs.load(path)
+
+
+def wandb_runs(folder):
+    """Config, summary and exit code of each offline W&B run, read by wandb's own reader."""
+    found = []
+    for path in sorted(folder.glob("multirun/*/wandb/offline-run-*")):
+        done = subprocess.run(
+            [Path(sys.executable).parent / "wandb", "leet", "inspect", "--json", "--summary", path],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found.append(json.loads(done.stdout))
+    return found
+
+
+@pytest.fixture(scope="module")
+def multirun(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("multirun")
+    done = kgon(folder, "train", "-m", "seed=1,2,3")
+    return folder, done.stdout
+
+
+def test_a_multirun_leaves_three_finished_runs_with_records_of_their_own(multirun):
+    folder, printed = multirun
+    found = [runs.load(path) for path in runs.find([folder / "multirun"])]
+    assert [run.status["state"] for run in found] == ["finished"] * 3
+    assert {run.config["seed"] for run in found} == {1, 2, 3}
+    assert printed.count("Final phases of 2 members") == 3
+    for run in found:
+        assert [row["member"] for row in run.members] == [0, 1]
+        assert set(pq.read_table(run.path / "loss.parquet").column_names) == {
+            "step", "member", "loss", "train_loss",
+        }  # fmt: skip
+        weights = run.weights()
+        assert weights["step"][[0, -1]].tolist() == [0, 20]
+        assert weights["W"].shape == (len(weights["step"]), 2, 2, 6)
+        final = {row["member"]: row["final_loss"] for row in run.members}
+        last = run.loss.filter(np.asarray(run.loss["step"]) == 20).to_pylist()
+        assert {row["member"]: row["loss"] for row in last} == final
+        for name in ("loss", "staircase", "phases", "weights", "llc"):
+            assert (run.path / "figures" / f"{name}.png").stat().st_size > 1000
+            assert (run.path / "figures" / f"{name}.svg").stat().st_size > 1000
+    assert found[0].members != found[1].members
+
+
+def test_a_multirun_leaves_three_finished_wandb_runs(multirun):
+    folder, _ = multirun
+    found = wandb_runs(folder)
+    assert len(found) == 3
+    assert {run["config"]["seed"] for run in found} == {1, 2, 3}
+    for run in found:
+        assert run["exit_code"] == 0
+        summary = run["summary"]
+        assert summary["trainer/global_step"] == 20
+        assert summary["final/members"] == 2
+        for key in ("loss/mean", "llc/mean", "final/loss", "final/transitions"):
+            assert np.isfinite(summary[key])
+        for key in ("tables/members", "figures/loss", "media/weights"):
+            assert key in summary
+
+
+def test_the_same_job_again_does_nothing_and_says_so(multirun):
+    folder, _ = multirun
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("multirun/*/*.parquet")}
+    assert "finished already" in kgon(folder, "train", "seed=2").stdout
+    assert before == {p: p.stat().st_mtime_ns for p in folder.glob("multirun/*/*.parquet")}
+
+
+def test_report_makes_a_page_of_the_sweep(multirun):
+    folder, _ = multirun
+    done = kgon(folder, "report", "multirun")
+    assert "3 runs" in done.stdout
+    assert (folder / "multirun" / "report.html").read_text().count("train-") >= 3
+
+
+def test_report_of_nothing_is_an_error(tmp_path):
+    assert "no run in" in kgon(tmp_path, "report", ".", status=2).stderr
+
+
+def test_a_failing_job_is_recorded_as_failed_and_exits_non_zero(tmp_path):
+    # The start is finite and every member overflows within a few steps.
+    words = ("train", "init=normal", "init.std=1e4", "trainer.max_steps=20")
+    kgon(tmp_path, *words, status=1)
+    run = only_run(tmp_path)
+    assert run.status["state"] == "failed"
+    assert "all 2 members diverged" in run.status["error"]
+    assert "FloatingPointError" in (run.path / "error.txt").read_text()
+    (tracked,) = wandb_runs(tmp_path)
+    assert tracked["exit_code"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data.sparsty=0.5"], "did you mean data.sparsity"),
+        (["data.sparsity=0.5"], "option of data=sparse only"),
+        (["data=sparce"], "did you mean sparse"),
+        (["n_features=5"], "did you mean model.n_features"),
+        (["data=sparse", "data.sparsity=1.0"], "data.sparsity must lie in [0, 1), got 1.0"),
+        (["-m", "data=sparse", "data.sparsity=0.5,1.5"], "got 1.5"),
+        (["model.n_hidden=0"], "model.n_hidden must be at least 1, got 0"),
+        (["batch_size=2000"], "batch_size=2000 is larger than the data set, n_samples=1000"),
+        (["init.label=7"], "'7' has 7 live columns and needs n_features >= 7"),
+        (["init.label=4x"], "4x"),
+        (["model.n_hidden=3"], "n_hidden=2, got 3"),
+        (["init.noise=-0.1"], "init.noise"),
+        (["seed=one"], "seed must be a number"),
+        (["members=[]"], "members must be"),
+        (["trainer.devices=2"], "one device"),
+        (["+trainer.strategy=ddp", "trainer.devices=2"], "one device"),
+        (["trainer.gradient_clip_val=1.0"], "couple the members"),
+        (["callbacks.llc.lr=0"], "lr must be positive, got 0"),
+        (["optimizer._target_=torch.optim.LBFGS", "~optimizer.momentum", "~optimizer.weight_decay"],
+         "couples the members"),
+        (["scheduler=cosine", "scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau",
+          "~scheduler.T_max", "~scheduler.eta_min"], "couples the members"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_before_anything_starts(
+    tmp_path, monkeypatch, capsys, words, message
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["kgon", "train", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    complaint = capsys.readouterr().err
+    assert message in complaint
+    assert len(complaint.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_explains_commands_and_groups(tmp_path):
+    assert "train" in kgon(tmp_path, "--help").stdout
+    groups = kgon(tmp_path, "train", "--help", tiny=False).stdout
+    for group in ("data: single_feature, sparse", "optimizer: adam, adamw, rmsprop, sgd"):
+        assert group in groups
+
+
+OPTIONS = sorted(
+    f"{path.parent.name}={path.stem}"
+    for path in CONF.glob("*/*.yaml")
+    if path.parent.name not in ("callbacks", "model", "trainer")
+)
+
+
+@pytest.fixture(scope="module")
+def every_option(tmp_path_factory):
+    """Every option of every group, each in a job of its own, in one process."""
+    folder = tmp_path_factory.mktemp("options")
+    script = (
+        "import sys; from kgon.cli import main\n"
+        "for option in sys.argv[1:]:\n"
+        f"    sys.argv = ['kgon', 'train', option, *{TINY!r}, 'runs.dir=' + option.replace('=', '-')]\n"
+        "    main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *OPTIONS],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(runs.__file__).parents[1])},
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_trains(every_option, option):
+    (path,) = runs.find([every_option / option.replace("=", "-")])
+    run = runs.load(path)
+    assert run.status["state"] == "finished"
+    assert len(run.members) == 2
+    assert all(np.isfinite(row["final_loss"]) for row in run.members)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONF.glob("callbacks/*.yaml")))
+def test_every_callback_option_has_a_target(name):
+    (node,) = OmegaConf.load(CONF / "callbacks" / f"{name}.yaml").values()
+    assert "_target_" in node
