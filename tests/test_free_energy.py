@@ -19,6 +19,15 @@ from kgon.loss import PopulationLoss
 from kgon.posterior import sample_posterior
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Many small matrix products: threads that wait for each other only cost time."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
 def point(label, n_features=6):
     return critical_point(label, n_features)
 
@@ -168,12 +177,12 @@ class Gram:
         return 4 * W @ (W.mT @ W - self.A), 2 * b
 
 
-@pytest.mark.parametrize("m", [1, 2, 3])
+@pytest.mark.parametrize("m", [1, 3])
 def test_laplace_against_sampling_for_other_hidden_dimensions(m):
     spectrum = torch.linspace(1.0, 1.6, m, dtype=torch.float64)
     loss = Gram(torch.diag(spectrum))
     posterior = sample_posterior(
-        loss, n_hidden=m, n_features=m, n_samples=4e3, n_particles=512, n_replicates=6
+        loss, n_hidden=m, n_features=m, n_samples=4e3, n_particles=256, n_replicates=6
     )
     laplace = laplace_log_evidence(
         torch.diag(spectrum.sqrt()), torch.zeros(m).double(), n_samples=4e3, loss=loss,
@@ -181,7 +190,7 @@ def test_laplace_against_sampling_for_other_hidden_dimensions(m):
     )  # fmt: skip
     error = float(posterior.log_evidence_stderr)
     # Third derivatives are of order 10 and curvatures 2 n: corrections of some 10 / n.
-    assert error < 0.1 and abs(float(posterior.log_evidence) - laplace) < 6 * error + 0.01
+    assert error < 0.15 and abs(float(posterior.log_evidence) - laplace) < 6 * error + 0.01
 
 
 @pytest.mark.parametrize(("label", "message"), [("5", "not regular"), ("4", "not regular")])

@@ -17,6 +17,15 @@ from kgon.posterior import VERDICTS, sample_posterior
 ERRORS = 6.0
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Many small matrix products: threads that wait for each other only cost time."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
 def sample(n_samples, n_features=6, n_sets=1):
     keys = streams.member_keys(0, range(n_sets), "data")
     return draw(SingleFeature(n_features), keys, 0, n_samples)
@@ -227,6 +236,28 @@ def test_verdicts_follow_their_rules():
     poor = sample_posterior(sample(600)[0], n_particles=8, n_replicates=4, n_moves=1, n_leapfrog=1)
     assert poor.verdicts == "unconverged"
     assert set(VERDICTS) == {"ok", "unchecked", "unconverged", "diverged"}
+
+
+def test_a_data_set_whose_loss_is_nan_leaves_the_others_alone():
+    def loss(W, b):
+        value = PopulationLoss()(W, b)
+        value[..., 1] = torch.nan
+        return value
+
+    settings = dict(n_features=3, n_particles=64, n_replicates=2, n_moves=2)
+    spoilt = sample_posterior(loss, n_samples=torch.tensor([50.0, 50.0]), **settings)
+    assert spoilt.verdicts[1] == "diverged" and bool(spoilt.log_evidence[1].isnan())
+    whole = sample_posterior(
+        lambda W, b: PopulationLoss()(W, b), n_samples=torch.tensor([50.0]), **settings
+    )
+    torch.testing.assert_close(spoilt.log_evidence[0], whole.log_evidence[0])
+
+
+def test_no_data_leave_the_prior():
+    prior = sample_posterior(PopulationLoss(), n_samples=0, n_features=3, prior_std=2.0, n_moves=1)
+    assert float(prior.log_evidence) == 0 and len(prior.beta) == 1
+    # Variance 4 of 9 x 4096 numbers; those of one particle's trajectory are its own.
+    assert float(prior.W.var()) == pytest.approx(4, abs=6 * 4 * math.sqrt(2 / prior.W.numel()))
 
 
 @pytest.mark.parametrize(

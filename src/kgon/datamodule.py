@@ -58,6 +58,7 @@ class EnsembleData(L.LightningDataModule):
         self.stops = sorted(set(stops))
         self.block = block
         self.dtype = dtype
+        self._train_loss: Loss | None = None
         self.x = None if n_samples is None else self._draw("data", 0, n_samples)
 
     def _draw(self, purpose: str, start: int, count: int) -> Tensor:
@@ -70,7 +71,9 @@ class EnsembleData(L.LightningDataModule):
 
     def train_loss(self, importance: Tensor | None) -> Loss | None:
         """The loss of each member's own data set, or None where inputs are fresh at every step."""
-        return None if self.x is None else self.distribution.sample_loss(self.x, importance)
+        if self._train_loss is None and self.x is not None:
+            self._train_loss = self.distribution.sample_loss(self.x, importance)
+        return self._train_loss
 
     def critical_points(self, n_hidden: int, importance: Tensor | None) -> list[CriticalPoint]:
         """The known critical points of the expected loss; none where the paper's theory is silent:

@@ -23,7 +23,7 @@ from matplotlib.lines import Line2D
 from matplotlib.markers import MarkerStyle
 from matplotlib.patches import Circle, ConnectionPatch, Patch, Polygon
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[Any]
@@ -222,6 +222,17 @@ def _step_axis(ax: Axes, step: Array) -> None:
         ax.xaxis.set_major_locator(FixedLocator([0.0, last] if has_zero else [first, last]))
     ax.xaxis.set_major_formatter(FuncFormatter(_power_of_ten if len(decades) else "{:g}".format))
     ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _linear_step_axis(ax: Axes, last: float) -> None:
+    """Linear steps from 0, for stages that take most of the time; in thousands where that reads."""
+    ax.set_xlim(0, last)
+    ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_formatter(
+        FuncFormatter(
+            lambda value, _: f"{value / 1000:g}k" if last >= 5000 and value else f"{value:g}"
+        )
+    )
 
 
 def _loss_axis(ax: Axes, low: float, high: float) -> None:
@@ -504,14 +515,14 @@ def staircase(
     figure = Figure(figsize=(WIDTH, loss_bottom + panel + row + 0.24))
     ax = _axes(figure, 0.5, loss_bottom, right, loss_bottom + panel)
     span = x if not with_llc else np.concatenate([x, np.asarray(llc_step, dtype=float)])
-    _step_axis(ax, span)
+    _linear_step_axis(ax, float(span.max()))
     _loss_axis(ax, low, high)
     ax.plot(x, y, color=_INK, lw=1.0, zorder=3).pop().set_gid("loss")
     _margin_labels(ax, levels, lines=True)
     panels = [ax]
     if with_llc:
         below = _axes(figure, 0.5, bottom, right, bottom + panel)
-        _step_axis(below, span)
+        _linear_step_axis(below, float(span.max()))
         panels.append(below)
         _draw_llc(
             below,
@@ -536,7 +547,7 @@ def staircase(
             )
     for panel_axes in panels:
         # Room for the markers at the last step.
-        panel_axes.set_xlim(right=float(span.max()) * 1.15)
+        panel_axes.set_xlim(right=float(span.max()) * 1.02)
     _label_axes(ax, None, "population loss $L(w)$")
     _label_axes(panels[-1], "SGD steps", None)
     _place_pictures(figure, ax, x, y, pictured, size, loss_bottom + panel + 0.26)

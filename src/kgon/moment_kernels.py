@@ -14,10 +14,8 @@ several data sets are the last of *batch. Inside, W is (n_stack, n_sets, n_hidde
 """
 
 import functools
-import itertools
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +27,7 @@ from torch import Tensor
 
 from kgon.loss import EmpiricalLoss, Loss, PopulationLoss
 from kgon.streams import normals, unit
+from kgon.threads import share_out
 
 # As in `kernels`: fused multiply-adds, no reassociation, no assumption that numbers are finite.
 _jit = functools.partial(
@@ -36,6 +35,9 @@ _jit = functools.partial(
 )
 
 _BUCKETS_PER_AMPLITUDE = 8
+
+_SECONDS_A_PAIR = 15e-9
+"""What a pair of features costs of one value and gradient, about: whether threads pay."""
 
 JITTER = (0.6, 1.2)
 """Range of a trajectory's step size in units of the adapted one: trajectories of one length could
@@ -450,9 +452,6 @@ class Kernel:
         self, kernel: Callable[..., None], stacks: tuple[Tensor, ...], *rest: Any
     ) -> None:
         """Run `kernel` with the stacks' first axis cut into one part a thread."""
-        n_stack = len(stacks[0])
-        n_threads = max(1, min(torch.get_num_threads(), n_stack))
-        cuts = [n_stack * i // n_threads for i in range(n_threads + 1)]
 
         def run(part: slice) -> None:
             kernel(
@@ -462,9 +461,8 @@ class Kernel:
                 *self.tables.arguments,
             )
 
-        parts = [slice(a, z) for a, z in itertools.pairwise(cuts)]
-        with ThreadPoolExecutor(n_threads) as pool:
-            list(pool.map(run, parts))
+        n_stack, n_runs = stacks[0].shape[:2]
+        share_out(run, n_stack, n_runs * _SECONDS_A_PAIR * self.size[1] ** 2)
 
 
 class CompiledLoss:

@@ -182,7 +182,7 @@ def sample_posterior(
     Returns:
         The draws and their diagnostics. The first of these rules that holds gives a data set's
         verdict:
-        *diverged*: a log evidence is not finite;
+        *diverged*: a log evidence is not finite: the loss was NaN, or infinite almost everywhere;
         *unconverged*: the replicates' log evidences spread by more than SPREAD, their losses have
         an R-hat above RHAT, or in some replicate the last rung's acceptance is below
         LEAST_ACCEPTANCE or its `refresh` above STUCK;
@@ -446,7 +446,8 @@ class _Run:
         streams.normals(np.ascontiguousarray(start), 0, noise)
         w = torch.from_numpy(noise).view(n_runs, self.n_particles, -1).movedim(0, 1)
         w = self.prior_std * w[..., :dim]
-        W, b = w[..., : m * n].reshape(-1, n_runs, m, n).clone(), w[..., m * n :].clone()
+        W = w[..., : m * n].reshape(-1, n_runs, m, n).contiguous()
+        b = w[..., m * n :].contiguous()
         value = self.mover.value(W, b)
 
         beta = torch.zeros(n_runs, dtype=torch.float64)
@@ -458,20 +459,19 @@ class _Run:
         while bool((beta < 1).any()):
             active, rung_number = beta < 1, len(rungs["beta"])
             increment, log_weight, share = self._temper(value, beta)
-            if not bool(increment[active].gt(0).all()):
-                raise ValueError(
-                    "the ladder does not advance: the loss of prior draws is NaN or infinite, or "
-                    f"n_samples / noise_std^2 = {2 * float(self.strength.max()):g} is beyond reach"
-                )
+            # Losses that are NaN leave no increment of any size: that run ends here.
+            stuck = active & ~(increment > 0)
+            active = active & ~stuck
+            log_evidence[stuck] = math.nan
             # A run that has arrived has increments, hence log weights, of 0.
             log_evidence += log_weight.logsumexp(0) - math.log(self.n_particles)
-            beta = torch.where(increment == 1 - beta, 1.0, beta + increment)
+            beta = torch.where(stuck | (increment == 1 - beta), 1.0, beta + increment)
             ancestor = _systematic(log_weight, resampling, rung_number)
             ancestor = torch.where(active, ancestor, torch.arange(len(W)).unsqueeze(-1))
             run = torch.arange(n_runs)
             W, b, value = W[ancestor, run], b[ancestor, run], value[ancestor, run]
 
-            last = beta == 1
+            last = active & (beta == 1)
             before = value.clone()
             accepted = torch.zeros(n_runs, dtype=torch.float64)
             permuted = torch.zeros(n_runs, dtype=torch.float64)

@@ -15,32 +15,34 @@ class Schedule:
         n_losses: evenly spaced records of the loss (it is recorded at the snapshots, too).
         n_snapshots: log-spaced snapshots of the parameters; early ones that fall on the same step
             are one.
-        llc_every: an LLC estimate at every so many snapshots, counted from the last.
+        n_llc: evenly spaced LLC estimates, with snapshots at the same steps.
     """
 
     max_steps: int
     n_losses: int
     n_snapshots: int
-    llc_every: int
+    n_llc: int
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "n_losses", "n_snapshots", "llc_every"):
+        for name in ("max_steps", "n_losses", "n_snapshots", "n_llc"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
     @cached_property
     def snapshots(self) -> list[int]:
         spaced = np.geomspace(1, self.max_steps, self.n_snapshots).round().astype(int)
-        return sorted({0, self.max_steps, *spaced.tolist()})
+        return sorted({0, *spaced.tolist(), *self.llc})
 
     @cached_property
     def losses(self) -> list[int]:
-        even = np.linspace(0, self.max_steps, self.n_losses + 1).round().astype(int)
-        return sorted({*even.tolist(), *self.snapshots})
+        return sorted({*self._evenly_spaced(self.n_losses), *self.snapshots})
 
     @cached_property
     def llc(self) -> list[int]:
-        return self.snapshots[:: -self.llc_every][::-1]
+        return self._evenly_spaced(self.n_llc)
+
+    def _evenly_spaced(self, n: int) -> list[int]:
+        return sorted(set(np.linspace(0, self.max_steps, n + 1).round().astype(int).tolist()))
 
     @cached_property
     def pictures(self) -> list[int]:

@@ -1,0 +1,42 @@
+"""What importing costs: heavy packages only where they are used."""
+
+import subprocess
+import sys
+
+import pytest
+
+import kgon
+
+HEAVY = ("torch", "lightning", "hydra", "wandb", "matplotlib", "numba", "devinterp", "arviz",
+         "transformers", "jax")  # fmt: skip
+
+
+def imported_by(statement):
+    script = f"{statement}\nimport sys; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    return {name.partition(".")[0] for name in done.stdout.split()}
+
+
+@pytest.mark.parametrize("name", kgon.__all__)
+def test_every_public_name_is_there(name):
+    assert getattr(kgon, name).__doc__
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'k_gon'"):
+        _ = kgon.k_gon
+
+
+@pytest.mark.parametrize(
+    ("statement", "light"),
+    [
+        ("import kgon, kgon.cli", HEAVY),
+        ("from kgon import population_loss, critical_points, classify", HEAVY[1:]),
+        ("import kgon.kernels, kgon.data", ("lightning", "hydra", "wandb", "matplotlib", "arviz")),
+        ("import kgon.cli.train", ("transformers", "jax", "arviz", "wandb_workspaces")),
+    ],
+)
+def test_imports_stay_light(statement, light):
+    assert not imported_by(statement) & set(light)
