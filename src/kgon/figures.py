@@ -874,7 +874,7 @@ def llc_by_phase(
         ax.plot(x[here], y[here], ms=3.5, alpha=0.6, zorder=2, **style).pop().set_gid(
             f"phase-{label}"
         )
-        handles.append(Line2D([], [], ms=4, label=f"{label}: {here.sum()}", **style))
+        handles.append(Line2D([], [], ms=4, label=label, **style))
     known = [float(p.llc) for p in crosses if p.llc is not None]
     for point, value in zip(crosses, known, strict=True):
         colour = phase_color(point.label)

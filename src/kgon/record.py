@@ -242,9 +242,12 @@ def _staircase(
     members: Rows,
     points: list[CriticalPoint],
 ) -> Any:
-    """Figure 1: the member with the most transitions."""
+    """Figure 1: the member with the most transitions, of several the one that ends lowest."""
     history = model.history
-    chosen = max(range(len(members)), key=lambda i: members[i]["n_transitions"])
+    chosen = max(
+        range(len(members)),
+        key=lambda i: (members[i]["n_transitions"], -(members[i]["final_loss"] or np.inf)),
+    )
     plateaus = [
         row
         for row in history.rows.get("plateaus", [])
@@ -284,7 +287,9 @@ def _llc_by_phase(model: TMS, phases: list[list[str]], points: list[CriticalPoin
     llc = history.column("llc", "mean").numpy()[[i for i, _ in known]]
     loss = np.stack([loss_at[step] for _, step in known])
     labels = np.array([label_at[step] for _, step in known])
-    return figures.llc_by_phase(loss.ravel(), llc.ravel(), labels.ravel().tolist(), points)
+    # Far above every critical level an estimate is about nothing, and would squeeze the rest.
+    near = loss <= 1.3 * max((point.loss for point in points), default=np.inf)
+    return figures.llc_by_phase(loss[near], llc[near], labels[near].tolist(), points)
 
 
 def print_results(results: Results, directory: Path, looks: Sequence[str]) -> None:

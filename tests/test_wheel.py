@@ -1,0 +1,35 @@
+"""The built wheel is all that a user needs."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_wheel_carries_its_configs_and_trains_from_any_folder(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    # -P keeps the current folder out of the path, and so the checkout's own conf/.
+    script = "import kgon.cli.config as c, sys; print(c.CONF); from kgon.cli import main; main()"
+    words = ["train", "members=1", "trainer.max_steps=4", "callbacks=[losses]", "logger=csv"]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script, *words],
+        cwd=elsewhere,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith(str(tmp_path / "installed" / "kgon" / "conf"))
+    assert len(list(elsewhere.glob("multirun/*/loss.parquet"))) == 1
