@@ -6,21 +6,35 @@ The estimator (Lau et al. 2023, arXiv 2308.12108) at a parameter w* is
 
 with nbeta = n / log n for n samples. The draws are devinterp's: one `SGMCMC` optimizer on
 parameters that stack all chains of all points, which is exactly as many independent chains because
-its update is elementwise.
+its update is elementwise. nbeta, lr and localization may differ from point to point, so a grid of
+settings is one stack too (`kgon.calibration`).
 
 Shapes: parameters are (*batch, ...), a stack of chains (n_chains, *batch, ...); a loss maps
 parameters to (n_chains, *batch).
+
+Memory: the losses of all draws are kept, 8 bytes each, and looking at them takes as much again;
+a call that has no room for it is refused. Chains run some thousand at a time (CHUNK), so what they
+need does not grow with their number; fewer at once is also faster, as they stay in the cache.
 """
 
+import copy
 import math
+import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from devinterp.optim import SGMCMC
+from devinterp.optim.preconditioner import (
+    CompositePreconditioner,
+    IdentityPreconditioner,
+    Preconditioner,
+    PreconditionerCoefs,
+)
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -32,12 +46,25 @@ VERDICTS = ("ok", "unconverged", "escaped", "diverged")
 
 BELOW = 0.05
 """The paper discards a chain with more than this share of draws below L(w*) (App. K)."""
-RHAT = 1.2
-"""Split R-hat above which chains disagree. Flat directions of k-gons mix slowly, and the loss,
-the only thing that is averaged, feels them little: the usual 1.1 or 1.01 would reject runs whose
-standard error is already small."""
+RHAT = math.sqrt(2)
+"""Split R-hat above which a chain's draws are not enough.
+
+R-hat^2 - 1 is the variance of the means of half chains over the variance inside them, one over
+the number of independent draws in half a chain. sqrt(2) means one: a chain forgets where it was
+within half its length. Chains that have not forgotten their start read far more, sqrt(6) = 2.4 for
+a loss that wanders like Brownian motion. Stricter rules (1.1, 1.01) are for single posteriors that
+need every chain; here many independent chains are averaged, each chain's share of noise is in
+their standard error, and what is left of the start shows as drift."""
 DRIFT = 4.0
 """Standard errors by which the two halves of the draws may differ."""
+
+CHUNK = 36_000
+"""Most numbers in a stack of chains that run at once: 2,000 chains of a 6-gon, whose parameters,
+gradient, noise and the temporary results of a step fill a cache of 2 MB. Measured microseconds a
+chain-step: 1.5 for 300 chains at once, 0.97 for 1,000, 0.90 for 2,000, 1.06 for 10,000."""
+
+DIAGNOSED = 500
+"""Chains that R-hat and ESS are computed from; of more chains the first so many."""
 
 SamplerFactory = Callable[..., SGMCMC]
 
@@ -50,8 +77,9 @@ class LLC:
         mean: the estimate, the mean of `per_chain` over the chains that were kept.
         stderr: its standard error over chains (NaN for a single chain).
         per_chain: (n_chains, *batch), each chain's own estimate.
-        rhat: split R-hat of the loss trace (ArviZ).
-        ess: effective number of draws of the loss trace, all chains together (ArviZ).
+        rhat: split R-hat of the loss trace (ArviZ, on at most DIAGNOSED chains).
+        ess: effective number of draws of the loss trace, all chains together (ArviZ, scaled up
+            from at most DIAGNOSED chains).
         below: share of draws with a loss below L(w*).
         drift: mean of the second half of the draws less the first's, in LLC units.
         acceptance: mean acceptance probability that a Metropolis correction would have had (MALA):
@@ -111,12 +139,25 @@ class _ChainNoise(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+class StepSizes(Preconditioner):
+    """A step size for each chain: with G = s and lr = 1 the update of `SGMCMC` is that of lr = s.
+
+    `SGMCMC` itself takes a number only.
+    """
+
+    def __init__(self, s: Tensor):
+        self.coefficients = PreconditionerCoefs(s, s, s.sqrt(), 1.0)
+
+    def get_coefficients(self, param: Tensor, grad: Tensor, state: dict) -> PreconditionerCoefs:
+        return self.coefficients
+
+
 def estimate_llc(
     loss: Callable[..., Tensor],
-    *params: Tensor,
-    nbeta: float,
-    lr: float,
-    localization: float,
+    *params: Tensor | Mapping[str, Tensor],
+    nbeta: float | Tensor,
+    lr: float | Tensor,
+    localization: float | Tensor,
     n_chains: int,
     n_draws: int,
     n_burnin: int,
@@ -131,8 +172,12 @@ def estimate_llc(
             parameters only. A `value_and_grad` method is used where there is one, else autograd.
         params: the points w*, one tensor for each parameter with the same leading axes: W
             (*batch, n_hidden, n_features) and b (*batch, n_features) for the losses of kgon. The
-            batch shape is that of loss(*params).
-        nbeta: inverse temperature times the number of samples; n / log n as a rule.
+            shape is that of loss(*params). Or one dict of such tensors, which the loss then takes.
+            The chains are computed in the parameters' dtype; losses are kept and averaged in
+            float64.
+        nbeta: inverse temperature times the number of samples; n / log n as a rule. It, lr and
+            localization are numbers, or tensors that broadcast to the batch shape: a value for
+            each point.
         lr: step size (eps of the Langevin step).
         localization: strength of the pull towards w* (gamma).
         n_chains: chains at each point.
@@ -153,28 +198,121 @@ def estimate_llc(
         *ok*: none of these.
 
     Raises:
-        ValueError: an argument out of range, NaN in w*, parameters that share storage (each would
+        ValueError: an argument out of range, more draws than fit into memory, NaN in w*, parameters that share storage (each would
             get noise of its own: the tied weights of devinterp's notebook read 13.3 for 8.3), or a
             loss that does not return one value for each point.
     """
     check_settings(nbeta, lr, localization, n_chains, n_draws, n_burnin)
-    _check_params(params)
+    loss, points = _unpacked(loss, params)
+    _check_params(points)
+    exact = isinstance(loss, PopulationLoss | EmpiricalLoss) and all(
+        p.device.type == "cpu" for p in points
+    )
+    if exact:
+        loss = _Exact(loss, points[0].shape[-1])
     with torch.no_grad():
-        reference = loss(*params).double()
+        reference = loss(*points).double()
     batch = reference.shape
-    if any(p.shape[: len(batch)] != batch for p in params):
+    if any(p.shape[: len(batch)] != batch for p in points):
         raise ValueError(
             f"loss returned shape {tuple(batch)}, which is not a leading part of the parameters' "
-            f"shapes {[tuple(p.shape) for p in params]}: it must give one value for each point"
+            f"shapes {[tuple(p.shape) for p in points]}: it must give one value for each point"
         )
-    on_cpu = all(p.dtype == torch.float64 and p.device.type == "cpu" for p in params)
-    if isinstance(loss, PopulationLoss | EmpiricalLoss) and on_cpu:
-        loss = CompiledLoss(loss, params[0].shape[-1])
+    _check_memory(n_draws, n_chains, batch)
+    settings = {
+        name: _per_point(name, value, batch)
+        for name, value in {"nbeta": nbeta, "lr": lr, "localization": localization}.items()
+    }
     keys = subkeys(seed, batch, n_chains)
-    trace, acceptance = _sample(
-        loss, params, keys, nbeta, lr, localization, n_chains, n_draws, n_burnin, sampler
+    trace = torch.empty(n_draws, *keys.shape, dtype=torch.float64)
+    acceptance = torch.empty(keys.shape, dtype=torch.float64)
+    at_once = max(1, CHUNK // max(sum(p.numel() for p in points), 1))
+    for start in range(0, n_chains, at_once):
+        part = slice(start, start + at_once)
+        acceptance[part] = _sample(
+            loss, points, keys[part], trace[:, part], n_burnin, sampler, **settings
+        )
+    return _summarise(trace, reference, acceptance.mean(0), settings["nbeta"], discard)
+
+
+def _unpacked(
+    loss: Callable[..., Tensor], params: tuple[Tensor | Mapping[str, Tensor], ...]
+) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
+    """The loss as a function of tensors, and the tensors, where a dict of them was given."""
+    if len(params) == 1 and isinstance(params[0], Mapping):
+        names = list(params[0])
+        of_dict = loss
+        return (
+            lambda *tensors: of_dict(dict(zip(names, tensors, strict=True))),
+            tuple(params[0].values()),
+        )
+    tensors = tuple(p for p in params if isinstance(p, Tensor))
+    if len(tensors) < len(params):
+        raise ValueError(
+            "the parameters must be tensors, or one dict of tensors; got "
+            + ", ".join(type(p).__name__ for p in params)
+        )
+    return loss, tensors
+
+
+def _per_point(name: str, value: float | Tensor, batch: tuple[int, ...]) -> float | Tensor:
+    """A setting as a number, or as a value for each point (*batch)."""
+    if not isinstance(value, Tensor) or value.ndim == 0:
+        return float(value)
+    try:
+        return value.double().expand(batch)
+    except RuntimeError:
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}; it must be a number or broadcast to the "
+            f"points' shape {tuple(batch)}"
+        ) from None
+
+
+class _Exact:
+    """kgon's exact losses, compiled, in float64 whatever the chains are computed in."""
+
+    def __init__(self, loss: PopulationLoss | EmpiricalLoss, n_features: int):
+        self.loss = loss
+        self.compiled = CompiledLoss(loss, n_features)
+
+    def __call__(self, W: Tensor, b: Tensor) -> Tensor:
+        # The definition, for its errors, where it can: it has one dtype for data and parameters.
+        loss = self.loss if W.dtype == torch.float64 else self.compiled
+        return loss(W.double(), b.double())
+
+    def value_and_grad(self, W: Tensor, b: Tensor) -> tuple[Tensor, ...]:
+        value, dW, db = self.compiled.value_and_grad(W.double(), b.double())
+        return value, dW.to(W), db.to(b)
+
+
+def _check_memory(n_draws: int, n_chains: int, batch: tuple[int, ...]) -> None:
+    # The losses of the draws, and as much again to look at them, point by point or all.
+    needed, available = 2 * 8 * n_draws * n_chains * math.prod(batch), available_memory()
+    if needed > available:
+        raise ValueError(
+            f"n_draws={n_draws} of n_chains={n_chains} chains at {math.prod(batch)} points need "
+            f"{needed / 2**30:.1f} GiB of memory for their losses, and {available / 2**30:.1f} GiB "
+            "are free: take fewer draws, chains or points"
+        )
+
+
+def available_memory() -> int:
+    """Bytes that this process may still take, by what Linux says; elsewhere half of the memory."""
+    meminfo, limit, used = (
+        Path(p)
+        for p in (
+            "/proc/meminfo",
+            "/sys/fs/cgroup/memory.max",
+            "/sys/fs/cgroup/memory.current",
+        )
     )
-    return _summarise(trace, reference, acceptance, nbeta, discard)
+    if not meminfo.exists():
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
+    free = int(lines["MemAvailable"].split()[0]) * 1024
+    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return free
 
 
 def subkeys(seed: int | streams.Keys, batch: tuple[int, ...], n_chains: int) -> streams.Keys:
@@ -187,16 +325,27 @@ def subkeys(seed: int | streams.Keys, batch: tuple[int, ...], n_chains: int) -> 
 
 
 def check_settings(
-    nbeta: float, lr: float, localization: float, n_chains: int, n_draws: int, n_burnin: int
+    nbeta: float | Tensor,
+    lr: float | Tensor,
+    localization: float | Tensor,
+    n_chains: int,
+    n_draws: int,
+    n_burnin: int,
 ) -> None:
     """ValueError that names the first setting out of its range."""
     positive = {"nbeta": nbeta, "lr": lr, "n_chains": n_chains, "n_draws": n_draws}
     for name, value in positive.items():
-        if not value > 0:
-            raise ValueError(f"{name} must be positive, got {value}")
+        for v in _each(value):
+            if not 0 < v < math.inf:
+                raise ValueError(f"{name} must be positive, got {v}")
     for name, value in {"localization": localization, "n_burnin": n_burnin}.items():
-        if not value >= 0:
-            raise ValueError(f"{name} must be >= 0, got {value}")
+        for v in _each(value):
+            if not 0 <= v < math.inf:
+                raise ValueError(f"{name} must be >= 0, got {v}")
+
+
+def _each(value: float | Tensor) -> list[float]:
+    return value.flatten().tolist() if isinstance(value, Tensor) else [value]
 
 
 def _check_params(params: tuple[Tensor, ...]) -> None:
@@ -230,29 +379,64 @@ def _value_and_grad(loss: Callable[..., Tensor], params: list[Tensor]) -> tuple[
         return value.detach(), *torch.autograd.grad(value.sum(), leaves)
 
 
+def _optimizer(
+    sampler: SamplerFactory,
+    params: list[Tensor],
+    nbeta: float | Tensor,
+    lr: float | Tensor,
+    localization: float | Tensor,
+) -> SGMCMC:
+    """The optimizer on stacked parameters, with a setting for each point where one is a tensor.
+
+    `SGMCMC.sgld` and its like take numbers only (they ask whether nbeta == 1, whether
+    localization > 0). So the optimizer is made with numbers in their place, a group for each
+    parameter because parameters differ in shape, and the tensors are put in afterwards.
+    """
+    if not any(isinstance(value, Tensor) for value in (nbeta, lr, localization)):
+        return sampler(params, lr=lr, nbeta=nbeta, localization=localization)
+    groups = [{"params": [p]} for p in params]
+    optimizer = sampler(groups, lr=1.0, nbeta=2.0, localization=1.0)
+    for group, p in zip(optimizer.param_groups, params, strict=True):
+        group["nbeta"] = _shaped(nbeta, p)
+        group["prior"] = copy.deepcopy(group["prior"])  # the groups share one
+        for prior in group["prior"].priors:
+            if prior.center == "initial":  # not a weight decay of the sampler's own
+                prior.localization = _shaped(localization, p)
+        steps = StepSizes(torch.as_tensor(_shaped(lr, p)).to(p))
+        group["preconditioner"] = CompositePreconditioner([group["preconditioner"], steps])
+    return optimizer
+
+
+def _shaped(value: float | Tensor, p: Tensor) -> Any:
+    """A value for each point (*batch) so that it multiplies a stack (n_chains, *batch, ...)."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.reshape(*value.shape, *[1] * (p.ndim - 1 - value.ndim)).to(p)
+
+
 def _sample(
     loss: Callable[..., Tensor],
     points: tuple[Tensor, ...],
     keys: streams.Keys,
-    nbeta: float,
-    lr: float,
-    localization: float,
-    n_chains: int,
-    n_draws: int,
+    trace: Tensor,
     n_burnin: int,
     sampler: SamplerFactory,
-) -> tuple[Tensor, Tensor]:
-    """The losses of the draws (n_draws, n_chains, *batch) and the MALA acceptance (*batch)."""
-    params = [p.detach().expand(n_chains, *p.shape).clone() for p in points]
+    nbeta: float | Tensor,
+    lr: float | Tensor,
+    localization: float | Tensor,
+) -> Tensor:
+    """Fill `trace` (n_draws, n_chains, *batch) with the losses of the draws of the chains of
+    `keys` (n_chains, *batch); return their mean MALA acceptance (n_chains, *batch)."""
+    params = [p.detach().expand(len(keys), *p.shape).clone() for p in points]
     centre = [p.clone() for p in params]
-    optimizer = sampler(params, lr=lr, nbeta=nbeta, localization=localization)
+    optimizer = _optimizer(sampler, params, nbeta, lr, localization)
     noise = _ChainNoise(keys, params)
-    trace = torch.empty(n_draws, *keys.shape, dtype=torch.float64)
+    n_draws = len(trace)
     accepted, probes = torch.zeros(keys.shape, dtype=torch.float64), 0
     # One step in so many is probed for its acceptance: a probe costs as much as a step.
     probe_every = max(1, n_draws // 50)
     langevin = all(
-        group["preconditioner"].__class__.__name__ == "IdentityPreconditioner"
+        isinstance(group["preconditioner"], IdentityPreconditioner | StepSizes)
         for group in optimizer.param_groups
     )
     previous: tuple[Tensor, list[Tensor], list[Tensor]] | None = None
@@ -264,10 +448,10 @@ def _sample(
                 trace[draw] = value
             if langevin and draw >= 0 and (previous or draw % probe_every == 0):
                 force = [
-                    nbeta * g + localization * (p - c)
+                    _shaped(nbeta, p) * g + _shaped(localization, p) * (p - c)
                     for p, g, c in zip(params, grads, centre, strict=True)
                 ]
-                energy = nbeta * value + sum(
+                energy = nbeta * value.double() + sum(
                     (localization / 2) * _square(p - c, keys.ndim)
                     for p, c in zip(params, centre, strict=True)
                 )
@@ -282,8 +466,7 @@ def _sample(
             noise.draw(t)
             with noise:
                 optimizer.step()
-    acceptance = accepted / probes if probes else accepted + math.nan
-    return trace, acceptance.mean(0)
+    return accepted / probes if probes else accepted + math.nan
 
 
 def _square(x: Tensor, n_batch: int) -> Tensor:
@@ -293,30 +476,33 @@ def _square(x: Tensor, n_batch: int) -> Tensor:
 def _acceptance(
     old: tuple[Tensor, list[Tensor], list[Tensor]],
     new: tuple[Tensor, list[Tensor], list[Tensor]],
-    lr: float,
+    lr: float | Tensor,
     n_batch: int,
 ) -> Tensor:
     """min(1, pi(w') q(w | w') / pi(w) q(w' | w)) of a Langevin step from old w to new w'."""
     log_ratio = old[0] - new[0]
     for w, w_new, f, f_new in zip(old[1], new[1], old[2], new[2], strict=True):
-        forth = _square(w_new - w + (lr / 2) * f, n_batch)
-        back = _square(w - w_new + (lr / 2) * f_new, n_batch)
+        forth = _square(w_new - w + _shaped(lr, w) / 2 * f, n_batch)
+        back = _square(w - w_new + _shaped(lr, w) / 2 * f_new, n_batch)
         log_ratio = log_ratio + (forth - back) / (2 * lr)
     return log_ratio.double().clamp(max=0).exp()
 
 
 def _summarise(
-    trace: Tensor, reference: Tensor, acceptance: Tensor, nbeta: float, discard: float | None
+    trace: Tensor,
+    reference: Tensor,
+    acceptance: Tensor,
+    nbeta: float | Tensor,
+    discard: float | None,
 ) -> LLC:
     finite = trace.isfinite().all(0)
-    excess = nbeta * (trace - reference)
-    per_chain = excess.mean(0)
-    below = (trace < reference).double().mean(0)
+    per_chain = nbeta * (trace.mean(0) - reference)
+    below = (trace < reference).sum(0) / len(trace)
     keep = finite if discard is None else finite & (below <= discard)
     kept = keep.sum(0)
     mean, stderr = _mean_over_chains(per_chain, keep)
     half = len(trace) // 2
-    halves = excess[half:].mean(0) - excess[: max(half, 1)].mean(0)
+    halves = nbeta * (trace[half:].mean(0) - trace[: max(half, 1)].mean(0))
     drift, drift_error = _mean_over_chains(halves, finite)
     rhat, ess = _convergence(trace)
     diverged = ~finite.all(0)
@@ -360,11 +546,11 @@ def _convergence(trace: Tensor) -> tuple[Tensor, Tensor]:
 def _arviz(trace: Tensor) -> tuple[Tensor, Tensor]:
     import arviz
 
-    chains = trace.movedim(0, 1)
+    chains = trace[:, :DIAGNOSED].movedim(0, 1)
     if chains.shape[0] * chains.shape[1] < 4 or chains.shape[1] < 4:
         unknown = torch.full(trace.shape[2:], math.nan, dtype=torch.float64)
         return unknown, unknown.clone()
     data = arviz.convert_to_dataset({"loss": chains.numpy()})
     rhat = arviz.rhat(data, method="split")["loss"].values
     ess = arviz.ess(data, method="mean")["loss"].values
-    return torch.as_tensor(rhat), torch.as_tensor(ess)
+    return torch.as_tensor(rhat), torch.as_tensor(ess) * (trace.shape[1] / chains.shape[0])
