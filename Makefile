@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format clean
+.PHONY: help setup run test bench check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -22,6 +22,12 @@ run: $(READY) ## train the default ensemble and open its record (OVERRIDES="memb
 
 test: $(READY) ## run the tests
 	$(BIN)/pytest
+
+bench: ## measure speed against the peers, in an environment of its own; writes docs/benchmarks.md
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install --quiet -c constraints.txt -e . pytest-benchmark tms-kit==0.4.1 occhio==0.2.3
+	.venv-bench/bin/pytest -c bench/pytest.ini --benchmark-json=.venv-bench/results.json bench
+	.venv-bench/bin/python bench/table.py .venv-bench/results.json docs
 
 check: $(READY) ## lint, types, import contracts
 	$(BIN)/ruff check

@@ -120,6 +120,8 @@ def test_members_have_data_of_their_own():
     [
         ({"batch_size": 21}, "batch_size=21 is larger than .* n_samples=20"),
         ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": "half"}, "batch_size must be at least 1, or full"),
+        ({"batch_size": "full", "n_samples": None}, "batch_size=full needs a data set"),
         ({"n_samples": 0}, "n_samples"),
     ],
 )

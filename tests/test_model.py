@@ -28,13 +28,14 @@ def fit(
     distribution=None,
     stops=(20, 60),
     init=None,
+    batch_size=4,
     **trainer,
 ):
     distribution = distribution or SingleFeature(5)
     model = TMS(
         distribution.n_features, 2, members, 0, init or Normal(0.7, 0.5), optimizer, scheduler
     )
-    data = EnsembleData(distribution, 40, 4, 0, members, stops, 7, torch.float64)
+    data = EnsembleData(distribution, 40, batch_size, 0, members, stops, 7, torch.float64)
     trainer = L.Trainer(
         max_steps=max_steps,
         max_epochs=1,
@@ -91,6 +92,21 @@ def test_training_an_ensemble_is_training_each_member_by_hand(tmp_path, optimize
         alone = by_hand(i, optimizer, scheduler)
         torch.testing.assert_close(model.W[i], alone.W[0], rtol=1e-10, atol=1e-11)
         torch.testing.assert_close(model.b[i], alone.b[0], rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("distribution", [SingleFeature(5), Sparse(5, 0.5)])
+@pytest.mark.parametrize("optimizer", [SGD, functools.partial(torch.optim.Adam, lr=0.02)])
+def test_full_batches_are_gradient_descent_on_the_data_set(tmp_path, distribution, optimizer):
+    model, data, _ = fit(
+        tmp_path, distribution=distribution, batch_size="full", optimizer=optimizer
+    )
+    alone = TMS(5, 2, [0, 1, 2], 0, Normal(0.7, 0.5), optimizer)
+    steps = optimizer([alone.W, alone.b])
+    for _ in range(60):
+        steps.zero_grad()
+        DirectLoss(data.x)(alone.W, alone.b).sum().backward()
+        steps.step()
+    torch.testing.assert_close(model.W, alone.W, rtol=1e-9, atol=1e-10)
 
 
 def test_a_member_is_bitwise_the_same_alone_and_in_company(tmp_path):

@@ -188,7 +188,8 @@ def every_option(tmp_path_factory):
     script = (
         "import sys; from kgon.cli import main\n"
         "for option in sys.argv[1:]:\n"
-        f"    sys.argv = ['kgon', 'train', option, *{TINY!r}, 'runs.dir=' + option.replace('=', '-')]\n"
+        "    folder = 'runs.dir=' + option.replace('=', '-')\n"
+        f"    sys.argv = ['kgon', 'train', option, *{TINY!r}, folder]\n"
         "    main()\n"
     )
     done = subprocess.run(

@@ -5,7 +5,7 @@ data set, or fresh ones for every step) is not its business.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -139,6 +139,17 @@ class Minibatches:
         member = torch.arange(len(self.x), device=self.x.device).unsqueeze(-1)
         return self.x[member, self.order[:, t].long()]
 
-    def to(self, *args: object, **kwargs: object) -> "Minibatches":
+    def to(self, *args: Any, **kwargs: Any) -> "Minibatches":
         """Moved to a device; Lightning calls this."""
-        return Minibatches(self.x.to(*args, **kwargs), self.order.to(*args, **kwargs))  # type: ignore[call-overload]
+        return Minibatches(self.x.to(*args, **kwargs), self.order.to(*args, **kwargs))
+
+
+@dataclass(frozen=True)
+class FullBatches:
+    """Consecutive steps that all see the whole data set of each member: gradient descent."""
+
+    n_steps: int
+
+    def to(self, *_args: Any, **_kwargs: Any) -> "FullBatches":
+        """Nothing to move to a device; Lightning calls this."""
+        return self

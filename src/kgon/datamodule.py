@@ -1,6 +1,7 @@
 """Feeding an ensemble: each member's data set and batch order, in blocks of many steps."""
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import lightning as L
 import numpy as np
@@ -10,8 +11,12 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from kgon import streams
 from kgon.critical import CriticalPoint
-from kgon.data import Distribution, Minibatches, draw
-from kgon.loss import Loss
+from kgon.data import Distribution, FullBatches, Minibatches, draw
+from kgon.loss import EmpiricalLoss, Loss
+from kgon.moment_kernels import CompiledLoss
+
+_BLOCK_BYTES = 2**26
+"""A block's inputs, or rows of inputs: what a large ensemble needs does not grow with its block."""
 
 
 class EnsembleData(L.LightningDataModule):
@@ -20,9 +25,10 @@ class EnsembleData(L.LightningDataModule):
     Args:
         distribution: of the inputs.
         n_samples: size of each member's data set, or None for fresh inputs at every step.
-        batch_size: inputs a step. A finite data set is visited in epochs of floor(n_samples /
-            batch_size) batches, in an order that is a function of (seed, member, epoch); what
-            does not fill a batch is left out of that epoch.
+        batch_size: inputs a step, or "full" for gradient descent on the whole data set, whose cost
+            for single-feature data does not depend on n_samples. A finite data set is visited in
+            epochs of floor(n_samples / batch_size) batches, in an order that is a function of
+            (seed, member, epoch); what does not fill a batch is left out of that epoch.
         seed: of the job.
         members: numbers of the members; each one's stream is a function of (seed, number).
         stops: steps at which a block of steps must end, because somebody wants to look.
@@ -34,7 +40,7 @@ class EnsembleData(L.LightningDataModule):
         self,
         distribution: Distribution,
         n_samples: int | None,
-        batch_size: int,
+        batch_size: int | Literal["full"],
         seed: int,
         members: Sequence[int],
         stops: Sequence[int],
@@ -44,8 +50,15 @@ class EnsembleData(L.LightningDataModule):
         super().__init__()
         if n_samples is not None and n_samples < 1:
             raise ValueError(f"n_samples must be at least 1 or null, got {n_samples}")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if batch_size == "full":
+            if n_samples is None:
+                raise ValueError("batch_size=full needs a data set, got n_samples=null")
+            batch_size = n_samples
+            self.full_batch = True
+        elif not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, or full, got {batch_size}")
+        else:
+            self.full_batch = False
         if n_samples is not None and batch_size > n_samples:
             raise ValueError(
                 f"batch_size={batch_size} is larger than the data set, n_samples={n_samples}"
@@ -72,7 +85,9 @@ class EnsembleData(L.LightningDataModule):
     def train_loss(self, importance: Tensor | None) -> Loss | None:
         """The loss of each member's own data set, or None where inputs are fresh at every step."""
         if self._train_loss is None and self.x is not None:
-            self._train_loss = self.distribution.sample_loss(self.x, importance)
+            loss = self.distribution.sample_loss(self.x, importance)
+            exact = isinstance(loss, EmpiricalLoss) and self.dtype == torch.float64
+            self._train_loss = CompiledLoss(loss, self.distribution.n_features) if exact else loss
         return self._train_loss
 
     def critical_points(self, n_hidden: int, importance: Tensor | None) -> list[CriticalPoint]:
@@ -97,13 +112,20 @@ class EnsembleData(L.LightningDataModule):
         offset = start - int(epochs[0]) * per_epoch
         return Minibatches(self.x, order[:, offset : offset + n_steps].contiguous())
 
-    def blocks(self, start: int) -> Iterator[Minibatches]:
+    def blocks(self, start: int) -> Iterator[Minibatches | FullBatches]:
         """The blocks of steps from step `start` to the last stop."""
+        longest = max(1, min(self.block, _BLOCK_BYTES // self._bytes_a_step))
         for stop in self.stops:
             while start < stop:
-                end = min(start + self.block, stop)
-                yield self.minibatches(start, end)
+                end = min(start + longest, stop)
+                yield FullBatches(end - start) if self.full_batch else self.minibatches(start, end)
                 start = end
+
+    @property
+    def _bytes_a_step(self) -> int:
+        inputs = len(self.members) * self.batch_size
+        fresh = 8 * (self.distribution.n_uniforms + 2 * self.distribution.n_features)
+        return inputs * (4 if self.x is not None else fresh)
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader(_Blocks(self), batch_size=None)
@@ -115,6 +137,6 @@ class _Blocks(IterableDataset):
     def __init__(self, data: EnsembleData):
         self.data = data
 
-    def __iter__(self) -> Iterator[Minibatches]:
+    def __iter__(self) -> Iterator[Minibatches | FullBatches]:
         assert self.data.trainer is not None
         return self.data.blocks(self.data.trainer.global_step)

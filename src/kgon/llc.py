@@ -68,6 +68,8 @@ DIAGNOSED = 500
 
 SamplerFactory = Callable[..., SGMCMC]
 
+SGLD: SamplerFactory = SGMCMC.sgld
+
 
 @dataclass(frozen=True)
 class LLC:
@@ -163,7 +165,7 @@ def estimate_llc(
     n_burnin: int,
     seed: int | streams.Keys,
     discard: float | None = None,
-    sampler: SamplerFactory = SGMCMC.sgld,
+    sampler: SamplerFactory = SGLD,
 ) -> LLC:
     """Local learning coefficients at any number of parameters at once.
 
@@ -198,17 +200,16 @@ def estimate_llc(
         *ok*: none of these.
 
     Raises:
-        ValueError: an argument out of range, more draws than fit into memory, NaN in w*, parameters that share storage (each would
-            get noise of its own: the tied weights of devinterp's notebook read 13.3 for 8.3), or a
-            loss that does not return one value for each point.
+        ValueError: an argument out of range, more draws than fit into memory, NaN in w*,
+            parameters that share storage (each would get noise of its own: the tied weights of
+            devinterp's notebook read 13.3 for 8.3), or a loss that does not return one value for
+            each point.
     """
     check_settings(nbeta, lr, localization, n_chains, n_draws, n_burnin)
     loss, points = _unpacked(loss, params)
     _check_params(points)
-    exact = isinstance(loss, PopulationLoss | EmpiricalLoss) and all(
-        p.device.type == "cpu" for p in points
-    )
-    if exact:
+    on_cpu = all(p.device.type == "cpu" for p in points)
+    if isinstance(loss, PopulationLoss | EmpiricalLoss) and on_cpu:
         loss = _Exact(loss, points[0].shape[-1])
     with torch.no_grad():
         reference = loss(*points).double()

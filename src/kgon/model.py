@@ -10,10 +10,10 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from kgon import kernels, streams
-from kgon.data import Minibatches
+from kgon.data import FullBatches, Minibatches
 from kgon.history import History
 from kgon.init import Init
-from kgon.loss import DirectLoss
+from kgon.loss import DirectLoss, Loss
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 SchedulerFactory = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
@@ -70,12 +70,15 @@ class TMS(L.LightningModule):
         W, b = init(streams.member_keys(seed, self.members, "init"), n_hidden, n_features)
         self.W = nn.Parameter(W.to(dtype))
         self.b = nn.Parameter(b.to(dtype))
-        self.importance: Tensor | None
+        self.importance = importance
         self.diverged_at: Tensor
-        self.register_buffer("importance", importance)
         self.register_buffer("diverged_at", torch.full((len(self.members),), -1))
         self.noted: dict[str, float] = {}
         self._unsent: dict[str, float] = {}
+
+    def on_cpu(self) -> tuple[Tensor, Tensor]:
+        """W and b where the data sets and the compiled losses are."""
+        return self.W.detach().cpu(), self.b.detach().cpu()
 
     def forward(self, x: Tensor) -> Tensor:
         """ReLU(W^T W x + b) of every member, x (n_members | 1, n, n_features)."""
@@ -90,7 +93,7 @@ class TMS(L.LightningModule):
             "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},
         }
 
-    def training_step(self, batch: Minibatches) -> None:
+    def training_step(self, batch: Minibatches | FullBatches) -> None:
         optimizer = self.optimizers(use_pl_optimizer=False)
         scheduler = self.lr_schedulers()
         assert isinstance(optimizer, torch.optim.Optimizer)
@@ -102,7 +105,11 @@ class TMS(L.LightningModule):
                 rates.append(float(optimizer.param_groups[0]["lr"]))
                 if scheduler is not None:
                     scheduler.step()  # type: ignore[union-attr]
-        advance(self.W, self.b, optimizer, rates, batch, self.importance)
+        if isinstance(batch, FullBatches):
+            loss = self.trainer.datamodule.train_loss(self.importance)  # type: ignore[attr-defined]
+            descend(self.W, self.b, optimizer, rates, lambda _: _OnCPU(loss))
+        else:
+            advance(self.W, self.b, optimizer, rates, batch, self.importance)
         self._count_steps(batch.n_steps)
         self._note_divergence()
 
@@ -168,17 +175,46 @@ def advance(
     """
     if kernels.has_kernel(optimizer):
         kernels.advance(W, b, optimizer, rates, batches, importance)
-        return
+    else:
+        weights = None if importance is None else importance.to(W)
+
+        def loss_at(t: int) -> Loss:
+            return DirectLoss(batches.step(t), weights)
+
+        descend(W, b, optimizer, rates, loss_at)
+
+
+def descend(
+    W: Tensor,
+    b: Tensor,
+    optimizer: torch.optim.Optimizer,
+    rates: list[float],
+    loss_at: Callable[[int], Loss],
+) -> None:
+    """Make one optimizer step on `loss_at(t)` for each of `rates`, in place, by torch."""
     # A scheduler that has run ahead goes on from the rate where it stands.
     ahead = [group["lr"] for group in optimizer.param_groups]
     for t, rate in enumerate(rates):
-        loss = DirectLoss(batches.step(t), importance)
-        _, W.grad, b.grad = loss.value_and_grad(W.detach(), b.detach())
+        _, W.grad, b.grad = loss_at(t).value_and_grad(W.detach(), b.detach())
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
     for group, rate in zip(optimizer.param_groups, ahead, strict=True):
         group["lr"] = rate
+
+
+class _OnCPU:
+    """A loss whose data set is on the CPU, for parameters that may be elsewhere."""
+
+    def __init__(self, loss: Loss):
+        self.loss = loss
+
+    def __call__(self, W: Tensor, b: Tensor) -> Tensor:
+        return self.loss(W.cpu(), b.cpu()).to(W)
+
+    def value_and_grad(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        value, dW, db = self.loss.value_and_grad(W.cpu(), b.cpu())
+        return value.to(W), dW.to(W), db.to(W)
 
 
 def check_members_stay_apart(

@@ -50,10 +50,11 @@ class LLCEstimates(Recorder):
 
     def record(self, module: TMS, data: EnsembleData) -> None:
         loss = data.train_loss(module.importance) or data.expected_loss(module.importance)
-        alive = module.diverged_at < 0
+        W, b = module.on_cpu()
+        alive = module.diverged_at.cpu() < 0
         # A diverged member stays in the stack, at parameters that cost nothing and mean nothing.
-        W = torch.where(alive[:, None, None], module.W.detach(), 0.0)
-        b = torch.where(alive[:, None], module.b.detach(), 0.0)
+        W = torch.where(alive[:, None, None], W, 0.0)
+        b = torch.where(alive[:, None], b, 0.0)
         estimate = estimate_llc(
             loss,
             W,
@@ -67,7 +68,7 @@ class LLCEstimates(Recorder):
             seed=streams.member_keys(module.seed, module.members, f"llc {module.global_step}"),
             sampler=self.sampler,
         )
-        dead = ~alive.cpu()
+        dead = ~alive
         columns = {
             name: getattr(estimate, name).masked_fill(dead, math.nan)
             for name in ("mean", "stderr", "rhat", "ess", "below", "acceptance")

@@ -14,7 +14,7 @@ class Losses(Recorder):
 
     @torch.no_grad()
     def record(self, module: TMS, data: EnsembleData) -> None:
-        W, b = module.W.detach(), module.b.detach()
+        W, b = module.on_cpu()
         loss = data.expected_loss(module.importance)(W, b)
         train = data.train_loss(module.importance)
         train_loss = torch.full_like(loss, torch.nan) if train is None else train(W, b)

@@ -20,7 +20,7 @@ class Phases(Recorder):
         self._seen: set[str] = set()
 
     def record(self, module: TMS, data: EnsembleData) -> None:
-        counts = Counter(classify(module.W.detach().cpu(), module.b.detach().cpu()))
+        counts = Counter(classify(*module.on_cpu()))
         self._seen |= set(counts)
         module.note({f"phase/{label}": float(counts[label]) for label in sorted(self._seen)})
 

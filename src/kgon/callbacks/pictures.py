@@ -35,8 +35,7 @@ class WeightPictures(Recorder):
         self.folder = Path(folder)
 
     def record(self, module: TMS, data: EnsembleData) -> None:
-        W = module.W.detach()[: self.n_members].cpu()
-        b = module.b.detach()[: self.n_members].cpu()
+        W, b = (p[: self.n_members] for p in module.on_cpu())
         figure = self.draw(W.numpy(), b.numpy(), classify(W, b))
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step_{module.global_step:08d}.png"

@@ -5,6 +5,7 @@ import sys
 
 COMMANDS = {
     "train": "train an ensemble and record plateaus, phases and learning coefficients",
+    "llc": "learning coefficients at critical points or at a run's snapshots, against theory",
     "report": "one self-contained page for runs: kgon report DIR...",
 }
 

@@ -151,6 +151,7 @@ def _check_numbers(config_name: str, config: DictConfig, words: list[str]) -> No
             and not isinstance(was, bool)
             and isinstance(now, str)
             and not key.startswith("trainer.")
+            and key not in ("batch_size", "members")
         ):
             raise ValueError(f"{word}: {key} must be a number (its default is {was})")
 

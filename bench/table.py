@@ -1,0 +1,116 @@
+"""From pytest-benchmark's file to docs/benchmarks.md: one table of ratios, and a figure.
+
+python bench/table.py RESULTS.json docs
+"""
+
+import json
+import platform
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#000000"]
+MARKERS = "osD^vx"
+
+
+def rows(results):
+    """One row a benchmark: what, who, members, microseconds of CPU a step and member."""
+    for entry in results["benchmarks"]:
+        about = entry["extra_info"]
+        seconds = entry["stats"]["min"] / (about["steps"] * about["members"])
+        yield {**about, "us": seconds * 1e6}
+
+
+def ratio_table(found, what, base):
+    """Microseconds of `base` and the others as multiples of it, by number of members."""
+    by = {(r["who"], r["members"]): r["us"] for r in found if r["what"] == what}
+    sizes = sorted({members for _, members in by})
+    others = [who for who in dict.fromkeys(who for who, _ in by) if who != base]
+    lines = [
+        f"| members | {base}, us | " + " | ".join(others) + " |",
+        "|--:|--:|" + "--:|" * len(others),
+    ]
+    for size in sizes:
+        mine = by.get((base, size))
+        if mine is None:
+            continue
+        cells = [f"{by[who, size] / mine:.3g} x" if (who, size) in by else "" for who in others]
+        lines.append(f"| {size:,} | {mine:.3g} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def growth_table(found, what, column, name):
+    """Microseconds by the size of something, one column for each `who`."""
+    by = {(r["who"], r[column]): r["us"] for r in found if r["what"] == what}
+    who = list(dict.fromkeys(w for w, _ in by))
+    lines = [
+        f"| {name} | " + " | ".join(f"{w}, us" for w in who) + " |",
+        "|--:|" + "--:|" * len(who),
+    ]
+    for size in sorted({s for _, s in by}):
+        lines.append(f"| {size:,} | " + " | ".join(f"{by[w, size]:.3g}" for w in who) + " |")
+    return lines
+
+
+def figure(found):
+    """CPU time of a training step of one member against the number of members, log and log."""
+    drawn = Figure(figsize=(6.8, 2.8), layout="constrained")
+    for ax, what in zip(
+        drawn.subplots(1, 2, sharey=True), ("single_feature", "sparse"), strict=True
+    ):
+        curves = defaultdict(list)
+        for r in found:
+            if r["what"] == what:
+                curves[r["who"]].append((r["members"], r["us"]))
+        for (who, points), color, marker in zip(curves.items(), COLORS, MARKERS, strict=False):
+            ax.loglog(
+                *zip(*sorted(points), strict=True), color=color, marker=marker, ms=4, label=who
+            )
+        ax.set_title(
+            {"single_feature": "SGD, 1000 samples a member", "sparse": "Adam, fresh sparse inputs"}[
+                what
+            ],
+            fontsize=9,
+        )
+        ax.set_xlabel("members", fontsize=8)
+        ax.tick_params(labelsize=8)
+        ax.legend(fontsize=7, frameon=False)
+    drawn.axes[0].set_ylabel("CPU time a step and member, us", fontsize=8)
+    return drawn
+
+
+def main():
+    results = json.loads(Path(sys.argv[1]).read_text())
+    folder = Path(sys.argv[2])
+    found = list(rows(results))
+    llc = {(r["who"], r["members"]): r["us"] for r in found if r["what"] == "llc"}
+    cpu = results["machine_info"]["cpu"].get("brand_raw", platform.processor())
+    page = [
+        "# Benchmarks", "",
+        f"`make bench`, {results['datetime'][:10]}, {cpu}, one thread, float64 unless said. CPU time of one step of",
+        "one member (or chain), the least of three rounds; peers as multiples of kgon in the same run.", "",
+        "![CPU time of a training step](images/benchmarks.png)", "",
+        "## Training: single-feature data, n = 6, m = 2, batch 20, plain SGD", "",
+        *ratio_table(found, "single_feature", "kgon"), "",
+        "Below 1 x the other is faster. The hand-written loop knows n, m and that one feature is active, and draws",
+        "no batch order; kgon's kernel knows none of that and its time has the order in it.", "",
+        "## Training: fresh sparse inputs, Adam", "",
+        *ratio_table(found, "sparse", "kgon float64"), "",
+        "tms-kit and occhio compute in float32; occhio's Adam is AdamW.", "",
+        "## Growth with the model (50 members, single-feature data)", "",
+        *growth_table(found, "growth", "n_features", "n_features"), "",
+        "## LLC: one Langevin step of one chain, full batch, n = 5000", "",
+        *ratio_table(found, "llc", "kgon"), "",
+        f"devinterp's `sample_single_chain`, one chain at a time: {llc['devinterp sample_single_chain', 1]:.0f} us a step.", "",
+        "## Value and gradient of the exact loss against the sample's size (1,000 chains)", "",
+        *growth_table(found, "samples", "n_samples", "n_samples"), "",
+    ]  # fmt: skip
+    (folder / "benchmarks.md").write_text("\n".join(page))
+    (folder / "images").mkdir(exist_ok=True)
+    figure(found).savefig(folder / "images" / "benchmarks.png", dpi=150)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,491 @@
+"""kgon llc: learning coefficients at critical points or at a training run's snapshots."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from kgon import figures, llc_figures, runs, streams, tracking
+from kgon.calibration import ACCEPTANCE, calibrate
+from kgon.cli import config as configs
+from kgon.cli.train import build
+from kgon.critical import CriticalPoint, critical_point
+from kgon.data import SingleFeature, draw
+from kgon.datamodule import EnsembleData
+from kgon.llc import LLC, VERDICTS, check_settings, estimate_llc
+from kgon.loss import EmpiricalLoss, Loss, PopulationLoss
+from kgon.phases import classify
+
+Rows = list[dict[str, Any]]
+
+PAPER = "Chen et al. 2023, Table K.1"
+REPRODUCTION = "ztreisman/arc-llc"
+PUBLISHED = {
+    ("5", 5000): (7.705, 0.85, PAPER),
+    ("5+", 5000): (9.906, 1.27, PAPER),
+    ("6", 5000): (9.027, 0.59, PAPER),
+    ("5", 50000): (7.32, None, REPRODUCTION),
+    ("5+", 50000): (8.74, None, REPRODUCTION),
+    ("6", 50000): (8.53, None, REPRODUCTION),
+    ("5", 500000): (6.90, None, REPRODUCTION),
+    ("5+", 500000): (8.41, None, REPRODUCTION),
+    ("6", 500000): (8.46, None, REPRODUCTION),
+}
+"""Estimates by others at n_features = 6: value, spread, source. The paper's are quoted from that
+reproduction, whose own (with the population loss) fill in where the paper has none."""
+
+FOUR_GONS = "4 .. 5.5"
+"""The paper's values for 4-gons, which depend on the direction. The volume exponent is larger, and
+estimates at finite n lie below both."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a job found: rows by name (the first is what it is about), figures by name."""
+
+    tables: dict[str, Rows]
+    figures: dict[str, Any]
+    notes: list[str]
+
+
+def main() -> None:
+    """Console entry: Hydra overrides from the command line."""
+    configs.run("llc", task, check)
+
+
+def check(config: DictConfig) -> None:
+    """Everything that can be refused before a job starts; ValueError says what."""
+    configs.plain(config)
+    build(config.sampler)
+    _dtype(config)
+    if config.loss not in ("population", "sample"):
+        raise ValueError(f"loss must be population or sample, got {config.loss}")
+    for n in _sizes(config):
+        _settings(config, n)
+    if config.discard is not None and not 0 <= config.discard <= 1:
+        raise ValueError(f"discard must lie in [0, 1] or be null, got {config.discard}")
+    if config.run is None:
+        _points(config)
+    else:
+        if config.calibrate:
+            raise ValueError("calibrate=true works at critical points; leave out run=")
+        for name in ("snapshots", "members"):
+            if not (isinstance(config[name], int) and config[name] >= 1):
+                raise ValueError(f"{name} must be a number >= 1, got {config[name]}")
+        _check_run(config)
+    if config.calibrate:
+        for name in ("lr_factors", "localization", "nbeta_factors"):
+            values = config.calibration[name]
+            if not OmegaConf.is_list(values) or not values or not all(v >= 0 for v in values):
+                raise ValueError(
+                    f"calibration.{name} must be a list of one or more numbers, got {values}"
+                )
+        if len(config.calibration.lr_factors) < 2:
+            raise ValueError(
+                "calibration.lr_factors must be two or more increasing numbers, got "
+                f"{config.calibration.lr_factors}"
+            )
+
+
+def task(config: DictConfig) -> None:
+    """One job: Hydra calls it with a composed config."""
+    hydra = HydraConfig.get()
+    directory = runs.RunDirectory(Path(hydra.runtime.output_dir))
+    state = directory.status()["state"]
+    if state == "finished" and not config.runs.overwrite:
+        print(f"{directory.path} is finished already; runs.overwrite=true runs it again")
+        return
+    settings = configs.plain(config)
+    work = at_snapshots if config.run else calibrated if config.calibrate else at_critical_points
+    with directory.job("llc", hydra.overrides.task, settings):
+        if state == "finished":
+            directory.clear()
+        logger = build(config.logger)
+        with tracking.tracked(logger, settings):
+            found: Found = work(config)
+            for name, rows in found.tables.items():
+                directory.save_rows(name, rows)
+            drawn = {
+                name: figures.save(figure, directory.path / "figures" / name)[0]
+                for name, figure in found.figures.items()
+            }
+            tracking.log_results(logger, _summary(found), found.tables, drawn)
+            looks = tracking.where_to_look(logger)
+    _print(found, directory.path, [*drawn.values()], looks)
+
+
+# ------------------------------------------------------------------------------- what to estimate
+
+
+def at_critical_points(config: DictConfig) -> Found:
+    """Estimates at the critical points, for each n."""
+    points = _points(config)
+    W, b = _stacked(config, points)
+    rows: Rows = []
+    for i, n in enumerate(_sizes(config)):
+        settings = _settings(config, n, i)
+        estimate = _estimate(config, _loss(config, n), W, b, settings, config.seed)
+        for point, row in zip(points, _rows(estimate), strict=True):
+            known = PUBLISHED.get((point.label, n)) if point.n_features == 6 else None
+            published, spread, source = known or (None, None, None)
+            rows.append(
+                {
+                    "label": point.label,
+                    "n_samples": n,
+                    "theory": point.llc,
+                    "published": published,
+                    "published_spread": spread,
+                    "source": source,
+                    **row,
+                    "n_chains": config.n_chains,
+                    "nbeta": settings["nbeta"],
+                    "lr": settings["lr"],
+                    "localization": settings["localization"],
+                    "loss": config.loss,
+                    "kind": point.kind,
+                }
+            )
+    notes = [
+        f"published: {source}" for source in dict.fromkeys(r["source"] for r in rows) if source
+    ]
+    if any(p.k == 4 for p in points):
+        notes.append(f"theory at 4-gons: the volume exponent; the paper lists {FOUR_GONS}")
+    return Found({"estimates": rows}, {"llc": llc_figures.against_theory(rows)}, notes)
+
+
+def calibrated(config: DictConfig) -> Found:
+    """A grid of settings at the critical points, for each n, and the settings to use."""
+    points = _points(config)
+    W, b = _stacked(config, points)
+    grid, chosen, drawn = [], [], {}
+    for i, n in enumerate(_sizes(config)):
+        base, asked = _settings(config, n, i), config.calibration
+        result = calibrate(
+            _loss(config, n),
+            W,
+            b,
+            lr=[base["lr"] * factor for factor in asked.lr_factors],
+            localization=list(asked.localization),
+            nbeta=[base["nbeta"] * factor for factor in asked.nbeta_factors],
+            n_chains=asked.n_chains,
+            n_draws=asked.n_draws,
+            n_burnin=asked.n_burnin,
+            seed=config.seed,
+            sampler=build(config.sampler),
+        )
+        shape = result.admissible.shape
+        for at, row in zip(np.ndindex(*shape), _rows(result.estimate), strict=True):
+            setting = {
+                "lr": result.lr[at[0]],
+                "localization": result.localization[at[1]],
+                "nbeta": result.nbeta[at[2]],
+            }
+            point = points[at[3]]
+            place = tuple(result.chosen[at[3]].tolist())
+            row = {"label": point.label, "n_samples": n, "theory": point.llc, **setting, **row}
+            row["admissible"] = bool(result.admissible[at])
+            row["chosen"] = at[:3] == place
+            grid.append(row)
+        for j, point in enumerate(points):
+            mine = [r for r in grid if r["label"] == point.label and r["n_samples"] == n]
+            best: dict[str, Any] | None = next((r for r in mine if r["chosen"]), None)
+            blank = {"label": point.label, "n_samples": n, "theory": point.llc}
+            names = [name for name in grid[0] if name not in (*blank, "admissible", "chosen")]
+            chosen.append(blank | {name: best and best[name] for name in names})
+            drawn[f"calibration-{point.label}-{n}"] = llc_figures.calibration(
+                point.label,
+                result.lr,
+                result.localization,
+                result.nbeta,
+                result.estimate.mean[..., j],
+                result.estimate.stderr[..., j],
+                result.admissible[..., j],
+                tuple(result.chosen[j].tolist()) if best else None,
+                point.llc,
+            )
+    notes = [
+        f"chosen: verdict ok, acceptance >= {ACCEPTANCE:g}, stable in lr, no escape at a larger one;",
+        "of these the first nbeta, the smallest localization, the largest ESS; -: there is none",
+    ]
+    return Found({"chosen": chosen, "calibration": grid}, drawn, notes)
+
+
+def at_snapshots(config: DictConfig) -> Found:
+    """Estimates at snapshots of a training run, under each member's own data set or the expected
+    loss."""
+    run, data, importance = _training_run(config)
+    weights = run.weights()
+    kept = np.unique(np.linspace(0, len(weights["step"]) - 1, config.snapshots).round().astype(int))
+    count = min(config.members, len(data.members))
+    W, b = (
+        torch.from_numpy(np.ascontiguousarray(weights[k][kept][:, :count])).to(_dtype(config))
+        for k in ("W", "b")
+    )
+    alive = W.isfinite().all(-1).all(-1) & b.isfinite().all(-1)
+    data = _first_members(run, count)
+    n = data.n_samples if config.loss == "sample" else _sizes(config)[0]
+    assert n is not None
+    train_loss = data.train_loss(importance) if config.loss == "sample" else None
+    loss = train_loss or data.expected_loss(importance)
+    settings = _settings(config, n)
+    keys = np.stack(
+        [
+            streams.member_keys(config.seed, data.members, f"llc {step}")
+            for step in weights["step"][kept]
+        ]
+    )
+    # A diverged member stays in the stack, at parameters that cost nothing and mean nothing.
+    W = W.where(alive[..., None, None], 0.0)
+    b = b.where(alive[..., None], 0.0)
+    estimate = _estimate(config, loss, W, b, settings, keys)
+    points = data.critical_points(W.shape[-2], importance)
+    theory = {point.label: point.llc for point in points}
+    labels = np.array(classify(W, b)) if W.shape[-2] == 2 else np.full(alive.shape, "other")
+    rows = []
+    for (i, j), row in zip(np.ndindex(*alive.shape), _rows(estimate), strict=True):
+        if alive[i, j]:
+            label = str(labels[i, j])
+            rows.append(
+                {
+                    "step": int(weights["step"][kept[i]]),
+                    "member": data.members[j],
+                    "phase": label,
+                    "theory": theory.get(label),
+                    **row,
+                    "n_chains": config.n_chains,
+                    "nbeta": settings["nbeta"],
+                    "lr": settings["lr"],
+                    "localization": settings["localization"],
+                    "loss": config.loss,
+                }
+            )
+    if not rows:
+        raise ValueError(f"run={config.run}: all members had diverged at the snapshots asked for")
+    drawn = {"llc": llc_figures.along_training(rows, points)}
+    return Found({"estimates": rows}, drawn, ["theory is that of the phase's critical point"])
+
+
+# ------------------------------------------------------------------------------- from the config
+
+
+def _dtype(config: DictConfig) -> torch.dtype:
+    dtypes = {"float64": torch.float64, "float32": torch.float32}
+    if config.dtype not in dtypes:
+        raise ValueError(f"dtype must be float64 or float32, got {config.dtype}")
+    return dtypes[config.dtype]
+
+
+def _list(value: Any) -> list[Any]:
+    return list(value) if OmegaConf.is_list(value) else [value]
+
+
+def _sizes(config: DictConfig) -> list[int]:
+    sizes = _list(config.n_samples)
+    if not sizes or not all(isinstance(n, int) and n >= 2 for n in sizes):
+        raise ValueError(f"n_samples must be one or more numbers >= 2, got {config.n_samples}")
+    if len(set(sizes)) < len(sizes):
+        raise ValueError(f"n_samples has a number twice: {config.n_samples}")
+    return sizes
+
+
+def _settings(config: DictConfig, n: int, i: int = 0) -> dict[str, Any]:
+    """nbeta, lr, localization and the lengths of the chains at the i-th n."""
+
+    def at(name: str) -> float | None:
+        values = _list(config[name])
+        if OmegaConf.is_list(config[name]) and len(values) != len(_sizes(config)):
+            raise ValueError(
+                f"{name} must be a number or a list as long as n_samples={config.n_samples}, "
+                f"got {config[name]}"
+            )
+        value = values[i if len(values) > 1 else 0]
+        if value is not None and not isinstance(value, int | float):
+            raise ValueError(f"{name} must be a number, got {value}")
+        return value
+
+    nbeta = at("nbeta")
+    nbeta = n / math.log(n) if nbeta is None else nbeta
+    lr = at("lr")
+    if lr is None:
+        if not config.lr_times_nbeta > 0:
+            raise ValueError(f"lr_times_nbeta must be positive, got {config.lr_times_nbeta}")
+        lr = config.lr_times_nbeta / nbeta if nbeta > 0 else 1.0
+    settings = {
+        "nbeta": nbeta,
+        "lr": lr,
+        "localization": config.localization,
+        "n_chains": config.n_chains,
+        "n_draws": config.n_draws,
+        "n_burnin": config.n_burnin,
+    }
+    check_settings(**settings)
+    return settings
+
+
+def _points(config: DictConfig) -> list[CriticalPoint]:
+    labels = [str(label) for label in _list(config.point)]
+    if not labels:
+        raise ValueError("point must be one or more labels such as 5, 5+ or 6, got []")
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"point has a label twice: {config.point}")
+    try:
+        return [critical_point(label, config.model.n_features) for label in labels]
+    except ValueError as error:
+        raise ValueError(f"point: {error}") from None
+
+
+def _stacked(config: DictConfig, points: Sequence[CriticalPoint]) -> tuple[Tensor, Tensor]:
+    dtype = _dtype(config)
+    return torch.stack([p.W for p in points]).to(dtype), torch.stack([p.b for p in points]).to(
+        dtype
+    )
+
+
+def _loss(config: DictConfig, n: int) -> Loss:
+    """The population loss, or that of a data set of n inputs, the same for all points."""
+    if config.loss == "population":
+        return PopulationLoss()
+    keys = streams.member_keys(config.seed, [0], f"data {n}")
+    return EmpiricalLoss(draw(SingleFeature(config.model.n_features), keys, 0, n)[0])
+
+
+def _estimate(
+    config: DictConfig,
+    loss: Callable[..., Tensor],
+    W: Tensor,
+    b: Tensor,
+    settings: dict[str, Any],
+    seed: Any,
+) -> LLC:
+    sampler = build(config.sampler)
+    return estimate_llc(loss, W, b, **settings, seed=seed, discard=config.discard, sampler=sampler)
+
+
+def _check_run(config: DictConfig) -> None:
+    folder = Path(str(config.run))
+    if not (folder / "status.json").exists():
+        raise ValueError(f"run={folder} is not a run directory: it has no status.json")
+    if not (folder / "weights.safetensors").exists():
+        raise ValueError(
+            f"run={folder} has no weights.safetensors: it must be a finished run of kgon train "
+            "with the callback snapshots"
+        )
+    settings = runs.load(folder).config
+    if config.loss == "sample" and settings["n_samples"] is None:
+        raise ValueError(
+            f"loss=sample: run={folder} has no data set (it was trained on fresh inputs, "
+            "n_samples=null); use loss=population"
+        )
+    if len(_sizes(config)) > 1:
+        raise ValueError(f"n_samples must be one number with run=DIR, got {config.n_samples}")
+
+
+def _training_run(config: DictConfig) -> tuple[runs.Run, EnsembleData, Tensor | None]:
+    run = runs.load(Path(str(config.run)))
+    data: EnsembleData = build(OmegaConf.create(run.config["datamodule"]))
+    importance = build(OmegaConf.create(run.config["model"]["importance"]))
+    return run, data, importance
+
+
+def _first_members(run: runs.Run, count: int) -> EnsembleData:
+    """The run's data, of its first members only: a member's data set is the same in any company."""
+    node = OmegaConf.create(run.config["datamodule"])
+    node.members = list(node.members)[:count]
+    data: EnsembleData = build(node)
+    return data
+
+
+# ------------------------------------------------------------------------------------- results
+
+
+def _rows(estimate: LLC) -> Rows:
+    """The estimates as rows, in the order of the flattened batch."""
+    columns = {
+        "llc": estimate.mean,
+        "stderr": estimate.stderr,
+        "rhat": estimate.rhat,
+        "ess": estimate.ess,
+        "below": estimate.below,
+        "drift": estimate.drift,
+        "acceptance": estimate.acceptance,
+        "kept": estimate.kept,
+    }
+    values = zip(*(column.flatten().tolist() for column in columns.values()), strict=True)
+    words = [VERDICTS[code] for code in estimate.verdict.flatten().tolist()]
+    return [
+        dict(zip(columns, row, strict=True)) | {"verdict": word}
+        for row, word in zip(values, words, strict=True)
+    ]
+
+
+def _summary(found: Found) -> dict[str, float | str]:
+    rows = next(iter(found.tables.values()))
+    shares = {v: sum(row["verdict"] == v for row in rows) / len(rows) for v in VERDICTS}
+    summary: dict[str, float | str] = {f"llc/share_{v}": share for v, share in shares.items()}
+    for row in rows:
+        if "label" in row and row["llc"] is not None:
+            summary[f"llc/{row['label']}/{row['n_samples']}"] = row["llc"]
+            summary[f"llc_stderr/{row['label']}/{row['n_samples']}"] = row["stderr"]
+    return summary
+
+
+_COLUMNS = {
+    "label": ("label", None),
+    "n_samples": ("n", None),
+    "step": ("step", None),
+    "member": ("member", None),
+    "phase": ("phase", None),
+    "theory": ("theory", 1),
+    "published": ("published", 3),
+    "llc": ("kgon", 2),
+    "stderr": ("s.e.", 2),
+    "rhat": ("R-hat", 2),
+    "kept": ("kept", None),
+    "verdict": ("verdict", None),
+}
+_CALIBRATED = {"lr": ("lr", None), "localization": ("localization", None), "nbeta": ("nbeta", 0)}
+
+
+def _print(found: Found, directory: Path, drawn: Sequence[Path], looks: Sequence[str]) -> None:
+    """Print the first table, its notes, and what to open or type next."""
+    console = Console()
+    name, rows = next(iter(found.tables.items()))
+    columns = _COLUMNS | (_CALIBRATED if name == "chosen" else {})
+    columns = {key: value for key, value in columns.items() if key in rows[0]}
+    table = Table(title="Learning coefficients" if name == "estimates" else "Chosen settings")
+    for title, _ in columns.values():
+        table.add_column(title, justify="left" if title in ("label", "verdict") else "right")
+    for row in rows:
+        table.add_row(*(_cell(key, row, digits) for key, (_, digits) in columns.items()))
+    console.print(table)
+    for note in found.notes:
+        console.print(f"  {note}", highlight=False)
+    console.print(f"\n  [bold]{directory}[/bold]", highlight=False)
+    for path in drawn:
+        console.print(f"    {path.relative_to(directory)}", highlight=False)
+    for look in looks:
+        console.print(f"  {look}", highlight=False, soft_wrap=True)
+
+
+def _cell(key: str, row: dict[str, Any], digits: int | None) -> str:
+    value = row[key]
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "-"
+    if key == "published":
+        spread = row["published_spread"]
+        mark = "" if row["source"] == PAPER else " *"
+        return f"{value:g}{mark}" if spread is None else f"{value:g} ± {spread:g}"
+    if key == "kept" and "n_chains" in row:
+        return f"{value} of {row['n_chains']}"
+    if key == "lr":
+        return f"{value:.2g}"
+    return str(value) if digits is None else f"{value:.{digits}f}"
