@@ -10,8 +10,8 @@ by luck. A setting is *admissible* for a point if
 3. no larger lr, with this acceptance and all else equal, escapes: what happens there is a matter
    of time here, as n_draws steps of size lr are n_draws lr of the chain's time;
 4. it is stable in lr: of the settings that differ only in lr, the next smaller or the next larger
-   one has the verdict ok too, and each of these two that has agrees within STABLE standard errors
-   of the difference.
+   one passes rules 1 and 2 too, and each of these two that does agrees within STABLE standard
+   errors of the difference or a share SAME of the estimate.
 
 Of the admissible settings, the one chosen has the first possible nbeta in the order given, then the
 smallest localization (the least that it pulls the estimate down), then the lr with the largest
@@ -38,6 +38,9 @@ directions are curved (k-gons of 5 or 6 columns), less where they are curved une
 
 STABLE = 2.0
 """Standard errors of a difference. The noise is common, so that they err on the large side."""
+
+SAME = 0.05
+"""Share of an estimate that is no difference: half of the bias that ACCEPTANCE allows."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def calibrate(
     n_chains: int,
     n_draws: int,
     n_burnin: int,
-    seed: int,
+    seed: int | streams.Keys,
     sampler: SamplerFactory = SGLD,
 ) -> Calibration:
     """Estimate at every setting of the grid and choose among them.
@@ -89,13 +92,16 @@ def calibrate(
     batch = tuple(params[0].shape[:n_batch])
     shape = tuple(map(len, grid))
     axes = [
-        torch.tensor(values).double().reshape(*[-1 if i == axis else 1 for i in range(3)])
+        torch.tensor(values, dtype=torch.float64).reshape(
+            *[-1 if i == axis else 1 for i in range(3)]
+        )
         for axis, values in enumerate(grid)
     ]
     steps, pulls, temperatures = (
         values.reshape(*values.shape, *[1] * n_batch).expand(*shape, *batch) for values in axes
     )
-    keys = streams.member_keys(seed, range(math.prod(batch)), "llc").reshape(batch)
+    if isinstance(seed, int):
+        seed = streams.member_keys(seed, range(math.prod(batch)), "llc").reshape(batch)
     estimate = estimate_llc(
         loss,
         *(p.expand(*shape, *p.shape) for p in params),
@@ -105,7 +111,7 @@ def calibrate(
         n_chains=n_chains,
         n_draws=n_draws,
         n_burnin=n_burnin,
-        seed=np.broadcast_to(keys, (*shape, *batch)).copy(),
+        seed=np.broadcast_to(seed, (*shape, *batch)).copy(),
         sampler=sampler,
     )
     admissible = _admissible(estimate)
@@ -141,13 +147,15 @@ def _admissible(estimate: LLC) -> Tensor:
     lost = (estimate.verdict == VERDICTS.index("escaped")) & accepted
     lost_at_or_above = lost.flip(0).cumsum(0).flip(0) > 0
     error = (estimate.stderr[1:].square() + estimate.stderr[:-1].square()).sqrt()
-    agree = (estimate.mean[1:] - estimate.mean[:-1]).abs() <= STABLE * error
-    both = ok[1:] & ok[:-1]
+    allowed = torch.maximum(STABLE * error, SAME * estimate.mean[:-1].abs())
+    agree = (estimate.mean[1:] - estimate.mean[:-1]).abs() <= allowed
+    sound = ok & accepted
+    both = sound[1:] & sound[:-1]
     none = torch.zeros_like(ok[:1])
     # The pairs (i, i + 1), seen from their larger and from their smaller member.
     supported = torch.cat([none, both & agree]) | torch.cat([both & agree, none])
     contradicted = torch.cat([none, both & ~agree]) | torch.cat([both & ~agree, none])
-    return ok & accepted & ~lost_at_or_above & supported & ~contradicted
+    return sound & ~lost_at_or_above & supported & ~contradicted
 
 
 def _choose(estimate: LLC, admissible: Tensor) -> Tensor:

@@ -219,7 +219,7 @@ def estimate_llc(
             f"loss returned shape {tuple(batch)}, which is not a leading part of the parameters' "
             f"shapes {[tuple(p.shape) for p in points]}: it must give one value for each point"
         )
-    _check_memory(n_draws, n_chains, batch)
+    check_memory(n_draws, n_chains, math.prod(batch))
     settings = {
         name: _per_point(name, value, batch)
         for name, value in {"nbeta": nbeta, "lr": lr, "localization": localization}.items()
@@ -286,12 +286,13 @@ class _Exact:
         return value, dW.to(W), db.to(b)
 
 
-def _check_memory(n_draws: int, n_chains: int, batch: tuple[int, ...]) -> None:
-    # The losses of the draws, and as much again to look at them, point by point or all.
-    needed, available = 2 * 8 * n_draws * n_chains * math.prod(batch), available_memory()
+def check_memory(n_draws: int, n_chains: int, n_points: int) -> None:
+    """ValueError if the losses of all draws would not fit into memory."""
+    # 8 bytes each, and as much again to look at them.
+    needed, available = 2 * 8 * n_draws * n_chains * n_points, available_memory()
     if needed > available:
         raise ValueError(
-            f"n_draws={n_draws} of n_chains={n_chains} chains at {math.prod(batch)} points need "
+            f"n_draws={n_draws} of n_chains={n_chains} chains at {n_points} points need "
             f"{needed / 2**30:.1f} GiB of memory for their losses, and {available / 2**30:.1f} GiB "
             "are free: take fewer draws, chains or points"
         )

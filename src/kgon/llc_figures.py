@@ -151,7 +151,7 @@ def calibration(
     x, pulls, temperatures = (np.asarray(v, dtype=float) for v in (lr, localization, nbeta))
     y, error, good = np.asarray(mean), np.asarray(stderr), np.asarray(admissible, dtype=bool)
     legend = _legend_height(len(pulls))
-    figure = Figure(figsize=(WIDTH, 0.45 + legend + 1.5 * len(temperatures)))
+    figure = Figure(figsize=(WIDTH, 0.3 + legend + 1.5 * len(temperatures)))
     height = figure.get_size_inches()[1]
     shades = [phase_color(label), *(phase_color(k) for k in ("4", "6", "7", "8", "3"))]
     colours = [shades[i % len(shades)] for i in range(len(pulls))]

@@ -1,7 +1,7 @@
 """kgon llc: learning coefficients at critical points or at a training run's snapshots."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -21,7 +22,7 @@ from kgon.cli.train import build
 from kgon.critical import CriticalPoint, critical_point
 from kgon.data import SingleFeature, draw
 from kgon.datamodule import EnsembleData
-from kgon.llc import LLC, VERDICTS, check_settings, estimate_llc
+from kgon.llc import LLC, VERDICTS, check_memory, check_settings, estimate_llc
 from kgon.loss import EmpiricalLoss, Loss, PopulationLoss
 from kgon.phases import classify
 
@@ -74,7 +75,7 @@ def check(config: DictConfig) -> None:
     if config.discard is not None and not 0 <= config.discard <= 1:
         raise ValueError(f"discard must lie in [0, 1] or be null, got {config.discard}")
     if config.run is None:
-        _points(config)
+        n_points = len(_points(config))
     else:
         if config.calibrate:
             raise ValueError("calibrate=true works at critical points; leave out run=")
@@ -82,7 +83,10 @@ def check(config: DictConfig) -> None:
             if not (isinstance(config[name], int) and config[name] >= 1):
                 raise ValueError(f"{name} must be a number >= 1, got {config[name]}")
         _check_run(config)
-    if config.calibrate:
+        n_points = config.snapshots * config.members
+    if not config.calibrate:
+        check_memory(config.n_draws, config.n_chains, n_points)
+    else:
         for name in ("lr_factors", "localization", "nbeta_factors"):
             values = config.calibration[name]
             if not OmegaConf.is_list(values) or not values or not all(v >= 0 for v in values):
@@ -94,6 +98,9 @@ def check(config: DictConfig) -> None:
                 "calibration.lr_factors must be two or more increasing numbers, got "
                 f"{config.calibration.lr_factors}"
             )
+        grid = config.calibration
+        n_settings = len(grid.lr_factors) * len(grid.localization) * len(grid.nbeta_factors)
+        check_memory(grid.n_draws, grid.n_chains, n_settings * n_points)
 
 
 def task(config: DictConfig) -> None:
@@ -133,7 +140,7 @@ def at_critical_points(config: DictConfig) -> Found:
     rows: Rows = []
     for i, n in enumerate(_sizes(config)):
         settings = _settings(config, n, i)
-        estimate = _estimate(config, _loss(config, n), W, b, settings, config.seed)
+        estimate = _estimate(config, _loss(config, n), W, b, settings, _keys(config, points))
         for point, row in zip(points, _rows(estimate), strict=True):
             known = PUBLISHED.get((point.label, n)) if point.n_features == 6 else None
             published, spread, source = known or (None, None, None)
@@ -154,12 +161,17 @@ def at_critical_points(config: DictConfig) -> Found:
                     "kind": point.kind,
                 }
             )
-    notes = [
-        f"published: {source}" for source in dict.fromkeys(r["source"] for r in rows) if source
-    ]
-    if any(p.k == 4 for p in points):
-        notes.append(f"theory at 4-gons: the volume exponent; the paper lists {FOUR_GONS}")
+    sources = dict.fromkeys(row["source"] for row in rows)
+    marks = {PAPER: "published", REPRODUCTION: "*"}
+    notes = [f"{mark}: {source}" for source, mark in marks.items() if source in sources]
+    notes += _on_four_gons(point.label for point in points)
     return Found({"estimates": rows}, {"llc": llc_figures.against_theory(rows)}, notes)
+
+
+def _on_four_gons(labels: Iterable[str]) -> list[str]:
+    if not any(label.startswith("4") for label in labels):
+        return []
+    return [f"theory at 4-gons is the volume exponent; the paper lists {FOUR_GONS}"]
 
 
 def calibrated(config: DictConfig) -> Found:
@@ -179,7 +191,7 @@ def calibrated(config: DictConfig) -> Found:
             n_chains=asked.n_chains,
             n_draws=asked.n_draws,
             n_burnin=asked.n_burnin,
-            seed=config.seed,
+            seed=_keys(config, points),
             sampler=build(config.sampler),
         )
         shape = result.admissible.shape
@@ -213,8 +225,8 @@ def calibrated(config: DictConfig) -> Found:
                 point.llc,
             )
     notes = [
-        f"chosen: verdict ok, acceptance >= {ACCEPTANCE:g}, stable in lr, no escape at a larger one;",
-        "of these the first nbeta, the smallest localization, the largest ESS; -: there is none",
+        f"chosen: verdict ok, acceptance >= {ACCEPTANCE:g}, stable in lr, no escape later;",
+        "of these the first nbeta, the smallest localization, the largest ESS; -: none",
     ]
     return Found({"chosen": chosen, "calibration": grid}, drawn, notes)
 
@@ -271,7 +283,8 @@ def at_snapshots(config: DictConfig) -> Found:
     if not rows:
         raise ValueError(f"run={config.run}: all members had diverged at the snapshots asked for")
     drawn = {"llc": llc_figures.along_training(rows, points)}
-    return Found({"estimates": rows}, drawn, ["theory is that of the phase's critical point"])
+    notes = ["theory is that of the phase's critical point"]
+    return Found({"estimates": rows}, drawn, [*notes, *_on_four_gons(row["phase"] for row in rows)])
 
 
 # ------------------------------------------------------------------------------- from the config
@@ -348,6 +361,12 @@ def _stacked(config: DictConfig, points: Sequence[CriticalPoint]) -> tuple[Tenso
     return torch.stack([p.W for p in points]).to(dtype), torch.stack([p.b for p in points]).to(
         dtype
     )
+
+
+def _keys(config: DictConfig, points: Sequence[CriticalPoint]) -> streams.Keys:
+    """Noise that is a point's own, whichever others are asked for."""
+    keys = [streams.member_keys(config.seed, [0], f"llc {point.label}") for point in points]
+    return np.concatenate(keys)
 
 
 def _loss(config: DictConfig, n: int) -> Loss:
@@ -452,18 +471,25 @@ _COLUMNS = {
     "kept": ("kept", None),
     "verdict": ("verdict", None),
 }
-_CALIBRATED = {"lr": ("lr", None), "localization": ("localization", None), "nbeta": ("nbeta", 0)}
+_CALIBRATED = {
+    **{k: v for k, v in _COLUMNS.items() if k not in ("published", "rhat", "kept")},
+    "lr": ("lr", None),
+    "localization": ("local.", None),
+    "nbeta": ("nbeta", 0),
+}
 
 
 def _print(found: Found, directory: Path, drawn: Sequence[Path], looks: Sequence[str]) -> None:
     """Print the first table, its notes, and what to open or type next."""
     console = Console()
     name, rows = next(iter(found.tables.items()))
-    columns = _COLUMNS | (_CALIBRATED if name == "chosen" else {})
+    columns = _CALIBRATED if name == "chosen" else _COLUMNS
     columns = {key: value for key, value in columns.items() if key in rows[0]}
-    table = Table(title="Learning coefficients" if name == "estimates" else "Chosen settings")
-    for title, _ in columns.values():
-        table.add_column(title, justify="left" if title in ("label", "verdict") else "right")
+    title = "Learning coefficients" if name == "estimates" else "Chosen settings"
+    table = Table(title=title, box=SIMPLE)
+    for heading, _ in columns.values():
+        left = heading in ("label", "phase", "verdict")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
     for row in rows:
         table.add_row(*(_cell(key, row, digits) for key, (_, digits) in columns.items()))
     console.print(table)
@@ -483,9 +509,9 @@ def _cell(key: str, row: dict[str, Any], digits: int | None) -> str:
     if key == "published":
         spread = row["published_spread"]
         mark = "" if row["source"] == PAPER else " *"
-        return f"{value:g}{mark}" if spread is None else f"{value:g} ± {spread:g}"
+        return f"{value:g}{mark}" if spread is None else f"{value:g}±{spread:g}"
     if key == "kept" and "n_chains" in row:
-        return f"{value} of {row['n_chains']}"
+        return f"{value}/{row['n_chains']}"
     if key == "lr":
         return f"{value:.2g}"
     return str(value) if digits is None else f"{value:.{digits}f}"

@@ -39,7 +39,7 @@ def check(config: DictConfig) -> None:
     small.members = 1
     build(small.model)
     build(small.datamodule)
-    build(small.callbacks)
+    build(small.get("callbacks") or {})
     check_trainer(build_trainer(small, [], False))
 
 
@@ -71,7 +71,7 @@ def task(config: DictConfig) -> None:
         with tracking.tracked(logger, settings):
             model: TMS = build(config.model)
             data: EnsembleData = build(config.datamodule)
-            callbacks = list(build(config.callbacks).values())
+            callbacks = list(build(config.get("callbacks") or {}).values())
             trainer = build_trainer(config, callbacks, logger)
             train(model, data, trainer, directory.path)
             results = record.write(directory, model, data)

@@ -1,0 +1,240 @@
+"""The figures of a posterior job: rows of a phase diagram in, a matplotlib `Figure` out.
+
+Width, fonts, colours and markers are those of `figures`. Bands and bars are over data sets.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from kgon.figures import (
+    _FONT,
+    _GREY,
+    _INK,
+    WIDTH,
+    _axes,
+    _label_axes,
+    _legend_height,
+    _phase_legend,
+    _title,
+    phase_color,
+    phase_marker,
+    phase_order,
+)
+from kgon.phase_diagram import LEAST_SHARE, PhaseDiagram
+
+_LEFT, _RIGHT, _FOOT = 0.46, 0.12, 0.36
+_STYLES = ("--", ":")
+_MOST_PHASES = 4
+
+
+def phases(
+    diagram: PhaseDiagram,
+    *,
+    predicted: Mapping[str, float | None],
+    pair: tuple[str, str] | None = None,
+    crossing: tuple[float, float] = (math.nan, math.nan),
+) -> Figure:
+    """Shares of the posterior by number of vertices against n, by every labelling rule, with the
+    rules' agreement below.
+
+    Lines are means and bands the range over data sets.
+
+    Args:
+        predicted: crossings by name, as vertical lines; one beyond the sizes, or None, is only
+            named.
+        pair: the families that `predicted` and `crossing` are about.
+        crossing: mean and standard deviation of the measured one, drawn at a share of one half.
+    """
+    n = np.array(diagram.n_samples, dtype=float)
+    rules = diagram.rules
+    nuts = diagram.share("k", rules[0], "nuts")
+    heights = [1.35] + [0.85] * (len(rules) - 1) + ([0.7] if len(rules) > 1 else [])
+    gap = 0.22
+    shown = phase_order(
+        phase
+        for rule in rules
+        for phase, share in diagram.share("k", rule).items()
+        if float(share.mean(1).max()) >= LEAST_SHARE
+    )
+    handles: list[Any] = [Line2D([], [], color=phase_color(k), lw=1.4, label=k) for k in shown]
+    n_notes = len(predicted) + bool(math.isfinite(crossing[0])) + bool(nuts)
+    above = 0.24 + _legend_height(len(handles)) + 0.13 * n_notes + 0.12
+    height = sum(heights) + gap * (len(heights) - 1) + above + _FOOT
+    figure = Figure(figsize=(WIDTH, height))
+    top = height - above
+    axes = []
+    for h in heights:
+        axes.append(_axes(figure, _LEFT, top - h, WIDTH - _RIGHT, top))
+        top -= h + gap
+    for ax, rule in zip(axes, rules, strict=False):
+        for phase, share in diagram.share("k", rule).items():
+            if phase in shown:
+                _band(ax, n, share.numpy(), phase_color(phase), f"{rule}-{phase}")
+        ax.set_ylim(0, 1)
+        ax.set_yticks([0, 0.5, 1] if rule == rules[0] else [0, 1])
+        _name(ax, f"labels by {rule}" + (" (reference)" if rule == rules[0] and rules[1:] else ""))
+        _label_axes(ax, None, "share" if rule != rules[0] else "share of the posterior")
+    for phase, share in nuts.items():
+        if phase in shown:
+            axes[0].plot(
+                n, share.mean(1), ls=(0, (2, 1.5)), lw=1.0, color=phase_color(phase)
+            ).pop().set_gid(f"nuts-{phase}")
+    notes: list[Any] = []
+    of = f"{pair[0]} to {pair[1]} " if pair else ""
+    for (name, at), style in zip(predicted.items(), _STYLES, strict=False):
+        inside = at is not None and n[0] <= at <= n[-1]
+        where = "none" if at is None else f"n = {at:.0f}" + ("" if inside else ", not in the frame")
+        notes.append(
+            Line2D([], [], color=_INK, lw=0.9, ls=style, label=f"{of}predicted, {name}: {where}")
+        )
+        if at is not None and inside:
+            for ax in axes[: len(rules)]:
+                ax.axvline(at, color=_INK, lw=0.9, ls=style, zorder=1).set_gid("predicted")
+    mean, sd = crossing
+    if math.isfinite(mean):
+        dots: dict[str, Any] = {"color": _INK, "marker": "D", "ms": 3.5, "lw": 1.0}
+        axes[0].errorbar(
+            mean, 0.5, xerr=sd if math.isfinite(sd) else None, capsize=2, zorder=6, **dots
+        ).lines[0].set_gid("measured")
+        spread = f" ± {sd:.0f} (sd over data sets)" if math.isfinite(sd) else ""
+        notes.append(Line2D([], [], label=f"{of}measured: n = {mean:.0f}{spread}", **dots))
+    if nuts:
+        notes.append(Line2D([], [], color=_INK, ls=(0, (2, 1.5)), lw=1.0, label="NUTS, mean"))
+    if len(rules) > 1:
+        ax = axes[-1]
+        for rule, marker in zip(rules[1:], ("o", "s"), strict=False):
+            values = diagram.agreement_with(rule).numpy()
+            _band(ax, n, values, _INK if marker == "o" else _GREY, f"agree-{rule}", marker)
+        ax.set_ylim(min(0.5, float(diagram.agreement_with(rules[-1]).min())), 1)
+        _label_axes(ax, None, "agreement")
+        words = ", ".join(f"{m} {r}" for m, r in zip("●■", rules[1:], strict=False))
+        _name(ax, f"same $k$ as by {rules[0]}: {words}", low=True)
+    for ax in axes:
+        _size_axis(ax, n)
+        ax.tick_params(labelbottom=ax is axes[-1])
+    _label_axes(axes[-1], "sample size $n$", None)
+    count = len(diagram.datasets)
+    over = f"mean and range over {count} data sets" if count > 1 else "one data set"
+    _title(figure, f"Posterior share of the $k$-gons, {over}")
+    _phase_legend(figure, handles, 0.2)
+    if notes:
+        figure.legend(
+            handles=notes,
+            loc="upper left",
+            bbox_to_anchor=(0.02, 1 - (0.2 + _legend_height(len(handles))) / height),
+            fontsize=_FONT,
+            frameon=False,
+            handlelength=1.8,
+            labelspacing=0.15,
+            borderpad=0.1,
+            borderaxespad=0.1,
+        )
+    return figure
+
+
+def log_evidence(diagram: PhaseDiagram) -> Figure:
+    """-log Z against n, and below it the standard error of log Z from the replicates."""
+    n = np.array(diagram.n_samples, dtype=float)
+    value, stderr = (
+        diagram.column(name).numpy() for name in ("log_evidence", "log_evidence_stderr")
+    )
+    height = 0.3 + 1.5 + 0.2 + 0.8 + _FOOT
+    figure = Figure(figsize=(WIDTH, height))
+    upper = _axes(figure, _LEFT, height - 1.8, WIDTH - _RIGHT, height - 0.3)
+    lower = _axes(figure, _LEFT, _FOOT, WIDTH - _RIGHT, _FOOT + 0.8)
+    _band(upper, n, -value, _INK, "evidence", "o")
+    for j in range(stderr.shape[1]):
+        lower.plot(n, stderr[:, j], ls="", marker="o", ms=2.2, color=_GREY, alpha=0.7)
+    lower.set_ylim(0, None)
+    for ax in (upper, lower):
+        _size_axis(ax, n)
+    upper.tick_params(labelbottom=False)
+    _label_axes(upper, None, r"$-\log Z_n$")
+    _label_axes(lower, "sample size $n$", "its s.e.")
+    count = len(diagram.datasets)
+    over = f"mean and range over {count} data sets" if count > 1 else "one data set"
+    _title(figure, f"Free energy, {over}")
+    _name(lower, "standard error of each, from replicates")
+    return figure
+
+
+def llc(diagram: PhaseDiagram) -> Figure | None:
+    """The learning coefficient of the posterior within each phase against n, beside theory.
+
+    Dots are means over the data sets in which the phase has at least LEAST_SHARE, bars their
+    standard deviations; dashes are theory. The phases with the largest shares; None if none has
+    an estimate.
+    """
+    rows = [
+        row
+        for row in diagram.llc
+        if row["llc"] is not None and (row["share"] or 0.0) >= LEAST_SHARE
+    ]
+    weight: dict[str, float] = {}
+    for row in rows:
+        weight[row["phase"]] = weight.get(row["phase"], 0.0) + row["share"]
+    chosen = phase_order(sorted(weight, key=lambda p: -weight[p])[:_MOST_PHASES])
+    if not chosen:
+        return None
+    body, above = 1.9, 0.24 + _legend_height(len(chosen)) + 0.16
+    height = body + above + _FOOT
+    figure = Figure(figsize=(WIDTH, height))
+    ax = _axes(figure, _LEFT, _FOOT, WIDTH - _RIGHT, _FOOT + body)
+    n = np.array(diagram.n_samples, dtype=float)
+    step = 0.012 * (n[-1] - n[0])
+    handles = []
+    for i, phase in enumerate(chosen):
+        colour = phase_color(phase)
+        sizes, means, sds, theory = [], [], [], None
+        for size in diagram.n_samples:
+            here = [r for r in rows if r["phase"] == phase and r["n_samples"] == size]
+            if here:
+                values = [r["llc"] for r in here]
+                sizes.append(size + step * (i - (len(chosen) - 1) / 2))
+                means.append(np.mean(values))
+                sds.append(np.std(values, ddof=1) if len(values) > 1 else 0.0)
+                theory = here[0]["theory"]
+        style: dict[str, Any] = {"color": colour, "marker": phase_marker(phase), "ms": 4}
+        ax.errorbar(sizes, means, yerr=sds, lw=0.9, elinewidth=0.7, zorder=3, **style).lines[
+            0
+        ].set_gid(f"llc-{phase}")
+        if theory is not None:
+            ax.axhline(theory, color=colour, lw=1.0, ls="--", zorder=1).set_gid(f"theory-{phase}")
+        handles.append(Line2D([], [], lw=0.9, label=phase, **style))
+    _size_axis(ax, n)
+    _label_axes(ax, "sample size $n$", r"$n\beta\,(E[L_n] - L_n(w^*))$ in the phase")
+    _title(figure, "LLC of the posterior in each phase; dashes: theory")
+    _phase_legend(figure, handles, 0.2)
+    return figure
+
+
+def _band(ax: Axes, n: Any, values: Any, colour: str, gid: str, marker: str | None = None) -> None:
+    """Mean and range over the second axis."""
+    ax.fill_between(
+        n, np.nanmin(values, 1), np.nanmax(values, 1), color=colour, alpha=0.2, lw=0
+    ).set_gid(f"band-{gid}")
+    one = marker or ("o" if len(n) == 1 else None)
+    ax.plot(
+        n, np.nanmean(values, 1), color=colour, lw=1.3, marker=one, ms=2.5, zorder=3,
+        clip_on=False,
+    ).pop().set_gid(f"mean-{gid}")  # fmt: skip
+
+
+def _size_axis(ax: Axes, n: Sequence[float] | Any) -> None:
+    if len(n) > 1:
+        ax.set_xlim(n[0], n[-1])
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+
+
+def _name(ax: Axes, text: str, low: bool = False) -> None:
+    """A panel's name, above its frame."""
+    ax.text(
+        0.0, 1.02, text, transform=ax.transAxes, fontsize=_FONT, color=_INK, ha="left", va="bottom"
+    )

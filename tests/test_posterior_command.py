@@ -1,0 +1,176 @@
+"""kgon posterior from the command line: what it leaves, what it refuses, how it ends."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from kgon import phase_diagram as module
+from kgon import runs
+from kgon.cli import main
+
+TINY = ["n_samples=[20,40,80]", "n_datasets=2", "smc.n_particles=32", "smc.n_replicates=2",
+        "smc.n_moves=1", "smc.n_leapfrog=3", "smc.ess=0.3"]  # fmt: skip
+
+
+def kgon(folder, *words, status=0):
+    done = subprocess.run(
+        [sys.executable, "-m", "kgon", "posterior", *words, *TINY],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "140", "PYTHONPATH": str(Path(runs.__file__).parents[1])},
+        timeout=200,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("posterior")
+    done = kgon(folder)
+    (path,) = runs.find([folder / "multirun"])
+    return folder, runs.load(path), done.stdout
+
+
+def test_a_job_leaves_tables_figures_and_a_status(job):
+    _, run, printed = job
+    assert run.status["state"] == "finished" and run.config["command"] == "posterior"
+    assert run.path.name.startswith("posterior-")
+    tables = {p.stem: pq.read_table(p).to_pylist() for p in run.path.glob("*.parquet")}
+    assert set(tables) == {
+        "posteriors", "shares", "agreement", "llc", "transitions", "predictions",
+    }  # fmt: skip
+    places = [(n, d) for n in (20, 40, 80) for d in (0, 1)]
+    assert [(r["n_samples"], r["dataset"]) for r in tables["posteriors"]] == places
+    for n, d in places:
+        shares = [
+            r["share"]
+            for r in tables["shares"]
+            if (r["n_samples"], r["dataset"], r["rule"], r["by"]) == (n, d, "hull", "k")
+        ]
+        assert sum(shares) == pytest.approx(1)
+    for name in ("phases", "log_evidence", "llc"):
+        assert (run.path / "figures" / f"{name}.png").stat().st_size > 1000
+        assert (run.path / "figures" / f"{name}.svg").stat().st_size > 1000
+    # The predictions of eq. (9) for both conventions stand beside what was measured.
+    for word in ("601", "1316", "381", "Bayesian transitions", "LLC within a phase"):
+        assert word in printed
+
+
+def test_a_job_leaves_a_finished_wandb_run(job):
+    folder, _, _ = job
+    (path,) = folder.glob("multirun/*/wandb/offline-run-*")
+    done = subprocess.run(
+        [Path(sys.executable).parent / "wandb", "leet", "inspect", "--json", "--summary", path],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    tracked = json.loads(done.stdout)
+    assert tracked["exit_code"] == 0
+    assert tracked["config"]["n_samples"] == [20, 40, 80]
+    summary = tracked["summary"]
+    for key in ("log_evidence/80", "agreement/output", "agreement/hull", "figures/phases"):
+        assert key in summary
+    assert any(key.startswith("share/") for key in summary)
+
+
+def test_the_same_job_again_does_nothing_and_says_so(job):
+    folder, run, _ = job
+    kept = [run.path / "status.json", *run.path.glob("*.parquet"), *run.path.glob("points/*")]
+    before = {path: path.stat().st_mtime_ns for path in kept}
+    assert "finished already" in kgon(folder).stdout
+    assert before == {path: path.stat().st_mtime_ns for path in kept}
+
+
+def in_process(monkeypatch, folder, *words):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["kgon", "posterior", *words, *TINY, "logger=none"])
+    main()
+
+
+def test_a_killed_job_goes_on_and_ends_as_if_nothing_had_happened(job, tmp_path, monkeypatch):
+    original, calls = module.sample_point, []
+
+    def stops(*place, **settings):
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        calls.append(place)
+        return original(*place, **settings)
+
+    monkeypatch.setattr(module, "sample_point", stops)
+    with pytest.raises(KeyboardInterrupt):
+        in_process(monkeypatch, tmp_path, "runs.workers=1")
+    (path,) = runs.find([tmp_path / "multirun"])
+    assert runs.load(path).status["state"] == "interrupted"
+    monkeypatch.setattr(module, "sample_point", original)
+    in_process(monkeypatch, tmp_path, "runs.workers=1")
+    _, whole, _ = job
+    assert path.name == whole.path.name
+    for table in whole.path.glob("*.parquet"):
+        assert pq.read_table(path / table.name).equals(pq.read_table(table))
+
+
+def test_importance_weights_have_no_theory_and_say_so(tmp_path, monkeypatch, capsys):
+    in_process(monkeypatch, tmp_path, "model.importance=0.8", "model.n_features=4")
+    assert "without theory" in capsys.readouterr().out
+    (path,) = runs.find([tmp_path / "multirun"])
+    assert pq.read_table(path / "predictions.parquet").num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["n_samples=600"], "n_samples must be a list of whole numbers >= 1"),
+        (["n_samples=[100,0]"], "got [100, 0]"),
+        (["n_samples=[100,abc]"], "n_samples must be a list"),
+        (["n_datasets=0"], "n_datasets must be a whole number >= 1, got 0"),
+        (["noise_std=0"], "noise_std must be positive and finite, got 0"),
+        (["smc.n_particles=1"], "smc.n_particles must be a whole number >= 2, got 1"),
+        (["n_particles=100"], "did you mean smc.n_particles"),
+        (["model.n_features=0"], "model.n_features must be a whole number >= 1, got 0"),
+        (["pair=[5,5]"], "pair must be two different numbers"),
+        (["runs.workers=0"], "runs.workers must be a whole number >= 1"),
+        (["nuts.run=true", "nuts.start=9"], "nuts.start must be prior or a label"),
+        (["nuts.run=true", "model.importance=0.5"], "model.importance must be null"),
+        (["seed=one"], "seed must be a number"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_starts(
+    tmp_path, monkeypatch, capsys, words, message
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["kgon", "posterior", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    complaint = capsys.readouterr().err
+    assert message in complaint
+    assert len(complaint.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nuts_without_numpyro_names_the_extra(tmp_path, monkeypatch, capsys):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "numpyro" else find(name, *a)
+    )
+    with pytest.raises(SystemExit):
+        in_process(monkeypatch, tmp_path, "nuts.run=true")
+    complaint = capsys.readouterr().err
+    assert "kgon[nuts]" in complaint and len(complaint.strip().splitlines()) == 1
+
+
+def test_nuts_runs_beside(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("numpyro")
+    in_process(monkeypatch, tmp_path, "nuts.run=true", "nuts.n_warmup=20", "nuts.n_draws=10")
+    (path,) = runs.find([tmp_path / "multirun"])
+    assert pq.read_table(path / "chains.parquet").num_rows == 6
+    assert "NUTS P(" in capsys.readouterr().out
