@@ -300,9 +300,9 @@ def test_more_draws_than_memory_are_refused_before_anything_is_taken(monkeypatch
         estimate_llc(quadratic, torch.zeros(3), **{**settings, "n_draws": 10**7, "n_chains": 10**6})
     needed = 2 * 8 * 10 * 4 * 3
     few = {**settings, "n_draws": 10, "n_chains": 4, "n_burnin": 0}
-    monkeypatch.setattr("kgon.llc.available_memory", lambda: needed)
+    monkeypatch.setattr("kgon.memory.available_memory", lambda: needed)
     estimate_llc(quadratic, torch.zeros(3, 2), **few)
-    monkeypatch.setattr("kgon.llc.available_memory", lambda: needed - 1)
+    monkeypatch.setattr("kgon.memory.available_memory", lambda: needed - 1)
     with pytest.raises(ValueError, match="take fewer draws"):
         estimate_llc(quadratic, torch.zeros(3, 2), **few)
 

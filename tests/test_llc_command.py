@@ -12,7 +12,7 @@ from kgon.cli import main
 from kgon.critical import critical_point, critical_points
 from kgon.figures import phase_color
 
-TINY = ["n_chains=8", "n_draws=60", "n_burnin=20", "logger=none"]
+TINY = ["discard=null", "n_chains=8", "n_draws=60", "n_burnin=20", "logger=none"]
 
 
 @pytest.fixture

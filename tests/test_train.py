@@ -146,6 +146,7 @@ def test_a_failing_job_is_recorded_as_failed_and_exits_non_zero(tmp_path):
         (["trainer.devices=2"], "one device"),
         (["+trainer.strategy=ddp", "trainer.devices=2"], "one device"),
         (["trainer.gradient_clip_val=1.0"], "couple the members"),
+        (["members=100000000"], "GiB of memory"),
         (["callbacks.llc.lr=0"], "lr must be positive, got 0"),
         (["optimizer._target_=torch.optim.LBFGS", "~optimizer.momentum", "~optimizer.weight_decay"],
          "couples the members"),

@@ -19,11 +19,9 @@ need does not grow with their number; fewer at once is also faster, as they stay
 
 import copy
 import math
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,6 +38,7 @@ from torch.overrides import TorchFunctionMode
 
 from kgon import streams
 from kgon.loss import EmpiricalLoss, PopulationLoss
+from kgon.memory import check_fits
 from kgon.moment_kernels import CompiledLoss
 
 VERDICTS = ("ok", "unconverged", "escaped", "diverged")
@@ -289,32 +288,11 @@ class _Exact:
 def check_memory(n_draws: int, n_chains: int, n_points: int) -> None:
     """ValueError if the losses of all draws would not fit into memory."""
     # 8 bytes each, and as much again to look at them.
-    needed, available = 2 * 8 * n_draws * n_chains * n_points, available_memory()
-    if needed > available:
-        raise ValueError(
-            f"n_draws={n_draws} of n_chains={n_chains} chains at {n_points} points need "
-            f"{needed / 2**30:.1f} GiB of memory for their losses, and {available / 2**30:.1f} GiB "
-            "are free: take fewer draws, chains or points"
-        )
-
-
-def available_memory() -> int:
-    """Bytes that this process may still take, by what Linux says; elsewhere half of the memory."""
-    meminfo, limit, used = (
-        Path(p)
-        for p in (
-            "/proc/meminfo",
-            "/sys/fs/cgroup/memory.max",
-            "/sys/fs/cgroup/memory.current",
-        )
+    check_fits(
+        2 * 8 * n_draws * n_chains * n_points,
+        f"the losses of n_draws={n_draws} of n_chains={n_chains} chains at {n_points} points",
+        "take fewer draws, chains or points",
     )
-    if not meminfo.exists():
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
-    free = int(lines["MemAvailable"].split()[0]) * 1024
-    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
-    return free
 
 
 def subkeys(seed: int | streams.Keys, batch: tuple[int, ...], n_chains: int) -> streams.Keys:

@@ -44,6 +44,11 @@ class Schedule:
     def _evenly_spaced(self, n: int) -> list[int]:
         return sorted(set(np.linspace(0, self.max_steps, n + 1).round().astype(int).tolist()))
 
+    def bytes_recorded(self, n_members: int, n_hidden: int, n_features: int) -> int:
+        """Memory that the losses and the parameters of a run's record take, as float64."""
+        a_snapshot = (n_hidden + 1) * n_features
+        return 8 * n_members * (2 * len(self.losses) + a_snapshot * len(self.snapshots))
+
     @cached_property
     def pictures(self) -> list[int]:
         """Eight of the snapshots, the first and the last among them."""

@@ -13,7 +13,9 @@ from omegaconf import DictConfig
 from kgon import record, runs, tracking
 from kgon.cli import config as configs
 from kgon.datamodule import EnsembleData
+from kgon.memory import check_fits
 from kgon.model import TMS
+from kgon.schedule import Schedule
 from kgon.training import check_trainer, train
 
 
@@ -22,7 +24,7 @@ def main() -> None:
     configs.run("train", task, check)
 
 
-def build(config: DictConfig) -> Any:
+def build(config: Any) -> Any:
     """Instantiate a node; a constructor's own complaint comes out as it is."""
     try:
         return instantiate(config, _convert_="all")
@@ -34,13 +36,31 @@ def build(config: DictConfig) -> Any:
 
 def check(config: DictConfig) -> None:
     """Build, with one member, everything that can refuse a value; ValueError says what."""
-    small = config.copy()
     configs.plain(config)
+    check_memory(config)
+    small = config.copy()
     small.members = 1
     build(small.model)
     build(small.datamodule)
     build(small.get("callbacks") or {})
     check_trainer(build_trainer(small, [], False))
+
+
+def check_memory(config: DictConfig) -> None:
+    """Refuse a job whose data sets and record would not fit; it does not grow with the steps."""
+    n_members = len(config.datamodule.members)
+    n, m = config.model.n_features, config.model.n_hidden
+    # Data sets are kept as inputs and, sorted, with three running sums.
+    data = 8 * n_members * (config.n_samples or 0) * (n + 4)
+    schedule = Schedule(max_steps=config.trainer.max_steps, **config.schedule)
+    # The record is stacked once more to be written.
+    record = 2 * schedule.bytes_recorded(n_members, m, n)
+    check_fits(
+        data + record,
+        f"{n_members} members with n_samples={config.n_samples}, n_features={n}, n_hidden={m}, "
+        f"{len(schedule.losses)} losses and {len(schedule.snapshots)} snapshots",
+        "take fewer members, samples, schedule.n_losses or schedule.n_snapshots",
+    )
 
 
 def build_trainer(config: DictConfig, callbacks: list[L.Callback], logger: Any) -> L.Trainer:
