@@ -178,7 +178,7 @@ def test_help_explains_commands_and_groups(tmp_path):
 OPTIONS = sorted(
     f"{path.parent.name}={path.stem}"
     for path in CONF.glob("*/*.yaml")
-    if path.parent.name not in ("callbacks", "model", "trainer")
+    if path.parent.name not in ("callbacks", "llc_experiment", "model", "trainer")
 )
 
 
