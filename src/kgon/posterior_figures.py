@@ -122,7 +122,7 @@ def phases(
     _label_axes(axes[-1], "sample size $n$", None)
     count = len(diagram.datasets)
     over = f"mean and range over {count} data sets" if count > 1 else "one data set"
-    _title(figure, f"Posterior share of the $k$-gons, {over}")
+    _title(figure, f"Posterior: {over}")
     _phase_legend(figure, handles, 0.2)
     if notes:
         figure.legend(
@@ -229,7 +229,8 @@ def _band(ax: Axes, n: Any, values: Any, colour: str, gid: str, marker: str | No
 
 def _size_axis(ax: Axes, n: Sequence[float] | Any) -> None:
     if len(n) > 1:
-        ax.set_xlim(n[0], n[-1])
+        margin = 0.03 * (n[-1] - n[0])
+        ax.set_xlim(n[0] - margin, n[-1] + margin)
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 

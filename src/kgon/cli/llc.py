@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.box import SIMPLE
 from rich.console import Console
@@ -18,7 +17,7 @@ from torch import Tensor
 from kgon import figures, llc_figures, runs, streams, tracking
 from kgon.calibration import ACCEPTANCE, calibrate
 from kgon.cli import config as configs
-from kgon.cli.train import build
+from kgon.cli.jobs import build, job
 from kgon.critical import CriticalPoint, critical_point
 from kgon.data import SingleFeature, draw
 from kgon.datamodule import EnsembleData
@@ -103,31 +102,20 @@ def check(config: DictConfig) -> None:
         check_memory(grid.n_draws, grid.n_chains, n_settings * n_points)
 
 
-def task(config: DictConfig) -> None:
-    """One job: Hydra calls it with a composed config."""
-    hydra = HydraConfig.get()
-    directory = runs.RunDirectory(Path(hydra.runtime.output_dir))
-    state = directory.status()["state"]
-    if state == "finished" and not config.runs.overwrite:
-        print(f"{directory.path} is finished already; runs.overwrite=true runs it again")
-        return
-    settings = configs.plain(config)
+@job
+def task(config: DictConfig, directory: runs.RunDirectory, logger: Any) -> Callable[[], None]:
+    """Estimate, write tables and figures, give them to the logger."""
     work = at_snapshots if config.run else calibrated if config.calibrate else at_critical_points
-    with directory.job("llc", hydra.overrides.task, settings):
-        if state == "finished":
-            directory.clear()
-        logger = build(config.logger)
-        with tracking.tracked(logger, settings):
-            found: Found = work(config)
-            for name, rows in found.tables.items():
-                directory.save_rows(name, rows)
-            drawn = {
-                name: figures.save(figure, directory.path / "figures" / name)[0]
-                for name, figure in found.figures.items()
-            }
-            tracking.log_results(logger, _summary(found), found.tables, drawn)
-            looks = tracking.where_to_look(logger)
-    _print(found, directory.path, [*drawn.values()], looks)
+    found: Found = work(config)
+    for name, rows in found.tables.items():
+        directory.save_rows(name, rows)
+    drawn = {
+        name: figures.save(figure, directory.path / "figures" / name)[0]
+        for name, figure in found.figures.items()
+    }
+    tracking.log_results(logger, _summary(found), found.tables, drawn)
+    looks = tracking.where_to_look(logger)
+    return lambda: _print(found, directory.path, [*drawn.values()], looks)
 
 
 # ------------------------------------------------------------------------------- what to estimate
