@@ -112,7 +112,7 @@ class RunDirectory:
 
     def clear(self) -> None:
         """Remove what an earlier run of the same config left, its checkpoints first."""
-        for name in ("checkpoints", "figures", "wandb", "csv", "tensorboard"):
+        for name in ("checkpoints", "figures", "points", "wandb", "csv", "tensorboard"):
             shutil.rmtree(self.path / name, ignore_errors=True)
         for file in (*self.path.glob("*.parquet"), *self.path.glob("*.safetensors")):
             file.unlink()

@@ -39,7 +39,8 @@ class Schedule:
 
     @cached_property
     def llc(self) -> list[int]:
-        return self._evenly_spaced(self.n_llc)
+        # None at the start: nothing has settled there.
+        return self._evenly_spaced(self.n_llc)[1:]
 
     def _evenly_spaced(self, n: int) -> list[int]:
         return sorted(set(np.linspace(0, self.max_steps, n + 1).round().astype(int).tolist()))

@@ -2,20 +2,18 @@
 
 import importlib.util
 import math
-import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
 from kgon import figures, posterior_figures, runs, tracking
 from kgon.cli import config as configs
-from kgon.cli.train import build
+from kgon.cli.jobs import job
 from kgon.critical import parse_label
 from kgon.phase_diagram import (
     LEAST_SHARE,
@@ -66,35 +64,25 @@ def check(config: DictConfig) -> None:
             raise ValueError(f"paper_llc of {label} must be a number, got {value}")
 
 
-def task(config: DictConfig) -> None:
-    """One job: Hydra calls it with a composed config."""
-    hydra = HydraConfig.get()
-    directory = runs.RunDirectory(Path(hydra.runtime.output_dir))
-    state = directory.status()["state"]
-    if state == "finished" and not config.runs.overwrite:
-        print(f"{directory.path} is finished already; runs.overwrite=true runs it again")
-        return
-    settings = configs.plain(config)
-    points = directory.path / "points"
-    with directory.job("posterior", hydra.overrides.task, settings):
-        if state == "finished":
-            directory.clear()
-            shutil.rmtree(points, ignore_errors=True)
-        logger = build(config.logger)
-        with tracking.tracked(logger, settings):
-            diagram = phase_diagram(
-                points, **_settings(config), workers=config.runs.workers, progress=_progress
-            )
-            tables = _tables(config, diagram)
-            for name, rows in tables.items():
-                directory.save_rows(name, rows)
-            drawn = _draw(config, diagram, tables, directory.path / "figures")
-            # A dashboard's tables are small; the rest is in the run's directory.
-            small = {name: tables[name] for name in ("posteriors", "llc", "predictions")}
-            small["transitions"] = _of_note(tables["transitions"])
-            tracking.log_results(logger, _summary(config, diagram, tables), small, drawn)
-            looks = tracking.where_to_look(logger)
-    _print(config, diagram, tables, directory.path, [*drawn.values()], looks)
+@job
+def task(config: DictConfig, directory: runs.RunDirectory, logger: Any) -> Callable[[], None]:
+    """Sample what is missing, write tables and figures, give them to the logger."""
+    diagram = phase_diagram(
+        directory.path / "points",
+        **_settings(config),
+        workers=config.runs.workers,
+        progress=_progress,
+    )
+    tables = _tables(config, diagram)
+    for name, rows in tables.items():
+        directory.save_rows(name, rows)
+    drawn = _draw(config, diagram, tables, directory.path / "figures")
+    # A dashboard's tables are small; the rest is in the run's directory.
+    small = {name: tables[name] for name in ("posteriors", "llc", "predictions")}
+    small["transitions"] = _of_note(tables["transitions"])
+    tracking.log_results(logger, _summary(config, diagram, tables), small, drawn)
+    looks = tracking.where_to_look(logger)
+    return lambda: _print(config, diagram, tables, directory.path, [*drawn.values()], looks)
 
 
 def _settings(config: DictConfig) -> dict[str, Any]:
