@@ -118,15 +118,19 @@ def test_a_killed_job_counts_as_interrupted_and_its_lock_is_free(zygote, tmp_pat
 def test_of_two_starters_of_one_point_one_works(zygote, tmp_path, uninterrupted, busy):
     first = zygote.start(tmp_path, "train", *JOB)
     until(lambda: list(tmp_path.glob("multirun/*/status.json")), "it has started")
-    second = zygote.run(tmp_path, "train", *JOB, f"runs.busy={busy}")
-    assert second.status == 0, second.output
+    first.kill(signal.SIGSTOP)
+    second = zygote.start(tmp_path, "train", *JOB, f"runs.busy={busy}")
     if busy == "leave":
+        assert second.wait() == 0, second.output
         assert f"is being worked on by process {first.pid}" in second.output
-        assert first.poll() is None
-        assert first.wait() == 0
+        first.kill(signal.SIGCONT)
     else:
-        assert first.wait() == 0
+        time.sleep(3)
+        assert second.poll() is None
+        first.kill(signal.SIGCONT)
+        assert second.wait() == 0, second.output
         assert "finished already" in second.output
+    assert first.wait() == 0, first.output
     assert results(the_run(tmp_path)) == uninterrupted
 
 
@@ -147,12 +151,13 @@ def test_a_full_disk_is_an_error_and_the_checkpoint_before_stays(zygote, small_d
     job = zygote.start(small_disk, "train", *JOB)
     until(lambda: has_checkpoint(small_disk), "there is a checkpoint")
     folder = the_run(small_disk) / "checkpoints"
-    with open(small_disk / "filler", "wb", buffering=0) as filler:
+    with (small_disk / "filler").open("wb", buffering=0) as filler:
         try:
             while True:
                 filler.write(bytes(4096))
         except OSError:
-            pass
+            # Room for a status, none for a checkpoint.
+            filler.truncate((small_disk / "filler").stat().st_size - 3 * 4096)
     assert job.wait() == 1
     assert "could not be written" in job.output and "is whole" in job.output
     assert checkpoints.newest(folder) is not None

@@ -1,7 +1,7 @@
 """kgon commands in processes of their own, at the cost of a fork.
 
-A fresh interpreter needs several seconds for its imports. This one imports them once, never computes
-anything itself, and forks for every command: so a test can kill a job at any moment, often.
+A fresh interpreter needs several seconds for its imports. This one imports them once, computes
+nothing itself, and forks for every command: so a test can kill a job at any moment, often.
 """
 
 import json
@@ -86,6 +86,8 @@ class Started:
 
 
 def _serve() -> None:
+    import arviz  # noqa: F401
+
     import kgon.cli.llc
     import kgon.cli.posterior
     import kgon.cli.runs

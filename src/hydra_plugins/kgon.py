@@ -68,9 +68,9 @@ def _failed(error: BaseException) -> JobReturn:
 class JoblibLauncher(joblib_launcher.JoblibLauncher):
     """Jobs side by side in processes of this machine, by Hydra's joblib launcher.
 
-    A process that dies takes its pool and the jobs beside it along. Those that were at work then get
-    a process of their own, one after the other, so that the one which kills its process is found
-    and the others go on from their checkpoints; the rest is launched again, side by side.
+    A process that dies takes its pool and the jobs beside it along. Those that were at work then
+    get a process of their own, one after the other, so that the one which kills its process is
+    found and the others go on from their checkpoints; the rest is launched again, side by side.
     """
 
     def launch(

@@ -5,6 +5,11 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+
+class Stopped(SystemExit):
+    """The job was told to stop (a signal, Ctrl-C): it is interrupted, and can go on later."""
+
+
 LAST = "last.ckpt"
 BEFORE = "before.ckpt"
 
@@ -21,7 +26,7 @@ def save(folder: Path, write: Callable[[Path], None]) -> None:
     partial = folder / f".{LAST}.{os.getpid()}"
     try:
         write(partial)
-        with open(partial, "rb") as file:
+        with partial.open("rb") as file:
             os.fsync(file.fileno())
         if (folder / LAST).exists():
             (folder / LAST).replace(folder / BEFORE)

@@ -29,6 +29,8 @@ import yaml
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from kgon.checkpoints import Stopped
+
 WITHOUT_EFFECT = (
     "hydra",
     "logger",
@@ -62,7 +64,7 @@ STATES = ("missing", "pending", "running", "interrupted", "failed", "finished")
 """What a run's directory may say of it. Only `failed` and `finished` are ends."""
 
 GRACE_SECONDS = 2.0
-"""How long a starter asks for a lock: a reader holds it for an instant to see whether it is free."""
+"""How long a starter asks for a lock: a reader holds it for an instant, to see if it is free."""
 
 REPORT_SECONDS = 1.0
 """The least time between two reports of progress."""
@@ -72,16 +74,14 @@ class Busy(Exception):
     """Another process is at work in this directory."""
 
 
-class Stopped(SystemExit):
-    """The job was told to stop (a signal, Ctrl-C): it is interrupted, and can go on later."""
-
-
 def write_atomically(path: Path, text: str) -> None:
     """Write a file as a whole or not at all; who reads meanwhile sees the old one."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         partial.write_text(text)
         partial.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -110,7 +110,7 @@ class RunDirectory:
 
     def _locked(self) -> bool:
         try:
-            with open(self.path / ".lock") as file:
+            with (self.path / ".lock").open() as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             return False
@@ -131,7 +131,7 @@ class RunDirectory:
             Busy: another process holds it, and `wait` is false.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / ".lock", "w") as file:
+        with (self.path / ".lock").open("w") as file:
             patience = time.monotonic() + GRACE_SECONDS
             while True:
                 try:
@@ -186,9 +186,14 @@ class RunDirectory:
             yield job
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt | Stopped)
-            # The status first: on a full disk there may be room for one of the two.
-            job.write("interrupted" if stopped else "failed", f"{type(error).__name__}: {error}")
-            (self.path / "error.txt").write_text(traceback.format_exc())
+            try:
+                # The status first: on a full disk there may be room for one of the two.
+                job.write(
+                    "interrupted" if stopped else "failed", f"{type(error).__name__}: {error}"
+                )
+                (self.path / "error.txt").write_text(traceback.format_exc())
+            except OSError as unwritten:
+                error.add_note(f"This could not be recorded: {unwritten}")
             raise
         job.write("finished")
 

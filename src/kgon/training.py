@@ -45,6 +45,8 @@ def train(model: TMS, data: EnsembleData, trainer: L.Trainer, directory: Path) -
     with warnings.catch_warnings():
         # Blocks are computed, not loaded: there is nothing for worker processes to do.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # One process is meant, also where there is a cluster.
+        warnings.filterwarnings("ignore", message=".*`srun` command is available")
         # Lightning's own use of torch's pytree.
         warnings.filterwarnings(
             "ignore", message=".*LeafSpec.* is deprecated", category=FutureWarning

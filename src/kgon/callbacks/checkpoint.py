@@ -10,14 +10,14 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
-from kgon import checkpoints, runs
+from kgon import checkpoints
 
 _SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 """What tells a job to stop: a cluster's preemption or time limit, and everybody else."""
 
 
 class Checkpoints(Checkpoint):
-    """Saves model, optimizer and record in a folder: now and then, at the end, and when told to stop.
+    """Saves model, optimizer and record: now and then, at the end, and when told to stop.
 
     A signal that stops the job is obeyed at the end of the block of steps: the state is saved, then
     whoever wanted the signal before (submitit, who asks for a new start) gets it. When a checkpoint
@@ -72,9 +72,9 @@ class Checkpoints(Checkpoint):
             if callable(handler):
                 handler(signum, None)
         except SystemExit as end:
-            raise runs.Stopped(end.code) from end
+            raise checkpoints.Stopped(end.code) from end
         if signum == signal.SIGUSR2 or not callable(handler):
-            raise runs.Stopped(128 + signum)
+            raise checkpoints.Stopped(128 + signum)
 
     def _restore_handlers(self) -> None:
         for signum, handler in self._handlers.items():

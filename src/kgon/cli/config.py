@@ -166,8 +166,9 @@ def _choices(override: Override) -> Iterator[str]:
         return
     key = override.get_key_element()
     if not override.is_discrete_sweep():  # an interval, of an optimising sweeper
-        assert isinstance(override.value(), IntervalSweep)
-        yield from (f"{key}={end}" for end in (override.value().start, override.value().end))
+        interval = override.value()
+        assert isinstance(interval, IntervalSweep)
+        yield from (f"{key}={end}" for end in (interval.start, interval.end))
         return
     for count, value in enumerate(override.sweep_string_iterator()):
         if count == _MOST_CHOICES:

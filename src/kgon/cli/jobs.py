@@ -16,6 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from kgon import runs, sweeps, tracking
+from kgon.checkpoints import Stopped
 from kgon.cli import config as configs
 
 Work = Callable[[DictConfig, runs.Job, Any], Callable[[], None]]
@@ -47,7 +48,7 @@ def job(work: Work) -> Callable[[DictConfig], float | None]:
     again, without a new try, unless runs.retry=failed. The status and the logger's run end as the
     job ends, whatever happens.
 
-    The task returns the number of the summary that runs.objective names, for sweepers that optimise.
+    The task returns the summary's number that runs.objective names, for sweepers that optimise.
     """
 
     @functools.wraps(work)
@@ -104,14 +105,14 @@ def _work(
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Tell apart a job that was told to stop (`runs.Stopped`) from one that ends itself.
+    """Tell apart a job that was told to stop (`Stopped`) from one that ends itself.
 
     SIGTERM stops a job, unless somebody (submitit) has plans with it. An exit of the job's own is
     an error like others: a sweep goes on with its next point.
     """
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        raise runs.Stopped(128 + signum)
+        raise Stopped(128 + signum)
 
     ours = (
         threading.current_thread() is threading.main_thread()
@@ -121,11 +122,11 @@ def stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, stop)
     try:
         yield
-    except runs.Stopped:
+    except Stopped:
         raise
     except SystemExit as end:
         if isinstance(end.__context__, KeyboardInterrupt):  # what Lightning makes of Ctrl-C
-            raise runs.Stopped(128 + signal.SIGINT) from end
+            raise Stopped(128 + signal.SIGINT) from end
         raise RuntimeError(f"the job exited with status {end.code}") from end
     finally:
         if ours:

@@ -11,8 +11,11 @@ from typing import Any
 from hydra.core.singleton import Singleton
 
 _ENDED = frozenset(
-    ["BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "SPECIAL_EXIT", "TIMEOUT"]
-)
+    (
+        "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
+        "REVOKED", "SPECIAL_EXIT", "TIMEOUT",
+    )
+)  # fmt: skip
 _WRITTEN_SECONDS = 10.0
 """How long a result may take to appear on a network file system after its job has ended."""
 
@@ -101,7 +104,7 @@ def error_of(job: Any) -> str | None:
 
 
 def _run(*words: str) -> str:
-    """What a Slurm command prints; a controller that does not answer is asked again for a minute."""
+    """What a Slurm command prints. A controller that does not answer is asked for a minute."""
     patience = time.monotonic() + 60
     while True:
         done = subprocess.run(words, capture_output=True, text=True)

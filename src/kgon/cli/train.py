@@ -1,7 +1,6 @@
 """kgon train: build the objects of a config, train, leave a record."""
 
 import logging
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -60,16 +59,14 @@ def build_trainer(config: DictConfig, callbacks: list[L.Callback], logger: Any) 
     # What Lightning says at INFO is about itself: devices found, products to try.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     trainer = instantiate(config.trainer, _partial_=True, _convert_="all")
-    with warnings.catch_warnings():
-        # One process whatever started it: no srun, and no cluster's environment says otherwise.
-        warnings.filterwarnings("ignore", message=".*`srun` command is available")
-        return trainer(
-            callbacks=callbacks,
-            logger=logger,
-            enable_checkpointing=bool(callbacks),
-            default_root_dir=config.runs.dir,
-            plugins=[LightningEnvironment()],
-        )
+    return trainer(
+        callbacks=callbacks,
+        logger=logger,
+        enable_checkpointing=bool(callbacks),
+        default_root_dir=config.runs.dir,
+        # One process whatever started it: no cluster's environment says otherwise.
+        plugins=[LightningEnvironment()],
+    )
 
 
 @job
