@@ -132,6 +132,8 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
 
     def __call__(self, *args: Any, **kwargs: Any) -> JobReturn:
         """On the node: run the job; what it raises is Slurm's to know, and stands in its log."""
+        # Hydra's handler of all loggers would write its lines again.
+        logging.getLogger("submitit").propagate = False
         result = super().__call__(*args, **kwargs)
         if result.status == JobStatus.FAILED:
             raise result._return_value
@@ -150,5 +152,5 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         slurm.wait([str(job.job_id) for job in jobs], self.poll_seconds)
         return [
             _failed(RuntimeError(error)) if error else job.result()
-            for job, error in ((job, slurm.error_of(job)) for job in jobs)
+            for job, error in zip(jobs, slurm.errors_of(jobs), strict=True)
         ]

@@ -35,12 +35,18 @@ class Checkpoints(Checkpoint):
         self.every_seconds = every_seconds
         self._saved = time.monotonic()
         self._told: int | None = None
-        self._handlers: dict[int, Any] = {}
+        self._before: dict[int, Any] = {}
+        self._during: dict[int, Any] = {}
+
+    def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        # Lightning puts handlers of its own on top later, which end training on SIGTERM even where
+        # somebody below has decided to ignore it.
+        self._before = {s: signal.getsignal(s) for s in _SIGNALS}
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._saved = time.monotonic()
         if threading.current_thread() is threading.main_thread():
-            self._handlers = {s: signal.signal(s, self._tell) for s in _SIGNALS}
+            self._during = {s: signal.signal(s, self._tell) for s in _SIGNALS}
 
     def _tell(self, signum: int, frame: FrameType | None) -> None:
         self._told = signum
@@ -50,7 +56,7 @@ class Checkpoints(Checkpoint):
         if due or self._told is not None:
             self._save(trainer)
         if self._told is not None:
-            self._stop(self._told)
+            self._obey(self._told)
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._save(trainer)
@@ -65,19 +71,18 @@ class Checkpoints(Checkpoint):
         checkpoints.save(self.folder, trainer.save_checkpoint)
         self._saved = time.monotonic()
 
-    def _stop(self, signum: int) -> None:
-        handler = self._handlers[signum]
-        self._restore_handlers()
+    def _obey(self, signum: int) -> None:
+        self._told = None
+        handler = self._before[signum]
         try:
             if callable(handler):
                 handler(signum, None)
         except SystemExit as end:
             raise checkpoints.Stopped(end.code) from end
-        if signum == signal.SIGUSR2 or not callable(handler):
+        if not callable(handler):
             raise checkpoints.Stopped(128 + signum)
 
     def _restore_handlers(self) -> None:
-        for signum, handler in self._handlers.items():
+        for signum, handler in self._during.items():
             signal.signal(signum, handler)
-        self._handlers = {}
-        self._told = None
+        self._during = {}

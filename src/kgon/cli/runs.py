@@ -14,7 +14,7 @@ from rich.live import Live
 from kgon import runs, sweeps
 from kgon.cli.standing import standing_table
 
-_ENDED = ("finished", "failed", "interrupted", "missing")
+_AT_WORK = ("pending", "running")
 _LOOK_SECONDS = 1.0
 
 
@@ -86,6 +86,6 @@ def _follow(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         while True:
             rows = _rows(arguments)
             live.update(standing_table(rows, _title(arguments)))
-            if all(row["state"] in _ENDED for row in rows):
+            if not any(row["state"] in _AT_WORK for row in rows):
                 return rows
             time.sleep(_LOOK_SECONDS)

@@ -88,13 +88,17 @@ def _states(job_ids: Sequence[str]) -> dict[str, str]:
     return states
 
 
-def error_of(job: Any) -> str | None:
-    """Why a job that has ended gave no result, or None if it gave one."""
-    result = Path(job.paths.result_pickle)
+def errors_of(jobs: Sequence[Any]) -> list[str | None]:
+    """Why each job, all having ended, gave no result; None for one that gave one."""
     patience = time.monotonic() + _WRITTEN_SECONDS
-    while not result.exists() and time.monotonic() < patience:
+    results = [Path(job.paths.result_pickle) for job in jobs]
+    while not all(path.exists() for path in results) and time.monotonic() < patience:
         time.sleep(0.2)
-    if not result.exists():
+    return [_error_of(job) for job in jobs]
+
+
+def _error_of(job: Any) -> str | None:
+    if not Path(job.paths.result_pickle).exists():
         state = _states([str(job.job_id)]).get(str(job.job_id), "gone")
         return (
             f"Slurm job {job.job_id} ended without a result ({state}); its log: {job.paths.stderr}"
