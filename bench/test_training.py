@@ -42,7 +42,7 @@ def kgon_run(distribution, members, n_samples, optimizer, **about):
 
     def run():
         for block in data.blocks(0):
-            rates = [torch_optimizer.param_groups[0]["lr"]] * block.n_steps
+            rates = torch.full((block.n_steps,), torch_optimizer.param_groups[0]["lr"])
             advance(model.W, model.b, torch_optimizer, rates, block, None)
 
     return run, steps

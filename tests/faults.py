@@ -1,4 +1,4 @@
-"""What may happen to a job, as a callback: +callbacks.fault={_target_: faults.Fault, kind: kill}."""
+"""What may happen to a job, as a callback: +callbacks.fault={_target_: faults.Fault, ...}."""
 
 import os
 import signal

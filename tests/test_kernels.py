@@ -30,7 +30,7 @@ def problem(distribution, n_hidden, n_members=5, n_steps=60, dtype=torch.float64
 
 
 def reference(W, b, optimizer, rates, batches, importance):
-    for t, rate in enumerate(rates):
+    for t, rate in enumerate(rates.tolist()):
         loss = DirectLoss(batches.step(t), importance)(W, b).sum()
         optimizer.zero_grad()
         loss.backward()
@@ -45,7 +45,7 @@ def test_a_block_of_steps_equals_torchs_own_steps(make, importance, distribution
     W, b, batches = problem(distribution, n_hidden=2)
     W_ref, b_ref = copy.deepcopy(W), copy.deepcopy(b)
     optimizer, optimizer_ref = make([W, b]), make([W_ref, b_ref])
-    rates = [0.02 - 0.0002 * t for t in range(60)]
+    rates = torch.tensor([0.02 - 0.0002 * t for t in range(60)]).double()
     assert kernels.has_kernel(optimizer)
     # In two blocks: the optimizer's state has to carry over.
     first, second = (
@@ -66,9 +66,9 @@ def test_torch_can_go_on_from_the_kernels_state_and_back():
     optimizer, optimizer_ref = (torch.optim.Adam(p, lr=0.01) for p in ([W, b], [W_ref, b_ref]))
     half = Minibatches(batches.x, batches.order[:, :30].contiguous())
     rest = Minibatches(batches.x, batches.order[:, 30:].contiguous())
-    kernels.advance(W, b, optimizer, [0.01] * 30, half, None)
-    reference(W, b, optimizer, [0.01] * 30, rest, None)
-    reference(W_ref, b_ref, optimizer_ref, [0.01] * 60, batches, None)
+    kernels.advance(W, b, optimizer, torch.full((30,), 0.01), half, None)
+    reference(W, b, optimizer, torch.full((30,), 0.01), rest, None)
+    reference(W_ref, b_ref, optimizer_ref, torch.full((60,), 0.01), batches, None)
     torch.testing.assert_close(W, W_ref, rtol=1e-11, atol=1e-12)
     saved = {k: float(v["step"]) for k, v in optimizer.state_dict()["state"].items()}
     assert saved == {0: 60.0, 1: 60.0}
@@ -78,9 +78,9 @@ def test_torch_can_go_on_from_the_kernels_state_and_back():
 def test_a_member_is_bitwise_the_same_alone_and_in_company(make):
     W, b, batches = problem(SingleFeature(5), n_hidden=2)
     W_alone, b_alone = (nn.Parameter(p[3:4].detach().clone()) for p in (W, b))
-    kernels.advance(W, b, make([W, b]), [0.01] * 60, batches, None)
+    kernels.advance(W, b, make([W, b]), torch.full((60,), 0.01), batches, None)
     own = Minibatches(batches.x[3:4], batches.order[3:4])
-    kernels.advance(W_alone, b_alone, make([W_alone, b_alone]), [0.01] * 60, own, None)
+    kernels.advance(W_alone, b_alone, make([W_alone, b_alone]), torch.full((60,), 0.01), own, None)
     assert torch.equal(W[3:4], W_alone) and torch.equal(b[3:4], b_alone)
 
 
@@ -89,8 +89,10 @@ def test_a_diverged_member_turns_nan_and_leaves_the_others_alone():
     W_ref, b_ref = copy.deepcopy(W), copy.deepcopy(b)
     with torch.no_grad():
         W[2] *= 1e3
-    kernels.advance(W, b, OPTIMIZERS[0]([W, b]), [0.01] * 60, batches, None)
-    kernels.advance(W_ref, b_ref, OPTIMIZERS[0]([W_ref, b_ref]), [0.01] * 60, batches, None)
+    kernels.advance(W, b, OPTIMIZERS[0]([W, b]), torch.full((60,), 0.01), batches, None)
+    kernels.advance(
+        W_ref, b_ref, OPTIMIZERS[0]([W_ref, b_ref]), torch.full((60,), 0.01), batches, None
+    )
     assert not W[2].isfinite().all()
     others = [0, 1, 3, 4]
     assert torch.equal(W[others], W_ref[others]) and torch.equal(b[others], b_ref[others])
@@ -99,8 +101,8 @@ def test_a_diverged_member_turns_nan_and_leaves_the_others_alone():
 def test_float32_stays_within_its_rounding_of_float64():
     W, b, batches = problem(SingleFeature(5), n_hidden=2)
     W32, b32, batches32 = problem(SingleFeature(5), n_hidden=2, dtype=torch.float32)
-    kernels.advance(W, b, OPTIMIZERS[0]([W, b]), [0.01] * 60, batches, None)
-    kernels.advance(W32, b32, OPTIMIZERS[0]([W32, b32]), [0.01] * 60, batches32, None)
+    kernels.advance(W, b, OPTIMIZERS[0]([W, b]), torch.full((60,), 0.01), batches, None)
+    kernels.advance(W32, b32, OPTIMIZERS[0]([W32, b32]), torch.full((60,), 0.01), batches32, None)
     # 60 updates, each rounded to 6e-8 of parameters of size 1, and as much again from gradients.
     error = (W - W32).detach().abs().max()
     assert error < 60 * 2 * 6e-8 * W.detach().abs().max()

@@ -103,11 +103,11 @@ def test_whatever_happens_to_jobs_and_login_they_end_equal(zygote, cluster, envi
 
     sweep = ("train", "-m", *JOB, *SLOW, "seed=1,2,3", *LAUNCHER)
     login = zygote.start(tmp_path, *sweep, **environment)
-    # Told half a minute before a limit of one minute, which comes on top of what happens below.
+    # A limit of two minutes, beside what happens below. Slurm tells 20 to 80 seconds before.
     limited = tmp_path / "limited"
     limit = zygote.start(
-        limited, "train", "-m", *JOB, SLOW[0], "+callbacks.fault.seconds=0.8", "seed=4", *LAUNCHER,
-        "hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=30", **environment,
+        limited, "train", "-m", *JOB, SLOW[0], "+callbacks.fault.seconds=2.2", "seed=4", *LAUNCHER,
+        "hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=20", **environment,
     )  # fmt: skip
 
     def at_work():

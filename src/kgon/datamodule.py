@@ -1,5 +1,6 @@
 """Feeding an ensemble: each member's data set and batch order, in blocks of many steps."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from kgon import streams
 from kgon.critical import CriticalPoint
 from kgon.data import Distribution, FullBatches, Minibatches, draw
-from kgon.loss import EmpiricalLoss, Loss
+from kgon.loss import EmpiricalLoss, Loss, SplitLoss
 from kgon.moment_kernels import CompiledLoss
 
 _BLOCK_BYTES = 2**26
@@ -29,7 +30,7 @@ class EnsembleData(L.LightningDataModule):
             for single-feature data does not depend on n_samples. A finite data set is visited in
             epochs of floor(n_samples / batch_size) batches, in an order that is a function of
             (seed, member, epoch); what does not fill a batch is left out of that epoch.
-        seed: of the job.
+        seed: of the job, or one for each member.
         members: numbers of the members; each one's stream is a function of (seed, number).
         stops: steps at which a block of steps must end, because somebody wants to look.
         block: the most steps in one block.
@@ -41,7 +42,7 @@ class EnsembleData(L.LightningDataModule):
         distribution: Distribution,
         n_samples: int | None,
         batch_size: int | Literal["full"],
-        seed: int,
+        seed: int | Sequence[int],
         members: Sequence[int],
         stops: Sequence[int],
         block: int,
@@ -66,21 +67,57 @@ class EnsembleData(L.LightningDataModule):
         self.distribution = distribution
         self.n_samples = n_samples
         self.batch_size = batch_size
-        self.seed = seed
         self.members = list(members)
+        self.seeds = [seed] * len(self.members) if isinstance(seed, int) else list(seed)
         self.stops = sorted(set(stops))
         self.block = block
         self.dtype = dtype
         self._train_loss: Loss | None = None
+        self.distributions = [(slice(0, len(self.members)), distribution)]
+        """Whose members' inputs are whose; one alone, or those of a pack."""
         self.x = None if n_samples is None else self._draw("data", 0, n_samples)
 
+    @classmethod
+    def pack(cls, parts: Sequence["EnsembleData"]) -> "EnsembleData":
+        """The data of several ensembles, members one after the other, as that of one.
+
+        They may differ in seeds, members and distributions of one kind.
+        """
+        whole = copy.copy(parts[0])
+        whole._train_loss = None
+        whole.members = [member for part in parts for member in part.members]
+        whole.seeds = [seed for part in parts for seed in part.seeds]
+        whole.distributions = []
+        start = 0
+        for part in parts:
+            end = start + len(part.members)
+            if whole.distributions and _equal(whole.distributions[-1][1], part.distribution):
+                before = whole.distributions.pop()[0]
+                whole.distributions.append((slice(before.start, end), part.distribution))
+            else:
+                whole.distributions.append((slice(start, end), part.distribution))
+            start = end
+        inputs = [part.x for part in parts if part.x is not None]
+        whole.x = torch.cat(inputs) if inputs else None
+        return whole
+
+    def keys(self, purpose: str) -> streams.Keys:
+        """The members' streams for a purpose, (n_members,)."""
+        return streams.member_keys(self.seeds, self.members, purpose)
+
     def _draw(self, purpose: str, start: int, count: int) -> Tensor:
-        keys = streams.member_keys(self.seed, self.members, purpose)
-        return draw(self.distribution, keys, start, count).to(self.dtype)
+        keys = self.keys(purpose)
+        drawn = [draw(d, keys[where], start, count) for where, d in self.distributions]
+        return torch.cat(drawn).to(self.dtype)
 
     def expected_loss(self, importance: Tensor | None) -> Loss:
         """The loss under the distribution of the inputs."""
-        return self.distribution.expected_loss(importance)
+
+        def weights(where: slice) -> Tensor | None:
+            return importance if importance is None or importance.ndim == 1 else importance[where]
+
+        losses = [(where, d.expected_loss(weights(where))) for where, d in self.distributions]
+        return losses[0][1] if len(losses) == 1 else SplitLoss(losses)
 
     def train_loss(self, importance: Tensor | None) -> Loss | None:
         """The loss of each member's own data set, or None where inputs are fresh at every step."""
@@ -106,8 +143,7 @@ class EnsembleData(L.LightningDataModule):
             return Minibatches(x, rows.view(1, n_steps, -1).expand(n_members, -1, -1))
         per_epoch = self.x.shape[1] // self.batch_size
         epochs = np.arange(start // per_epoch, (end - 1) // per_epoch + 1)
-        keys = streams.member_keys(self.seed, self.members, "order")
-        order = torch.from_numpy(streams.shuffles(keys, epochs, self.x.shape[1]))
+        order = torch.from_numpy(streams.shuffles(self.keys("order"), epochs, self.x.shape[1]))
         order = order[..., : per_epoch * self.batch_size].reshape(n_members, -1, self.batch_size)
         offset = start - int(epochs[0]) * per_epoch
         return Minibatches(self.x, order[:, offset : offset + n_steps].contiguous())
@@ -129,6 +165,10 @@ class EnsembleData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader(_Blocks(self), batch_size=None)
+
+
+def _equal(one: Distribution, other: Distribution) -> bool:
+    return type(one) is type(other) and vars(one) == vars(other)
 
 
 class _Blocks(IterableDataset):

@@ -1,5 +1,6 @@
 """What was recorded during training: tables with a row for each step and member."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor
 class History:
     """Tables by name; each record holds, for one step, columns of shape (n_members, ...).
 
-    What does not fit that form (plateaus: some for each member) is a list of `rows` by name.
+    What does not fit that form (plateaus: some for each member) is in `lists`, by name a list of
+    rows for each member.
 
     It goes into checkpoints with the model, so that a resumed run has the whole of its record.
     """
@@ -17,7 +19,7 @@ class History:
     def __init__(self) -> None:
         self._steps: dict[str, list[int]] = {}
         self._records: dict[str, list[dict[str, Tensor]]] = {}
-        self.rows: dict[str, list[dict[str, Any]]] = {}
+        self.lists: dict[str, list[list[dict[str, Any]]]] = {}
 
     def add(self, table: str, step: int, **columns: Tensor) -> None:
         """Append a record; a table's columns must be the same every time."""
@@ -42,9 +44,43 @@ class History:
         """All columns of a table, each (n_records, n_members, ...)."""
         return {name: self.column(table, name) for name in self._records[table][0]}
 
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """The rows of a list, of all members one after the other."""
+        return [row for rows in self.lists.get(name, []) for row in rows]
+
+    def of_members(self, where: slice) -> "History":
+        """The record of some members only, as if the others had not been there."""
+        part = History()
+        part._steps = {table: list(steps) for table, steps in self._steps.items()}
+        part._records = {
+            table: [{k: column[where].clone() for k, column in r.items()} for r in records]
+            for table, records in self._records.items()
+        }
+        part.lists = {name: rows[where] for name, rows in self.lists.items()}
+        return part
+
+    @classmethod
+    def joined(cls, parts: Sequence["History"]) -> "History":
+        """The record of ensembles that were looked at at the same steps, as that of one."""
+        whole = cls()
+        whole._steps = dict(parts[0]._steps)
+        if any(part._steps != whole._steps for part in parts):
+            raise ValueError("the records were made at different steps")
+        whole._records = {
+            table: [
+                {k: torch.cat([part._records[table][i][k] for part in parts]) for k in record}
+                for i, record in enumerate(records)
+            ]
+            for table, records in parts[0]._records.items()
+        }
+        whole.lists = {
+            name: [rows for part in parts for rows in part.lists[name]] for name in parts[0].lists
+        }
+        return whole
+
     def state_dict(self) -> dict[str, Any]:
-        return {"steps": self._steps, "records": self._records, "rows": self.rows}
+        return {"steps": self._steps, "records": self._records, "lists": self.lists}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._steps, self._records = state["steps"], state["records"]
-        self.rows = state["rows"]
+        self.lists = state["lists"]

@@ -7,7 +7,8 @@ members shared out over threads. The torch definition stays the oracle (the test
 together) and serves other devices and other optimizers.
 
 Shapes: W (n_members, n_hidden, n_features), b (n_members, n_features), x (n_members, n_rows,
-n_features), order (n_members, n_steps, batch_size), lr (n_steps), importance (n_features).
+n_features), order (n_members, n_steps, batch_size), lr (n_members, n_steps), importance (n_members,
+n_features).
 """
 
 import functools
@@ -77,15 +78,16 @@ def _steps(m: int, n: int, adam: bool) -> Callable[..., None]:
         scale = np.empty(n, W.dtype)
         mW, mb, vW, vb = state
         for s in range(W.shape[0]):
+            rates = lr[s]
             for j in range(n):
                 c[j] = b[s, j]
-                scale[j] = 2.0 * importance[j] / order.shape[2]
+                scale[j] = 2.0 * importance[s, j] / order.shape[2]
                 for k in range(m):
                     w[k, j] = W[s, k, j]
             for t in range(order.shape[1]):
                 _gradient(m, n, w, c, x[s], order[s, t], scale, dW, db, h, g)
                 if decoupled:
-                    shrink = 1.0 - lr[t] * decay
+                    shrink = 1.0 - rates[t] * decay
                     for j in range(n):
                         c[j] *= shrink
                         for k in range(m):
@@ -96,7 +98,7 @@ def _steps(m: int, n: int, adam: bool) -> Callable[..., None]:
                         for k in range(m):
                             dW[k, j] += decay * w[k, j]
                 if adam:
-                    rate = lr[t] / (1.0 - beta1 ** (first + t + 1))
+                    rate = rates[t] / (1.0 - beta1 ** (first + t + 1))
                     root = 1.0 / np.sqrt(1.0 - beta2 ** (first + t + 1))
                     for j in range(n):
                         mb[s, j] += (db[j] - mb[s, j]) * (1.0 - beta1)
@@ -108,9 +110,9 @@ def _steps(m: int, n: int, adam: bool) -> Callable[..., None]:
                             w[k, j] -= rate * mW[s, k, j] / (np.sqrt(vW[s, k, j]) * root + eps)
                 else:
                     for j in range(n):
-                        c[j] -= lr[t] * db[j]
+                        c[j] -= rates[t] * db[j]
                         for k in range(m):
-                            w[k, j] -= lr[t] * dW[k, j]
+                            w[k, j] -= rates[t] * dW[k, j]
             for j in range(n):
                 b[s, j] = c[j]
                 for k in range(m):
@@ -140,14 +142,17 @@ def advance(
     W: Tensor,
     b: Tensor,
     optimizer: torch.optim.Optimizer,
-    lr: list[float],
+    lr: Tensor,
     batches: Minibatches,
     importance: Tensor | None,
 ) -> None:
-    """Advance W and b in place by `len(lr)` steps of `optimizer` on the loss of each minibatch.
+    """Advance W and b in place by as many steps of `optimizer` as there are learning rates, each on
+    the loss of its minibatch.
 
-    The optimizer's own state is used and kept, so a run may go on with torch's `step`, and a
-    checkpoint of one is a checkpoint of the other. Only for optimizers with `has_kernel`.
+    Learning rates (n_steps,) and importance (n_features,) are those of all members; a first axis
+    (n_members) gives each its own. The optimizer's own state is used and kept, so a run may go on
+    with torch's `step`, and a checkpoint of one is a checkpoint of the other. Only for optimizers
+    with `has_kernel`.
     """
     (group,) = optimizer.param_groups
     n_members, m, n = W.shape
@@ -163,8 +168,8 @@ def advance(
                 }
         first = int(optimizer.state[W]["step"])
         moments = [optimizer.state[p][k] for k in ("exp_avg", "exp_avg_sq") for p in (W, b)]
-    if importance is None:
-        importance = torch.ones(n)
+    weight = torch.ones(n) if importance is None else importance
+    weight = weight.to(W.dtype).expand(n_members, n).contiguous()
     beta1, beta2 = group.get("betas", (0.0, 0.0))
     rule = (
         float(group["weight_decay"]),
@@ -174,16 +179,17 @@ def advance(
         float(group.get("eps", 0.0)),
     )
     kernel = _steps(m, n, adam)
-    rates = np.asarray(lr, dtype=np.float64)
-    weight = importance.to(W.dtype).numpy()
+    n_steps = lr.shape[-1]
+    rates = lr.double().expand(n_members, n_steps).contiguous()
 
     def advance_slice(part: slice) -> None:
-        params = [t.detach()[part].numpy() for t in (W, b, batches.x, batches.order)]
+        members = (W, b, batches.x, batches.order, rates, weight)
+        params = [t.detach()[part].numpy() for t in members]
         state = tuple(t.detach()[part].numpy() for t in moments)
-        kernel(*params, rates, weight, state, first, *rule)
+        kernel(*params, state, first, *rule)
 
     # About 20 ns an input, 6 features and 2 hidden dimensions.
-    share_out(advance_slice, n_members, len(lr) * batches.order.shape[2] * m * n * 2e-9)
+    share_out(advance_slice, n_members, n_steps * batches.order.shape[2] * m * n * 2e-9)
     if adam:
         for p in (W, b):
-            optimizer.state[p]["step"] += len(lr)
+            optimizer.state[p]["step"] += n_steps

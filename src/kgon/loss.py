@@ -295,6 +295,26 @@ class DirectLoss:
         return value, dW, output_error.sum(-2)
 
 
+class SplitLoss:
+    """Several losses side by side: each sees its own places on the parameters' last batch axis.
+
+    Args:
+        parts: (places, loss), which together make up the axis, in order.
+    """
+
+    def __init__(self, parts: Sequence[tuple[slice, Loss]]):
+        self.parts = list(parts)
+
+    def __call__(self, W: Tensor, b: Tensor) -> Tensor:
+        return torch.cat([loss(W[..., i, :, :], b[..., i, :]) for i, loss in self.parts], -1)
+
+    def value_and_grad(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The losses and their gradients."""
+        pieces = [loss.value_and_grad(W[..., i, :, :], b[..., i, :]) for i, loss in self.parts]
+        value, dW, db = zip(*pieces, strict=True)
+        return torch.cat(value, -1), torch.cat(dW, -3), torch.cat(db, -2)
+
+
 def population_loss(W: Tensor, b: Tensor, importance: Tensor | None = None) -> Tensor:
     """L(w) = E ||x - ReLU(W^T W x + b)||^2 over x = a e_i, i uniform, a ~ U[0, 1], in closed form.
 

@@ -35,7 +35,7 @@ class TMS(L.LightningModule):
         n_features: input dimension n (the paper's c).
         n_hidden: hidden dimension m (the paper's r).
         members: numbers of the members; with `seed` they name the random streams.
-        seed: of the job.
+        seed: of the job; in an ensemble of several jobs (`packing`) one for each member.
         init: the start.
         optimizer: makes a torch optimizer, elementwise, from parameters.
         scheduler: makes a torch LR scheduler, advanced every step, or None.
@@ -48,7 +48,7 @@ class TMS(L.LightningModule):
         n_features: int,
         n_hidden: int,
         members: Sequence[int],
-        seed: int,
+        seed: int | Sequence[int],
         init: Init,
         optimizer: OptimizerFactory,
         scheduler: SchedulerFactory | None = None,
@@ -63,11 +63,11 @@ class TMS(L.LightningModule):
         check_members_stay_apart(optimizer, scheduler)
         self.automatic_optimization = False
         self.members = list(members)
-        self.seed = seed
+        self.seeds = [seed] * len(self.members) if isinstance(seed, int) else list(seed)
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.history = History()
-        W, b = init(streams.member_keys(seed, self.members, "init"), n_hidden, n_features)
+        W, b = init(self.keys("init"), n_hidden, n_features)
         self.W = nn.Parameter(W.to(dtype))
         self.b = nn.Parameter(b.to(dtype))
         self.importance = importance
@@ -75,6 +75,15 @@ class TMS(L.LightningModule):
         self.register_buffer("diverged_at", torch.full((len(self.members),), -1))
         self.noted: dict[str, float] = {}
         self._unsent: dict[str, float] = {}
+        self.parts: list[tuple[slice, TMS]] = [(slice(0, len(self.members)), self)]
+        """The jobs whose members these are, each with its place on the axis: this one alone, or
+        those of a pack. What is said of an ensemble as a whole is said of each part."""
+        self.clocks: list[Clock] = []
+        """Where parts have learning rates of their own: one for each part."""
+
+    def keys(self, purpose: str) -> streams.Keys:
+        """The members' streams for a purpose, (n_members,)."""
+        return streams.member_keys(self.seeds, self.members, purpose)
 
     def on_cpu(self) -> tuple[Tensor, Tensor]:
         """W and b where the data sets and the compiled losses are."""
@@ -95,16 +104,12 @@ class TMS(L.LightningModule):
 
     def training_step(self, batch: Minibatches | FullBatches) -> None:
         optimizer = self.optimizers(use_pl_optimizer=False)
-        scheduler = self.lr_schedulers()
         assert isinstance(optimizer, torch.optim.Optimizer)
-        rates = []
-        with warnings.catch_warnings():
-            # The rates are read ahead of the steps that use them; torch objects to the order.
-            warnings.filterwarnings("ignore", message="Detected call of .lr_scheduler.step")
-            for _ in range(batch.n_steps):
-                rates.append(float(optimizer.param_groups[0]["lr"]))
-                if scheduler is not None:
-                    scheduler.step()  # type: ignore[union-attr]
+        rates = coming_rates(optimizer, self.lr_schedulers(), batch.n_steps)
+        if self.clocks:
+            own = [clock.rates(self.global_step, batch.n_steps) for clock in self.clocks]
+            sizes = torch.tensor([where.stop - where.start for where, _ in self.parts])
+            rates = torch.stack(own).repeat_interleave(sizes, 0)
         if isinstance(batch, FullBatches):
             loss = self.trainer.datamodule.train_loss(self.importance)  # type: ignore[attr-defined]
             descend(self.W, self.b, optimizer, rates, lambda _: _OnCPU(loss))
@@ -129,15 +134,26 @@ class TMS(L.LightningModule):
         fresh = ~finite & (self.diverged_at < 0)
         self.diverged_at[fresh] = self.global_step
         if not finite.any():
+            self.check_alive()
+
+    def check_alive(self) -> None:
+        """FloatingPointError if all members have diverged."""
+        if bool((self.diverged_at >= 0).all()):
             raise FloatingPointError(
-                f"all {len(self.members)} members diverged by step {self.global_step}: "
+                f"all {len(self.members)} members diverged by step {int(self.diverged_at.max())}: "
                 "lower optimizer.lr or the scale of the start"
             )
 
-    def note(self, metrics: dict[str, float]) -> None:
-        """Collect metrics of this step for the loggers (one call, one row) and for the bar."""
-        self.noted |= metrics
-        self._unsent |= metrics
+    def note(self, metrics: Callable[[slice], dict[str, float]]) -> None:
+        """Collect metrics of this step for the loggers (one call, one row) and for the bar.
+
+        `metrics` gives those of the members at some places of the axis; it is asked about each
+        part.
+        """
+        for where, part in self.parts:
+            own = metrics(where)
+            part.noted |= own
+            part._unsent |= own
 
     def on_train_start(self) -> None:
         self.on_train_batch_end()
@@ -162,15 +178,49 @@ class TMS(L.LightningModule):
         self.history.load_state_dict(checkpoint["history"])
 
 
+def coming_rates(optimizer: torch.optim.Optimizer, scheduler: Any, n_steps: int) -> Tensor:
+    """The learning rates of the next n_steps, (n_steps,) float64; it leaves the scheduler behind
+    them."""
+    if scheduler is None:
+        rate = float(optimizer.param_groups[0]["lr"])
+        return torch.full((n_steps,), rate, dtype=torch.float64)
+    rates = []
+    with warnings.catch_warnings():
+        # The rates are read ahead of the steps that use them; torch objects to the order.
+        warnings.filterwarnings("ignore", message="Detected call of .lr_scheduler.step")
+        for _ in range(n_steps):
+            rates.append(float(optimizer.param_groups[0]["lr"]))
+            scheduler.step()
+    return torch.tensor(rates, dtype=torch.float64)
+
+
+class Clock:
+    """The learning rate of a job as a function of the step, without its training."""
+
+    def __init__(self, model: "TMS"):
+        self.optimizer = model.make_optimizer([nn.Parameter(torch.zeros(1))])
+        make = model.make_scheduler
+        self.scheduler = None if make is None else make(self.optimizer)
+        self.step = 0
+
+    def rates(self, start: int, n_steps: int) -> Tensor:
+        """The learning rates of steps start, ..., start + n_steps - 1, (n_steps,); `start` may not
+        lie before the end of an earlier call."""
+        if self.scheduler is not None and start > self.step:
+            coming_rates(self.optimizer, self.scheduler, start - self.step)
+        self.step = start + n_steps
+        return coming_rates(self.optimizer, self.scheduler, n_steps)
+
+
 def advance(
     W: Tensor,
     b: Tensor,
     optimizer: torch.optim.Optimizer,
-    rates: list[float],
+    rates: Tensor,
     batches: Minibatches,
     importance: Tensor | None,
 ) -> None:
-    """Make one optimizer step of every member for each of `rates`, in place.
+    """Make one optimizer step of every member for each of `rates` (n_steps,), in place.
 
     In a compiled kernel where there is one for the optimizer and the device, else by torch.
     """
@@ -189,13 +239,13 @@ def descend(
     W: Tensor,
     b: Tensor,
     optimizer: torch.optim.Optimizer,
-    rates: list[float],
+    rates: Tensor,
     loss_at: Callable[[int], Loss],
 ) -> None:
     """Make one optimizer step on `loss_at(t)` for each of `rates`, in place, by torch."""
     # A scheduler that has run ahead goes on from the rate where it stands.
     ahead = [group["lr"] for group in optimizer.param_groups]
-    for t, rate in enumerate(rates):
+    for t, rate in enumerate(rates.tolist()):
         _, W.grad, b.grad = loss_at(t).value_and_grad(W.detach(), b.detach())
         for group in optimizer.param_groups:
             group["lr"] = rate

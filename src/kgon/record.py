@@ -50,7 +50,7 @@ def write(directory: RunDirectory, model: TMS, data: EnsembleData, *, draw: bool
     points = data.critical_points(model.W.shape[-2], model.importance)
     phases = _phases(model)
     members = members_table(model, phases)
-    plateaus = model.history.rows.get("plateaus", [])
+    plateaus = model.history.rows("plateaus")
     transitions = _transitions(plateaus, model.members)
     by_phase = phase_table(members, points)
     _write_tables(directory, model, phases, members, transitions)
@@ -90,7 +90,7 @@ def members_table(model: TMS, phases: list[list[str]] | None) -> Rows:
     rows = []
     for i, member in enumerate(model.members):
         diverged_at = int(model.diverged_at[i])
-        passed = stages(history.rows.get("plateaus", []), member)
+        passed = stages(history.rows("plateaus"), member)
         rows.append(
             {
                 "member": member,
@@ -193,7 +193,7 @@ def _write_tables(
 ) -> None:
     history = model.history
     directory.save_rows("members", members)
-    directory.save_rows("plateaus", history.rows.get("plateaus", []))
+    directory.save_rows("plateaus", history.rows("plateaus"))
     directory.save_rows("transitions", transitions)
     for table in ("loss", "llc"):
         if table in history:
@@ -251,9 +251,7 @@ def _staircase(
         key=lambda i: (members[i]["n_transitions"], -(members[i]["final_loss"] or np.inf)),
     )
     plateaus = [
-        row
-        for row in history.rows.get("plateaus", [])
-        if row["member"] == members[chosen]["member"]
+        row for row in history.rows("plateaus") if row["member"] == members[chosen]["member"]
     ]
     snapshots = history.steps("weights").numpy()
     W, b = (history.column("weights", name)[:, chosen].numpy() for name in ("W", "b"))

@@ -40,23 +40,29 @@ def _fold(keys, words):
     folded = np.empty_like(keys)
     for i in range(keys.size):
         key = keys[i]
-        for word in words:
+        for word in words[i]:
             # Hashed before a word goes in: member ^ seed alone would be the same for many pairs.
             key = bits(bits(key, 0) ^ word, 1)
         folded[i] = key
     return folded
 
 
-def member_keys(seed: int, members: Sequence[int], purpose: str) -> Keys:
-    """The stream keys of `members` (n_members,) for one purpose ("data", "order", ...)."""
+def member_keys(seed: int | Sequence[int], members: Sequence[int], purpose: str) -> Keys:
+    """The stream keys of `members` (n_members,) for one purpose ("data", "order", ...).
+
+    `seed` is that of all, or one for each member.
+    """
     keys = np.asarray(members, dtype=np.uint64)
-    words = np.array([seed % 2**64, zlib.crc32(purpose.encode())], dtype=np.uint64)
+    seeds = [seed] * len(keys) if isinstance(seed, int) else seed
+    words = np.empty((len(keys), 2), dtype=np.uint64)
+    words[:, 0] = [s % 2**64 for s in seeds]
+    words[:, 1] = zlib.crc32(purpose.encode())
     return _fold(keys, words)
 
 
 def subkeys(keys: Keys, count: int) -> Keys:
     """`count` independent streams for each key, (*keys, count): the chains of a member, say."""
-    flat = [_fold(keys.ravel(), np.array([i], dtype=np.uint64)) for i in range(count)]
+    flat = [_fold(keys.ravel(), np.full((keys.size, 1), i, np.uint64)) for i in range(count)]
     return np.stack(flat, axis=-1).reshape(*keys.shape, count)
 
 

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 
 import torch
 
-from kgon import streams
 from kgon.callbacks.recorder import Recorder
 from kgon.datamodule import EnsembleData
 from kgon.llc import VERDICTS, SamplerFactory, check_settings, estimate_llc
@@ -65,7 +64,7 @@ class LLCEstimates(Recorder):
             n_chains=self.n_chains,
             n_draws=self.n_draws,
             n_burnin=self.n_burnin,
-            seed=streams.member_keys(module.seed, module.members, f"llc {module.global_step}"),
+            seed=module.keys(f"llc {module.global_step}"),
             sampler=self.sampler,
         )
         dead = ~alive
@@ -75,11 +74,14 @@ class LLCEstimates(Recorder):
         }
         verdict = estimate.verdict.masked_fill(dead, VERDICTS.index("diverged"))
         module.history.add("llc", module.global_step, **columns, verdict=verdict)
-        shares = {v: float((verdict == i).double().mean()) for i, v in enumerate(VERDICTS)}
-        module.note(
-            {"llc/mean": float(columns["mean"].nanmean())}
-            | {f"llc/share_{v}": share for v, share in shares.items()}
-        )
+
+        def metrics(where: slice) -> dict[str, float]:
+            share = torch.bincount(verdict[where], minlength=len(VERDICTS)) / len(verdict[where])
+            return {"llc/mean": float(columns["mean"][where].nanmean())} | {
+                f"llc/share_{v}": float(share[i]) for i, v in enumerate(VERDICTS)
+            }
+
+        module.note(metrics)
 
     def _nbeta(self, data: EnsembleData) -> float:
         if self.nbeta is not None:

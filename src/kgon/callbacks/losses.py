@@ -19,13 +19,19 @@ class Losses(Recorder):
         train = data.train_loss(module.importance)
         train_loss = torch.full_like(loss, torch.nan) if train is None else train(W, b)
         module.history.add("loss", module.global_step, loss=loss, train_loss=train_loss)
-        alive = loss[loss.isfinite()]
-        module.note(
-            {
+        diverged = module.diverged_at >= 0
+
+        def metrics(where: slice) -> dict[str, float]:
+            finite = loss[where].isfinite()
+            alive = loss[where][finite]
+            if not len(alive):
+                return {"members/diverged": float(diverged[where].sum())}
+            return {
                 "loss/mean": float(alive.mean()),
                 "loss/median": float(alive.median()),
                 "loss/min": float(alive.min()),
-                "train_loss/mean": float(train_loss[loss.isfinite()].mean()),
-                "members/diverged": float((module.diverged_at >= 0).sum()),
+                "train_loss/mean": float(train_loss[where][finite].mean()),
+                "members/diverged": float(diverged[where].sum()),
             }
-        )
+
+        module.note(metrics)

@@ -1,31 +1,30 @@
 """The phase of every member over training time."""
 
-from collections import Counter
+import torch
 
 from kgon.callbacks.recorder import Recorder
 from kgon.datamodule import EnsembleData
 from kgon.model import TMS
-from kgon.phases import classify
+from kgon.phases import phase_codes, phase_labels
 
 
 class Phases(Recorder):
-    """Notes how many members are in each phase, by geometry, as phase/<label>.
+    """Adds to the table `phases` each member's phase, by geometry, as an index into
+    `phase_labels`, and notes how many members are in each as phase/<label>.
 
     A phase that was seen once is noted ever after, at 0 if need be: a dashboard's curve must come
     down again when its members leave.
     """
 
-    def __init__(self, steps: list[int]):
-        super().__init__(steps)
-        self._seen: set[str] = set()
-
     def record(self, module: TMS, data: EnsembleData) -> None:
-        counts = Counter(classify(*module.on_cpu()))
-        self._seen |= set(counts)
-        module.note({f"phase/{label}": float(counts[label]) for label in sorted(self._seen)})
+        codes = phase_codes(*module.on_cpu())
+        module.history.add("phases", module.global_step, code=codes)
+        so_far = module.history.column("phases", "code")
+        labels = phase_labels(module.b.shape[-1])
 
-    def state_dict(self) -> dict[str, list[str]]:
-        return {"seen": sorted(self._seen)}
+        def metrics(where: slice) -> dict[str, float]:
+            count = torch.bincount(codes[where], minlength=len(labels)).tolist()
+            seen = sorted((labels[code], code) for code in so_far[:, where].unique().tolist())
+            return {f"phase/{label}": float(count[code]) for label, code in seen}
 
-    def load_state_dict(self, state_dict: dict[str, list[str]]) -> None:
-        self._seen = set(state_dict["seen"])
+        module.note(metrics)

@@ -1,17 +1,20 @@
 """The plateaus of every member's loss, found as training goes."""
 
+from typing import Any
+
 import lightning as L
 from torch import Tensor
 
 from kgon.callbacks.losses import Losses
 from kgon.callbacks.recorder import Recorder
+from kgon.critical import CriticalPoint
 from kgon.datamodule import EnsembleData
 from kgon.model import TMS
-from kgon.plateaus import find_plateaus, match_plateaus
+from kgon.plateaus import Plateau, find_plateaus, match_plateaus
 
 
 class Plateaus(Recorder):
-    """Notes how many plateaus the losses so far have, and in the end leaves the rows `plateaus`:
+    """Notes how many plateaus the losses so far have, and in the end leaves the list `plateaus`:
     member, start, end, loss, nearest critical point, distance in loss.
     The last two are None where no catalogue of critical points applies. Needs the callback Losses.
     """
@@ -21,28 +24,48 @@ class Plateaus(Recorder):
             raise ValueError("callbacks=plateaus looks at recorded losses: add losses to callbacks")
 
     def record(self, module: TMS, data: EnsembleData) -> None:
-        found = find_plateaus(*_curves(module))
-        module.note({"plateaus/mean_per_member": sum(map(len, found)) / len(found)})
+        counts = [len(plateaus) for plateaus in find_plateaus(*_curves(module))]
+
+        def metrics(where: slice) -> dict[str, float]:
+            return {"plateaus/mean_per_member": sum(counts[where]) / len(counts[where])}
+
+        module.note(metrics)
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(module, TMS) and isinstance(data, EnsembleData)
-        points = data.critical_points(module.W.shape[-2], module.importance)
-        rows = []
-        for member, plateaus in zip(module.members, find_plateaus(*_curves(module)), strict=True):
-            matches = match_plateaus(plateaus, points) if points else [None] * len(plateaus)
-            for plateau, match in zip(plateaus, matches, strict=True):
-                rows.append(
-                    {
-                        "member": member,
-                        "start": plateau.start,
-                        "end": plateau.end,
-                        "loss": plateau.loss,
-                        "nearest": None if match is None else match.label,
-                        "distance": None if match is None else match.distance,
-                    }
-                )
-        module.history.rows["plateaus"] = rows
+        found = find_plateaus(*_curves(module))
+        module.history.lists["plateaus"] = [
+            rows
+            for where, part in module.parts
+            for rows in _rows(
+                part, found[where], data.critical_points(part.W.shape[-2], part.importance)
+            )
+        ]
+
+
+def _rows(
+    module: TMS, found: list[list[Plateau]], points: list[CriticalPoint]
+) -> list[list[dict[str, Any]]]:
+    """The plateaus of each member of a job, matched with critical levels."""
+    return [
+        [
+            {
+                "member": member,
+                "start": plateau.start,
+                "end": plateau.end,
+                "loss": plateau.loss,
+                "nearest": None if match is None else match.label,
+                "distance": None if match is None else match.distance,
+            }
+            for plateau, match in zip(
+                plateaus,
+                match_plateaus(plateaus, points) if points else [None] * len(plateaus),
+                strict=True,
+            )
+        ]
+        for member, plateaus in zip(module.members, found, strict=True)
+    ]
 
 
 def _curves(module: TMS) -> tuple[Tensor, Tensor]:

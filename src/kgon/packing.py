@@ -1,0 +1,145 @@
+"""Several jobs' ensembles as one: what a tensor axis can carry need not cost a process.
+
+Jobs that see inputs of the same kind and number, in models of the same shape, with the same
+optimizer up to its learning rate, are stacked along the axis of members. A member's result depends
+on its own settings only, so each job gets what it would have got alone.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kgon.datamodule import EnsembleData
+from kgon.history import History
+from kgon.model import TMS, Clock
+
+Checkpoint = dict[str, Any]
+
+
+def packed_model(parts: Sequence[TMS]) -> TMS:
+    """One model with the members of all parts, which it keeps as its `parts`."""
+    first = parts[0]
+    W, b = (torch.cat([getattr(part, name).detach() for part in parts]) for name in ("W", "b"))
+    whole = TMS(
+        n_features=W.shape[-1],
+        n_hidden=W.shape[-2],
+        members=[member for part in parts for member in part.members],
+        seed=[seed for part in parts for seed in part.seeds],
+        init=lambda keys, m, n: (W, b),
+        optimizer=first.make_optimizer,
+        scheduler=first.make_scheduler,
+        importance=_importance(parts),
+        dtype=W.dtype,
+    )
+    whole.parts = list(zip(places([len(part.members) for part in parts]), parts, strict=True))
+    clocks = [Clock(part) for part in parts]
+    rates = {float(clock.optimizer.param_groups[0]["lr"]) for clock in clocks}
+    whole.clocks = clocks if len(rates) > 1 else []
+    return whole
+
+
+def places(sizes: Sequence[int]) -> list[slice]:
+    """Neighbouring slices of these sizes."""
+    ends = torch.tensor(sizes).cumsum(0).tolist()
+    return [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+
+
+def _importance(parts: Sequence[TMS]) -> Tensor | None:
+    """The weights of all members' features, a row each; one row or None where all agree."""
+    weights = [part.importance for part in parts]
+    if all(w is None for w in weights):
+        return None
+    ones = torch.ones(parts[0].W.shape[-1], dtype=torch.float64)
+    rows = [ones if w is None else w for w in weights]
+    if all(bool((row == rows[0]).all()) for row in rows):
+        return rows[0]
+    return torch.cat(
+        [row.expand(len(part.members), -1) for row, part in zip(rows, parts, strict=True)]
+    )
+
+
+def packed_data(parts: Sequence[EnsembleData]) -> EnsembleData:
+    """The data of all parts, in the order of `packed_model`."""
+    return EnsembleData.pack(parts)
+
+
+def unpack(whole: TMS) -> None:
+    """Give each part its members' parameters and record, as if it had been trained alone."""
+    for where, part in whole.parts:
+        with torch.no_grad():
+            part.W.copy_(whole.W[where])
+            part.b.copy_(whole.b[where])
+        part.diverged_at.copy_(whole.diverged_at[where])
+        part.history = whole.history.of_members(where)
+
+
+def of_members(checkpoint: Checkpoint, where: slice, part: TMS) -> Checkpoint:
+    """The checkpoint that `part` alone would have written, from that of a pack."""
+    n_members = len(checkpoint["state_dict"]["b"])
+    clock = Clock(part)
+    clock.rates(0, checkpoint["global_step"])
+    groups = [
+        group | {"lr": float(clock.optimizer.param_groups[0]["lr"])}
+        for group in checkpoint["optimizer_states"][0]["param_groups"]
+    ]
+    if "initial_lr" in groups[0]:
+        groups = [g | {"initial_lr": clock.optimizer.param_groups[0]["initial_lr"]} for g in groups]
+    history = History()
+    history.load_state_dict(checkpoint["history"])
+
+    def own(value: Any) -> Any:
+        stacked = isinstance(value, Tensor) and value.ndim > 0 and len(value) == n_members
+        return value[where].clone() if stacked else value
+
+    optimizer = checkpoint["optimizer_states"][0]
+    return checkpoint | {
+        "state_dict": {name: own(value) for name, value in checkpoint["state_dict"].items()},
+        "optimizer_states": [
+            {
+                "state": {
+                    i: {k: own(v) for k, v in state.items()}
+                    for i, state in optimizer["state"].items()
+                },
+                "param_groups": groups,
+            }
+        ],
+        "lr_schedulers": [clock.scheduler.state_dict()] if clock.scheduler else [],
+        "history": history.of_members(where).state_dict(),
+    }
+
+
+def joined(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
+    """The checkpoint of a pack, from those that its parts wrote at the same step."""
+    first = checkpoints[0]
+    steps = {checkpoint["global_step"] for checkpoint in checkpoints}
+    if len(steps) > 1:
+        raise ValueError(f"the checkpoints are of different steps: {sorted(steps)}")
+
+    def stacked(values: Sequence[Any]) -> Any:
+        tensors = isinstance(values[0], Tensor) and values[0].ndim > 0
+        return torch.cat(list(values)) if tensors else values[0]
+
+    optimizers = [checkpoint["optimizer_states"][0] for checkpoint in checkpoints]
+    histories = []
+    for checkpoint in checkpoints:
+        history = History()
+        history.load_state_dict(checkpoint["history"])
+        histories.append(history)
+    return first | {
+        "state_dict": {
+            name: stacked([checkpoint["state_dict"][name] for checkpoint in checkpoints])
+            for name in first["state_dict"]
+        },
+        "optimizer_states": [
+            {
+                "state": {
+                    i: {k: stacked([o["state"][i][k] for o in optimizers]) for k in state}
+                    for i, state in optimizers[0]["state"].items()
+                },
+                "param_groups": optimizers[0]["param_groups"],
+            }
+        ],
+        "history": History.joined(histories).state_dict(),
+    }
