@@ -95,7 +95,7 @@ def test_one_dead_job_costs_no_other_its_result(zygote, cluster, environment, tm
 def test_whatever_happens_to_jobs_and_login_they_end_equal(zygote, cluster, environment, tmp_path):
     seeds = (1, 2, 3)
     whole = {}
-    for seed in (*seeds, 4):
+    for seed in seeds:
         folder = tmp_path / f"whole-{seed}"
         assert zygote.run(folder, "train", *JOB, f"seed={seed}").status == 0
         (path,) = runs.find([folder / "multirun"])
@@ -103,12 +103,6 @@ def test_whatever_happens_to_jobs_and_login_they_end_equal(zygote, cluster, envi
 
     sweep = ("train", "-m", *JOB, *SLOW, "seed=1,2,3", *LAUNCHER)
     login = zygote.start(tmp_path, *sweep, **environment)
-    # A limit of two minutes, beside what happens below. Slurm tells 20 to 80 seconds before.
-    limited = tmp_path / "limited"
-    limit = zygote.start(
-        limited, "train", "-m", *JOB, SLOW[0], "+callbacks.fault.seconds=2.2", "seed=4", *LAUNCHER,
-        "hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=20", **environment,
-    )  # fmt: skip
 
     def at_work():
         return sum((p / "checkpoints" / "last.ckpt").exists() for p in by_words(tmp_path).values())
@@ -116,8 +110,7 @@ def test_whatever_happens_to_jobs_and_login_they_end_equal(zygote, cluster, envi
     until(lambda: at_work() == 3, "three jobs have checkpoints")
     login.kill(signal.SIGKILL)
     jobs = [job for job, state in cluster.jobs().items() if state == "RUNNING" and "_" in job]
-    mine = [j for j in jobs if "seed=4" not in cluster.ask("scontrol", "show", "job", j)][:3]
-    requeued, preempted = mine[:2]
+    requeued, preempted, on_lost_node = jobs[:3]
     cluster.ask("scontrol", "requeue", requeued)
     cluster.ask("scancel", "--signal=USR2", "--batch", preempted)
     time.sleep(2)
@@ -128,7 +121,7 @@ def test_whatever_happens_to_jobs_and_login_they_end_equal(zygote, cluster, envi
         ).splitlines()
         if len(line.split()) == 2
     )
-    lost = nodes.get(mine[2], "n1")
+    lost = nodes.get(on_lost_node, "n1")
     cluster.kill(lost)
     until(lambda: "down" in " ".join(cluster.node_states()), "the node is missed")
     cluster.start_node(lost)
@@ -141,12 +134,8 @@ def test_whatever_happens_to_jobs_and_login_they_end_equal(zygote, cluster, envi
     again = zygote.run(tmp_path, *sweep, **environment)
     assert again.status == 0, again.output
     assert "3 finished" in again.output
-    assert limit.wait() == 0, limit.output
     found = by_words(tmp_path)
     assert {seed: results(found[f"seed={seed}"]) for seed in seeds} == {s: whole[s] for s in seeds}
-    assert results(by_words(limited)["seed=4"]) == whole[4]
-    logs = [path.read_text() for path in tmp_path.glob("**/.submitit/*/*.out")]
-    assert sum("this job is timed-out" in log for log in logs) >= 1
 
 
 def test_a_sweep_can_be_handed_over(zygote, cluster, environment, tmp_path):
