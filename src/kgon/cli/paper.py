@@ -95,9 +95,7 @@ def _seconds(path: Path) -> float:
     return float(runs.RunDirectory(path).status()["seconds"] or 0.0)
 
 
-def _run(
-    place: str, job: Job, directories: list[Path], config: DictConfig, lock: int
-) -> None:
+def _run(place: str, job: Job, directories: list[Path], config: DictConfig, lock: int) -> None:
     """The job in a process of its own, which holds the lock too, unless all of its runs are
     finished."""
     line = job.line(config.quick)
@@ -154,5 +152,3 @@ def _only_one_at_work(folder: Path) -> Iterator[int]:
             yield lock.fileno()
     finally:
         signal.signal(signal.SIGTERM, before)
-
-

@@ -10,8 +10,8 @@ import torch
 
 from kgon.critical import critical_point
 from kgon.free_energy import critical_sample_size
-from kgon.loss import PopulationLoss
 from kgon.labels import quench, quench_labels
+from kgon.loss import PopulationLoss
 from kgon.occupancy import bayesian_transitions, shares_by_k
 from kgon.paper.rows import Published, Row
 from kgon.paper.theory import Table
@@ -35,7 +35,7 @@ def diagram(run: Run) -> PhaseDiagram:
 def figure_2(
     found: PhaseDiagram, c: int, noise_std: float, pair: tuple[str, str] | None
 ) -> tuple[list[Row], dict[str, Any]]:
-    """Shares of phases against n, the measured crossing of a pair of families, the predicted ones."""
+    """Shares of phases against n, the measured crossing of a pair of families, the predictions."""
     halved = not math.isclose(noise_std, math.sqrt(0.5))
     convention = "exp(-n L / 2)" if halved else "exp(-n L)"
     data: dict[str, Any] = {
@@ -70,21 +70,24 @@ def figure_2(
         "exp(-n L)": critical_sample_size(alpha, beta),
         "exp(-n L / 2)": critical_sample_size(alpha, beta, halved=True),
     }
-    remark = f"{spread}; predicted {predicted['exp(-n L)']:.0f}, halved " \
-        f"{predicted['exp(-n L / 2)']:.0f}"
+    remark = (
+        f"{spread}; predicted {predicted['exp(-n L)']:.0f}, halved {predicted['exp(-n L / 2)']:.0f}"
+    )
     if c == 6:
         published = Published(
             (600.0, 700.0), ("P", "I"), "Sec. 4, Fig. 2 (interval P; which likelihood: no source)"
         )
         if halved:
-            remark += "; leading-order free energies are not accurate at this n, and the " \
+            remark += (
+                "; leading-order free energies are not accurate at this n, and the "
                 "published agreement with them is partly a coincidence (D)"
+            )
     rows = [Row(name, mean, published, stderr, digits=0, remark=remark)]
     if c == 6 and halved:
         rows += [
             Row("the same, against six finite data sets of another sampler", mean,
-                Published(658.0, ("D",), "tempered SMC and parallel tempering", text="658 ± 116 (sd)",
-                          spread=116 / math.sqrt(6)), stderr, digits=0),
+                Published(658.0, ("D",), "tempered SMC and parallel tempering",
+                          text="658 ± 116 (sd)", spread=116 / math.sqrt(6)), stderr, digits=0),
             *_uncertain(found),
         ]  # fmt: skip
     rows.append(checked)
@@ -163,9 +166,7 @@ def population_crossing(
     # Every replicate is a sample of its own: its crossing, and their spread.
     crossings = []
     for r in range(n_replicates):
-        each = {
-            str(k): (labels.k[:, r] == k).double().mean(0).unsqueeze(-1) for k in (5, 6)
-        }
+        each = {str(k): (labels.k[:, r] == k).double().mean(0).unsqueeze(-1) for k in (5, 6)}
         found = bayesian_transitions(n, each, n_particles)
         crossings += [float(t.crossing[0]) for t in found if (t.alpha, t.beta) == ("5", "6")]
     inside = [x for x in crossings if math.isfinite(x)]
@@ -197,8 +198,10 @@ def llc_rows(found: Sequence[Mapping[str, Any]], where: str) -> list[Row]:
     rows = []
     for row in found:
         name = f"λ̂({row['label']}), n = {row['n_samples']:,}, {_of(row)}"
-        remark = f"{row['kept']} of {row['n_chains']} chains kept, R-hat {row['rhat']:.2f}, " \
+        remark = (
+            f"{row['kept']} of {row['n_chains']} chains kept, R-hat {row['rhat']:.2f}, "
             f"{row['verdict']}"
+        )
         published = None
         if row["published"] is not None:
             paper = row["published_spread"] is not None
@@ -243,19 +246,28 @@ def approach_rows(found: Sequence[Mapping[str, Any]]) -> list[Row]:
     return rows
 
 
-def four_gon_rows(found: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Estimates at 4-gons beside both theory values; only 4+ has been estimated by others."""
+def four_gon_rows(found: Sequence[Mapping[str, Any]], along: bool) -> list[Row]:
+    """Estimates at 4-gons beside both theory values; only 4+ has been estimated by others.
+
+    Args:
+        along: whether the settings are those along SGD trajectories, which the reproduction's
+            number is taken to have.
+    """
     rows = []
     for row in found:
-        published = None
-        if row["label"] == "4+":
-            published = Published(4.3, ("R",), "ztreisman/arc-llc (about)", digits=1, spread=0.5,
-                                  text="about 4.3")  # fmt: skip
+        published, remark = None, ""
+        if row["label"] == "4+" and along:
+            published = Published(4.3, ("R", "I"), "ztreisman/arc-llc (value R, settings I)",
+                                  spread=0.1, text="about 4.3")  # fmt: skip
+            remark = (
+                '; "about" is read as one unit of the last digit, and the settings of that '
+                "number are not known"
+            )
         rows.append(
             Row(f"λ̂({row['label']}), n = {row['n_samples']:,}, {_of(row)}", row["llc"], published,
                 row["stderr"], digits=2,
-                remark=f"volume exponent {row['theory']:g} (D), direction-dependent 4, 4.5, 5, 5.5 "
-                f"(P); {row['verdict']}" + ('; "about" read as ± 0.5' if published else ""))
+                remark=f"volume exponent {row['theory']:g} (D), by direction 4, 4.5, 5, 5.5 (P); "
+                f"{row['kept']} of {row['n_chains']} chains kept, {row['verdict']}" + remark)
         )  # fmt: skip
     return rows
 

@@ -139,7 +139,11 @@ def first_transition(data: Data) -> Figure:
             0
         ].set_gid(f"median-{key}")
         lower.errorbar(
-            x, [r["share"] for r in rows], yerr=[r["share_stderr"] for r in rows], capsize=2, **style
+            x,
+            [r["share"] for r in rows],
+            yerr=[r["share_stderr"] for r in rows],
+            capsize=2,
+            **style,
         ).lines[0].set_gid(f"share-{key}")
         upper.set_ylim(0, max(r["end"] for r in data["rows"]))
         lower.set_ylim(0, 1)
@@ -265,8 +269,8 @@ def dimensions(data: Data) -> Figure:
     ax = _axes(figure, 0.5, 0.4, WIDTH - 0.12, 2.25)
     for value, name in ((1.0, "1"), (0.5, "1/2"), (0.4, "2/5"), (0.75, "3/4"), (2 / 3, "2/3")):
         ax.axhline(value, color=_GREY, lw=0.5, ls=":", zorder=0)
-        ax.annotate(name, (1.0, value), xycoords=("axes fraction", "data"), fontsize=_FONT,
-                    color=_GREY, va="center", xytext=(1, 0), textcoords="offset points")  # fmt: skip
+        ax.text(1.005, value, name, transform=ax.get_yaxis_transform(), fontsize=_FONT,
+                color=_GREY, va="center")  # fmt: skip
     rng = np.random.default_rng(0)
     for place, (at, picture) in enumerate(zip(x, pictures, strict=True)):
         D = np.array(picture["dimensionality"])
@@ -332,17 +336,19 @@ def pairs(data: Data) -> Figure:
         k_gon(picture, kind["W"], kind["b"], f"{kind['kind']}")
         for i, marker in enumerate((r"$a$", r"$a'$", r"$b$", r"$b'$")):
             at = 1.28 * np.array(kind["W"])[:, i]
-            picture.text(*at, marker, fontsize=_FONT, ha="center", va="center", clip_on=False)
+            picture.text(at[0], at[1], marker, fontsize=_FONT, ha="center", va="center")
         ax = _axes(figure, left, 0.4, left + 1.3, 1.4)
         ax.hist(
-            kind["cosines"], bins=np.linspace(-1, 1, 21), color=phase_color("4"),
+            kind["cosines"], bins=np.linspace(-1, 1, 21).tolist(), color=phase_color("4"),
             gid=f"cosines-{kind['kind']}",
         )  # fmt: skip
         ax.set_xlim(-1.05, 1.05)
         ax.set_xticks([-1, 0, 1])
         _label_axes(ax, "cosine in a pair", None if place else "pairs")
     kind = data["kinds"][0]
-    _title(figure, f"Two pairs in 2 dimensions, S = {kind['sparsity']:g}, {kind['members']} members")
+    _title(
+        figure, f"Two pairs in 2 dimensions, S = {kind['sparsity']:g}, {kind['members']} members"
+    )
     return figure
 
 

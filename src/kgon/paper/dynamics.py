@@ -191,7 +191,7 @@ def figure_3(many: Ensemble) -> tuple[list[Row], dict[str, Any], dict[str, Any]]
     return rows, loss_data(many), llc_data(many)
 
 
-def loss_data(many: Ensemble, most_records: int = 120) -> dict[str, Any]:
+def loss_data(many: Ensemble, most_records: int = 80) -> dict[str, Any]:
     """The loss of all members, thinned in steps, with final phases."""
     step, loss = many.curve("loss", "loss")
     kept = _thinned(step, most_records)
@@ -295,8 +295,8 @@ def antecedents(many: Ensemble, posterior: Rows) -> list[dict[str, Any]]:
     for member in many.stages:
         lasting = _lasting(many, member)
         means = [_during(step, llc[:, column[member]], stage)[0] for stage in lasting]
-        for (a, before), (b, after) in pairwise(zip(lasting, means, strict=True)):
-            seen[a["nearest"], b["nearest"]].append({"before": before, "after": after})
+        for (a, left), (b, right) in pairwise(zip(lasting, means, strict=True)):
+            seen[a["nearest"], b["nearest"]].append({"before": left, "after": right})
     measured = {(r["from"], r["to"]): r for r in posterior if r["by"] == "label"}
     table = []
     for (alpha, beta), members in sorted(seen.items(), key=lambda item: -len(item[1])):
@@ -432,9 +432,7 @@ def first_transition(runs: Iterable[Ensemble]) -> Rows:
             if lasting:
                 times.append(lasting[0]["end"] * lr if len(lasting) > 1 else math.inf)
         left = sorted(t for t in times if math.isfinite(t))
-        low, median, high = (
-            np.quantile(left, [0.25, 0.5, 0.75]) if left else (math.nan,) * 3
-        )
+        low, median, high = np.quantile(left, [0.25, 0.5, 0.75]) if left else (math.nan,) * 3
         table.append(
             {
                 "batch_size": config["datamodule"]["batch_size"],

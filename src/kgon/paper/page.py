@@ -67,13 +67,13 @@ def draw(folder: Path, picture: Picture) -> None:
 
 
 def _rounded(node: Any) -> Any:
-    """Floats to seven significant digits: a figure cannot show more, and files stay small."""
+    """Floats to six significant digits: a figure cannot show more, and files stay small."""
     if isinstance(node, Mapping):
         return {str(k): _rounded(v) for k, v in node.items()}
     if isinstance(node, list | tuple):
         return [_rounded(v) for v in node]
     if isinstance(node, float):
-        return float(f"{node:.7g}") if abs(node) < float("inf") else None
+        return float(f"{node:.6g}") if abs(node) < float("inf") else None
     return node
 
 
@@ -172,7 +172,9 @@ _COLUMNS = ("quantity", "published", "kgon", "difference in s.e.", "verdict", "c
 
 def _rows(blocks: Sequence[Block]) -> list[str]:
     lines = [f"| {' | '.join(_COLUMNS)} |", "|---|--:|--:|--:|---|---|---|---|"]
-    lines += [line for block in blocks for row in block.rows for line in [row_line(row, block.command)]]
+    lines += [
+        line for block in blocks for row in block.rows for line in [row_line(row, block.command)]
+    ]
     return lines
 
 

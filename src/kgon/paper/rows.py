@@ -163,13 +163,17 @@ class Row:
         """As a row of a machine-readable table."""
         published, against = self.published, None
         if published is not None:
-            against = list(published.value) if isinstance(published.value, tuple) else published.value
+            against = (
+                list(published.value) if isinstance(published.value, tuple) else published.value
+            )
         return {
             "quantity": self.quantity,
             "published": against,
             "published_text": None if published is None else str(published),
             "published_spread": published and published.spread,
-            "kgon": None if isinstance(self.value, float) and math.isnan(self.value) else self.value,
+            "kgon": None
+            if isinstance(self.value, float) and math.isnan(self.value)
+            else self.value,
             "stderr": self.stderr,
             "difference": self.difference,
             "standard_errors": _finite(self.standard_errors),

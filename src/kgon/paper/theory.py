@@ -249,8 +249,9 @@ def polynomials(k: int, x: float, y: float) -> tuple[float, float]:
 def polynomial_roots(k: int) -> list[tuple[float, float, bool]]:
     """All (l, b, admissible) with l > 0 > b that solve App. E.1, by l.
 
-    With u = b / l^2 the first equation, divided by l^4, gives l^2 = (1 - u^2) / (G + K u^2 + 2 M u),
-    and the second, divided by l^6, l^2 = (2 + 2 u^3) / (2 F + 3 G u - K u^3).
+    With u = b / l^2 the first equation, divided by l^4, gives
+    l^2 = (1 - u^2) / (G + K u^2 + 2 M u), and the second, divided by l^6,
+    l^2 = (2 + 2 u^3) / (2 F + 3 G u - K u^3).
     """
     F, G, K, M = _sums(k)
     first = np.polynomial.Polynomial([G, 2 * M, K])
@@ -299,7 +300,7 @@ def free_energies() -> tuple[list[Row], list[Table]]:
         Row("n_cr(4+ → 5) with the paper's λ(4+) = 5",
             critical_sample_size(four, five, llc={"4+": 5.0}), digits=1,
             published=Published(380.0, ("P",), where, spread=10.0, text="about 380"),
-            remark='"about" is read as ± 10; 381 by computation at c = 6 (D)'),
+            remark='"about" is read as one unit of the last digit, ± 10; 381 at c = 6 (D)'),
         Row("n_cr(5 → 6), likelihood exp(-n L / 2)", critical_sample_size(five, six, halved=True),
             Published(1316.0, ("D",), "eq. (9), halved", digits=0), digits=1),
     ]  # fmt: skip
