@@ -56,7 +56,7 @@ def task(config: DictConfig) -> None:
 
 def _write(config: DictConfig, folders: dict[str, list[Path]], chosen: list[Item]) -> None:
     done = {name: paths for name, paths in folders.items() if all(map(_finished, paths))}
-    results = Results(done, config.quick)
+    results = Results(done, config.quick, Path(config.runs.dir) / "paper")
     sections = {}
     for item in ITEMS:
         ready = all(name in done for name in item.needs)

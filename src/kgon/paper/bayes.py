@@ -63,7 +63,9 @@ def figure_2(
         inside = crossing.crossing[crossing.crossing.isfinite()]
         (mean, sd), count = crossing.location, len(inside)
     stderr = sd / math.sqrt(count) if count > 1 else None
-    spread = f"{count} of {len(found.datasets)} data sets cross, sd {sd:.0f} between them"
+    spread = f"{count} of {len(found.datasets)} data sets cross"
+    if crossing is not None and count > 1:
+        spread += f", sd {sd:.0f} between them, median {float(inside.median()):.0f}"
     published = None
     alpha, beta = (critical_point(label, c) for label in pair)
     predicted = {
@@ -152,35 +154,49 @@ def label_transitions(found: PhaseDiagram) -> Rows:
     return transition_rows(found)
 
 
-def population_crossing(
+def population_posterior(
     sizes: Sequence[int], n_particles: int, n_replicates: int
-) -> tuple[Row, Table]:
-    """The crossing 5 -> 6 of the posterior of the expected loss, halved likelihood, c = 6."""
+) -> dict[str, Any]:
+    """The posterior of the expected loss, halved likelihood, c = 6: shares, and each replicate's
+    crossing 5 -> 6 (None where it does not cross)."""
     n = torch.tensor([float(size) for size in sizes], dtype=torch.float64)
     posterior = sample_posterior(
         PopulationLoss(), n_samples=n, n_features=6, n_particles=n_particles,
         n_replicates=n_replicates,
     )  # fmt: skip
     labels = quench_labels(quench(posterior.W, posterior.b))
-    share = shares_by_k(posterior, labels)
-    # Every replicate is a sample of its own: its crossing, and their spread.
+    shares = {
+        str(k): [[float(x) for x in column] for column in value]
+        for k, value in shares_by_k(posterior, labels).items()
+    }
     crossings = []
     for r in range(n_replicates):
         each = {str(k): (labels.k[:, r] == k).double().mean(0).unsqueeze(-1) for k in (5, 6)}
         found = bayesian_transitions(n, each, n_particles)
-        crossings += [float(t.crossing[0]) for t in found if (t.alpha, t.beta) == ("5", "6")]
-    inside = [x for x in crossings if math.isfinite(x)]
+        crossings += [
+            _finite(float(t.crossing[0])) for t in found if (t.alpha, t.beta) == ("5", "6")
+        ]
+    return {"sizes": list(sizes), "shares": shares, "crossings": crossings,
+            "n_particles": n_particles}  # fmt: skip
+
+
+def population_crossing(found: Mapping[str, Any]) -> tuple[Row, Table]:
+    """The crossing of `population_posterior`: mean over replicates, their spread its error."""
+    crossings = found["crossings"]
+    inside = [x for x in crossings if x is not None]
     mean = float(np.mean(inside)) if inside else math.nan
     stderr = float(np.std(inside, ddof=1) / math.sqrt(len(inside))) if len(inside) > 1 else None
     row = Row(
         "c = 6, exp(-n L / 2), expected loss instead of data: n of 5 → 6", mean,
         Published((510.0, 550.0), ("D",), "two samplers: n β of 256 to 275"), stderr, digits=0,
-        remark=f"{len(inside)} of {n_replicates} replicates of {n_particles} particles cross",
+        remark=f"{len(inside)} of {len(crossings)} replicates of {found['n_particles']} particles "
+        "cross",
     )  # fmt: skip
+    shares = found["shares"]
     body = [
-        [f"{size:g}", *(f"{float(share[k][0][i]):.3f} ± {float(share[k][1][i]):.3f}"
-                        if k in share else "-" for k in (4, 5, 6))]
-        for i, size in enumerate(sizes)
+        [str(size), *(f"{shares[k][0][i]:.3f} ± {shares[k][1][i]:.3f}" if k in shares else "-"
+                      for k in ("4", "5", "6"))]
+        for i, size in enumerate(found["sizes"])
     ]  # fmt: skip
     return row, ("posterior of the expected loss, c = 6", ["n", "P(4)", "P(5)", "P(6)"], body)
 

@@ -65,6 +65,14 @@ _FEWEST = 5
 def llc_against_time(data: Data) -> Figure:
     """Figure 3, the learning coefficients: median and quartiles of the members in each phase."""
     rows = [row for row in data["rows"] if row["members"] >= _FEWEST and row["phase"] != "other"]
+    top = max(row["high"] for row in rows)
+    floor = max(min(row["low"] for row in rows), -0.5 * max(top, 1.0))
+    below = [
+        phase
+        for phase in phase_order(row["phase"] for row in rows)
+        if max(row["median"] for row in rows if row["phase"] == phase) < floor
+    ]
+    rows = [row for row in rows if row["phase"] not in below]
     order = phase_order(row["phase"] for row in rows)
     above = 0.24 + _legend_height(len(order))
     body = 2.2
@@ -84,8 +92,9 @@ def llc_against_time(data: Data) -> Figure:
             x, y, yerr=np.stack([y - low, high - y]), lw=0.8, elinewidth=0.6, ms=3.5, **style
         ).lines[0].set_gid(f"llc-{label}")
         handles.append(Line2D([], [], ms=4, lw=0.8, label=label, **style))
-    top = max(row["high"] for row in rows)
-    floor = max(min(row["low"] for row in rows), -0.5 * max(top, 1.0))
+    if below:
+        ax.text(0.99, 0.01, f"below the frame: {', '.join(below)}", transform=ax.transAxes,
+                fontsize=_FONT, color=_INK, ha="right", va="bottom")  # fmt: skip
     ax.set_ylim(floor - 0.05 * (top - floor), top + 0.05 * (top - floor))
     _label_axes(ax, "SGD steps", r"LLC $\hat\lambda$, median and quartiles")
     _title(figure, f"Learning coefficients by phase, c = {data['n_features']}")

@@ -287,6 +287,8 @@ def antecedents(many: Ensemble, posterior: Rows) -> list[dict[str, Any]]:
        paper uses them for: *antecedent* if lambda-hat rises by more than SURE standard errors (the
        free energies with these estimates cross at n_cr), *no antecedent* if it falls by as much,
        *inconclusive* else, or where too few members have estimates in both stages.
+
+    `in_posterior` says in words what the sampled posterior does, whatever the verdict is.
     """
     points = {point.label: point for point in many.points}
     step, llc = many.curve("llc", "mean")
@@ -316,6 +318,14 @@ def antecedents(many: Ensemble, posterior: Rows) -> list[dict[str, Any]]:
         row = measured.get((alpha, beta))
         crossed = None if row is None else row["crossed"]
         verdict, reason = _antecedent(q.loss - p.loss, mean, error, crossed)
+        words = "not both met"
+        if row is not None:
+            first, last = row["log_odds_first"], row["log_odds_last"]
+            crosses = crossed is not None and crossed >= LEAST_CROSSED
+            words = "crosses" if crosses else _preferred(first, last)
+            # Infinite odds have no mean: a phase that never has a draw at that end.
+            ends = ["-" if v is None else f"{v:+.1f}" for v in (first, last)]
+            words += f" ({ends[0]} .. {ends[1]})"
         table.append(
             {
                 "from": alpha,
@@ -330,11 +340,22 @@ def antecedents(many: Ensemble, posterior: Rows) -> list[dict[str, Any]]:
                 "n_cr_estimate": n_cr,
                 "posterior_crossed": crossed,
                 "posterior_crossing": None if row is None or not crossed else row["crossing"],
+                "in_posterior": words,
                 "verdict": verdict,
                 "reason": reason,
             }
         )
     return table
+
+
+def _preferred(first: float | None, last: float | None) -> str:
+    """Which phase the log odds prefer between the smallest and the largest n."""
+    known = [v for v in (first, last) if v is not None]
+    if known and min(known) > 0:
+        return "`to` preferred at all n"
+    if known and max(known) < 0:
+        return "`from` preferred at all n"
+    return "unclear"
 
 
 def _antecedent(
@@ -368,6 +389,11 @@ def antecedent_rows(table: Sequence[Mapping[str, Any]], n_runs: int) -> list[Row
         runs[row["verdict"]] += row["members"]
     where = "Sec. 5, Bayesian antecedent hypothesis"
     final = any((row["from"], row["to"]) == ("5", "6") for row in table)
+    measured = sum(
+        row["posterior_crossed"] is not None and row["posterior_crossed"] >= LEAST_CROSSED
+        for row in table
+    )
+    others = Counter(row["in_posterior"].partition(" (")[0] for row in table).most_common()
     against = [f"{row['from']} → {row['to']}" for row in table if row["verdict"] == NONE]
     return [
         Row("no observed dynamical transition is without a Bayesian antecedent",
@@ -384,6 +410,9 @@ def antecedent_rows(table: Sequence[Mapping[str, Any]], n_runs: int) -> list[Row
         Row("the Bayesian 5 → 6 is not seen dynamically", not final,
             Published(True, ("P",), where),
             text="not seen" if not final else "seen"),
+        Row("kinds of transitions whose crossing is seen in the sampled posterior too",
+            float(measured), digits=0, text=f"{measured} of {len(table)}",
+            remark="labels by descent; " + ", ".join(f"{n}: {words}" for words, n in others)),
         Row("runs looked at", float(n_runs), digits=0,
             remark="number of runs in the paper: no source"),
     ]  # fmt: skip
@@ -398,16 +427,15 @@ def antecedent_table(table: Sequence[Mapping[str, Any]]) -> Table:
         estimate = cell(row["delta_llc_estimate"], 2)
         if row["delta_llc_stderr"] is not None:
             estimate += f" ± {row['delta_llc_stderr']:.2f}"
-        crossed = row["posterior_crossed"]
         body.append(
             [f"{row['from']} → {row['to']}", str(row["members"]), cell(row["delta_loss"], 4),
              cell(row["delta_llc_theory"], 1), f"{estimate} ({row['paired']})",
              cell(row["n_cr_theory"], 0), cell(row["n_cr_estimate"], 0),
-             "-" if crossed is None else f"{crossed:.0%}", cell(row["posterior_crossing"], 0),
+             row["in_posterior"], cell(row["posterior_crossing"], 0),
              row["verdict"], row["reason"]]
         )  # fmt: skip
     header = ["from → to", "runs", "ΔL", "Δλ theory", "Δλ̂ (pairs)", "n_cr theory", "n_cr λ̂",
-              "data sets that cross", "at n", "hypothesis", "by"]  # fmt: skip
+              "sampled posterior (log odds)", "at n", "hypothesis", "by"]  # fmt: skip
     return "every transition between critical levels in training", header, body
 
 
@@ -417,9 +445,8 @@ def antecedent_table(table: Sequence[Mapping[str, Any]]) -> Table:
 def first_transition(runs: Iterable[Ensemble]) -> Rows:
     """When members leave their first plateau, in units of learning rate times steps.
 
-    A member that has not left by the end counts as later than that: shares and the median over all
-    members that begin above their lowest level reached by any of them are Kaplan and Meier's for
-    one common end of observation.
+    Members without any plateau are left out. The share that leaves is of the others by the end of
+    the run, the quartiles are over those that leave: they say less where few do.
     """
     table = []
     for ensemble in runs:
