@@ -28,8 +28,8 @@ class TMS(L.LightningModule):
     `global_step` counts optimizer steps all the same. Members never meet: a member's parameters
     depend on its own seed, data and start only.
 
-    A member whose loss stops being finite has diverged: `diverged_at` keeps the end of the block in
-    which that happened (-1 for the others), and training goes on without it.
+    A member whose loss stops being finite has diverged: `diverged_at` keeps the first of the data's
+    stops at which that is seen (-1 for the others), and training goes on without it.
 
     Args:
         n_features: input dimension n (the paper's c).
@@ -111,7 +111,8 @@ class TMS(L.LightningModule):
         else:
             advance(self.W, self.b, optimizer, rates, batch, self.importance)
         self._count_steps(batch.n_steps)
-        self._note_divergence()
+        if self.global_step in self.trainer.datamodule.stops:  # type: ignore[attr-defined]
+            self._note_divergence()
 
     def _count_steps(self, n: int) -> None:
         # Lightning counts calls of its own optimizer wrapper. Its loops, checkpoints and loggers

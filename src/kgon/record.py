@@ -44,8 +44,9 @@ class Results:
     by_phase: Rows
 
 
-def write(directory: RunDirectory, model: TMS, data: EnsembleData) -> Results:
-    """Write a trained ensemble's tables and figures; return what a logger and a person want."""
+def write(directory: RunDirectory, model: TMS, data: EnsembleData, *, draw: bool) -> Results:
+    """Write a trained ensemble's tables and, with `draw`, figures; return what a logger and a
+    person want."""
     points = data.critical_points(model.W.shape[-2], model.importance)
     phases = _phases(model)
     members = members_table(model, phases)
@@ -53,7 +54,8 @@ def write(directory: RunDirectory, model: TMS, data: EnsembleData) -> Results:
     transitions = _transitions(plateaus, model.members)
     by_phase = phase_table(members, points)
     _write_tables(directory, model, phases, members, transitions)
-    drawn = _draw(directory.path / "figures", model, phases, members, points)
+    folder = directory.path / "figures"
+    drawn = _draw(folder, model, phases, members, points) if draw else {}
     return Results(
         summary=_summary(members),
         tables={

@@ -6,13 +6,17 @@ what the logger writes.
 """
 
 import datetime
+import errno
+import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
+import socket
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +29,13 @@ import yaml
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from kgon.checkpoints import Stopped
+
 WITHOUT_EFFECT = (
     "hydra",
     "logger",
     "runs",
+    "callbacks.checkpoint",
     "callbacks.progress",
     "trainer.accelerator",
     "trainer.devices",
@@ -53,10 +60,30 @@ def identity(command: str, config: dict[str, Any]) -> str:
     return f"{command}-{hashlib.sha256(canonical.encode()).hexdigest()[:10]}"
 
 
-def _write_atomically(path: Path, text: str) -> None:
+STATES = ("missing", "pending", "running", "interrupted", "failed", "finished")
+"""What a run's directory may say of it. Only `failed` and `finished` are ends."""
+
+GRACE_SECONDS = 2.0
+"""How long a starter asks for a lock: a reader holds it for an instant, to see if it is free."""
+
+REPORT_SECONDS = 1.0
+"""The least time between two reports of progress."""
+
+
+class Busy(Exception):
+    """Another process is at work in this directory."""
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all; who reads meanwhile sees the old one."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text)
-    partial.replace(path)
+    try:
+        partial.write_text(text)
+        partial.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -66,49 +93,109 @@ class RunDirectory:
     path: Path
 
     def status(self) -> dict[str, Any]:
-        """The last status written; {"state": "missing"} if none was."""
+        """The last status written; {"state": "missing"} if none was.
+
+        A job that says it is running, and holds no lock, was killed: its state is `interrupted`.
+        """
         file = self.path / "status.json"
-        return json.loads(file.read_text()) if file.exists() else {"state": "missing"}
+        if not file.exists():
+            return {"state": "missing"}
+        status = json.loads(file.read_text())
+        if status["state"] == "running" and not self._locked():
+            # It may have ended between the two looks.
+            status = json.loads(file.read_text())
+            if status["state"] == "running":
+                status.update(state="interrupted", error="killed")
+        return status
+
+    def _locked(self) -> bool:
+        try:
+            with (self.path / ".lock").open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                return True
+            raise
+        return False
 
     @contextmanager
-    def job(self, command: str, overrides: Sequence[str], config: dict[str, Any]) -> Iterator[None]:
+    def lock(self, *, wait: bool) -> Iterator[None]:
+        """Hold the directory alone.
+
+        The lock is the kernel's (flock): it goes with the process that holds it, however that ends,
+        and on a network file system with the node.
+
+        Raises:
+            Busy: another process holds it, and `wait` is false.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as file:
+            patience = time.monotonic() + GRACE_SECONDS
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError as error:
+                    if error.errno not in (errno.EACCES, errno.EAGAIN):
+                        raise
+                    if not wait and time.monotonic() > patience:
+                        raise Busy(f"{self.path} is being worked on{self._by_whom()}") from None
+                    time.sleep(0.05)
+            yield
+
+    def _by_whom(self) -> str:
+        file = self.path / "status.json"
+        status = json.loads(file.read_text()) if file.exists() else {}
+        return f" by process {status['pid']} on {status['host']}" if status.get("pid") else ""
+
+    def announce(self, command: str, overrides: Sequence[str]) -> None:
+        """Say `pending` where nothing has been said yet."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not (self.path / "status.json").exists():
+            self._write_status(_Status(command, overrides).fields | {"state": "pending"})
+
+    def fail(self, command: str, overrides: Sequence[str], error: str) -> None:
+        """Say `failed` for a job that ended without a word of its own."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        fields = _Status(command, overrides).fields | self.status()
+        self._write_status(fields | {"state": "failed", "error": error, "finished": _now()})
+
+    def _write_status(self, fields: Mapping[str, Any]) -> None:
+        write_atomically(self.path / "status.json", json.dumps(fields, indent=1))
+
+    @contextmanager
+    def job(
+        self, command: str, overrides: Sequence[str], config: dict[str, Any]
+    ) -> Iterator["Job"]:
         """Keep the status right while a job runs: running, then finished, failed or interrupted.
 
-        A failure's traceback goes to error.txt and the exception goes on.
+        A failure's traceback goes to error.txt and the exception goes on. The caller holds the
+        directory's lock.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / "error.txt").unlink(missing_ok=True)
-        _write_atomically(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-        clock = time.monotonic()
-        status: dict[str, Any] = {
-            "state": "running",
-            "command": command,
-            "overrides": list(overrides),
-            "started": _now(),
-            "finished": None,
-            "seconds": None,
-            "error": None,
-            "pid": os.getpid(),
-        }
-
-        def write(state: str, error: str | None) -> None:
-            status.update(
-                state=state,
-                finished=_now(),
-                seconds=round(time.monotonic() - clock, 3),
-                error=error,
-            )
-            _write_atomically(self.path / "status.json", json.dumps(status, indent=1))
-
-        _write_atomically(self.path / "status.json", json.dumps(status, indent=1))
+        write_atomically(
+            self.path / "config.yaml",
+            yaml.dump(config, Dumper=yaml.CSafeDumper, sort_keys=False),
+        )
+        job = Job(self, _Status(command, overrides, worked=self.status().get("seconds") or 0.0))
+        job.write("running")
         try:
-            yield
+            yield job
         except BaseException as error:
-            stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-            (self.path / "error.txt").write_text(traceback.format_exc())
-            write("interrupted" if stopped else "failed", f"{type(error).__name__}: {error}")
+            stopped = isinstance(error, KeyboardInterrupt | Stopped)
+            try:
+                # The status first: on a full disk there may be room for one of the two.
+                job.write(
+                    "interrupted" if stopped else "failed", f"{type(error).__name__}: {error}"
+                )
+                (self.path / "error.txt").write_text(traceback.format_exc())
+            except OSError as unwritten:
+                error.add_note(f"This could not be recorded: {unwritten}")
             raise
-        write("finished", None)
+        job.write("finished")
 
     def clear(self) -> None:
         """Remove what an earlier run of the same config left, its checkpoints first."""
@@ -132,6 +219,53 @@ class RunDirectory:
             {k: np.ascontiguousarray(v) for k, v in arrays.items()},
             self.path / "weights.safetensors",
         )
+
+
+class _Status:
+    """What status.json says of a job, from its start on."""
+
+    def __init__(self, command: str, overrides: Sequence[str], worked: float = 0.0):
+        self.clock = time.monotonic() - worked
+        self.fields: dict[str, Any] = {
+            "state": "running",
+            "command": command,
+            "overrides": list(overrides),
+            "started": _now(),
+            "finished": None,
+            "seconds": worked,
+            "error": None,
+            "progress": None,
+            "metrics": {},
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+        }
+
+
+class Job:
+    """A job at work: what it reports of itself."""
+
+    def __init__(self, directory: RunDirectory, status: _Status):
+        self.directory = directory
+        self._status = status
+        self._reported = -REPORT_SECONDS
+
+    def report(self, progress: float, metrics: Mapping[str, float | str]) -> None:
+        """Say how far it is, from 0 to 1, and the last numbers; at most once in REPORT_SECONDS."""
+        known = {k: v for k, v in metrics.items() if isinstance(v, str) or math.isfinite(v)}
+        self._status.fields.update(progress=round(progress, 4), metrics=known)
+        if time.monotonic() - self._reported >= REPORT_SECONDS:
+            self.write("running")
+
+    def write(self, state: str, error: str | None = None) -> None:
+        """Write the status: seconds of work are those of all attempts together."""
+        self._reported = time.monotonic()
+        fields = self._status.fields
+        fields.update(
+            state=state, error=error, seconds=round(self._reported - self._status.clock, 3)
+        )
+        if state != "running":
+            fields["finished"] = _now()
+        self.directory._write_status(fields)
 
 
 def long_table(

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import lightning as L
 
+from kgon import checkpoints
 from kgon.datamodule import EnsembleData
 from kgon.model import TMS
 
-CHECKPOINT = Path("checkpoints") / "last.ckpt"
+CHECKPOINTS = "checkpoints"
+"""Folder of checkpoints in a run's directory."""
 
 
 def check_trainer(trainer: L.Trainer) -> None:
@@ -39,16 +41,14 @@ def train(model: TMS, data: EnsembleData, trainer: L.Trainer, directory: Path) -
         FloatingPointError: every member diverged.
     """
     check_trainer(trainer)
-    checkpoint = directory / CHECKPOINT
+    checkpoint = checkpoints.newest(directory / CHECKPOINTS)
     with warnings.catch_warnings():
-        # The state after a block of steps is the one that a run goes on from.
-        warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
         # Blocks are computed, not loaded: there is nothing for worker processes to do.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # One process is meant, also where there is a cluster.
+        warnings.filterwarnings("ignore", message=".*`srun` command is available")
         # Lightning's own use of torch's pytree.
         warnings.filterwarnings(
             "ignore", message=".*LeafSpec.* is deprecated", category=FutureWarning
         )
-        # The checkpoint is this directory's own last one, and is meant to be replaced.
-        warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not")
-        trainer.fit(model, data, ckpt_path=checkpoint if checkpoint.exists() else None)
+        trainer.fit(model, data, ckpt_path=checkpoint)

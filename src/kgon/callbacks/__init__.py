@@ -1,5 +1,6 @@
 """What is recorded during training: thin hooks around pure functions."""
 
+from kgon.callbacks.checkpoint import Checkpoints
 from kgon.callbacks.llc import LLCEstimates
 from kgon.callbacks.losses import Losses
 from kgon.callbacks.phases import Phases
@@ -7,13 +8,16 @@ from kgon.callbacks.pictures import WeightPictures
 from kgon.callbacks.plateaus import Plateaus
 from kgon.callbacks.progress import Progress
 from kgon.callbacks.snapshots import Snapshots
+from kgon.callbacks.status import Status
 
 __all__ = [
+    "Checkpoints",
     "LLCEstimates",
     "Losses",
     "Phases",
     "Plateaus",
     "Progress",
     "Snapshots",
+    "Status",
     "WeightPictures",
 ]

@@ -8,6 +8,7 @@ COMMANDS = {
     "llc": "learning coefficients at critical points or at a run's snapshots, against theory",
     "posterior": "the posterior's phases against the sample size, its evidence and transitions",
     "paper": "run every experiment of the paper and compare the numbers, one by one",
+    "runs": "how runs and sweeps stand: kgon runs [DIR...]",
     "report": "one self-contained page for runs: kgon report DIR...",
 }
 

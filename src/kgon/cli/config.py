@@ -1,6 +1,7 @@
 """Configs: where they are, what their resolvers mean, and what is wrong with an override."""
 
 import difflib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,12 +9,13 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kgon import runs
+from kgon import runs, sweeps
+from kgon.cli.standing import print_standing
 from kgon.schedule import Schedule
 
 _PACKAGED = Path(__file__).parents[1] / "conf"
@@ -78,7 +80,9 @@ def register_resolvers() -> None:
 
 
 def run(
-    config_name: str, task: Callable[[DictConfig], None], check: Callable[[DictConfig], None]
+    config_name: str,
+    task: Callable[[DictConfig], float | None],
+    check: Callable[[DictConfig], None],
 ) -> None:
     """Hand the command line to Hydra, after every override of it has been checked.
 
@@ -88,10 +92,36 @@ def run(
     overrides = [word for word in sys.argv[1:] if _is_override(word)]
     if not {"--help", "-h", "--hydra-help", "--info", "-i", "--cfg", "-c"} & set(sys.argv):
         try:
-            _check_overrides(config_name, overrides, check)
+            config = _check_overrides(config_name, overrides, check)
         except (ValueError, OmegaConfBaseException) as error:
             refuse(config_name, _first_line(error))
+        if {"-m", "--multirun"} & set(sys.argv):
+            # An experiment may choose another sweeper, which it could not if ours were a default.
+            if config.hydra.runtime.choices["hydra/sweeper"] == "basic":
+                sys.argv.append("hydra/sweeper=kgon")
+            name = sweeps.name(config_name, overrides)
+            sys.exit(_sweep(config_name, task, sweeps.Sweep(Path(config.runs.dir), name)))
+    _start(config_name, task)
+
+
+def _start(config_name: str, task: Callable[[DictConfig], float | None]) -> None:
     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)()
+
+
+def _sweep(
+    config_name: str, task: Callable[[DictConfig], float | None], sweep: sweeps.Sweep
+) -> int:
+    """Run a sweep, show how its points stand whatever ends it, and return the exit status."""
+    os.environ[sweeps.VARIABLE] = sweep.name
+    status = 0
+    try:
+        _start(config_name, task)
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    finally:
+        rows = sweeps.standing(sweep.points())
+        print_standing(rows, sweep.name)
+    return status or int(any(row["state"] == "failed" for row in rows))
 
 
 def refuse(command: str, message: str) -> NoReturn:
@@ -106,7 +136,8 @@ def _is_override(word: str) -> bool:
 
 def _check_overrides(
     config_name: str, words: list[str], check: Callable[[DictConfig], None]
-) -> None:
+) -> DictConfig:
+    """Check every choice of every override; return a config, with Hydra's own part."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         parser = OverridesParser.create()
         try:
@@ -122,6 +153,7 @@ def _check_overrides(
             config = _compose(config_name, job)
             _check_numbers(config_name, config, job)
             check(config)
+        return hydra.compose(config_name, first, return_hydra_config=True)
 
 
 _MOST_CHOICES = 50
@@ -133,6 +165,11 @@ def _choices(override: Override) -> Iterator[str]:
         yield str(override.input_line)
         return
     key = override.get_key_element()
+    if not override.is_discrete_sweep():  # an interval, of an optimising sweeper
+        interval = override.value()
+        assert isinstance(interval, IntervalSweep)
+        yield from (f"{key}={end}" for end in (interval.start, interval.end))
+        return
     for count, value in enumerate(override.sweep_string_iterator()):
         if count == _MOST_CHOICES:
             return

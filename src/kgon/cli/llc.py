@@ -17,7 +17,7 @@ from torch import Tensor
 from kgon import figures, llc_figures, runs, streams, tracking
 from kgon.calibration import ACCEPTANCE, calibrate
 from kgon.cli import config as configs
-from kgon.cli.jobs import build, job
+from kgon.cli.jobs import build, check_runs, job
 from kgon.critical import CriticalPoint, critical_point
 from kgon.data import SingleFeature, draw
 from kgon.datamodule import EnsembleData
@@ -65,6 +65,7 @@ def main() -> None:
 def check(config: DictConfig) -> None:
     """Everything that can be refused before a job starts; ValueError says what."""
     configs.plain(config)
+    check_runs(config)
     build(config.sampler)
     _dtype(config)
     if config.loss not in ("population", "sample"):
@@ -103,17 +104,20 @@ def check(config: DictConfig) -> None:
 
 
 @job
-def task(config: DictConfig, directory: runs.RunDirectory, logger: Any) -> Callable[[], None]:
+def task(config: DictConfig, running: runs.Job, logger: Any) -> Callable[[], None]:
     """Estimate, write tables and figures, give them to the logger."""
     work = at_snapshots if config.run else calibrated if config.calibrate else at_critical_points
     found: Found = work(config)
+    directory = running.directory
     for name, rows in found.tables.items():
         directory.save_rows(name, rows)
     drawn = {
         name: figures.save(figure, directory.path / "figures" / name)[0]
         for name, figure in found.figures.items()
     }
-    tracking.log_results(logger, _summary(found), found.tables, drawn)
+    summary = _summary(found)
+    running.report(1.0, summary)
+    tracking.log_results(logger, summary, found.tables, drawn)
     looks = tracking.where_to_look(logger)
     return lambda: _print(found, directory.path, [*drawn.values()], looks)
 

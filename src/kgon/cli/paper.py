@@ -1,6 +1,5 @@
 """kgon paper: run every experiment of the paper, and write the page that compares the numbers."""
 
-import fcntl
 import signal
 import subprocess
 import sys
@@ -46,11 +45,10 @@ def task(config: DictConfig) -> None:
     """Run what is not finished, job by job, then write the page from all that is."""
     chosen = [item for item in ITEMS if item.name in _names(config)]
     needed = list(dict.fromkeys(name for item in chosen for name in item.needs))
-    folder = Path(config.runs.dir)
-    with _only_one_at_work(folder) as lock:
+    with _told_to_stop():
         folders = {name: _directories(job, config) for name, job in JOBS.items()}
         for i, name in enumerate(needed):
-            _run(f"[{i + 1}/{len(needed)}]", JOBS[name], folders[name], config, lock)
+            _run(f"[{i + 1}/{len(needed)}]", JOBS[name], folders[name], config)
         _write(config, folders, chosen)
 
 
@@ -95,9 +93,11 @@ def _seconds(path: Path) -> float:
     return float(runs.RunDirectory(path).status()["seconds"] or 0.0)
 
 
-def _run(place: str, job: Job, directories: list[Path], config: DictConfig, lock: int) -> None:
-    """The job in a process of its own, which holds the lock too, unless all of its runs are
-    finished."""
+def _run(place: str, job: Job, directories: list[Path], config: DictConfig) -> None:
+    """The job in a process of its own, unless all of its runs are finished.
+
+    One that has outlived a killed `kgon paper` is waited for (runs.busy=wait), its work not lost.
+    """
     line = job.line(config.quick)
     missing = [path for path in directories if not _finished(path)]
     if not missing:
@@ -105,14 +105,20 @@ def _run(place: str, job: Job, directories: list[Path], config: DictConfig, lock
         return
     print(f"{place} {line}", flush=True)
     clock = time.monotonic()
-    words = [*job.words(config.quick), f"logger={config.logger}", f"runs.dir={config.runs.dir}"]
-    log = Path(config.runs.dir) / "paper.log"
+    words = [
+        *job.words(config.quick),
+        f"logger={config.logger}",
+        f"runs.dir={config.runs.dir}",
+        "runs.busy=wait",
+        "runs.retry=failed",
+    ]
+    log = Path(config.runs.dir) / "paper" / "log.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "kgon", *words],
             stdout=output,
             stderr=subprocess.STDOUT,
-            pass_fds=[lock],
         )
         try:
             code = process.wait()
@@ -130,25 +136,14 @@ def _run(place: str, job: Job, directories: list[Path], config: DictConfig, lock
 
 
 @contextmanager
-def _only_one_at_work(folder: Path) -> Iterator[int]:
-    """Wait for another `kgon paper` on the same runs; end in order when told to.
-
-    Two of them would write into one run directory. The lock is inherited by a job, so one that has
-    outlived its killed parent is waited for, too, and its work is not lost.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
+def _told_to_stop() -> Iterator[None]:
+    """SIGTERM ends this process in order, its job first."""
 
     def stop(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        with (folder / ".paper.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"another kgon paper is at work in {folder}; waiting for its job", flush=True)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            yield lock.fileno()
+        yield
     finally:
         signal.signal(signal.SIGTERM, before)

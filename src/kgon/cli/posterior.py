@@ -13,7 +13,7 @@ from rich.table import Table
 
 from kgon import figures, posterior_figures, runs, tracking
 from kgon.cli import config as configs
-from kgon.cli.jobs import job
+from kgon.cli.jobs import check_runs, job
 from kgon.critical import parse_label
 from kgon.phase_diagram import (
     LEAST_SHARE,
@@ -44,6 +44,7 @@ def main() -> None:
 def check(config: DictConfig) -> None:
     """Everything that can be refused before a job starts; ValueError says what."""
     configs.plain(config)
+    check_runs(config)
     for name in ("smc", "nuts", "model", "runs"):
         if not OmegaConf.is_dict(config[name]):
             raise ValueError(
@@ -65,13 +66,19 @@ def check(config: DictConfig) -> None:
 
 
 @job
-def task(config: DictConfig, directory: runs.RunDirectory, logger: Any) -> Callable[[], None]:
+def task(config: DictConfig, running: runs.Job, logger: Any) -> Callable[[], None]:
     """Sample what is missing, write tables and figures, give them to the logger."""
+    directory = running.directory
+
+    def report(finished: int, total: int, point: dict[str, Any]) -> None:
+        _progress(finished, total, point)
+        running.report(finished / total, {})
+
     diagram = phase_diagram(
         directory.path / "points",
         **_settings(config),
         workers=config.runs.workers,
-        progress=_progress,
+        progress=report,
     )
     tables = _tables(config, diagram)
     for name, rows in tables.items():
@@ -80,7 +87,9 @@ def task(config: DictConfig, directory: runs.RunDirectory, logger: Any) -> Calla
     # A dashboard's tables are small; the rest is in the run's directory.
     small = {name: tables[name] for name in ("posteriors", "llc", "predictions")}
     small["transitions"] = _of_note(tables["transitions"])
-    tracking.log_results(logger, _summary(config, diagram, tables), small, drawn)
+    summary = _summary(config, diagram, tables)
+    running.report(1.0, summary)
+    tracking.log_results(logger, summary, small, drawn)
     looks = tracking.where_to_look(logger)
     return lambda: _print(config, diagram, tables, directory.path, [*drawn.values()], looks)
 

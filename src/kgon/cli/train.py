@@ -6,11 +6,13 @@ from typing import Any
 
 import lightning as L
 from hydra.utils import instantiate
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig
 
 from kgon import record, runs, tracking
+from kgon.callbacks import Status
 from kgon.cli import config as configs
-from kgon.cli.jobs import build, job
+from kgon.cli.jobs import build, check_runs, job
 from kgon.datamodule import EnsembleData
 from kgon.memory import check_fits
 from kgon.model import TMS
@@ -26,6 +28,7 @@ def main() -> None:
 def check(config: DictConfig) -> None:
     """Build, with one member, everything that can refuse a value; ValueError says what."""
     configs.plain(config)
+    check_runs(config)
     check_memory(config)
     small = config.copy()
     small.members = 1
@@ -61,18 +64,23 @@ def build_trainer(config: DictConfig, callbacks: list[L.Callback], logger: Any) 
         logger=logger,
         enable_checkpointing=bool(callbacks),
         default_root_dir=config.runs.dir,
+        # One process whatever started it: no cluster's environment says otherwise.
+        plugins=[LightningEnvironment()],
     )
 
 
 @job
-def task(config: DictConfig, directory: runs.RunDirectory, logger: Any) -> Callable[[], None]:
+def task(config: DictConfig, running: runs.Job, logger: Any) -> Callable[[], None]:
     """Train, write the record, give the results to the logger."""
     model: TMS = build(config.model)
     data: EnsembleData = build(config.datamodule)
     callbacks = list(build(config.get("callbacks") or {}).values())
+    callbacks.append(Status(running.report, config.trainer.max_steps))
+    directory = running.directory
     trainer = build_trainer(config, callbacks, logger)
     train(model, data, trainer, directory.path)
-    results = record.write(directory, model, data)
+    results = record.write(directory, model, data, draw=config.runs.figures)
+    running.report(1.0, results.summary)
     tracking.log_results(logger, results.summary, results.tables, results.figures)
     looks = tracking.where_to_look(logger)
     return lambda: record.print_results(results, directory.path, looks)

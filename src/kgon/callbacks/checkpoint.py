@@ -1,0 +1,88 @@
+"""Training's whole state on disk, so that an interrupted run goes on from there."""
+
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
+
+from kgon import checkpoints
+
+_SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
+"""What tells a job to stop: a cluster's preemption or time limit, and everybody else."""
+
+
+class Checkpoints(Checkpoint):
+    """Saves model, optimizer and record: now and then, at the end, and when told to stop.
+
+    A signal that stops the job is obeyed at the end of the block of steps: the state is saved, then
+    whoever wanted the signal before (submitit, who asks for a new start) gets it. When a checkpoint
+    is written has no effect on results.
+
+    Args:
+        folder: where `checkpoints.LAST` and the one before it are.
+        every_seconds: time between checkpoints, about: what a kill costs at most.
+    """
+
+    def __init__(self, folder: str, every_seconds: float):
+        if not every_seconds > 0:
+            raise ValueError(f"every_seconds must be positive, got {every_seconds}")
+        self.folder = Path(folder)
+        self.every_seconds = every_seconds
+        self._saved = time.monotonic()
+        self._told: int | None = None
+        self._before: dict[int, Any] = {}
+        self._during: dict[int, Any] = {}
+
+    def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        # Lightning puts handlers of its own on top later, which end training on SIGTERM even where
+        # somebody below has decided to ignore it.
+        self._before = {s: signal.getsignal(s) for s in _SIGNALS}
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._saved = time.monotonic()
+        if threading.current_thread() is threading.main_thread():
+            self._during = {s: signal.signal(s, self._tell) for s in _SIGNALS}
+
+    def _tell(self, signum: int, frame: FrameType | None) -> None:
+        self._told = signum
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
+        due = time.monotonic() - self._saved > self.every_seconds
+        if due or self._told is not None:
+            self._save(trainer)
+        if self._told is not None:
+            self._obey(self._told)
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._save(trainer)
+        self._restore_handlers()
+
+    def on_exception(
+        self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException
+    ) -> None:
+        self._restore_handlers()
+
+    def _save(self, trainer: L.Trainer) -> None:
+        checkpoints.save(self.folder, trainer.save_checkpoint)
+        self._saved = time.monotonic()
+
+    def _obey(self, signum: int) -> None:
+        self._told = None
+        handler = self._before[signum]
+        try:
+            if callable(handler):
+                handler(signum, None)
+        except SystemExit as end:
+            raise checkpoints.Stopped(end.code) from end
+        if not callable(handler):
+            raise checkpoints.Stopped(128 + signum)
+
+    def _restore_handlers(self) -> None:
+        for signum, handler in self._during.items():
+            signal.signal(signum, handler)
+        self._during = {}

@@ -1,0 +1,160 @@
+"""Sweeps on a real Slurm: faults, preemption, requeues, time limits, a lost node, a lost login."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from slurm_cluster import Cluster, missing
+from test_resumption import JOB, results, until
+from zygote import SOURCE, Zygote
+
+from kgon import runs
+
+TESTS = str(Path(__file__).parent)
+LAUNCHER = (
+    "hydra/launcher=slurm", "hydra.launcher.poll_seconds=0.5", "hydra.launcher.mem_gb=1",
+    "hydra.launcher.cpus_per_task=1",
+)  # fmt: skip
+SLOW = ("+callbacks.fault._target_=faults.Fault", "+callbacks.fault.seconds=0.15")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    absent = missing()
+    if absent or os.geteuid():
+        reason = f"needs {', '.join(absent)}" if absent else "needs root"
+        assert not os.environ.get("KGON_REQUIRE_ALL"), reason
+        pytest.skip(f"Slurm: {reason}")
+    cluster = Cluster(tmp_path_factory.mktemp("slurm"), max_array_size=6)
+    cluster.start()
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture(scope="module")
+def zygote(cluster, tmp_path_factory):
+    os.environ.update({"SLURM_CONF": cluster.environment["SLURM_CONF"]})
+    zygote = Zygote(tmp_path_factory.mktemp("zygote"))
+    yield zygote
+    zygote.close()
+    del os.environ["SLURM_CONF"]
+
+
+@pytest.fixture
+def environment(cluster):
+    return {"PATH": cluster.environment["PATH"], "PYTHONPATH": f"{SOURCE}:{TESTS}"}
+
+
+def standing(zygote, folder):
+    return json.loads(zygote.run(folder, "runs", "--json").output)
+
+
+def by_words(folder):
+    """Each run's directory by its seed and fault."""
+    found = {}
+    for file in folder.glob("multirun/*/status.json"):
+        path = file.parent
+        words = runs.RunDirectory(path).status()["overrides"]
+        found[" ".join(w for w in words if w.startswith(("seed", "+callbacks.fault.kind")))] = path
+    return found
+
+
+def test_one_dead_job_costs_no_other_its_result(zygote, cluster, environment, tmp_path):
+    fault = ("+callbacks.fault._target_=faults.Fault", "+callbacks.fault.kind=none,raise,exit,kill")
+    sweep = zygote.run(tmp_path, "train", "-m", *JOB, *fault, "seed=1,2", *LAUNCHER, **environment)
+    assert sweep.status == 1, sweep.output
+    rows = standing(zygote, tmp_path)
+    states = {
+        kind: [r["state"] for r in rows if f"+callbacks.fault.kind={kind}" in r["overrides"]]
+        for kind in ("none", "raise", "exit", "kill")
+    }
+    assert states == {"none": ["finished"] * 2} | dict.fromkeys(
+        ("raise", "exit", "kill"), ["failed"] * 2
+    )
+    assert "2 finished, 6 failed" in sweep.output
+    errors = " ".join(row["error"] for row in rows if row["error"])
+    for words in ("something went wrong", "exited with status 7", "ended without a result"):
+        assert errors.count(words) == 2
+    # Eight jobs in arrays of at most five.
+    assert {job.partition("_")[2] for job in cluster.jobs()} == {"0", "1", "2", "3", "4"}
+    found = by_words(tmp_path)
+    for seed in (1, 2):
+        alone = tmp_path / f"alone-{seed}"
+        assert zygote.run(alone, "train", *JOB, f"seed={seed}").status == 0
+        (path,) = runs.find([alone / "multirun"])
+        assert results(found[f"+callbacks.fault.kind=none seed={seed}"]) == results(path)
+    traceback = (found["+callbacks.fault.kind=raise seed=1"] / "error.txt").read_text()
+    assert "RuntimeError: something went wrong" in traceback
+    logs = "".join(path.read_text() for path in tmp_path.glob("multirun/.submitit/*/*.out"))
+    assert "RuntimeError: something went wrong" in logs
+
+
+def test_whatever_happens_to_jobs_and_login_they_end_equal(zygote, cluster, environment, tmp_path):
+    seeds = (1, 2, 3)
+    whole = {}
+    for seed in (*seeds, 4):
+        folder = tmp_path / f"whole-{seed}"
+        assert zygote.run(folder, "train", *JOB, f"seed={seed}").status == 0
+        (path,) = runs.find([folder / "multirun"])
+        whole[seed] = results(path)
+
+    sweep = ("train", "-m", *JOB, *SLOW, "seed=1,2,3", *LAUNCHER)
+    login = zygote.start(tmp_path, *sweep, **environment)
+    # Told half a minute before a limit of one minute, which comes on top of what happens below.
+    limited = tmp_path / "limited"
+    limit = zygote.start(
+        limited, "train", "-m", *JOB, SLOW[0], "+callbacks.fault.seconds=0.8", "seed=4", *LAUNCHER,
+        "hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=30", **environment,
+    )  # fmt: skip
+
+    def at_work():
+        return sum((p / "checkpoints" / "last.ckpt").exists() for p in by_words(tmp_path).values())
+
+    until(lambda: at_work() == 3, "three jobs have checkpoints")
+    login.kill(signal.SIGKILL)
+    jobs = [job for job, state in cluster.jobs().items() if state == "RUNNING" and "_" in job]
+    mine = [j for j in jobs if "seed=4" not in cluster.ask("scontrol", "show", "job", j)][:3]
+    requeued, preempted = mine[:2]
+    cluster.ask("scontrol", "requeue", requeued)
+    cluster.ask("scancel", "--signal=USR2", "--batch", preempted)
+    time.sleep(2)
+    nodes = dict(
+        line.split()
+        for line in cluster.ask(
+            "squeue", "--noheader", "--array", "--format=%i %N", "--states=R"
+        ).splitlines()
+        if len(line.split()) == 2
+    )
+    lost = nodes.get(mine[2], "n1")
+    cluster.kill(lost)
+    until(lambda: "down" in " ".join(cluster.node_states()), "the node is missed")
+    cluster.start_node(lost)
+    until(
+        lambda: all(s in ("COMPLETED", "FAILED", "CANCELLED") for s in cluster.jobs().values()),
+        "all jobs have ended",
+        240,
+    )
+    # Nobody was there to collect; a second call of the sweep has nothing left to do.
+    again = zygote.run(tmp_path, *sweep, **environment)
+    assert again.status == 0, again.output
+    assert "3 finished" in again.output
+    assert limit.wait() == 0, limit.output
+    found = by_words(tmp_path)
+    assert {seed: results(found[f"seed={seed}"]) for seed in seeds} == {s: whole[s] for s in seeds}
+    assert results(by_words(limited)["seed=4"]) == whole[4]
+    logs = [path.read_text() for path in tmp_path.glob("**/.submitit/*/*.out")]
+    assert sum("this job is timed-out" in log for log in logs) >= 1
+
+
+def test_a_sweep_can_be_handed_over(zygote, cluster, environment, tmp_path):
+    sweep = ("train", "-m", *JOB, "seed=1,2", *LAUNCHER)
+    handed = zygote.run(tmp_path, *sweep, "hydra.launcher.wait=false", **environment)
+    assert handed.status == 0, handed.output
+    assert "2 jobs handed to Slurm" in handed.output
+    assert "2 pending" in handed.output or "running" in handed.output
+    followed = zygote.run(tmp_path, "runs", "--follow", **environment)
+    assert followed.status == 0, followed.output
+    assert [row["state"] for row in standing(zygote, tmp_path)] == ["finished"] * 2
