@@ -171,6 +171,7 @@ class Row:
             "published": against,
             "published_text": None if published is None else str(published),
             "published_spread": published and published.spread,
+            "published_digits": published and published.digits,
             "kgon": None
             if isinstance(self.value, float) and math.isnan(self.value)
             else self.value,
