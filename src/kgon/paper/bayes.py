@@ -130,7 +130,7 @@ def _uncertain(found: PhaseDiagram) -> list[Row]:
     ]  # fmt: skip
 
 
-def share_table(found: PhaseDiagram, c: int) -> Table:
+def share_table(found: PhaseDiagram, setting: str) -> Table:
     """Shares by number of vertices against n, by the reference rule and by the paper's."""
     body = []
     for i, n in enumerate(found.n_samples):
@@ -146,7 +146,7 @@ def share_table(found: PhaseDiagram, c: int) -> Table:
         cells.append(f"{float(found.agreement_with('hull')[i].mean()):.2f}")
         body.append(cells)
     header = ["n", "by descent (reference)", "by hull (the paper's rule)", "agreement"]
-    return f"share of the posterior by k, c = {c}", header, body
+    return f"share of the posterior by k, {setting}", header, body
 
 
 def label_transitions(found: PhaseDiagram) -> Rows:

@@ -94,7 +94,8 @@ def llc_against_time(data: Data) -> Figure:
         handles.append(Line2D([], [], ms=4, lw=0.8, label=label, **style))
     if below:
         ax.text(0.99, 0.01, f"below the frame: {', '.join(below)}", transform=ax.transAxes,
-                fontsize=_FONT, color=_INK, ha="right", va="bottom")  # fmt: skip
+                fontsize=_FONT, color=_INK, ha="right", va="bottom", zorder=5,
+                bbox={"fc": "white", "ec": "none", "pad": 1})  # fmt: skip
     ax.set_ylim(floor - 0.05 * (top - floor), top + 0.05 * (top - floor))
     _label_axes(ax, "SGD steps", r"LLC $\hat\lambda$, median and quartiles")
     _title(figure, f"Learning coefficients by phase, c = {data['n_features']}")
@@ -130,8 +131,8 @@ def first_transition(data: Data) -> Figure:
     """When members leave their first plateau, against batch size and learning rate."""
     figure = Figure(figsize=(WIDTH, 3.0))
     panels = (
-        ("batch_size", "batch size (learning rate 0.005)", lambda r: r["lr"] == 0.005),
-        ("lr", "learning rate (batch size 20)", lambda r: r["batch_size"] == 20),
+        ("batch_size", "batch size (lr 0.005)", lambda r: r["lr"] == 0.005),
+        ("lr", "learning rate (batch 20)", lambda r: r["batch_size"] == 20),
     )
     for place, (key, name, keep) in enumerate(panels):
         rows = sorted((r for r in data["rows"] if keep(r)), key=lambda r: r[key])
@@ -275,7 +276,7 @@ def dimensions(data: Data) -> Figure:
     x = np.array([1 / (1 - p["sparsity"]) for p in pictures])
     per_feature = [len(p["W"]) / float((np.array(p["W"]) ** 2).sum()) for p in pictures]
     figure = Figure(figsize=(WIDTH, 2.75))
-    ax = _axes(figure, 0.5, 0.4, WIDTH - 0.12, 2.25)
+    ax = _axes(figure, 0.5, 0.4, WIDTH - 0.28, 2.25)
     for value, name in ((1.0, "1"), (0.5, "1/2"), (0.4, "2/5"), (0.75, "3/4"), (2 / 3, "2/3")):
         ax.axhline(value, color=_GREY, lw=0.5, ls=":", zorder=0)
         ax.text(1.005, value, name, transform=ax.get_yaxis_transform(), fontsize=_FONT,
@@ -343,6 +344,8 @@ def pairs(data: Data) -> Figure:
         left = 0.5 + place * 1.5
         picture = _axes(figure, left + 0.1, 1.6, left + 1.2, 2.7)
         k_gon(picture, kind["W"], kind["b"], f"{kind['kind']}")
+        picture.set_xlim(-1.6, 1.6)  # room for the names
+        picture.set_ylim(-1.6, 1.6)
         for i, marker in enumerate((r"$a$", r"$a'$", r"$b$", r"$b'$")):
             at = 1.28 * np.array(kind["W"])[:, i]
             picture.text(at[0], at[1], marker, fontsize=_FONT, ha="center", va="center")

@@ -257,8 +257,8 @@ def _figure_2(results: Results) -> Section:
         found = bayes.diagram(results.one(name))
         rows, data = bayes.figure_2(found, c, noise_std, pair)
         blocks.append(Block(_of(name, results), rows))
-        tables.append(bayes.share_table(found, c))
         likelihood = "exp(-n L / 2)" if noise_std == 1 else "exp(-n L)"
+        tables.append(bayes.share_table(found, f"c = {c}, {likelihood}"))
         caption = (
             f"Share of the posterior by number of vertices k against the sample size n (inputs), "
             f"c = {c}, likelihood {likelihood}, {len(found.datasets)} data sets, {found.n_draws} "
@@ -364,9 +364,8 @@ def _free_energies(results: Results) -> Section:
     return Section(
         [Block(_here("free_energies"), rows)],
         tables,
-        notes=["What the sampled posterior does is under Figure 2: the measured crossing lies "
-               "between the two conventions, nearer to the published one than the formula under "
-               "the likelihood that is sampled. Leading-order free energies miss several nats."],
+        notes=["What the sampled posterior does is under Figure 2; leading-order free energies miss "
+               "several nats at these n."],
     )  # fmt: skip
 
 
@@ -375,8 +374,9 @@ def _antecedents(results: Results) -> Section:
     posterior = bayes.label_transitions(bayes.diagram(results.one("figure_2")))
     table = dynamics.antecedents(many, posterior)
     rows = dynamics.antecedent_rows(table, many.n_members)
+    command = " ; ".join(_of(name, results) for name in ("figure_3", "figure_2"))
     return Section(
-        [Block(_of("figure_3", results), rows)],
+        [Block(command, rows)],
         [dynamics.antecedent_table(table)],
         notes=["A Bayesian transition from → to counts as existing if in the sampled posterior "
                "(Figure 2, likelihood exp(-n L / 2), labels by descent) the odds pass through 1 in "
@@ -413,27 +413,26 @@ def _more_features(results: Results) -> Section:
 
 
 def _first_transition(results: Results) -> Section:
-    ensembles = [
-        Ensemble(run)
-        for name in ("batch_size", "lr_low", "lr_high", "lr_highest")
-        for run in results.all(name)
-    ]
-    table = dynamics.first_transition(ensembles)
-    lines = " ; ".join(_of(n, results) for n in ("batch_size", "lr_low", "lr_high", "lr_highest"))
-    rows = [
-        Row(f"batch {r['batch_size']}, learning rate {r['lr']:g}: share of runs that leave their "
-            "first plateau", r["share"], stderr=r["share_stderr"], digits=3,
-            remark=f"step x learning rate at leaving: median {r['median']:.0f}, quartiles "
-            f"{r['low']:.0f} and {r['high']:.0f}, of {r['left']} that leave; end at {r['end']:.0f}")
-        for r in table
-    ]  # fmt: skip
+    blocks, table = [], []
+    for name in ("batch_size", "lr_low", "lr_high", "lr_highest"):
+        found = dynamics.first_transition(Ensemble(run) for run in results.all(name))
+        rows = [
+            Row(f"batch {r['batch_size']}, learning rate {r['lr']:g}: share of runs that leave "
+                "their first plateau", r["share"], stderr=r["share_stderr"], digits=3,
+                remark=f"step x learning rate at leaving: median {r['median']:.0f}, quartiles "
+                f"{r['low']:.0f} and {r['high']:.0f}, of {r['left']} that leave; end at "
+                f"{r['end']:.0f}")
+            for r in found
+        ]  # fmt: skip
+        blocks.append(Block(_of(name, results), rows))
+        table += found
     caption = (
         "When runs leave their first plateau: step × learning rate (median and quartiles of those "
         f"that leave) and the share that does by {table[0]['end']:.0f}, against batch size and "
         f"learning rate; c = 6, n = 1000 samples, up to {max(r['members'] for r in table)} runs each."
     )
     return Section(
-        [Block(lines, rows)],
+        blocks,
         pictures=[Picture("first_transition", "first_transition", {"rows": table}, caption)],
     )
 

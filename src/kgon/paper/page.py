@@ -201,7 +201,7 @@ def _cell(text: str) -> str:
 def _table(table: Table) -> list[str]:
     title, header, body = table
     return [
-        f"**{title[0].upper()}{title[1:]}**",
+        f"**{title if title.startswith('k-') else title[0].upper() + title[1:]}**",
         "",
         "| " + " | ".join(_cell(h) for h in header) + " |",
         "|" + "---|" * len(header),

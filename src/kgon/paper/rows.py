@@ -201,7 +201,7 @@ class Row:
     def shown_difference(self) -> str:
         """The difference as text: standard errors where there are any."""
         if (z := self.standard_errors) is not None:
-            return f"{z:+.1f}" if math.isfinite(z) else "∞"
+            return (f"{z:+.1f}" if abs(z) >= 0.05 else "0.0") if math.isfinite(z) else "∞"
         if self.difference is None:
             return "-"
         if abs(self.difference) <= (self.published.rounding if self.published else 0) + 1e-12:

@@ -65,12 +65,13 @@ def best_weights(runs: Iterable[Run]) -> dict[str, Any]:
 
 
 def polygon_rows(data: Mapping[str, Any]) -> list[Row]:
-    """How many features are represented at each sparsity."""
+    """How many features are represented at each sparsity; Elhage et al. show it for 5 in 2."""
     expected = {0.0: "two, orthogonal", 0.8: "four, in antipodal pairs", 0.9: "five, a pentagon"}
     rows = []
     for picture in data["pictures"]:
         length = np.linalg.norm(np.array(picture["W"]), axis=0)
-        n, known = int((length > REPRESENTED).sum()), expected.get(picture["sparsity"])
+        n = int((length > REPRESENTED).sum())
+        known = expected.get(picture["sparsity"]) if len(length) == 5 else None
         rows.append(
             Row(f"features represented of {len(length)}, sparsity {picture['sparsity']:g}",
                 float(n), digits=0, remark=f"Elhage et al. picture {known}" if known else "")
