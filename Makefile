@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test bench check format clean
+.PHONY: help setup run paper test bench check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -19,6 +19,9 @@ setup: $(READY) ## make the virtual environment .venv with everything pinned
 
 run: $(READY) ## train the default ensemble and open its record (OVERRIDES="members=32 ...")
 	$(BIN)/kgon train $(OVERRIDES)
+
+paper: $(READY) ## repeat the paper number by number, an hour; QUICK=1 ten minutes; writes docs/paper
+	$(BIN)/kgon paper $(if $(QUICK),quick=true) $(OVERRIDES)
 
 test: $(READY) ## run the tests
 	$(BIN)/pytest

@@ -3,12 +3,13 @@ import torch
 from scipy import stats
 
 from kgon import streams
-from kgon.data import SingleFeature, Sparse, draw
+from kgon.data import Pairs, SingleFeature, Sparse, draw
 from kgon.datamodule import EnsembleData
 from kgon.loss import population_loss
 
 KEYS = streams.member_keys(0, range(4), "data")
-DISTRIBUTIONS = [SingleFeature(6), SingleFeature(1), Sparse(6, 0.0), Sparse(3, 0.9)]
+DISTRIBUTIONS = [SingleFeature(6), SingleFeature(1), Sparse(6, 0.0), Sparse(3, 0.9),
+                 Pairs(4, 0.5, together=True), Pairs(6, 0.9, together=False)]  # fmt: skip
 
 
 def ensemble(distribution=None, members=(0, 1, 2), n_samples=20, batch_size=5, block=7):
@@ -128,3 +129,20 @@ def test_members_have_data_of_their_own():
 def test_bad_sizes_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         ensemble(**change)
+
+
+def test_pairs_are_active_together_or_apart():
+    together = draw(Pairs(4, 0.7, together=True), KEYS, 0, 20_000).flatten(0, 1) > 0
+    apart = draw(Pairs(4, 0.7, together=False), KEYS, 0, 20_000).flatten(0, 1) > 0
+    assert torch.equal(together[:, 0::2], together[:, 1::2])
+    assert not (apart[:, 0::2] & apart[:, 1::2]).any()
+    # 80,000 inputs: four standard errors of a share of 0.3 are 0.0065. The pairs are independent.
+    pair = apart[:, 0::2] | apart[:, 1::2]
+    for share, expected in ((together[:, 0], 0.3), (pair[:, 1], 0.3), (apart[:, 0], 0.15),
+                            (apart[:, 3], 0.15), (pair.all(-1), 0.09)):  # fmt: skip
+        assert abs(share.double().mean() - expected) < 0.0065
+
+
+def test_pairs_need_an_even_number_of_features():
+    with pytest.raises(ValueError, match=r"an even data.n_features, got 5"):
+        Pairs(5, 0.9, together=True)

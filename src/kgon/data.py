@@ -72,12 +72,8 @@ class SingleFeature:
         return critical_points(self.n_features)
 
 
-class Sparse:
-    """Each feature active with probability 1 - sparsity, then uniform on [0, 1] (Elhage et al.).
-
-    As sparsity -> 1, an input that is not zero tends to have a single active feature: conditioned
-    on activity this is `SingleFeature`.
-    """
+class _Bernoulli:
+    """Features that are active or not, uniform on [0, 1] when active, several at a time."""
 
     def __init__(self, n_features: int, sparsity: float):
         _check_n_features(n_features)
@@ -87,9 +83,13 @@ class Sparse:
         self.n_uniforms = 2 * n_features
         self.sparsity = sparsity
 
+    def _active(self, u: Tensor) -> Tensor:
+        """Which features are active (..., n_features), from as many uniform numbers."""
+        raise NotImplementedError
+
     def inputs(self, u: Tensor) -> Tensor:
-        active, magnitude = u.split(self.n_features, -1)
-        return torch.where(active >= self.sparsity, magnitude, 0.0)
+        choices, magnitude = u.split(self.n_features, -1)
+        return torch.where(self._active(choices), magnitude, 0.0)
 
     def expected_loss(self, importance: Tensor | None) -> Loss:
         """Estimated on EXPECTATION_SAMPLES inputs that are the same in every run.
@@ -107,6 +107,39 @@ class Sparse:
     def critical_points(self) -> list[CriticalPoint]:
         """None is known."""
         return []
+
+
+class Sparse(_Bernoulli):
+    """Each feature active with probability 1 - sparsity, then uniform on [0, 1] (Elhage et al.).
+
+    As sparsity -> 1, an input that is not zero tends to have a single active feature: conditioned
+    on activity this is `SingleFeature`. Almost all inputs are zero then, and those hold positive
+    biases down, which `SingleFeature` does not.
+    """
+
+    def _active(self, u: Tensor) -> Tensor:
+        return u >= self.sparsity
+
+
+class Pairs(_Bernoulli):
+    """Features 2i and 2i + 1 in pairs that are active with probability 1 - sparsity (Elhage et al.,
+    correlated and anticorrelated features).
+
+    Args:
+        together: both features of an active pair are active, with magnitudes of their own; if not,
+            one of the two, either with probability 1/2.
+    """
+
+    def __init__(self, n_features: int, sparsity: float, together: bool):
+        super().__init__(n_features, sparsity)
+        if n_features % 2:
+            raise ValueError(f"data of pairs needs an even data.n_features, got {n_features}")
+        self.together = together
+
+    def _active(self, u: Tensor) -> Tensor:
+        pair, coin = u[..., 0::2] >= self.sparsity, u[..., 1::2] < 0.5
+        first, second = (pair, pair) if self.together else (pair & coin, pair & ~coin)
+        return torch.stack([first, second], -1).flatten(-2)
 
 
 def draw(distribution: Distribution, keys: streams.Keys, start: int, count: int) -> Tensor:

@@ -7,6 +7,7 @@ COMMANDS = {
     "train": "train an ensemble and record plateaus, phases and learning coefficients",
     "llc": "learning coefficients at critical points or at a run's snapshots, against theory",
     "posterior": "the posterior's phases against the sample size, its evidence and transitions",
+    "paper": "run every experiment of the paper and compare the numbers, one by one",
     "runs": "how runs and sweeps stand: kgon runs [DIR...]",
     "report": "one self-contained page for runs: kgon report DIR...",
 }

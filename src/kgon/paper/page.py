@@ -1,0 +1,216 @@
+"""The page: sections in, Markdown, figures, data files and a table of results out."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kgon.figures import save
+from kgon.paper.drawings import DRAWINGS
+from kgon.paper.items import ITEMS, Block, Item, Picture, Section
+from kgon.paper.rows import MARKS, NOT, REMARK, REPRODUCED, UNPUBLISHED, VERDICTS, Row
+from kgon.paper.theory import Table
+
+_PARTS = {
+    "paper": ("The paper", "Chen, Lau, Mendel, Wei, Murfet 2023, arXiv 2310.06301."),
+    "beyond": ("Beyond the paper", "Not in the paper: there is nothing published to compare with."),
+    "elhage": (
+        "Elhage et al.",
+        "Pictures of Toy Models of Superposition (2022) from the same configs, which differ from "
+        "theirs in size. Not in the paper; what they describe is told from their text, without "
+        "numbers to compare with.",
+    ),
+}
+
+_RULES = """\
+**Verdicts** follow from rules, not from judgement (`kgon.paper.rows`). Let d = kgon − published and
+z = d over the root of the summed squares of both standard errors and of the published number's
+rounding.
+A measured number is *reproduced* if |z| ≤ 2, *reproduced with a remark* if 2 < |z| ≤ 3, and *not
+reproduced* beyond. A computed number is reproduced if it rounds to the published digits; a statement
+if it is found true. What rests on an inference (I), a proposal or a stated remark is at best
+*reproduced with a remark*. Where nobody has published a number, or only a derivation (D) outside the
+paper has one, the verdict is *no published number*; such a reference is shown in italics and compared
+all the same.
+
+**How sure a published number is**, as the full text was not at hand when kgon was written:"""
+
+
+def write_page(folder: Path, sections: Mapping[str, Section | None], how: str) -> dict[str, Any]:
+    """Write README.md, results.json, figures/ and data/ into a folder; return the results.
+
+    Args:
+        folder: where to.
+        sections: by item; None for an item whose experiments have not been run.
+        how: the command that made the page, and what it ran.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for section in sections.values():
+        for picture in section.pictures if section else ():
+            draw(folder, picture)
+    results = table_of_results(sections)
+    _replace(folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    _replace(folder / "README.md", "\n".join(_page(sections, how)).rstrip() + "\n")
+    return results
+
+
+def draw(folder: Path, picture: Picture) -> None:
+    """Write the picture's data, read them back, and draw what was read."""
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    file = folder / "data" / f"{picture.name}.json"
+    content = {"drawing": picture.drawing, "caption": picture.caption, **_rounded(picture.data)}
+    _replace(file, json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n")
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    save(DRAWINGS[stored["drawing"]](stored), folder / "figures" / picture.name)
+
+
+def _rounded(node: Any) -> Any:
+    """Floats to six significant digits: a figure cannot show more, and files stay small."""
+    if isinstance(node, Mapping):
+        return {str(k): _rounded(v) for k, v in node.items()}
+    if isinstance(node, list | tuple):
+        return [_rounded(v) for v in node]
+    if isinstance(node, float):
+        return float(f"{node:.6g}") if abs(node) < float("inf") else None
+    return node
+
+
+def table_of_results(sections: Mapping[str, Section | None]) -> dict[str, Any]:
+    """Every row of every item, with the rules' counts."""
+    rows = [
+        {"item": name, "command": block.command, **row.plain()}
+        for name, section in sections.items()
+        for block in (section.blocks if section else ())
+        for row in block.rows
+    ]
+    counts = Counter(row["verdict"] for row in rows)
+    return {
+        "verdicts": {verdict: counts[verdict] for verdict in VERDICTS},
+        "not_run": [name for name, section in sections.items() if section is None],
+        "rows": rows,
+    }
+
+
+def _page(sections: Mapping[str, Section | None], how: str) -> list[str]:
+    lines = [
+        "# The paper, number by number",
+        "",
+        "What *Dynamical versus Bayesian Phase Transitions in a Toy Model of Superposition* says, and "
+        f"what kgon computes. {how}",
+        "",
+        "Beside this page: [`results.json`](results.json), every row of every table; `data/`, what "
+        "each figure shows; `figures/`, each as PNG and SVG.",
+        "",
+        *_RULES.split("\n"),
+        "",
+        "| mark | meaning |",
+        "|---|---|",
+        *(f"| {mark} | {meaning} |" for mark, meaning in MARKS.items()),
+        "",
+        "Losses are summed over coordinates, without a factor 1/2. c is `n_features`, r `n_hidden`.",
+        "",
+        *_summary(sections),
+    ]
+    origin = None
+    for item in ITEMS:
+        if item.name not in sections:
+            continue
+        if item.origin != origin:
+            origin = item.origin
+            lines += ["", f"## {_PARTS[origin][0]}", "", _PARTS[origin][1]]
+        lines += _section(item, sections[item.name])
+    return lines
+
+
+def _summary(sections: Mapping[str, Section | None]) -> list[str]:
+    short = {REPRODUCED: "reproduced", REMARK: "with a remark", NOT: "not reproduced",
+             UNPUBLISHED: "no published number"}  # fmt: skip
+    lines = ["| item | " + " | ".join(short.values()) + " |", "|---|" + "--:|" * len(short)]
+    total = Counter[str]()
+    for item in ITEMS:
+        if item.name not in sections:
+            continue
+        section = sections[item.name]
+        counts = Counter(r.verdict for b in (section.blocks if section else ()) for r in b.rows)
+        total += counts
+        cells = [str(counts[v]) if section else "not run" for v in short]
+        lines.append(f"| [{item.title}](#{_anchor(item)}) | " + " | ".join(cells) + " |")
+    lines.append("| **all** | " + " | ".join(f"**{total[v]}**" for v in short) + " |")
+    return lines
+
+
+def _anchor(item: Item) -> str:
+    kept = "".join(c for c in item.title.lower() if c.isalnum() or c in " -_")
+    return kept.replace(" ", "-")
+
+
+def _section(item: Item, section: Section | None) -> list[str]:
+    lines = ["", f"### {item.title}", ""]
+    if section is None:
+        return [*lines, f"Not run yet: `kgon paper item={item.name}`."]
+    for picture in section.pictures:
+        lines += [
+            f'<a href="figures/{picture.name}.svg"><img src="figures/{picture.name}.png" '
+            f'width="480" alt="{item.title}"></a>',
+            "",
+            f"*{picture.caption}* ([data](data/{picture.name}.json))",
+            "",
+        ]
+    lines += _rows(section.blocks)
+    for note in section.notes:
+        lines += ["", note]
+    for table in section.tables:
+        lines += ["", *_table(table)]
+    return lines
+
+
+_COLUMNS = ("quantity", "published", "kgon", "difference in s.e.", "verdict", "command",
+            "source, how sure", "remark")  # fmt: skip
+
+
+def _rows(blocks: Sequence[Block]) -> list[str]:
+    lines = [f"| {' | '.join(_COLUMNS)} |", "|---|--:|--:|--:|---|---|---|---|"]
+    lines += [
+        line for block in blocks for row in block.rows for line in [row_line(row, block.command)]
+    ]
+    return lines
+
+
+def row_line(row: Row, command: str) -> str:
+    """A row of the page."""
+    published = row.published
+    shown = "-"
+    if published is not None:
+        shown = str(published) if published.in_the_paper else f"*{published}*"
+    verdict = f"**{row.verdict}**" if row.verdict == NOT else row.verdict
+    if published is not None and not published.in_the_paper:
+        verdict += " (disagrees with the reference)" if row.agreement == NOT else " (agrees)"
+    source = "-" if published is None else f"{published.where} [{', '.join(published.marks)}]"
+    commands = "<br>".join(f"`{part}`" for part in command.split(" ; "))
+    cells = [row.quantity, shown, row.shown, row.shown_difference, verdict, commands, source,
+             row.remark]  # fmt: skip
+    return "| " + " | ".join(_cell(cell) for cell in cells) + " |"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _table(table: Table) -> list[str]:
+    title, header, body = table
+    return [
+        f"**{title if title.startswith('k-') else title[0].upper() + title[1:]}**",
+        "",
+        "| " + " | ".join(_cell(h) for h in header) + " |",
+        "|" + "---|" * len(header),
+        *("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in body),
+    ]
+
+
+def _replace(file: Path, text: str) -> None:
+    """Whole or not at all, for whoever reads while it is written."""
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(file)

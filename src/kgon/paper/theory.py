@@ -1,0 +1,424 @@
+"""Items that need no run: Lemma 3.1, k-gons, free energies, errata."""
+
+import itertools
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kgon.critical import CriticalPoint, critical_point, critical_points
+from kgon.free_energy import critical_sample_size, prior_constant
+from kgon.loss import PopulationLoss, population_loss
+from kgon.paper.rows import Published, Row
+
+Table = tuple[str, list[str], list[list[str]]]
+
+LARGEST = 203
+"""The search for k-gons with k = n_features goes up to here."""
+
+
+# ----------------------------------------------------------------------------------- Lemma 3.1
+
+
+def lemma_as_printed(W: Tensor, b: Tensor) -> float:
+    """Lemma 3.1, eq. (4), term by term: L = (1 / 3c) sum_i H_i of one parameter."""
+    A, c = (W.mT @ W).tolist(), len(b)
+    total = 0.0
+    for i, bias in enumerate(b.tolist()):
+        square = A[i][i]
+        others = [A[i][j] for j in range(c) if j != i]
+        N = (1 - square) ** 2 - 3 * (1 - square) * bias + 3 * bias**2
+        if bias <= 0:
+            total += math.fsum((a + bias) ** 3 / a for a in others if a > 0 and -a <= bias)
+            on = square > 0 and -square <= bias
+            total += bias**3 / square**2 + bias**3 / square + N if on else 1.0
+        else:
+            total += N + math.fsum(
+                -(bias**3) / a if -a > bias else a * a + 3 * a * bias + 3 * bias**2 for a in others
+            )
+    return total / (3 * c)
+
+
+def quadrature(W: Tensor, b: Tensor) -> float:
+    """E ||x - f(x)||^2 of one parameter by Gauss-Legendre quadrature between the kinks."""
+    A, bias, c = (W.mT @ W).numpy(), b.numpy(), len(b)
+    nodes, weights = np.polynomial.legendre.leggauss(8)
+    total = 0.0
+    for i, j in itertools.product(range(c), repeat=2):
+        kink = -bias[i] / A[i, j] if A[i, j] else 0.0
+        edges = [0.0, *([kink] if 0 < kink < 1 else []), 1.0]
+        for low, high in itertools.pairwise(edges):
+            a = low + (high - low) * (nodes + 1) / 2
+            residual = (i == j) * a - np.maximum(a * A[i, j] + bias[i], 0.0)
+            total += float((high - low) / 2 * weights @ residual**2)
+    return total / c
+
+
+def lemma(draws: int = 40) -> list[Row]:
+    """The closed form against quadrature and against the lemma as it is printed."""
+    generator = torch.Generator().manual_seed(0)
+    worst = {"quadrature": 0.0, "lemma": 0.0}
+    for r, c, _ in itertools.product(range(1, 5), range(2, 9), range(draws)):
+        W = torch.randn(r, c, generator=generator, dtype=torch.float64)
+        b = 0.6 * torch.randn(c, generator=generator, dtype=torch.float64)
+        W[:, torch.rand(c, generator=generator) < 0.2] = 0.0
+        b[torch.rand(c, generator=generator) < 0.2] = 0.0
+        value = float(population_loss(W, b))
+        for name, other in (("quadrature", quadrature(W, b)), ("lemma", lemma_as_printed(W, b))):
+            worst[name] = max(worst[name], abs(value - other) / max(value, 1.0))
+    where = "Lemma 3.1, eq. (4)"
+    setting = f"r = 1..4, c = 2..8, {draws} draws each with zero columns and zero biases"
+    return [
+        Row(
+            f"closed form = quadrature ({setting})",
+            worst["quadrature"] < 1e-12,
+            Published(True, ("P", "D"), where, text="equal"),
+            text=f"largest difference {worst['quadrature']:.1e}",
+        ),
+        Row(
+            "closed form by truncated moments = the lemma as printed (same draws)",
+            worst["lemma"] < 1e-12,
+            Published(True, ("P", "D"), where, text="equal"),
+            text=f"largest difference {worst['lemma']:.1e}",
+        ),
+    ]
+
+
+# ----------------------------------------------------------------------------------- Table A.1
+
+SIDES = (4, 5, 6, 7, 8, 12)
+
+_LENGTH_AND_BIAS = {"4": (1.0, 0.0, None), "5": (1.17046, -0.28230, 5), "6": (1.32053, -0.61814, 5)}
+_LEVELS = {
+    6: {"4": 0.11111, "4+": 0.10417, "4++": 0.09722, "5": 0.06874, "5+": 0.06180, "6": 0.04819},
+    5: {"4": 0.06667, "4+": 0.05667, "5": 0.01583},
+    4: {"4": 0.0},
+}
+_LLC = {"5": 7.0, "5+": 8.5, "6": 8.5}
+_VOLUME = {"4": 7.5, "4+": 8.0, "4++": 8.5}
+_H = {5: 0.23738, 6: 0.86746}
+
+
+def table_a1() -> tuple[list[Row], list[Table]]:
+    """(l*, b*), losses and learning coefficients of k-gons."""
+    rows = []
+    for label, (length, bias, digits) in _LENGTH_AND_BIAS.items():
+        point = critical_point(label, 6)
+        marks, where = ("P", "D"), "Table A.1, App. E.1"
+        rows += [
+            Row(f"{label}-gon, l*", _length(point), Published(length, marks, where, digits=digits)),
+            Row(f"{label}-gon, b*", _bias(point), Published(bias, marks, where, digits=digits)),
+        ]
+    for k in (7, 8, 12):
+        point = critical_point(k, k)
+        remark = "the paper tabulates further k; its digits are not at hand"
+        rows += [
+            Row(f"{k}-gon, l*", _length(point), remark=remark),
+            Row(f"{k}-gon, b*", _bias(point), remark=remark),
+        ]
+    for c, levels in _LEVELS.items():
+        rows += [
+            Row(
+                f"L({label}), c = {c}",
+                critical_point(label, c).loss,
+                Published(value, ("D", "P"), "Sec. 3 (formula D, values P)", digits=5),
+            )
+            for label, value in levels.items()
+        ]
+    rows += [
+        Row(
+            f"h_{k} = 3 c L - (c - k)",
+            3 * k * critical_point(k, k).loss,
+            Published(value, ("D", "P"), "Sec. 3 (formula D, values P)", digits=5),
+        )
+        for k, value in _H.items()
+    ]
+    step = critical_point("4-", 6).loss - critical_point("4", 6).loss
+    rows.append(
+        Row("loss added by each phi, c = 6", step, Published(1 / 18, ("D",), "Sec. 3", text="1/18",
+                                                             digits=12))
+    )  # fmt: skip
+    rows += [
+        Row(f"λ({label}), c = 6", critical_point(label, 6).llc, digits=1,
+            published=Published(value, ("P", "D"), "Sec. 3, Table A.1"))
+        for label, value in _LLC.items()
+    ]  # fmt: skip
+    rows += [
+        Row(f"λ({label}), c = 6, volume exponent", critical_point(label, 6).llc, digits=1,
+            published=Published(value, ("D",), "volume exponent"),
+            remark="the paper lists values that depend on the direction, {4, 4.5, 5, 5.5} (P)")
+        for label, value in _VOLUME.items()
+    ]  # fmt: skip
+    rows.append(
+        Row("families of k-gons at c = 6", float(len(critical_points(6))), digits=0,
+            published=Published(18.0, ("P", "I"), "Sec. 3 (count P, the reading of φ I)"))
+    )  # fmt: skip
+    gradient = max(_slope(point) for c in (4, 5, 6) for point in critical_points(c))
+    rows.append(
+        Row("the gradient vanishes at every family, c = 4, 5, 6", gradient < 1e-12,
+            Published(True, ("D",), "Sec. 3", text="< 1e-15"), text=f"largest {gradient:.1e}")
+    )  # fmt: skip
+    equations = max(max(map(abs, polynomials(k, *_solution(k)))) for k in SIDES if k > 4)
+    rows.append(
+        Row("App. E.1's two polynomials vanish at (l*, b*), k = 5..8, 12", equations < 1e-11,
+            Published(True, ("P", "D"), "App. E.1"), text=f"largest residual {equations:.1e}")
+    )  # fmt: skip
+    return rows, [_gon_table()]
+
+
+def _gon_table() -> Table:
+    body = []
+    for k in SIDES:
+        point = critical_point(k, k)
+        body.append(
+            [
+                str(k),
+                f"{_length(point):.8f}",
+                f"{_bias(point):.8f}",
+                f"{3 * k * point.loss:.8f}",
+                f"{point.loss:.8f}",
+                "-" if point.llc is None else f"{point.llc:g}",
+                point.kind,
+            ]
+        )
+    header = ["k", "l*", "b*", "h_k", "L, c = k", "λ, c = k", "kind"]
+    return "k-gons with k = c, solved to rounding", header, body
+
+
+def search() -> tuple[list[Row], list[int]]:
+    """For which k = n_features <= LARGEST a standard k-gon exists."""
+    found = [k for k in range(4, LARGEST + 1) if _exists(k)]
+    names = ", ".join(map(str, found))
+    row = Row(
+        f"all k = c, 4 <= k <= {LARGEST}, for which a k-gon exists",
+        float(len(found)),
+        text=names,
+        remark="the paper says for which k no root exists; its list is not at hand",
+    )
+    return [row], found
+
+
+def _exists(k: int) -> bool:
+    try:
+        critical_point(k, k)
+    except ValueError:
+        return False
+    return True
+
+
+def _length(point: CriticalPoint) -> float:
+    return float(point.W[:, 0].norm())
+
+
+def _bias(point: CriticalPoint) -> float:
+    return float(point.b[0])
+
+
+def _solution(k: int) -> tuple[float, float]:
+    point = critical_point(k, k)
+    return _length(point), _bias(point)
+
+
+def _slope(point: CriticalPoint) -> float:
+    dW, db = PopulationLoss().grad(point.W, point.b)
+    return float(torch.cat([dW.flatten(), db]).norm())
+
+
+def _sums(k: int) -> tuple[float, float, float, int]:
+    """F, G, K, M of App. E.1."""
+    s = math.ceil(k / 4) - 1
+    cosines = [math.cos(2 * math.pi * j / k) for j in range(1, s + 1)]
+    F = 1 + 2 * math.fsum(x * x for x in cosines)
+    G = 1 + 2 * math.fsum(cosines)
+    K = 1 + 2 * math.fsum(1 / x for x in cosines)
+    return F, G, K, 1 + 2 * s
+
+
+def polynomials(k: int, x: float, y: float) -> tuple[float, float]:
+    """The two equations of App. E.1 for (l, b) = (x, y)."""
+    F, G, K, M = _sums(k)
+    return (
+        x**6 * G + x**2 * y**2 * K + 2 * x**4 * y * M + y**2 - x**4,
+        2 * x**8 * F + 3 * x**6 * y * G - x**2 * y**3 * K - 2 * x**6 - 2 * y**3,
+    )
+
+
+def polynomial_roots(k: int) -> list[tuple[float, float, bool]]:
+    """All (l, b, admissible) with l > 0 > b that solve App. E.1, by l.
+
+    With u = b / l^2 the first equation, divided by l^4, gives
+    l^2 = (1 - u^2) / (G + K u^2 + 2 M u), and the second, divided by l^6,
+    l^2 = (2 + 2 u^3) / (2 F + 3 G u - K u^3).
+    """
+    F, G, K, M = _sums(k)
+    first = np.polynomial.Polynomial([G, 2 * M, K])
+    second = np.polynomial.Polynomial([2 * F, 3 * G, 0, -K])
+    one, two = np.polynomial.Polynomial([1, 0, -1]), np.polynomial.Polynomial([2, 0, 0, 2])
+    edge = -math.cos(2 * math.pi * (math.ceil(k / 4) - 1) / k)
+    found = []
+    for root in (one * second - two * first).roots():
+        u = float(root.real)
+        if abs(root.imag) > 1e-9 or u >= -1e-9 or first(u) == 0:
+            continue
+        square = float(one(u) / first(u))
+        # Both sides vanish at u = -1, which is no solution unless l^2 follows from it.
+        if square > 1e-9 and max(map(abs, polynomials(k, math.sqrt(square), u * square))) < 1e-6:
+            found.append((math.sqrt(square), u * square, edge < u))
+    return sorted(found)
+
+
+# -------------------------------------------------------------------------------- free energies
+
+_CONSTANTS = {"4": 2.0, "4+": 2.00347, "5": 3.62417, "5+": 3.62764, "6": 6.37764}
+
+
+def free_energies() -> tuple[list[Row], list[Table]]:
+    """Eq. (9): constants, crossings for both conventions of the likelihood."""
+    point = {label: critical_point(label, 6) for label in ("4", "4+", "5", "5+", "6")}
+    rows = [
+        Row(f"c_α of {label}", prior_constant(point[label]),
+            Published(value, ("D",), "eq. (9)", digits=None if label == "4" else 5))
+        for label, value in _CONSTANTS.items()
+    ]  # fmt: skip
+    five, six, four = point["5"], point["6"], point["4+"]
+    assert five.llc is not None and six.llc is not None
+    where = "eq. (9), Sec. 4"
+    rows += [
+        Row("ΔL, 5 → 6", six.loss - five.loss, Published(-0.02055, ("P", "D"), where, digits=5)),
+        Row("Δλ, 5 → 6", six.llc - five.llc, Published(1.5, ("P", "D"), where), digits=1),
+        Row("Δc, 5 → 6", prior_constant(six) - prior_constant(five),
+            Published(2.7535, ("P",), where, digits=4), digits=4),
+        Row("n_cr(5 → 6)", critical_sample_size(five, six), digits=1,
+            published=Published(601.0, ("P", "D"), where, digits=0)),
+        Row("n_cr(5 → 6) without the constants c_α", _without_constants(five, six), digits=1,
+            published=Published(445.0, ("R", "I"), "the paper's table of crossings, second hand",
+                                digits=0),
+            remark="which convention gives 445 is inferred: c_α left out"),
+        Row("n_cr(4+ → 5) with the paper's λ(4+) = 5",
+            critical_sample_size(four, five, llc={"4+": 5.0}), digits=1,
+            published=Published(380.0, ("P",), where, spread=10.0, text="about 380"),
+            remark='"about" is read as one unit of the last digit, ± 10; 381 at c = 6 (D)'),
+        Row("n_cr(5 → 6), likelihood exp(-n L / 2)", critical_sample_size(five, six, halved=True),
+            Published(1316.0, ("D",), "eq. (9), halved", digits=0), digits=1),
+    ]  # fmt: skip
+    no_number = {
+        "n_cr(5 → 6) without c_α, likelihood exp(-n L / 2)": _without_constants(five, six, True),
+        "n_cr(4+ → 5) with λ(4+) = 5, likelihood exp(-n L / 2)": critical_sample_size(
+            four, five, halved=True, llc={"4+": 5.0}
+        ),
+    }
+    rows += [Row(name, value, digits=1) for name, value in no_number.items()]
+    return rows, [_crossing_table(c) for c in (6, 5)]
+
+
+def _without_constants(alpha: CriticalPoint, beta: CriticalPoint, halved: bool = False) -> float:
+    # A prior that is flat on the scale of the critical points leaves no constant.
+    return critical_sample_size(alpha, beta, halved=halved, prior_std=1e12)
+
+
+def _crossing_table(c: int) -> Table:
+    points = [p for p in critical_points(c) if p.llc is not None]
+    body = []
+    for alpha, beta in itertools.permutations(points, 2):
+        assert alpha.llc is not None and beta.llc is not None
+        if beta.loss >= alpha.loss or beta.llc <= alpha.llc:
+            continue
+        numbers = [
+            critical_sample_size(alpha, beta),
+            _without_constants(alpha, beta),
+            critical_sample_size(alpha, beta, halved=True),
+            _without_constants(alpha, beta, True),
+        ]
+        body.append(
+            [f"{alpha.label} → {beta.label}", f"{beta.loss - alpha.loss:.5f}",
+             f"{beta.llc - alpha.llc:g}", *(_whole(n) for n in numbers)]
+        )  # fmt: skip
+    header = ["from → to", "ΔL", "Δλ", "n_cr", "n_cr, no c_α", "n_cr halved", "halved, no c_α"]
+    title = f"every pair at c = {c} whose loss falls while λ (theory) rises"
+    return title, header, body
+
+
+def _whole(n: float) -> str:
+    return "-" if math.isnan(n) else f"{n:.0f}"
+
+
+# --------------------------------------------------------------------------------------- errata
+
+
+def errata() -> tuple[list[Row], list[Table]]:
+    """What the paper prints wrongly, computed."""
+    rows = []
+    five = critical_point("5", 6)
+    as_printed = _slope_at_angle(five, 2 * math.pi / 6)
+    rows.append(
+        Row("Theorem F.2 prints the angle 2π/c; with it, the 5-gon at c = 6 is not critical",
+            as_printed > 1e-3 and _slope(five) < 1e-12,
+            Published(True, ("P", "D"), "errata: Theorem F.2", text="2π/k is meant"),
+            text=f"|∇L| = {as_printed:.3f} with 2π/c, {_slope(five):.0e} with 2π/k")
+    )  # fmt: skip
+    differences = []
+    for k in (5, 6, 7, 8, 12):
+        x, y = _solution(k)
+        F, G, K, _ = _sums(k)
+        z = (2 * x**8 * F + 3 * x**6 * y * G - 2 * x**6 - 2 * y**3) / (y**3 * K)
+        differences.append(abs(z - x * x))
+    rows.append(
+        Row("-z y³ H(s) in the first display of the system holds for z = x² only",
+            max(differences) < 1e-10,
+            Published(True, ("P", "D"), "errata: polynomial system", text="-x² y³ H(s) is meant"),
+            text=f"z solved for is x² within {max(differences):.0e} at k = 5..8, 12")
+    )  # fmt: skip
+    eight = [root for root in polynomial_roots(8) if root[2]]
+    rows.append(
+        Row("the 8-gon, printed twice with different digits, is a single admissible root",
+            len(eight) == 1, Published(True, ("P", "D"), "errata: 8-gon", text="two prints"),
+            text="(l*, b*) = " + "; ".join(f"({x:.6f}, {y:.6f})" for x, y, _ in eight),
+            remark="neither print is at hand, so which digits are right is not decided here")
+    )  # fmt: skip
+    twelve = polynomial_roots(12)
+    rows.append(
+        Row("one of the two printed 12-gon roots violates -x² cos(s α) < y",
+            [ok for *_, ok in twelve].count(True) == 1 and len(twelve) >= 2,
+            Published(True, ("P", "D"), "errata: 12-gon", text="one of two"),
+            text="; ".join(
+                f"({x:.5f}, {y:.5f}) {'admissible' if ok else 'not admissible'}"
+                for x, y, ok in twelve))
+    )  # fmt: skip
+    body = [
+        [str(k), f"{x:.6f}", f"{y:.6f}", "yes" if ok else "no", f"{_gon_slope(k, x, y):.1e}"]
+        for k in SIDES[1:]
+        for x, y, ok in polynomial_roots(k)
+    ]
+    header = ["k", "l", "b", "admissible", "|∇L| of the k-gon, c = k"]
+    return rows, [("all roots of App. E.1 with l > 0 > b", header, body)]
+
+
+def _slope_at_angle(point: CriticalPoint, angle: float) -> float:
+    W = point.W.clone()
+    turn = angle * torch.arange(point.k, dtype=torch.float64)
+    W[:, : point.k] = _length(point) * torch.stack([turn.cos(), turn.sin()])
+    dW, db = PopulationLoss().grad(W, point.b)
+    return float(torch.cat([dW.flatten(), db]).norm())
+
+
+def _gon_slope(k: int, length: float, bias: float) -> float:
+    turn = 2 * math.pi / k * torch.arange(k, dtype=torch.float64)
+    W = length * torch.stack([turn.cos(), turn.sin()])
+    dW, db = PopulationLoss().grad(W, torch.full((k,), bias, dtype=torch.float64))
+    return float(torch.cat([dW.flatten(), db]).norm())
+
+
+def other_features(sizes: Iterable[int]) -> Table:
+    """Beyond the paper: the k-gons of other n_features, their losses and learning coefficients."""
+    body: list[list[Any]] = []
+    for c in sizes:
+        for point in critical_points(c):
+            if point.phi == 0 and point.sigma in (0, c - point.k):
+                body.append(
+                    [str(c), point.label, f"{point.loss:.5f}",
+                     "-" if point.llc is None else f"{point.llc:g}", point.kind]
+                )  # fmt: skip
+    return "k-gons without φ, σ none or all", ["c", "label", "L", "λ", "kind"], body
