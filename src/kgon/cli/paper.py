@@ -31,8 +31,10 @@ def check(config: DictConfig) -> None:
         raise ValueError(f"quick must be true or false, got {config.quick}")
     check_names(_names(config))
     loggers = sorted(path.stem for path in (configs.CONF / "logger").glob("*.yaml"))
-    if config.logger not in loggers:
-        raise ValueError(f"logger must be one of {', '.join(loggers)}, got {config.logger}")
+    if config.runs.logger not in loggers:
+        raise ValueError(
+            f"runs.logger must be one of {', '.join(loggers)}, got {config.runs.logger}"
+        )
 
 
 def _names(config: DictConfig) -> list[str]:
@@ -107,7 +109,7 @@ def _run(place: str, job: Job, directories: list[Path], config: DictConfig) -> N
     clock = time.monotonic()
     words = [
         *job.words(config.quick),
-        f"logger={config.logger}",
+        f"logger={config.runs.logger}",
         f"runs.dir={config.runs.dir}",
         "runs.busy=wait",
         "runs.retry=failed",
