@@ -9,7 +9,9 @@ from torch import Tensor
 class History:
     """Tables by name; each record holds, for one step, columns of shape (n_members, ...).
 
-    What does not fit that form (plateaus: some for each member) is a list of `rows` by name.
+    What does not fit that form (plateaus: some for each member) is a list of `rows` by name. What
+    loggers are given is `logged`: for each step a dict of `step`, `metrics` (numbers by name) and
+    `pictures` (files by name).
 
     It goes into checkpoints with the model, so that a resumed run has the whole of its record.
     """
@@ -18,6 +20,7 @@ class History:
         self._steps: dict[str, list[int]] = {}
         self._records: dict[str, list[dict[str, Tensor]]] = {}
         self.rows: dict[str, list[dict[str, Any]]] = {}
+        self.logged: list[dict[str, Any]] = []
 
     def add(self, table: str, step: int, **columns: Tensor) -> None:
         """Append a record; a table's columns must be the same every time."""
@@ -26,6 +29,16 @@ class History:
             raise ValueError(f"{table} has columns {list(records[0])}, got {list(columns)}")
         self._steps.setdefault(table, []).append(step)
         records.append({name: value.detach().cpu().clone() for name, value in columns.items()})
+
+    def log(self, step: int, metrics: dict[str, float], pictures: dict[str, str]) -> None:
+        """Add to the row of a step, the last one or a new one; steps never go back."""
+        if not self.logged or self.logged[-1]["step"] < step:
+            self.logged.append({"step": step, "metrics": {}, "pictures": {}})
+        row = self.logged[-1]
+        if row["step"] != step:
+            raise ValueError(f"step {step} is logged after step {row['step']}")
+        row["metrics"] |= metrics
+        row["pictures"] |= pictures
 
     def __contains__(self, table: str) -> bool:
         return table in self._records
@@ -43,8 +56,13 @@ class History:
         return {name: self.column(table, name) for name in self._records[table][0]}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"steps": self._steps, "records": self._records, "rows": self.rows}
+        return {
+            "steps": self._steps,
+            "records": self._records,
+            "rows": self.rows,
+            "logged": self.logged,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._steps, self._records = state["steps"], state["records"]
-        self.rows = state["rows"]
+        self.rows, self.logged = state["rows"], state["logged"]

@@ -7,6 +7,7 @@ COMMANDS = {
     "train": "train an ensemble and record plateaus, phases and learning coefficients",
     "llc": "learning coefficients at critical points or at a run's snapshots, against theory",
     "posterior": "the posterior's phases against the sample size, its evidence and transitions",
+    "sync": "send recorded runs to Weights & Biases: kgon sync [DIR...]",
     "report": "one self-contained page for runs: kgon report DIR...",
 }
 

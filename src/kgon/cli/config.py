@@ -1,6 +1,7 @@
 """Configs: where they are, what their resolvers mean, and what is wrong with an override."""
 
 import difflib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -91,6 +92,10 @@ def run(
             _check_overrides(config_name, overrides, check)
         except (ValueError, OmegaConfBaseException) as error:
             refuse(config_name, _first_line(error))
+    if {"-m", "--multirun"} & set(sys.argv):
+        # The jobs' group in W&B, wherever they run: launchers hand the environment on.
+        swept = sorted(w for w in overrides if not w.startswith(("hydra", "logger", "runs")))
+        os.environ["KGON_SWEEP"] = runs.identity("sweep", {config_name: swept})
     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)()
 
 
