@@ -11,15 +11,18 @@ class History:
     """Tables by name; each record holds, for one step, columns of shape (n_members, ...).
 
     What does not fit that form (plateaus: some for each member) is in `lists`, by name a list of
-    rows for each member.
+    rows for each member. What loggers are given is `logged`: for each step a dict of `step`,
+    `metrics` (numbers by name) and `pictures` (files by name).
 
-    It goes into checkpoints with the model, so that a resumed run has the whole of its record.
+    It goes into checkpoints with the model, so that a resumed run has the whole of its record. (What
+    was logged is with each job of a packed ensemble: no part of `state_dict`.)
     """
 
     def __init__(self) -> None:
         self._steps: dict[str, list[int]] = {}
         self._records: dict[str, list[dict[str, Tensor]]] = {}
         self.lists: dict[str, list[list[dict[str, Any]]]] = {}
+        self.logged: list[dict[str, Any]] = []
 
     def add(self, table: str, step: int, **columns: Tensor) -> None:
         """Append a record; a table's columns must be the same every time."""
@@ -28,6 +31,16 @@ class History:
             raise ValueError(f"{table} has columns {list(records[0])}, got {list(columns)}")
         self._steps.setdefault(table, []).append(step)
         records.append({name: value.detach().cpu().clone() for name, value in columns.items()})
+
+    def log(self, step: int, metrics: dict[str, float], pictures: dict[str, str]) -> None:
+        """Add to the row of a step, the last one or a new one; steps never go back."""
+        if not self.logged or self.logged[-1]["step"] < step:
+            self.logged.append({"step": step, "metrics": {}, "pictures": {}})
+        row = self.logged[-1]
+        if row["step"] != step:
+            raise ValueError(f"step {step} is logged after step {row['step']}")
+        row["metrics"] |= metrics
+        row["pictures"] |= pictures
 
     def __contains__(self, table: str) -> bool:
         return table in self._records
@@ -49,7 +62,7 @@ class History:
         return [row for rows in self.lists.get(name, []) for row in rows]
 
     def of_members(self, where: slice) -> "History":
-        """The record of some members only, as if the others had not been there."""
+        """The record of some members only; what was logged of all is no part of it."""
         part = History()
         part._steps = {table: list(steps) for table, steps in self._steps.items()}
         part._records = {

@@ -2,10 +2,12 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
@@ -74,7 +76,7 @@ class TMS(L.LightningModule):
         self.diverged_at: Tensor
         self.register_buffer("diverged_at", torch.full((len(self.members),), -1))
         self.noted: dict[str, float] = {}
-        self._unsent: dict[str, float] = {}
+        self._n_loaded = self._n_sent = 0
         self.parts: list[tuple[slice, TMS]] = [(slice(0, len(self.members)), self)]
         """The jobs whose members these are, each with its place on the axis: this one alone, or
         those of a pack. What is said of an ensemble as a whole is said of each part."""
@@ -148,24 +150,41 @@ class TMS(L.LightningModule):
         """Collect metrics of this step for the loggers (one call, one row) and for the bar.
 
         `metrics` gives those of the members at some places of the axis; it is asked about each
-        part.
+        part. They are part of the record, and so of every checkpoint: a run that goes on gives its
+        loggers the whole of it.
         """
         for where, part in self.parts:
             own = metrics(where)
             part.noted |= own
-            part._unsent |= own
+            part.history.log(self.global_step, own, {})
+
+    def note_picture(self, name: str, path: Path) -> None:
+        """Collect a picture of this step, a file, for the loggers that show pictures."""
+        self.history.log(self.global_step, {}, {name: str(path)})
 
     def on_train_start(self) -> None:
         self.on_train_batch_end()
 
     def on_train_batch_end(self, *_: Any) -> None:
-        if self._unsent:
-            for logger in self.loggers:
-                logger.log_metrics(self._unsent, step=self.global_step)
-            self._unsent = {}
+        self.send(self.loggers)
+
+    def send(self, loggers: Iterable[Any]) -> None:
+        """Give loggers what was noted since the last time."""
+        for i in range(self._n_sent, len(self.history.logged)):
+            row = self.history.logged[i]
+            for logger in loggers:
+                # TensorBoard's earlier files stay; those of W&B and CSV are written anew.
+                if i < self._n_loaded and isinstance(logger, TensorBoardLogger):
+                    continue
+                logger.log_metrics(row["metrics"], step=row["step"])
+                if isinstance(logger, WandbLogger):
+                    for name, path in row["pictures"].items():
+                        logger.log_image(name, [path], step=row["step"])
+        self._n_sent = len(self.history.logged)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["history"] = self.history.state_dict()
+        checkpoint["logged"] = [part.history.logged for _, part in self.parts]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         for name, mine in (("W", self.W), ("b", self.b)):
@@ -176,6 +195,9 @@ class TMS(L.LightningModule):
                     f"{tuple(mine.shape)}: (members, n_hidden, n_features) must be the same"
                 )
         self.history.load_state_dict(checkpoint["history"])
+        for (_, part), logged in zip(self.parts, checkpoint["logged"], strict=True):
+            part.history.logged = logged
+            part._n_loaded = len(logged)
 
 
 def coming_rates(optimizer: torch.optim.Optimizer, scheduler: Any, n_steps: int) -> Tensor:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 
 from kgon.callbacks.recorder import Recorder
@@ -40,8 +40,7 @@ class WeightPictures(Recorder):
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step_{module.global_step:08d}.png"
         figure.savefig(path, dpi=150)
+        module.note_picture("media/weights", path)
         for logger in module.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_image("media/weights", [str(path)], step=module.global_step)
-            elif isinstance(logger, TensorBoardLogger):
+            if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_figure("media/weights", figure, module.global_step)

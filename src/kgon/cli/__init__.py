@@ -9,6 +9,7 @@ COMMANDS = {
     "posterior": "the posterior's phases against the sample size, its evidence and transitions",
     "paper": "run every experiment of the paper and compare the numbers, one by one",
     "runs": "how runs and sweeps stand: kgon runs [DIR...]",
+    "sync": "send recorded runs to Weights & Biases: kgon sync [DIR...]",
     "report": "one self-contained page for runs: kgon report DIR...",
 }
 
