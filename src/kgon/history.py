@@ -14,8 +14,8 @@ class History:
     rows for each member. What loggers are given is `logged`: for each step a dict of `step`,
     `metrics` (numbers by name) and `pictures` (files by name).
 
-    It goes into checkpoints with the model, so that a resumed run has the whole of its record. (What
-    was logged is with each job of a packed ensemble: no part of `state_dict`.)
+    It goes into checkpoints with the model, so that a resumed run has the whole of its record.
+    What was logged is with each job of a packed ensemble: no part of `state_dict`.
     """
 
     def __init__(self) -> None:
