@@ -8,6 +8,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
@@ -45,8 +46,11 @@ class Sweeper(BasicSweeper):
         size = self.max_batch_size or max(len(chosen), 1)
         for start in range(0, len(chosen), size):
             batch = chosen[start : start + size]
-            words_of = [list(point.overrides) for point in batch]
-            returned = self.launcher.launch(words_of, initial_job_idx=start)
+            if isinstance(self.launcher, PackedLauncher):
+                returned: Sequence[JobReturn] = self.launcher.launch_points(batch)
+            else:
+                words_of = [list(point.overrides) for point in batch]
+                returned = self.launcher.launch(words_of, initial_job_idx=start)
             for point, result in zip(batch, returned, strict=False):
                 _record(point, result)
             results += returned
@@ -114,6 +118,26 @@ class JoblibLauncher(joblib_launcher.JoblibLauncher):
             return _failed(RuntimeError("the job's process was killed"))
         finally:
             self.joblib["n_jobs"] = n_jobs
+
+
+class PackedLauncher(BasicLauncher):
+    """Points of kgon train that a tensor axis can carry, as one ensemble in this process."""
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Run the jobs with these overrides."""
+        from kgon.cli.points import points
+
+        assert self.hydra_context is not None and self.config is not None
+        loader = self.hydra_context.config_loader
+        return self.launch_points(points(loader, self.config, job_overrides))
+
+    def launch_points(self, points: "Sequence[Point]") -> Sequence[JobReturn]:
+        """Run the jobs of these points."""
+        from kgon.cli import packed
+
+        return packed.launch(points)
 
 
 class SlurmLauncher(submitit_launcher.SlurmLauncher):

@@ -185,6 +185,7 @@ class TMS(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["history"] = self.history.state_dict()
         checkpoint["logged"] = [part.history.logged for _, part in self.parts]
+        checkpoint["sizes"] = [where.stop - where.start for where, _ in self.parts]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         for name, mine in (("W", self.W), ("b", self.b)):

@@ -5,12 +5,16 @@ optimizer up to its learning rate, are stacked along the axis of members. A memb
 on its own settings only, so each job gets what it would have got alone.
 """
 
+import json
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kgon import checkpoints
 from kgon.datamodule import EnsembleData
 from kgon.history import History
 from kgon.model import TMS, Clock
@@ -72,7 +76,9 @@ def unpack(whole: TMS) -> None:
             part.W.copy_(whole.W[where])
             part.b.copy_(whole.b[where])
         part.diverged_at.copy_(whole.diverged_at[where])
+        logged = part.history.logged
         part.history = whole.history.of_members(where)
+        part.history.logged = logged
 
 
 def of_members(checkpoint: Checkpoint, where: slice, part: TMS) -> Checkpoint:
@@ -107,7 +113,15 @@ def of_members(checkpoint: Checkpoint, where: slice, part: TMS) -> Checkpoint:
         ],
         "lr_schedulers": [clock.scheduler.state_dict()] if clock.scheduler else [],
         "history": history.of_members(where).state_dict(),
+        "logged": [_logged(checkpoint, where)],
+        "sizes": [where.stop - where.start],
     }
+
+
+def _logged(checkpoint: Checkpoint, where: slice) -> list[dict[str, Any]]:
+    """What was logged of the job whose members are at these places."""
+    starts = [place.start for place in places(checkpoint["sizes"])]
+    return checkpoint["logged"][starts.index(where.start)]
 
 
 def joined(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
@@ -142,4 +156,38 @@ def joined(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
             }
         ],
         "history": History.joined(histories).state_dict(),
+        "logged": [logged for checkpoint in checkpoints for logged in checkpoint["logged"]],
+        "sizes": [size for checkpoint in checkpoints for size in checkpoint["sizes"]],
     }
+
+
+POINTER = "pack.json"
+"""Beside a job's own checkpoints: where its pack's are, and its place there."""
+
+
+def load(path: Path) -> Checkpoint:
+    """A checkpoint, read."""
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def point_to(folder: Path, pack: Path, where: slice) -> None:
+    """Leave word in a job's folder of checkpoints that its state is in a pack's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    word = {"pack": os.path.relpath(pack, folder), "start": where.start, "stop": where.stop}
+    partial = folder / f".{POINTER}"
+    partial.write_text(json.dumps(word))
+    partial.replace(folder / POINTER)
+
+
+def settle(folder: Path, part: TMS) -> None:
+    """Give a job that was interrupted in a pack a checkpoint of its own, so that it can go on alone
+    or in other company."""
+    pointer = folder / POINTER
+    if not pointer.exists():
+        return
+    word = json.loads(pointer.read_text())
+    last = checkpoints.newest(folder / word["pack"])
+    if last is not None:
+        own = of_members(load(last), slice(word["start"], word["stop"]), part)
+        checkpoints.save(folder, lambda path: torch.save(own, path))
+    pointer.unlink()

@@ -24,12 +24,14 @@ class Point:
         task: those of them that are not Hydra's own.
         settings: the resolved config, as `configs.plain` has it.
         directory: of its run.
+        logger: the config of its logger, resolved.
     """
 
     overrides: tuple[str, ...]
     task: tuple[str, ...]
     settings: dict[str, Any]
     directory: runs.RunDirectory
+    logger: Any
 
     @property
     def command(self) -> str:
@@ -80,7 +82,16 @@ def _point(config: DictConfig, words: Sequence[str]) -> Point:
         task=tuple(word for word in words if not _parsed(word).is_hydra_override()),
         settings=settings,
         directory=runs.RunDirectory(Path(config.runs.dir) / name),
+        logger=_logger(config, settings, Path(config.runs.dir) / name),
     )
+
+
+def _logger(config: DictConfig, settings: dict[str, Any], directory: Path) -> Any:
+    """The logger's config, with the identity put in where resolving would compute it again."""
+    text = OmegaConf.to_yaml(config.logger) if config.get("logger") is not None else "{}"
+    text = text.replace("${kgon.directory:}", str(directory))
+    text = text.replace("${kgon.identity:}", directory.name)
+    return OmegaConf.create(settings | {"logger": OmegaConf.create(text)}).logger
 
 
 @cache

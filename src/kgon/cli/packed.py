@@ -1,0 +1,251 @@
+"""hydra/launcher=packed: points of a sweep as one ensemble, in one process.
+
+Each point still has its directory, lock, status and record, equal to those of a run of its own but
+for figures, which take longer to draw than such a point takes to train: kgon report draws from the
+record. Its W&B run is written at the end, from the record too.
+"""
+
+import copy
+import hashlib
+import json
+import resource
+import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig, OmegaConf
+
+from kgon import checkpoints, kernels, packing, runs, tracking
+from kgon.callbacks import Checkpoints, Progress, Status
+from kgon.cli.jobs import build, stoppable
+from kgon.cli.points import Point
+from kgon.cli.train import build_trainer, check_memory, conclude
+from kgon.datamodule import EnsembleData
+from kgon.model import TMS
+from kgon.training import CHECKPOINTS, train
+
+CARRIED = (
+    "seed", "members", "init", "runs",
+    "model.seed", "model.members", "model.init", "model.importance",
+    "datamodule.seed", "datamodule.members", "datamodule.block",
+    "callbacks.pictures", "callbacks.checkpoint", "callbacks.progress",
+)  # fmt: skip
+"""Settings in which points of one pack may differ. So may the distribution's arguments, but for
+n_features, and the learning rate where a compiled kernel makes the steps."""
+
+_REPORT_SECONDS = 10.0
+"""Time between two reports of a pack's points: each one writes a file."""
+
+
+def launch(points: Sequence[Point]) -> list[JobReturn]:
+    """Run the points, those that can share an ensemble together; their results, in order."""
+    wrong = {point.command for point in points} - {"train"}
+    if wrong:
+        raise ValueError(
+            f"hydra/launcher=packed packs the points of kgon train, not of kgon {wrong.pop()}; "
+            "hydra/launcher=joblib runs any side by side"
+        )
+    _allow_open_files(len(points) + 200)
+    groups: dict[str, list[Point]] = {}
+    for point in points:
+        groups.setdefault(_key(point.settings), []).append(point)
+    results: dict[Path, JobReturn] = {}
+    with stoppable():
+        for group in groups.values():
+            for pack in _that_fit(group):
+                results |= _run(pack)
+    return [results[point.directory.path] for point in points]
+
+
+def _allow_open_files(count: int) -> None:
+    """A lock is an open file; the usual limit is 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < count:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(count, hard), hard))
+
+
+def _key(settings: dict[str, Any]) -> str:
+    """Equal for points that can share an ensemble."""
+    shared = copy.deepcopy(settings)
+    paths = list(CARRIED)
+    if _has_kernel(settings):
+        paths += ["optimizer.lr", "model.optimizer.lr"]
+    for path in paths:
+        *above, last = path.split(".")
+        node = shared
+        for name in above:
+            node = node.get(name) or {}
+        node.pop(last, None)
+    for parent, name in ((shared, "data"), (shared["datamodule"], "distribution")):
+        parent[name] = {k: parent[name][k] for k in ("_target_", "n_features")}
+    return json.dumps(shared, sort_keys=True)
+
+
+def _has_kernel(settings: dict[str, Any]) -> bool:
+    make = build(OmegaConf.create(settings["optimizer"]))
+    optimizer = make([torch.nn.Parameter(torch.zeros(1))])
+    return settings["batch_size"] != "full" and kernels.has_kernel(optimizer)
+
+
+def _that_fit(points: Sequence[Point]) -> list[list[Point]]:
+    """The points in as few packs as memory allows."""
+    config = OmegaConf.create(copy.deepcopy(points[0].settings))
+    config.datamodule.members = [m for p in points for m in p.settings["datamodule"]["members"]]
+    try:
+        check_memory(config)
+    except ValueError:
+        if len(points) == 1:
+            raise
+        half = len(points) // 2
+        return [*_that_fit(points[:half]), *_that_fit(points[half:])]
+    return [list(points)]
+
+
+@dataclass
+class _Opened:
+    """A point at work: `stack` holds its lock and status."""
+
+    point: Point
+    stack: ExitStack
+    running: runs.Job
+    model: TMS
+    data: EnsembleData
+    config: DictConfig
+    checkpoint: packing.Checkpoint | None
+
+    @property
+    def folder(self) -> Path:
+        return self.point.directory.path / CHECKPOINTS
+
+
+def _run(points: Sequence[Point]) -> dict[Path, JobReturn]:
+    results: dict[Path, JobReturn] = {}
+    opened: list[_Opened] = []
+    for point in points:
+        results[point.directory.path] = JobReturn(status=JobStatus.COMPLETED)
+        stack = ExitStack()
+        try:
+            stack.enter_context(point.directory.lock(wait=False))
+        except runs.Busy as busy:
+            print(f"{busy}; left to it")
+            continue
+        if point.directory.status()["state"] == "finished":
+            if not point.settings["runs"]["overwrite"]:
+                stack.close()
+                continue
+            point.directory.clear()
+        running = stack.enter_context(point.directory.job("train", point.task, point.settings))
+        try:
+            with stack:
+                one = _open(point, stack, running)
+                one.stack = stack.pop_all()
+            opened.append(one)
+        except Exception as error:
+            # The point's directory has it; the others go on.
+            results[point.directory.path] = JobReturn(status=JobStatus.FAILED, _return_value=error)
+    steps = {_step(one) for one in opened}
+    for step in sorted(steps):
+        results |= _train([one for one in opened if _step(one) == step])
+    return results
+
+
+def _open(point: Point, stack: ExitStack, running: runs.Job) -> _Opened:
+    config = OmegaConf.create(point.settings)
+    model: TMS = build(config.model)
+    folder = point.directory.path / CHECKPOINTS
+    packing.settle(folder, model)
+    last = checkpoints.newest(folder)
+    return _Opened(
+        point=point,
+        stack=stack,
+        running=running,
+        model=model,
+        data=build(config.datamodule),
+        config=config,
+        checkpoint=packing.load(last) if last else None,
+    )
+
+
+def _step(one: _Opened) -> int:
+    return one.checkpoint["global_step"] if one.checkpoint else 0
+
+
+def _train(opened: Sequence[_Opened]) -> dict[Path, JobReturn]:
+    """Train points that stand at the same step; write each one's record."""
+    runs_dir = opened[0].point.directory.path.parent
+    names = "\n".join(one.point.directory.path.name for one in opened)
+    pack = runs_dir / "packs" / hashlib.sha256(names.encode()).hexdigest()[:10]
+    waiting = list(opened)
+    try:
+        whole = packing.packed_model([one.model for one in opened])
+        data = packing.packed_data([one.data for one in opened])
+        if _step(opened[0]):
+            joined = packing.joined([one.checkpoint for one in opened if one.checkpoint])
+            checkpoints.save(pack / CHECKPOINTS, lambda path: torch.save(joined, path))
+        for one, (where, _) in zip(opened, whole.parts, strict=True):
+            packing.point_to(one.folder, pack / CHECKPOINTS, where)
+        trainer = build_trainer(opened[0].config, _callbacks(opened, pack), False)
+        print(f"{len(opened)} points as one ensemble of {len(whole.members)} members")
+        train(whole, data, trainer, pack)
+        packing.unpack(whole)
+        results = {}
+        while waiting:
+            one = waiting.pop(0)
+            results[one.point.directory.path] = _conclude(one)
+    except BaseException as error:
+        for one in waiting:
+            try:
+                with one.stack:
+                    raise error
+            except type(error):
+                continue
+        if not isinstance(error, Exception):
+            raise
+        failed = JobReturn(status=JobStatus.FAILED, _return_value=error)
+        return {one.point.directory.path: failed for one in opened}
+    shutil.rmtree(pack)
+    return results
+
+
+def _callbacks(opened: Sequence[_Opened], pack: Path) -> list[Any]:
+    config = opened[0].config
+    nodes = {
+        name: node
+        for name, node in (config.get("callbacks") or {}).items()
+        if name not in ("pictures", "checkpoint", "progress")
+    }
+    own = config.callbacks.get("checkpoint") or {}
+    seconds = own.get("every_seconds", 20.0)
+
+    def report(progress: float, _: Any) -> None:
+        for one in opened:
+            one.running.report(progress, one.model.noted, _REPORT_SECONDS)
+
+    return [
+        *build(OmegaConf.create(nodes)).values(),
+        Status(report, config.trainer.max_steps),
+        Checkpoints(str(pack / CHECKPOINTS), seconds),
+        Progress(config.trainer.max_steps),
+    ]
+
+
+def _conclude(one: _Opened) -> JobReturn:
+    """Write the record of a point whose members have been trained, and its logger's run."""
+    try:
+        with one.stack:
+            logger = build(one.point.logger)
+            with tracking.tracked(logger, one.point.settings):
+                one.model.check_alive()
+                if isinstance(logger, tracking.Logger):
+                    one.model.send([logger])
+                conclude(one.running, one.model, one.data, logger, draw=False)
+            (one.folder / packing.POINTER).unlink(missing_ok=True)
+    except Exception as error:
+        # The point's directory has it; the others go on.
+        return JobReturn(status=JobStatus.FAILED, _return_value=error)
+    return JobReturn(status=JobStatus.COMPLETED)
