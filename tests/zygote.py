@@ -25,7 +25,12 @@ class Zygote:
             stdout=subprocess.PIPE,
             text=True,
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": SOURCE, "COLUMNS": "120", "OMP_NUM_THREADS": "1"},
+            env={
+                **os.environ,
+                "PYTHONPATH": f"{SOURCE}:{Path(__file__).parent}",
+                "COLUMNS": "120",
+                "OMP_NUM_THREADS": "1",
+            },
         )
         assert self.process.stdout.readline() == "ready\n"
 

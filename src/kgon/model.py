@@ -15,7 +15,7 @@ from kgon import kernels, streams
 from kgon.data import FullBatches, Minibatches
 from kgon.history import History
 from kgon.init import Init
-from kgon.loss import DirectLoss, Loss
+from kgon.loss import DirectLoss, Loss, importance_weights
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 SchedulerFactory = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
@@ -41,7 +41,8 @@ class TMS(L.LightningModule):
         init: the start.
         optimizer: makes a torch optimizer, elementwise, from parameters.
         scheduler: makes a torch LR scheduler, advanced every step, or None.
-        importance: weight of each output coordinate (n_features,), or None.
+        importance: weight of each output coordinate, as of `importance_weights`; or a tensor
+            (n_features,), or (n_members, n_features).
         dtype: of parameters and inputs.
     """
 
@@ -54,7 +55,7 @@ class TMS(L.LightningModule):
         init: Init,
         optimizer: OptimizerFactory,
         scheduler: SchedulerFactory | None = None,
-        importance: Tensor | None = None,
+        importance: Tensor | float | Sequence[float] | None = None,
         dtype: torch.dtype = torch.float64,
     ):
         super().__init__()
@@ -72,6 +73,8 @@ class TMS(L.LightningModule):
         W, b = init(self.keys("init"), n_hidden, n_features)
         self.W = nn.Parameter(W.to(dtype))
         self.b = nn.Parameter(b.to(dtype))
+        if not isinstance(importance, Tensor):
+            importance = importance_weights(importance, n_features)
         self.importance = importance
         self.diverged_at: Tensor
         self.register_buffer("diverged_at", torch.full((len(self.members),), -1))

@@ -22,7 +22,7 @@ from kgon.critical import CriticalPoint, critical_point
 from kgon.data import SingleFeature, draw
 from kgon.datamodule import EnsembleData
 from kgon.llc import LLC, VERDICTS, check_memory, check_settings, estimate_llc
-from kgon.loss import EmpiricalLoss, Loss, PopulationLoss
+from kgon.loss import EmpiricalLoss, Loss, PopulationLoss, importance_weights
 from kgon.phases import classify
 
 Rows = list[dict[str, Any]]
@@ -403,7 +403,9 @@ def _check_run(config: DictConfig) -> None:
 def _training_run(config: DictConfig) -> tuple[runs.Run, EnsembleData, Tensor | None]:
     run = runs.load(Path(str(config.run)))
     data: EnsembleData = build(OmegaConf.create(run.config["datamodule"]))
-    importance = build(OmegaConf.create(run.config["model"]["importance"]))
+    importance = importance_weights(
+        run.config["model"]["importance"], run.config["model"]["n_features"]
+    )
     return run, data, importance
 
 

@@ -100,7 +100,7 @@ JOBS: Mapping[str, Job] = {
                                        sweep={"data.sparsity": "0;0.5;0.7;0.8;0.9;0.95;0.98"}),
     "phase_change": _train("phase_change", quick=("trainer.max_steps=5000",), sweep={
         "data.sparsity": "0;0.5;0.7;0.8;0.9;0.95;0.99",
-        "model.importance.importance": "[1,0.1];[1,0.3];[1,1];[1,3];[1,10]"}),
+        "model.importance": "[1,0.1];[1,0.3];[1,1];[1,3];[1,10]"}),
     "correlated": _train("correlated_pairs", quick=("trainer.max_steps=5000",)),
     "anticorrelated": _train("anticorrelated_pairs", quick=("trainer.max_steps=5000",)),
 }  # fmt: skip
