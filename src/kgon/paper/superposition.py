@@ -106,7 +106,7 @@ def phase_change(runs: Iterable[Run]) -> dict[str, Any]:
             (False, True): "dedicated dimension",
             (False, False): "neither",
         }[bool(first), bool(second)]
-        relative = [float(x) for x in run.config["model"]["importance"]["importance"]]
+        relative = [float(x) for x in run.config["model"]["importance"]]
         cells.append({"sparsity": sparsity(run), "importance": relative[1] / relative[0],
                       "state": state})  # fmt: skip
     return {"cells": sorted(cells, key=lambda c: (c["importance"], c["sparsity"]))}
