@@ -6,7 +6,7 @@ import lightning as L
 import pytest
 import torch
 
-from kgon.callbacks import LLCEstimates, Losses, Snapshots
+from kgon.callbacks import Checkpoints, LLCEstimates, Losses, Snapshots
 from kgon.data import SingleFeature, Sparse
 from kgon.datamodule import EnsembleData
 from kgon.init import KGon, Normal
@@ -42,7 +42,7 @@ def fit(
         callbacks=list(callbacks),
         logger=False,
         accelerator="cpu",
-        enable_checkpointing=any(type(c).__name__ == "ModelCheckpoint" for c in callbacks),
+        enable_checkpointing=any(isinstance(c, L.pytorch.callbacks.Checkpoint) for c in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=tmp_path,
@@ -130,27 +130,26 @@ def test_global_step_counts_optimizer_steps_and_checkpoints_follow_it(tmp_path):
 
 @pytest.mark.parametrize("optimizer", [SGD, functools.partial(torch.optim.Adam, lr=0.02)])
 def test_a_run_resumed_in_the_middle_ends_bitwise_the_same(tmp_path, optimizer):
-    def once(folder, max_steps):
-        checkpoint = L.pytorch.callbacks.ModelCheckpoint(
-            folder / "checkpoints",
-            filename="last",
-            every_n_train_steps=20,
-            enable_version_counter=False,
-        )
-        stops = (10, 20, 40, 60)
+    def once(folder, *others):
         steps = (0, 10, 20, 40, 60)
+        checkpoint = Checkpoints(str(folder / "checkpoints"), every_seconds=1e-9)
         return fit(
             folder,
             optimizer=optimizer,
             scheduler=COSINE,
-            callbacks=[Losses(steps), Snapshots(steps), checkpoint],
-            max_steps=max_steps,
-            stops=stops,
+            callbacks=[Losses(steps), Snapshots(steps), checkpoint, *others],
+            stops=(10, 20, 40, 60),
         )[0]
 
-    whole = once(tmp_path / "whole", 60)
-    once(tmp_path / "parts", 40)
-    resumed = once(tmp_path / "parts", 60)
+    class Fault(L.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step >= 40:
+                raise RuntimeError("a fault")
+
+    whole = once(tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="a fault"):
+        once(tmp_path / "parts", Fault())
+    resumed = once(tmp_path / "parts")
     assert torch.equal(whole.W, resumed.W) and torch.equal(whole.b, resumed.b)
     for table in ("loss", "weights"):
         assert torch.equal(whole.history.steps(table), resumed.history.steps(table))
@@ -159,14 +158,10 @@ def test_a_run_resumed_in_the_middle_ends_bitwise_the_same(tmp_path, optimizer):
 
 
 def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
-    def checkpoint():
-        return L.pytorch.callbacks.ModelCheckpoint(
-            tmp_path / "checkpoints", filename="last", every_n_train_steps=20
-        )
-
-    fit(tmp_path, callbacks=[checkpoint()], max_steps=20)
+    folder = str(tmp_path / "checkpoints")
+    fit(tmp_path, callbacks=[Checkpoints(folder, 1.0)], max_steps=20)
     with pytest.raises(ValueError, match=r"shape \(3, 2, 5\), this model's \(2, 2, 5\)"):
-        fit(tmp_path, members=(0, 1), callbacks=[checkpoint()])
+        fit(tmp_path, members=(0, 1), callbacks=[Checkpoints(folder, 1.0)])
 
 
 def estimates(steps):

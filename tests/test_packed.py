@@ -112,7 +112,7 @@ def test_a_point_that_diverges_fails_alone(zygote, tmp_path):
 
 
 def test_what_is_finished_is_not_run_again_and_a_wider_sweep_shares_it(zygote, tmp_path):
-    job = [*JOB, "trainer.max_steps=400", "callbacks=[losses,snapshots]"]
+    job = [*JOB, "trainer.max_steps=400"]
     zygote.run(tmp_path, "train", "-m", *job, "seed=1,2", PACKED)
     before = {p: (p / "loss.parquet").stat().st_mtime_ns for p in points(tmp_path).values()}
     wider = zygote.run(tmp_path, "train", "-m", *job, "seed=1,2,3,4", PACKED)

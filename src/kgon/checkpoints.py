@@ -10,6 +10,8 @@ class Stopped(SystemExit):
     """The job was told to stop (a signal, Ctrl-C): it is interrupted, and can go on later."""
 
 
+FOLDER = "checkpoints"
+"""Name of the folder of checkpoints in a run's directory."""
 LAST = "last.ckpt"
 BEFORE = "before.ckpt"
 

@@ -7,6 +7,7 @@ on its own settings only, so each job gets what it would have got alone.
 
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -162,7 +163,7 @@ def joined(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
 
 
 POINTER = "pack.json"
-"""Beside a job's own checkpoints: where its pack's are, and its place there."""
+"""Beside a job's own checkpoints: where its pack is, and its place there."""
 
 
 def load(path: Path) -> Checkpoint:
@@ -170,24 +171,33 @@ def load(path: Path) -> Checkpoint:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def point_to(folder: Path, pack: Path, where: slice) -> None:
-    """Leave word in a job's folder of checkpoints that its state is in a pack's."""
+def join_pack(folder: Path, pack: Path, job: str, where: slice) -> None:
+    """Leave word in a job's folder of checkpoints that its state is in a pack's, and in the pack's
+    that this job needs it."""
+    (pack / "jobs").mkdir(parents=True, exist_ok=True)
+    (pack / "jobs" / job).touch()
     folder.mkdir(parents=True, exist_ok=True)
-    word = {"pack": os.path.relpath(pack, folder), "start": where.start, "stop": where.stop}
+    word = {"pack": os.path.relpath(pack, folder), "job": job, "place": [where.start, where.stop]}
     partial = folder / f".{POINTER}"
     partial.write_text(json.dumps(word))
     partial.replace(folder / POINTER)
 
 
-def settle(folder: Path, part: TMS) -> None:
-    """Give a job that was interrupted in a pack a checkpoint of its own, so that it can go on alone
-    or in other company."""
-    pointer = folder / POINTER
-    if not pointer.exists():
+def leave_pack(folder: Path, part: TMS | None) -> None:
+    """End what `join_pack` began, if it did; the last job to leave takes the pack along.
+
+    A job that was interrupted, `part`, first gets a checkpoint of its own from the pack's, so that
+    it can go on alone or in other company. One that is done (None) needs none.
+    """
+    if not (folder / POINTER).exists():
         return
-    word = json.loads(pointer.read_text())
-    last = checkpoints.newest(folder / word["pack"])
-    if last is not None:
-        own = of_members(load(last), slice(word["start"], word["stop"]), part)
+    word = json.loads((folder / POINTER).read_text())
+    pack = folder / word["pack"]
+    last = checkpoints.newest(pack / checkpoints.FOLDER)
+    if part is not None and last is not None:
+        own = of_members(load(last), slice(*word["place"]), part)
         checkpoints.save(folder, lambda path: torch.save(own, path))
-    pointer.unlink()
+    (folder / POINTER).unlink()
+    (pack / "jobs" / word["job"]).unlink(missing_ok=True)
+    if pack.is_dir() and not any((pack / "jobs").iterdir()):
+        shutil.rmtree(pack)

@@ -9,9 +9,6 @@ from kgon import checkpoints
 from kgon.datamodule import EnsembleData
 from kgon.model import TMS
 
-CHECKPOINTS = "checkpoints"
-"""Folder of checkpoints in a run's directory."""
-
 
 def check_trainer(trainer: L.Trainer) -> None:
     """Refuse what an ensemble on one axis cannot be trained with; ValueError says why."""
@@ -41,7 +38,7 @@ def train(model: TMS, data: EnsembleData, trainer: L.Trainer, directory: Path) -
         FloatingPointError: every member diverged.
     """
     check_trainer(trainer)
-    checkpoint = checkpoints.newest(directory / CHECKPOINTS)
+    checkpoint = checkpoints.newest(directory / checkpoints.FOLDER)
     with warnings.catch_warnings():
         # Blocks are computed, not loaded: there is nothing for worker processes to do.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")

@@ -9,7 +9,6 @@ import copy
 import hashlib
 import json
 import resource
-import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from kgon.cli.points import Point
 from kgon.cli.train import build_trainer, check_memory, conclude
 from kgon.datamodule import EnsembleData
 from kgon.model import TMS
-from kgon.training import CHECKPOINTS, train
+from kgon.training import train
 
 CARRIED = (
     "seed", "members", "init", "runs",
@@ -120,7 +119,7 @@ class _Opened:
 
     @property
     def folder(self) -> Path:
-        return self.point.directory.path / CHECKPOINTS
+        return self.point.directory.path / checkpoints.FOLDER
 
 
 def _run(points: Sequence[Point]) -> dict[Path, JobReturn]:
@@ -157,8 +156,8 @@ def _run(points: Sequence[Point]) -> dict[Path, JobReturn]:
 def _open(point: Point, stack: ExitStack, running: runs.Job) -> _Opened:
     config = OmegaConf.create(point.settings)
     model: TMS = build(config.model)
-    folder = point.directory.path / CHECKPOINTS
-    packing.settle(folder, model)
+    folder = point.directory.path / checkpoints.FOLDER
+    packing.leave_pack(folder, model)
     last = checkpoints.newest(folder)
     return _Opened(
         point=point,
@@ -186,9 +185,9 @@ def _train(opened: Sequence[_Opened]) -> dict[Path, JobReturn]:
         data = packing.packed_data([one.data for one in opened])
         if _step(opened[0]):
             joined = packing.joined([one.checkpoint for one in opened if one.checkpoint])
-            checkpoints.save(pack / CHECKPOINTS, lambda path: torch.save(joined, path))
+            checkpoints.save(pack / checkpoints.FOLDER, lambda path: torch.save(joined, path))
         for one, (where, _) in zip(opened, whole.parts, strict=True):
-            packing.point_to(one.folder, pack / CHECKPOINTS, where)
+            packing.join_pack(one.folder, pack, one.point.directory.path.name, where)
         trainer = build_trainer(opened[0].config, _callbacks(opened, pack), False)
         print(f"{len(opened)} points as one ensemble of {len(whole.members)} members")
         train(whole, data, trainer, pack)
@@ -208,7 +207,6 @@ def _train(opened: Sequence[_Opened]) -> dict[Path, JobReturn]:
             raise
         failed = JobReturn(status=JobStatus.FAILED, _return_value=error)
         return {one.point.directory.path: failed for one in opened}
-    shutil.rmtree(pack)
     return results
 
 
@@ -229,7 +227,7 @@ def _callbacks(opened: Sequence[_Opened], pack: Path) -> list[Any]:
     return [
         *build(OmegaConf.create(nodes)).values(),
         Status(report, config.trainer.max_steps),
-        Checkpoints(str(pack / CHECKPOINTS), seconds),
+        Checkpoints(str(pack / checkpoints.FOLDER), seconds),
         Progress(config.trainer.max_steps),
     ]
 
@@ -244,7 +242,7 @@ def _conclude(one: _Opened) -> JobReturn:
                 if isinstance(logger, tracking.Logger):
                     one.model.send([logger])
                 conclude(one.running, one.model, one.data, logger, draw=False)
-            (one.folder / packing.POINTER).unlink(missing_ok=True)
+            packing.leave_pack(one.folder, None)
     except Exception as error:
         # The point's directory has it; the others go on.
         return JobReturn(status=JobStatus.FAILED, _return_value=error)

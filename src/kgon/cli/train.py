@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig
 
-from kgon import packing, record, runs, tracking
+from kgon import checkpoints, packing, record, runs, tracking
 from kgon.callbacks import Status
 from kgon.cli import config as configs
 from kgon.cli.jobs import build, check_runs, job
@@ -17,7 +17,7 @@ from kgon.datamodule import EnsembleData
 from kgon.memory import check_fits
 from kgon.model import TMS
 from kgon.schedule import Schedule
-from kgon.training import CHECKPOINTS, check_trainer, train
+from kgon.training import check_trainer, train
 
 
 def main() -> None:
@@ -77,7 +77,7 @@ def task(config: DictConfig, running: runs.Job, logger: Any) -> Callable[[], Non
     callbacks = list(build(config.get("callbacks") or {}).values())
     callbacks.append(Status(running.report, config.trainer.max_steps))
     directory = running.directory
-    packing.settle(directory.path / CHECKPOINTS, model)
+    packing.leave_pack(directory.path / checkpoints.FOLDER, model)
     trainer = build_trainer(config, callbacks, logger)
     train(model, data, trainer, directory.path)
     results = conclude(running, model, data, logger, draw=config.runs.figures)
