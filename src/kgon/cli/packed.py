@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kgon import checkpoints, kernels, packing, runs, tracking
 from kgon.callbacks import Checkpoints, Progress, Status
-from kgon.cli.jobs import build, stoppable
+from kgon.cli.jobs import build, objective, stoppable
 from kgon.cli.points import Point
 from kgon.cli.train import build_trainer, check_memory, conclude
 from kgon.datamodule import EnsembleData
@@ -246,4 +246,5 @@ def _conclude(one: _Opened) -> JobReturn:
     except Exception as error:
         # The point's directory has it; the others go on.
         return JobReturn(status=JobStatus.FAILED, _return_value=error)
-    return JobReturn(status=JobStatus.COMPLETED)
+    status = one.point.directory.status()
+    return JobReturn(status=JobStatus.COMPLETED, _return_value=objective(one.config, status))
