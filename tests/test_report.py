@@ -357,12 +357,20 @@ def test_text_of_a_run_never_becomes_markup(tmp_path, n_runs):
 # ---------------------------------------------------------------------------------------- sweeps
 
 
+def test_a_command_without_members_shows_its_results(tmp_path):
+    empty = _empty(tmp_path / "llc", state="finished", metrics={"llc/5/5000": 7.25, "best": "5"})
+    for runs in ([empty], [empty, _run(tmp_path / "other")]):
+        page = _write(runs, tmp_path)
+        assert page.table("result")[1:] == [["llc/5/5000", "7.25"], ["best", "5"]]
+
+
 def test_a_sweep_lists_every_run_and_unfolds_each(tmp_path, catalogue):
     runs = [_run(tmp_path / f"run{i}", overrides=[f"seed={i}"]) for i in range(3)]
     runs.append(_empty(tmp_path / "bad", state="failed", error="RuntimeError: all diverged"))
     page = _write(runs, tmp_path)
     _assert_self_contained(page)
     overview = page.table("run")
+    assert overview[0][4].startswith("error")
     assert [row[0] for row in overview[1:]] == ["run0", "run1", "run2", "bad"]
     assert overview[1][2:4] == ["seed=0", "finished"]
     # 0.0687431 twice and 0.104167 once; the diverged member has no loss.

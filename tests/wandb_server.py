@@ -210,6 +210,9 @@ class Server:
         viewer |= {"apiKeys": _edges([]), "teams": _edges([])}
         return {"viewer": viewer, "serverInfo": self._server_info()}
 
+    def op_GetDefaultEntity(self, v: dict[str, Any]) -> Any:
+        return {"viewer": {"id": _USER["id"], "entity": ENTITY}}
+
     def _server_info(self) -> dict[str, Any]:
         latest = {"latestVersionString": "0.70.0", "versionOnThisInstanceString": "0.70.0"}
         return {"cliVersionInfo": {"max_cli_version": "9.9.9"}, "latestLocalVersionInfo": latest}
@@ -403,6 +406,43 @@ class Server:
             if (a["project"], a["run"]) == (v["project"], v["run"])
         ]
         return {"project": {"run": {"artifacts": _edges(made)}}}
+
+    # ------------------------------------------------------------------- workspaces and reports
+
+    def _upsert_view(self, v: dict[str, Any]) -> Any:
+        inserted = not v.get("id")
+        view = self.views.setdefault(v.get("id") or self.new_id("View"), {})
+        view |= {key: value for key, value in v.items() if value is not None}
+        view["id"] = next(i for i, other in self.views.items() if other is view)
+        return {"upsertView": {"view": self._view(view), "inserted": inserted}}
+
+    def _view(self, view: dict[str, Any]) -> dict[str, Any]:
+        project = {"id": f"project-{view['projectName']}", "name": view["projectName"]}
+        times = {"createdAt": "2026-01-01T00:00:00Z", "updatedAt": "2026-01-01T00:00:00Z"}
+        return {**view, **times, "project": {**project, "entityName": view["entityName"]}}
+
+    op_UpsertView2 = op_upsertView = _upsert_view
+
+    def op_View(self, v: dict[str, Any]) -> Any:
+        found = [
+            self._view(view)
+            for view in self.views.values()
+            if (view["projectName"], view["name"]) == (v["name"], v["viewName"])
+        ]
+        return {"project": {"allViews": _edges(found)}}
+
+    def op_SpecificReport(self, v: dict[str, Any]) -> Any:
+        return {"view": self._view(self.views[v["reportId"]])}
+
+    def op_GetProjects(self, v: dict[str, Any]) -> Any:
+        names = sorted({project for project, _ in self.runs})
+        page = _edges([self._project(name) for name in names])
+        page["pageInfo"]["__typename"] = "PageInfo"
+        return {"models": page}
+
+    def _project(self, name: str) -> dict[str, Any]:
+        times = {"createdAt": "2026-01-01T00:00:00Z", "isBenchmark": False, "user": None}
+        return {"__typename": "Project", "id": name, "name": name, "entityName": ENTITY, **times}
 
     # ------------------------------------------------------------------------------ file stream
 

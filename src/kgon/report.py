@@ -101,7 +101,8 @@ def _single(run: Run, base: Path, catalogue: Catalogue) -> str:
     sections = [
         f"<header><h1>{escape(str(run.status.get('command', 'run')))} "
         f"<code>{escape(run.path.name)}</code></h1>{_facts(run)}</header>",
-        _section("Phases", _phase_table(run, theory)),
+        _section("Phases", "" if _results(run) else _phase_table(run, theory)),
+        _section("Results", _results(run)),
         _section("Figures", _figures(run)),
         _section("Loss curves", _curves(run, theory, "curves", 1)),
         _section("Transitions and plateaus", _transition_tables(run, theory)),
@@ -205,6 +206,14 @@ def _phase_table(run: Run, theory: Mapping[str, CriticalPoint]) -> str:
         "stay far below."
     )
     return _table(columns, rows) + f'<p class="soft">{note}</p>'
+
+
+def _results(run: Run) -> str:
+    """The numbers that a job reported, of the commands that have no members."""
+    summary = run.status.get("metrics") or {}
+    if run.members or not summary:
+        return ""
+    return _table(["result", "value"], [[name, value] for name, value in summary.items()])
 
 
 def _phase(member: Mapping[str, Any]) -> str:
@@ -337,6 +346,9 @@ def _sweep(runs: Sequence[Run], base: Path, catalogue: Catalogue) -> str:
             ]
         )
         attributes.append(f'data-state="{escape(state)}" data-details="run-{n}"')
+    # What no run has (an error, mostly) takes no width.
+    told = [i for i in range(len(columns)) if any(row[i] not in (None, "") for row in rows)]
+    columns, rows = [columns[i] for i in told], [[row[i] for i in told] for row in rows]
     table = _table(columns, rows, attributes, identifier="runs")
     filters = (
         '<div class="bar" data-filter="runs" role="search">'
@@ -355,7 +367,7 @@ def _details(run: Run, n: int, n_runs: int, base: Path, catalogue: Catalogue) ->
     theory = _theory(run, catalogue)
     budget = max(_MEMBER_ROWS // n_runs, _FEWEST_ROWS)
     kept = run.members[:budget]
-    inside = [_facts(run), _curves(run, theory, f"curves-{n}", n_runs)]
+    inside = [_facts(run), _results(run), _curves(run, theory, f"curves-{n}", n_runs)]
     if kept:
         data = {
             "columns": list(_MEMBER_COLUMNS.values()),

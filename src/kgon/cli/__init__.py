@@ -10,6 +10,7 @@ COMMANDS = {
     "paper": "run every experiment of the paper and compare the numbers, one by one",
     "runs": "how runs and sweeps stand: kgon runs [DIR...]",
     "sync": "send recorded runs to Weights & Biases: kgon sync [DIR...]",
+    "dashboard": "a Weights & Biases workspace or report about the runs",
     "report": "one self-contained page for runs: kgon report DIR...",
 }
 

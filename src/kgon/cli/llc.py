@@ -118,6 +118,8 @@ def task(config: DictConfig, running: runs.Job, logger: Any) -> Callable[[], Non
     summary = _summary(found)
     running.report(1.0, summary)
     tracking.log_results(logger, summary, found.tables, drawn)
+    artifacts = {"llc": "config.yaml " + " ".join(f"{name}.parquet" for name in found.tables)}
+    tracking.log_artifacts(logger, directory.path, artifacts, summary)
     looks = tracking.where_to_look(logger)
     return lambda: _print(found, directory.path, [*drawn.values()], looks)
 

@@ -92,4 +92,10 @@ def conclude(
     results = record.write(running.directory, model, data, draw=draw)
     running.report(1.0, results.summary)
     tracking.log_results(logger, results.summary, results.tables, results.figures)
+    # The first is all that kgon llc run=FOLDER needs.
+    artifacts = {
+        "run": "config.yaml status.json weights.safetensors members.parquet",
+        "llc": "llc.parquet",
+    }
+    tracking.log_artifacts(logger, running.directory.path, artifacts, results.summary)
     return results
