@@ -1,6 +1,8 @@
 """What was recorded during training: tables with a row for each step and member."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,10 +14,9 @@ class History:
 
     What does not fit that form (plateaus: some for each member) is in `lists`, by name a list of
     rows for each member. What loggers are given is `logged`: for each step a dict of `step`,
-    `metrics` (numbers by name) and `pictures` (files by name).
+    `metrics` (by name, (n_jobs,), NaN where a job has none) and `pictures` (by job, files by name).
 
     It goes into checkpoints with the model, so that a resumed run has the whole of its record.
-    What was logged is with each job of a packed ensemble: no part of `state_dict`.
     """
 
     def __init__(self) -> None:
@@ -32,15 +33,24 @@ class History:
         self._steps.setdefault(table, []).append(step)
         records.append({name: value.detach().cpu().clone() for name, value in columns.items()})
 
-    def log(self, step: int, metrics: dict[str, float], pictures: dict[str, str]) -> None:
-        """Add to the row of a step, the last one or a new one; steps never go back."""
+    def log(
+        self,
+        step: int,
+        metrics: Mapping[str, Tensor] = MappingProxyType({}),
+        pictures: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Add to the row of a step, the last one or a new one; steps never go back.
+
+        `metrics` are those of all jobs, `pictures` of the only one: packs draw none.
+        """
         if not self.logged or self.logged[-1]["step"] < step:
             self.logged.append({"step": step, "metrics": {}, "pictures": {}})
         row = self.logged[-1]
         if row["step"] != step:
             raise ValueError(f"step {step} is logged after step {row['step']}")
         row["metrics"] |= metrics
-        row["pictures"] |= pictures
+        if pictures:
+            row["pictures"].setdefault(0, {}).update(pictures)
 
     def __contains__(self, table: str) -> bool:
         return table in self._records
@@ -61,8 +71,8 @@ class History:
         """The rows of a list, of all members one after the other."""
         return [row for rows in self.lists.get(name, []) for row in rows]
 
-    def of_members(self, where: slice) -> "History":
-        """The record of some members only; what was logged of all is no part of it."""
+    def of_job(self, job: int, where: slice) -> "History":
+        """The record of one job of a pack, whose members are at some places."""
         part = History()
         part._steps = {table: list(steps) for table, steps in self._steps.items()}
         part._records = {
@@ -70,6 +80,18 @@ class History:
             for table, records in self._records.items()
         }
         part.lists = {name: rows[where] for name, rows in self.lists.items()}
+        part.logged = [
+            {
+                "step": row["step"],
+                "metrics": {
+                    name: values[job : job + 1].clone()
+                    for name, values in row["metrics"].items()
+                    if not values[job].isnan()
+                },
+                "pictures": {0: row["pictures"][job]} if job in row["pictures"] else {},
+            }
+            for row in self.logged
+        ]
         return part
 
     @classmethod
@@ -89,11 +111,39 @@ class History:
         whole.lists = {
             name: [rows for part in parts for rows in part.lists[name]] for name in parts[0].lists
         }
+        by_step = [{row["step"]: row for row in part.logged} for part in parts]
+        # A job that drew pictures has rows that others lack.
+        steps = sorted(set().union(*by_step))
+        whole.logged = [_joined_row(step, [rows.get(step) for rows in by_step]) for step in steps]
         return whole
 
     def state_dict(self) -> dict[str, Any]:
-        return {"steps": self._steps, "records": self._records, "lists": self.lists}
+        return {
+            "steps": self._steps,
+            "records": self._records,
+            "lists": self.lists,
+            "logged": self.logged,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._steps, self._records = state["steps"], state["records"]
-        self.lists = state["lists"]
+        self.lists, self.logged = state["lists"], state["logged"]
+
+
+def numbers_of(metrics: Mapping[str, Tensor], job: int) -> dict[str, float]:
+    """The metrics of one job, those that it has."""
+    values = {name: float(values[job]) for name, values in metrics.items()}
+    return {name: value for name, value in values.items() if not math.isnan(value)}
+
+
+def _joined_row(step: int, rows: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
+    """What several ensembles of one job each logged at a step, if they did, as one row."""
+    none = torch.full((1,), torch.nan, dtype=torch.float64)
+    metrics = [row["metrics"] if row else {} for row in rows]
+    pictures = [row["pictures"] if row else {} for row in rows]
+    names = dict.fromkeys(name for own in metrics for name in own)
+    return {
+        "step": step,
+        "metrics": {n: torch.cat([own.get(n, none) for own in metrics]) for n in names},
+        "pictures": {job: own[0] for job, own in enumerate(pictures) if own},
+    }

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kgon import kernels, streams
 from kgon.data import FullBatches, Minibatches
-from kgon.history import History
+from kgon.history import History, numbers_of
 from kgon.init import Init
 from kgon.loss import DirectLoss, Loss, importance_weights
 
@@ -78,7 +78,7 @@ class TMS(L.LightningModule):
         self.importance = importance
         self.diverged_at: Tensor
         self.register_buffer("diverged_at", torch.full((len(self.members),), -1))
-        self.noted: dict[str, float] = {}
+        self.noted: dict[str, Tensor] = {}
         self._n_loaded = self._n_sent = 0
         self.parts: list[tuple[slice, TMS]] = [(slice(0, len(self.members)), self)]
         """The jobs whose members these are, each with its place on the axis: this one alone, or
@@ -149,21 +149,39 @@ class TMS(L.LightningModule):
                 "lower optimizer.lr or the scale of the start"
             )
 
-    def note(self, metrics: Callable[[slice], dict[str, float]]) -> None:
+    def note(self, metrics: Callable[[Tensor], dict[str, Tensor]]) -> None:
         """Collect metrics of this step for the loggers (one call, one row) and for the bar.
 
-        `metrics` gives those of the members at some places of the axis; it is asked about each
-        part. They are part of the record, and so of every checkpoint: a run that goes on gives its
-        loggers the whole of it.
+        `metrics` gives them, (n_jobs,) each, for jobs of equally many members whose places on the
+        axis it gets, (n_jobs, n_members); NaN where a job has no such number. They are part of the
+        record, and so of every checkpoint: a run that goes on gives its loggers the whole of it.
         """
-        for where, part in self.parts:
-            own = metrics(where)
-            part.noted |= own
-            part.history.log(self.global_step, own, {})
+        own: dict[str, Tensor] = {}
+        for jobs, places in self._jobs_by_size():
+            for name, values in metrics(places).items():
+                empty = torch.full((len(self.parts),), torch.nan, dtype=torch.float64)
+                own.setdefault(name, empty)[jobs] = values.double()
+        self.noted |= own
+        self.history.log(self.global_step, own)
+
+    def _jobs_by_size(self) -> list[tuple[Tensor, Tensor]]:
+        """For each number of members the jobs that have it, (n_jobs,), and their members' places,
+        (n_jobs, n_members)."""
+        start, end = torch.tensor([(where.start, where.stop) for where, _ in self.parts]).T
+        sizes = end - start
+        return [
+            (jobs, start[jobs][:, None] + torch.arange(size))
+            for size in sizes.unique().tolist()
+            for jobs in [(sizes == size).nonzero().flatten()]
+        ]
+
+    def noted_of(self, job: int) -> dict[str, float]:
+        """The last value of every metric of a job."""
+        return numbers_of(self.noted, job)
 
     def note_picture(self, name: str, path: Path) -> None:
         """Collect a picture of this step, a file, for the loggers that show pictures."""
-        self.history.log(self.global_step, {}, {name: str(path)})
+        self.history.log(self.global_step, pictures={name: str(path)})
 
     def on_train_start(self) -> None:
         self.on_train_batch_end()
@@ -179,15 +197,14 @@ class TMS(L.LightningModule):
                 # TensorBoard's earlier files stay; those of W&B and CSV are written anew.
                 if i < self._n_loaded and isinstance(logger, TensorBoardLogger):
                     continue
-                logger.log_metrics(row["metrics"], step=row["step"])
+                logger.log_metrics(numbers_of(row["metrics"], 0), step=row["step"])
                 if isinstance(logger, WandbLogger):
-                    for name, path in row["pictures"].items():
+                    for name, path in row["pictures"].get(0, {}).items():
                         logger.log_image(name, [path], step=row["step"])
         self._n_sent = len(self.history.logged)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["history"] = self.history.state_dict()
-        checkpoint["logged"] = [part.history.logged for _, part in self.parts]
         checkpoint["sizes"] = [where.stop - where.start for where, _ in self.parts]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -199,9 +216,7 @@ class TMS(L.LightningModule):
                     f"{tuple(mine.shape)}: (members, n_hidden, n_features) must be the same"
                 )
         self.history.load_state_dict(checkpoint["history"])
-        for (_, part), logged in zip(self.parts, checkpoint["logged"], strict=True):
-            part.history.logged = logged
-            part._n_loaded = len(logged)
+        self._n_loaded = len(self.history.logged)
 
 
 def coming_rates(optimizer: torch.optim.Optimizer, scheduler: Any, n_steps: int) -> Tensor:

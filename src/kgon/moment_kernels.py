@@ -51,8 +51,8 @@ class Tables:
 
     Attributes:
         population: whether the amplitude is U[0, 1] instead of a sample.
-        amplitudes: (n_sets, n_features, width), distinct, ascending, +inf behind the last.
-        tail: (n_sets, n_features, width + 1, 3), moments of the amplitudes from an index on.
+        nodes: (n_sets, n_features, width, 4), the distinct amplitudes ascending, +inf behind the
+            last, each with the moments of the amplitudes from it on: one place in memory a lookup.
         total: (n_sets, n_features, 3), moments of all amplitudes.
         start: (n_sets, n_features, n_buckets + 1), amplitudes in the buckets before a bucket.
         low: (n_sets, n_features), the least amplitude.
@@ -62,8 +62,7 @@ class Tables:
     """
 
     population: bool
-    amplitudes: NDArray[np.float64]
-    tail: NDArray[np.float64]
+    nodes: NDArray[np.float64]
     total: NDArray[np.float64]
     start: NDArray[np.int32]
     low: NDArray[np.float64]
@@ -75,8 +74,7 @@ class Tables:
     def arguments(self) -> tuple[Any, ...]:
         """What the compiled functions take."""
         return (
-            self.amplitudes, self.tail, self.total, self.start, self.low, self.scale,
-            self.importance, self.depth,
+            self.nodes, self.total, self.start, self.low, self.scale, self.importance, self.depth,
         )  # fmt: skip
 
 
@@ -97,8 +95,7 @@ def _population_tables(n_features: int, importance: Tensor | None) -> Tables:
     total = np.broadcast_to(1 / (np.arange(1, 4) * n_features), (n_sets, n_features, 3)).copy()
     return Tables(
         population=True,
-        amplitudes=np.full((n_sets, n_features, 1), np.inf),
-        tail=np.zeros((n_sets, n_features, 1, 3)),
+        nodes=np.zeros((n_sets, n_features, 1, 4)),
         total=total,
         start=np.zeros((n_sets, n_features, 2), dtype=np.int32),
         low=np.zeros((n_sets, n_features)),
@@ -117,17 +114,18 @@ def _sample_tables(loss: EmpiricalLoss) -> Tables:
     prefix = prefix.reshape(n_sets, n_features, -1, 3)
     width = ordered.shape[-1]
     n_buckets = _BUCKETS_PER_AMPLITUDE * width
-    amplitudes = np.full((n_sets, n_features, width + 1), np.inf)
-    tail = np.zeros((n_sets, n_features, width + 1, 3))
+    nodes = np.zeros((n_sets, n_features, width + 1, 4))
+    nodes[..., 0] = np.inf
     start = np.zeros((n_sets, n_features, n_buckets + 1), dtype=np.int32)
     low, scale = np.zeros((2, n_sets, n_features))
     for s, j in np.ndindex(n_sets, n_features):
         present = ordered[s, j][np.isfinite(ordered[s, j])]
         # Of equal amplitudes the last counts: an index is the number of amplitudes <= t.
-        distinct, counts = np.unique(present, return_counts=True)
-        amplitudes[s, j, : distinct.size] = distinct
-        tail[s, j, 0] = prefix[s, j, 0]
-        tail[s, j, 1 : distinct.size + 1] = prefix[s, j, np.cumsum(counts)]
+        last = np.flatnonzero(np.append(present[1:] > present[:-1], present.size > 0))
+        distinct = present[last]
+        nodes[s, j, : distinct.size, 0] = distinct
+        nodes[s, j, 0, 1:] = prefix[s, j, 0]
+        nodes[s, j, 1 : distinct.size + 1, 1:] = prefix[s, j, last + 1]
         if distinct.size:
             low[s, j] = distinct[0]
             if distinct.size > 1:
@@ -136,9 +134,8 @@ def _sample_tables(loss: EmpiricalLoss) -> Tables:
             start[s, j, 1:] = np.cumsum(np.bincount(bucket, minlength=n_buckets))
     return Tables(
         population=False,
-        amplitudes=amplitudes,
-        tail=tail,
-        total=tail[:, :, 0].copy(),
+        nodes=nodes,
+        total=nodes[:, :, 0, 1:].copy(),
         start=start,
         low=low,
         scale=scale,
@@ -177,7 +174,7 @@ def _buckets(amplitudes, low, scale, n_buckets):
 @numba.njit(nogil=True, error_model="numpy", fastmath={"contract"}, inline="always")
 def _loss(
     m, n, population, w, c, dw, dc, A, dA,
-    amplitudes, tail, total, start, low, scale, importance, depth,
+    nodes, total, start, low, scale, importance, depth,
 ):  # fmt: skip
     """The loss of one parameter (w, c) on one data set, its gradient into dw and dc."""
     n_buckets = start.shape[1] - 1
@@ -208,10 +205,10 @@ def _loss(
                 # Bisection of a fixed length without branches, which nothing could predict.
                 for _ in range(depth):
                     middle = (first + last) >> 1
-                    above = (first < last) & (amplitudes[j, middle] <= t)
+                    above = (first < last) & (nodes[j, middle, 0] <= t)
                     first = middle + 1 if above else first
                     last = last if above else middle
-                m0, m1, m2 = tail[j, first, 0], tail[j, first, 1], tail[j, first, 2]
+                m0, m1, m2 = nodes[j, first, 1], nodes[j, first, 2], nodes[j, first, 3]
             if a < 0.0:
                 m0, m1, m2 = total[j, 0] - m0, total[j, 1] - m1, total[j, 2] - m2
             u = a * m2 + bias * m1
@@ -244,7 +241,7 @@ def _value_and_grad(m: int, n: int, population: bool) -> Any:
     # m, n and population are constants of the compiled code: loops unroll, branches go.
     @_jit
     def value_and_grad(
-        W, b, value, dW, db, which, amplitudes, tail, total, start, low, scale, importance, depth
+        W, b, value, dW, db, which, nodes, total, start, low, scale, importance, depth
     ):
         A, dA = np.empty((n, n)), np.empty((n, n))
         for s in range(W.shape[1]):
@@ -252,7 +249,7 @@ def _value_and_grad(m: int, n: int, population: bool) -> Any:
             for p in range(W.shape[0]):
                 value[p, s] = _loss(
                     m, n, population, W[p, s], b[p, s], dW[p, s], db[p, s], A, dA,
-                    amplitudes[d], tail[d], total[d],
+                    nodes[d], total[d],
                     start[d], low[d], scale[d], importance[d], depth,
                 )  # fmt: skip
 
@@ -267,7 +264,7 @@ def _hmc_move(m: int, n: int, population: bool) -> Any:
     @_jit
     def hmc_move(
         W, b, value, acceptance, keys, strength, precision, step, n_steps, turn,
-        which, amplitudes, tail, total, start, low, scale, importance, depth,
+        which, nodes, total, start, low, scale, importance, depth,
     ):  # fmt: skip
         A, dA = np.empty((n, n)), np.empty((n, n))
         w, dw, pw = np.empty((m, n)), np.empty((m, n)), np.empty((m, n))
@@ -298,7 +295,7 @@ def _hmc_move(m: int, n: int, population: bool) -> Any:
                 new = 0.0
                 for t in range(n_steps + 1):
                     new = _loss(
-                        m, n, population, w, c, dw, dc, A, dA, amplitudes[d], tail[d], total[d],
+                        m, n, population, w, c, dw, dc, A, dA, nodes[d], total[d],
                         start[d], low[d], scale[d], importance[d], depth,
                     )  # fmt: skip
                     kick = h if 0 < t < n_steps else 0.5 * h
@@ -334,7 +331,7 @@ def _descend(m: int, n: int, population: bool) -> Any:
     @_jit
     def descend(
         W, b, value, slope, taken, tolerance, n_steps,
-        which, amplitudes, tail, total, start, low, scale, importance, depth,
+        which, nodes, total, start, low, scale, importance, depth,
     ):  # fmt: skip
         A, dA = np.empty((n, n)), np.empty((n, n))
         w, dw, dw_new = np.empty((m, n)), np.empty((m, n)), np.empty((m, n))
@@ -344,7 +341,7 @@ def _descend(m: int, n: int, population: bool) -> Any:
             for p in range(W.shape[0]):
                 old = _loss(
                     m, n, population, W[p, s], b[p, s], dw, dc, A, dA,
-                    amplitudes[d], tail[d], total[d],
+                    nodes[d], total[d],
                     start[d], low[d], scale[d], importance[d], depth,
                 )  # fmt: skip
                 h = 0.1
@@ -364,7 +361,7 @@ def _descend(m: int, n: int, population: bool) -> Any:
                             w[k, j] = W[p, s, k, j] - h * dw[k, j]
                     new = _loss(
                         m, n, population, w, c, dw_new, dc_new, A, dA,
-                        amplitudes[d], tail[d], total[d],
+                        nodes[d], total[d],
                         start[d], low[d], scale[d], importance[d], depth,
                     )  # fmt: skip
                     if new <= old - 0.5 * h * square:

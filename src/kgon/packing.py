@@ -72,18 +72,17 @@ def packed_data(parts: Sequence[EnsembleData]) -> EnsembleData:
 
 def unpack(whole: TMS) -> None:
     """Give each part its members' parameters and record, as if it had been trained alone."""
-    for where, part in whole.parts:
+    for job, (where, part) in enumerate(whole.parts):
         with torch.no_grad():
             part.W.copy_(whole.W[where])
             part.b.copy_(whole.b[where])
         part.diverged_at.copy_(whole.diverged_at[where])
-        logged = part.history.logged
-        part.history = whole.history.of_members(where)
-        part.history.logged = logged
+        part.history = whole.history.of_job(job, where)
+        part._n_loaded = whole._n_loaded
 
 
-def of_members(checkpoint: Checkpoint, where: slice, part: TMS) -> Checkpoint:
-    """The checkpoint that `part` alone would have written, from that of a pack."""
+def of_job(checkpoint: Checkpoint, where: slice, part: TMS) -> Checkpoint:
+    """The checkpoint that `part`, whose members are at these places, would have written alone."""
     n_members = len(checkpoint["state_dict"]["b"])
     clock = Clock(part)
     clock.rates(0, checkpoint["global_step"])
@@ -95,6 +94,7 @@ def of_members(checkpoint: Checkpoint, where: slice, part: TMS) -> Checkpoint:
         groups = [g | {"initial_lr": clock.optimizer.param_groups[0]["initial_lr"]} for g in groups]
     history = History()
     history.load_state_dict(checkpoint["history"])
+    job = [place.start for place in places(checkpoint["sizes"])].index(where.start)
 
     def own(value: Any) -> Any:
         stacked = isinstance(value, Tensor) and value.ndim > 0 and len(value) == n_members
@@ -113,16 +113,9 @@ def of_members(checkpoint: Checkpoint, where: slice, part: TMS) -> Checkpoint:
             }
         ],
         "lr_schedulers": [clock.scheduler.state_dict()] if clock.scheduler else [],
-        "history": history.of_members(where).state_dict(),
-        "logged": [_logged(checkpoint, where)],
+        "history": history.of_job(job, where).state_dict(),
         "sizes": [where.stop - where.start],
     }
-
-
-def _logged(checkpoint: Checkpoint, where: slice) -> list[dict[str, Any]]:
-    """What was logged of the job whose members are at these places."""
-    starts = [place.start for place in places(checkpoint["sizes"])]
-    return checkpoint["logged"][starts.index(where.start)]
 
 
 def joined(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
@@ -157,7 +150,6 @@ def joined(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
             }
         ],
         "history": History.joined(histories).state_dict(),
-        "logged": [logged for checkpoint in checkpoints for logged in checkpoint["logged"]],
         "sizes": [size for checkpoint in checkpoints for size in checkpoint["sizes"]],
     }
 
@@ -195,7 +187,7 @@ def leave_pack(folder: Path, part: TMS | None) -> None:
     pack = folder / word["pack"]
     last = checkpoints.newest(pack / checkpoints.FOLDER)
     if part is not None and last is not None:
-        own = of_members(load(last), slice(*word["place"]), part)
+        own = of_job(load(last), slice(*word["place"]), part)
         checkpoints.save(folder, lambda path: torch.save(own, path))
     (folder / POINTER).unlink()
     (pack / "jobs" / word["job"]).unlink(missing_ok=True)

@@ -249,16 +249,11 @@ class Job:
         self._status = status
         self._reported = -REPORT_SECONDS
 
-    def report(
-        self,
-        progress: float,
-        metrics: Mapping[str, float | str],
-        every_seconds: float = REPORT_SECONDS,
-    ) -> None:
+    def report(self, progress: float, metrics: Mapping[str, float | str]) -> None:
         """Say how far it is, from 0 to 1, and the last numbers; at most once in so many seconds."""
         known = {k: v for k, v in metrics.items() if isinstance(v, str) or math.isfinite(v)}
         self._status.fields.update(progress=round(progress, 4), metrics=known)
-        if time.monotonic() - self._reported >= every_seconds:
+        if time.monotonic() - self._reported >= REPORT_SECONDS:
             self.write("running")
 
     def write(self, state: str, error: str | None = None) -> None:

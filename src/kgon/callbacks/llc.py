@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 
 import torch
+from torch import Tensor
 
 from kgon.callbacks.recorder import Recorder
 from kgon.datamodule import EnsembleData
@@ -75,10 +76,10 @@ class LLCEstimates(Recorder):
         verdict = estimate.verdict.masked_fill(dead, VERDICTS.index("diverged"))
         module.history.add("llc", module.global_step, **columns, verdict=verdict)
 
-        def metrics(where: slice) -> dict[str, float]:
-            share = torch.bincount(verdict[where], minlength=len(VERDICTS)) / len(verdict[where])
-            return {"llc/mean": float(columns["mean"][where].nanmean())} | {
-                f"llc/share_{v}": float(share[i]) for i, v in enumerate(VERDICTS)
+        def metrics(places: Tensor) -> dict[str, Tensor]:
+            own = verdict[places]
+            return {"llc/mean": columns["mean"][places].nanmean(-1)} | {
+                f"llc/share_{v}": (own == i).double().mean(-1) for i, v in enumerate(VERDICTS)
             }
 
         module.note(metrics)

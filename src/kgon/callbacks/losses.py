@@ -1,6 +1,7 @@
 """The loss of every member over training time."""
 
 import torch
+from torch import Tensor
 
 from kgon.callbacks.recorder import Recorder
 from kgon.datamodule import EnsembleData
@@ -19,19 +20,19 @@ class Losses(Recorder):
         train = data.train_loss(module.importance)
         train_loss = torch.full_like(loss, torch.nan) if train is None else train(W, b)
         module.history.add("loss", module.global_step, loss=loss, train_loss=train_loss)
-        diverged = module.diverged_at >= 0
+        diverged = module.diverged_at.cpu() >= 0
+        alive = torch.where(loss.isfinite(), loss, torch.nan)
+        train_alive = torch.where(loss.isfinite(), train_loss, torch.nan)
 
-        def metrics(where: slice) -> dict[str, float]:
-            finite = loss[where].isfinite()
-            alive = loss[where][finite]
-            if not len(alive):
-                return {"members/diverged": float(diverged[where].sum())}
+        def metrics(places: Tensor) -> dict[str, Tensor]:
+            own = alive[places]
+            least = own.nan_to_num(torch.inf).amin(-1)
             return {
-                "loss/mean": float(alive.mean()),
-                "loss/median": float(alive.median()),
-                "loss/min": float(alive.min()),
-                "train_loss/mean": float(train_loss[where][finite].mean()),
-                "members/diverged": float(diverged[where].sum()),
+                "loss/mean": own.nanmean(-1),
+                "loss/median": own.nanmedian(-1).values,
+                "loss/min": least.where(least.isfinite(), torch.nan),
+                "train_loss/mean": train_alive[places].nanmean(-1),
+                "members/diverged": diverged[places].sum(-1),
             }
 
         module.note(metrics)

@@ -1,6 +1,7 @@
 """The phase of every member over training time."""
 
 import torch
+from torch import Tensor
 
 from kgon.callbacks.recorder import Recorder
 from kgon.datamodule import EnsembleData
@@ -22,9 +23,14 @@ class Phases(Recorder):
         so_far = module.history.column("phases", "code")
         labels = phase_labels(module.b.shape[-1])
 
-        def metrics(where: slice) -> dict[str, float]:
-            count = torch.bincount(codes[where], minlength=len(labels)).tolist()
-            seen = sorted((labels[code], code) for code in so_far[:, where].unique().tolist())
-            return {f"phase/{label}": float(count[code]) for label, code in seen}
+        def metrics(places: Tensor) -> dict[str, Tensor]:
+            now = codes[places]
+            ever = so_far[:, places]
+            return {
+                f"phase/{label}": torch.where(
+                    (ever == code).any(-1).any(0), (now == code).sum(-1).double(), torch.nan
+                )
+                for label, code in sorted((labels[c], c) for c in ever.unique().tolist())
+            }
 
         module.note(metrics)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import lightning as L
+import torch
 from torch import Tensor
 
 from kgon.callbacks.losses import Losses
@@ -24,12 +25,9 @@ class Plateaus(Recorder):
             raise ValueError("callbacks=plateaus looks at recorded losses: add losses to callbacks")
 
     def record(self, module: TMS, data: EnsembleData) -> None:
-        counts = [len(plateaus) for plateaus in find_plateaus(*_curves(module))]
-
-        def metrics(where: slice) -> dict[str, float]:
-            return {"plateaus/mean_per_member": sum(counts[where]) / len(counts[where])}
-
-        module.note(metrics)
+        found = find_plateaus(*_curves(module))
+        counts = torch.tensor([len(plateaus) for plateaus in found], dtype=torch.float64)
+        module.note(lambda places: {"plateaus/mean_per_member": counts[places].mean(-1)})
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]

@@ -31,9 +31,8 @@ class Progress(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         if self.bar is not None and isinstance(module, TMS):
-            self.bar.update(
-                self.task, completed=trainer.global_step, description=_describe(module.noted)
-            )
+            words = _describe(module.noted_of(0)) if len(module.parts) == 1 else ""
+            self.bar.update(self.task, completed=trainer.global_step, description=words)
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._stop()

@@ -18,4 +18,4 @@ class Status(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         assert isinstance(module, TMS)
-        self.report(trainer.global_step / self.max_steps, module.noted)
+        self.report(trainer.global_step / self.max_steps, module.noted_of(0))

@@ -50,6 +50,11 @@ def _directory(_root_: DictConfig) -> str:
 def plain(config: DictConfig) -> dict[str, Any]:
     """The config resolved to plain containers, without Hydra's own part and without what follows
     from the identity (the identity is computed from this)."""
+    return resolved(before_identity(config))
+
+
+def before_identity(config: DictConfig) -> DictConfig:
+    """The config without Hydra's own part, the logger and what follows from the identity."""
 
     def pruned(node: Any) -> Any:
         if isinstance(node, dict):
@@ -58,10 +63,14 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
     tree = OmegaConf.to_container(config, resolve=False)
     assert isinstance(tree, dict)
-    tree = {k: pruned(v) for k, v in tree.items() if k not in ("hydra", "logger")}
-    resolved = OmegaConf.to_container(OmegaConf.create(tree), resolve=True, throw_on_missing=True)
-    assert isinstance(resolved, dict)
-    return {str(k): v for k, v in resolved.items()}
+    return OmegaConf.create({k: pruned(v) for k, v in tree.items() if k not in ("hydra", "logger")})
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """A config as plain containers, every interpolation replaced by what it stands for."""
+    settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(settings, dict)
+    return {str(k): v for k, v in settings.items()}
 
 
 def _follows_from_identity(value: Any) -> bool:

@@ -9,6 +9,7 @@ import copy
 import hashlib
 import json
 import resource
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -188,7 +189,7 @@ def _train(opened: Sequence[_Opened]) -> dict[Path, JobReturn]:
             checkpoints.save(pack / checkpoints.FOLDER, lambda path: torch.save(joined, path))
         for one, (where, _) in zip(opened, whole.parts, strict=True):
             packing.join_pack(one.folder, pack, one.point.directory.path.name, where)
-        trainer = build_trainer(opened[0].config, _callbacks(opened, pack), False)
+        trainer = build_trainer(opened[0].config, _callbacks(opened, whole, pack), False)
         print(f"{len(opened)} points as one ensemble of {len(whole.members)} members")
         train(whole, data, trainer, pack)
         packing.unpack(whole)
@@ -210,7 +211,7 @@ def _train(opened: Sequence[_Opened]) -> dict[Path, JobReturn]:
     return results
 
 
-def _callbacks(opened: Sequence[_Opened], pack: Path) -> list[Any]:
+def _callbacks(opened: Sequence[_Opened], whole: TMS, pack: Path) -> list[Any]:
     config = opened[0].config
     nodes = {
         name: node
@@ -220,9 +221,14 @@ def _callbacks(opened: Sequence[_Opened], pack: Path) -> list[Any]:
     own = config.callbacks.get("checkpoint") or {}
     seconds = own.get("every_seconds", 20.0)
 
+    reported = time.monotonic()
+
     def report(progress: float, _: Any) -> None:
-        for one in opened:
-            one.running.report(progress, one.model.noted, _REPORT_SECONDS)
+        nonlocal reported
+        if time.monotonic() - reported >= _REPORT_SECONDS:
+            reported = time.monotonic()
+            for job, one in enumerate(opened):
+                one.running.report(progress, whole.noted_of(job))
 
     return [
         *build(OmegaConf.create(nodes)).values(),

@@ -47,51 +47,58 @@ def points(
     Hydra composes a config from files in some 50 ms. Points that choose the same files differ in
     values only, which are put into one config after another: a tenth of the time.
     """
-    composed: dict[tuple[str, ...], DictConfig] = {}
+    composed: dict[tuple[str, ...], _Composed] = {}
     found = []
     for words in overrides:
         files = tuple(word for word in words if not _is_value(_parsed(word)))
         if files not in composed:
-            composed[files] = _compose(loader, master, files)
-        config = composed[files]
-        values = [word for word in words if word not in files]
+            composed[files] = _Composed(loader.load_sweep_config(master, list(words)))
         try:
-            for word in values:
-                override = _parsed(word)
-                OmegaConf.update(config, override.key_or_group, override.value(), merge=False)
+            for word in words:
+                if word not in files:
+                    composed[files].put(_parsed(word))
         except Exception as error:
             # A key of another group's option: Hydra knows in which order to compose.
             raise ValueError(f"{' '.join(words)}: {error}") from error
-        found.append(_point(config, words))
+        found.append(composed[files].point(words))
     return found
 
 
-def _compose(loader: ConfigLoader, master: DictConfig, words: Sequence[str]) -> DictConfig:
-    config = loader.load_sweep_config(master, list(words))
-    with open_dict(config):
-        hydra = config.pop("hydra")
-    del hydra
-    return config
+class _Composed:
+    """A composed config, taken apart once into what decides the identity and the logger's part."""
 
+    def __init__(self, config: DictConfig):
+        self.config = configs.before_identity(config)
+        self.logger = OmegaConf.create({"logger": None})
+        if config.get("logger") is not None:
+            self.logger.logger = OmegaConf.to_container(config.logger, resolve=False)
 
-def _point(config: DictConfig, words: Sequence[str]) -> Point:
-    settings = configs.plain(config)
-    name = runs.identity(str(config.command), settings)
-    return Point(
-        overrides=tuple(words),
-        task=tuple(word for word in words if not _parsed(word).is_hydra_override()),
-        settings=settings,
-        directory=runs.RunDirectory(Path(config.runs.dir) / name),
-        logger=_logger(config, settings, Path(config.runs.dir) / name),
-    )
+    def put(self, override: Override) -> None:
+        key = override.key_or_group
+        part = self.logger if key.startswith("logger.") else self.config
+        OmegaConf.update(part, key, override.value(), merge=False)
 
+    def point(self, words: Sequence[str]) -> Point:
+        settings = configs.resolved(self.config)
+        directory = Path(self.config.runs.dir) / runs.identity(self.config.command, settings)
+        return Point(
+            overrides=tuple(words),
+            task=tuple(word for word in words if not _parsed(word).is_hydra_override()),
+            settings=settings,
+            directory=runs.RunDirectory(directory),
+            logger=self._logger_of(directory),
+        )
 
-def _logger(config: DictConfig, settings: dict[str, Any], directory: Path) -> Any:
-    """The logger's config, with the identity put in where resolving would compute it again."""
-    text = OmegaConf.to_yaml(config.logger) if config.get("logger") is not None else "{}"
-    text = text.replace("${kgon.directory:}", str(directory))
-    text = text.replace("${kgon.identity:}", directory.name)
-    return OmegaConf.create(settings | {"logger": OmegaConf.create(text)}).logger
+    def _logger_of(self, directory: Path) -> Any:
+        """The logger's config, with the identity put in where resolving would compute it again."""
+        text = OmegaConf.to_yaml(self.logger)
+        text = text.replace("${kgon.directory:}", str(directory))
+        text = text.replace("${kgon.identity:}", directory.name)
+        with open_dict(self.config):
+            self.config.logger = OmegaConf.create(text).logger
+            whole = OmegaConf.to_container(self.config.logger, resolve=True)
+            del self.config.logger
+        return None if whole is None else OmegaConf.create(whole)
 
 
 @cache
@@ -103,7 +110,8 @@ def _is_value(override: Override) -> bool:
     """Whether an override puts a value where the config has one already."""
     plain = not (override.is_add() or override.is_delete() or override.is_force_add())
     group = (configs.CONF / override.key_or_group).is_dir()
-    return plain and not group and not override.is_hydra_override()
+    computed = "${" in str(override.input_line)  # who knows from what
+    return plain and not group and not computed and not override.is_hydra_override()
 
 
 def announce(known: Sequence[Point], config: DictConfig) -> None:
