@@ -71,8 +71,8 @@ class History:
         """The rows of a list, of all members one after the other."""
         return [row for rows in self.lists.get(name, []) for row in rows]
 
-    def of_job(self, job: int, where: slice) -> "History":
-        """The record of one job of a pack, whose members are at some places."""
+    def of_members(self, where: slice) -> "History":
+        """The record of some members only, without what was logged of all."""
         part = History()
         part._steps = {table: list(steps) for table, steps in self._steps.items()}
         part._records = {
@@ -80,7 +80,11 @@ class History:
             for table, records in self._records.items()
         }
         part.lists = {name: rows[where] for name, rows in self.lists.items()}
-        part.logged = [
+        return part
+
+    def logged_of(self, job: int) -> list[dict[str, Any]]:
+        """What was logged of one job of a pack, as it would have been of the job alone."""
+        return [
             {
                 "step": row["step"],
                 "metrics": {
@@ -92,7 +96,6 @@ class History:
             }
             for row in self.logged
         ]
-        return part
 
     @classmethod
     def joined(cls, parts: Sequence["History"]) -> "History":

@@ -71,13 +71,16 @@ def packed_data(parts: Sequence[EnsembleData]) -> EnsembleData:
 
 
 def unpack(whole: TMS) -> None:
-    """Give each part its members' parameters and record, as if it had been trained alone."""
-    for job, (where, part) in enumerate(whole.parts):
+    """Give each part its members' parameters and record, as if it had been trained alone.
+
+    What was logged stays with the whole: `History.logged_of` gives a part's.
+    """
+    for where, part in whole.parts:
         with torch.no_grad():
             part.W.copy_(whole.W[where])
             part.b.copy_(whole.b[where])
         part.diverged_at.copy_(whole.diverged_at[where])
-        part.history = whole.history.of_job(job, where)
+        part.history = whole.history.of_members(where)
         part._n_loaded = whole._n_loaded
 
 
@@ -92,9 +95,11 @@ def of_job(checkpoint: Checkpoint, where: slice, part: TMS) -> Checkpoint:
     ]
     if "initial_lr" in groups[0]:
         groups = [g | {"initial_lr": clock.optimizer.param_groups[0]["initial_lr"]} for g in groups]
-    history = History()
-    history.load_state_dict(checkpoint["history"])
+    whole = History()
+    whole.load_state_dict(checkpoint["history"])
+    history = whole.of_members(where)
     job = [place.start for place in places(checkpoint["sizes"])].index(where.start)
+    history.logged = whole.logged_of(job)
 
     def own(value: Any) -> Any:
         stacked = isinstance(value, Tensor) and value.ndim > 0 and len(value) == n_members
@@ -113,7 +118,7 @@ def of_job(checkpoint: Checkpoint, where: slice, part: TMS) -> Checkpoint:
             }
         ],
         "lr_schedulers": [clock.scheduler.state_dict()] if clock.scheduler else [],
-        "history": history.of_job(job, where).state_dict(),
+        "history": history.state_dict(),
         "sizes": [where.stop - where.start],
     }
 
@@ -185,7 +190,7 @@ def leave_pack(folder: Path, part: TMS | None) -> None:
         return
     word = json.loads((folder / POINTER).read_text())
     pack = folder / word["pack"]
-    last = checkpoints.newest(pack / checkpoints.FOLDER)
+    last = checkpoints.newest(pack / checkpoints.FOLDER) if part is not None else None
     if part is not None and last is not None:
         own = of_job(load(last), slice(*word["place"]), part)
         checkpoints.save(folder, lambda path: torch.save(own, path))

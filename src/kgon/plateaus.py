@@ -165,10 +165,12 @@ def _find(
 ) -> list[list[Plateau]]:
     n_curves, n = curves.shape
     shortest = min_length * float(step[-1] - step[0])
-    furthest = _furthest(curves, 2 * tolerance)
-    index = torch.arange(n).expand(n_curves, n)
-    taken = ended.clone()
+    times = step.double()
+    index = torch.arange(n)
     found: list[list[Plateau]] = [[] for _ in range(n_curves)]
+    # Curves leave as soon as they have no candidate left.
+    open_curves = torch.arange(n_curves)
+    furthest, taken = _furthest(curves, 2 * tolerance), ended
     while True:
         # An interval ends before the next record that is taken.
         blocked = torch.where(taken, index, n).flip(-1).cummin(-1).values.flip(-1)
@@ -176,18 +178,19 @@ def _find(
         length = step[last.clamp(min=0)] - step
         enough = ~taken & (last - index + 1 >= MIN_RECORDS) & (length >= shortest)
         longest, first = torch.where(enough, length, -1).max(-1)
-        candidates = (longest >= 0).nonzero().flatten()
-        if candidates.numel() == 0:
+        left = (longest >= 0).nonzero().flatten()
+        if left.numel() == 0:
             break
-        first = first[candidates]
-        final = last[candidates, first]
-        mean, moving = _mean_and_moving(step.double(), curves[candidates], first, final, tolerance)
-        rows = (candidates, moving, step[first], step[final], mean)
+        open_curves, curves, furthest, taken, first, last = (
+            x[left] for x in (open_curves, curves, furthest, taken, first, last)
+        )
+        final = last.gather(-1, first[:, None]).squeeze(-1)
+        mean, moving = _mean_and_moving(times, curves, first, final, tolerance)
+        rows = (open_curves, moving, step[first], step[final], mean)
         for m, slope, start, end, level in zip(*(r.tolist() for r in rows), strict=True):
             if not slope:
                 found[m].append(Plateau(start, end, level))
-        inside = (index[candidates] >= first[:, None]) & (index[candidates] <= final[:, None])
-        taken[candidates] |= inside
+        taken = taken | (index >= first[:, None]) & (index <= final[:, None])
     return [sorted(plateaus, key=lambda plateau: plateau.start) for plateaus in found]
 
 

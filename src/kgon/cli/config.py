@@ -1,6 +1,7 @@
 """Configs: where they are, what their resolvers mean, and what is wrong with an override."""
 
 import difflib
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -169,7 +170,7 @@ _MOST_CHOICES = 50
 
 
 def _choices(override: Override) -> Iterator[str]:
-    """The override as it is in each job of a sweep; long ranges (seeds) by their first ones."""
+    """The override as it is in each job of a sweep; a range by its ends, of others the first."""
     if not override.is_sweep_override() or override.is_hydra_override():
         yield str(override.input_line)
         return
@@ -179,10 +180,11 @@ def _choices(override: Override) -> Iterator[str]:
         assert isinstance(interval, IntervalSweep)
         yield from (f"{key}={end}" for end in (interval.start, interval.end))
         return
-    for count, value in enumerate(override.sweep_string_iterator()):
-        if count == _MOST_CHOICES:
-            return
-        yield f"{key}={value}"
+    values = list(itertools.islice(override.sweep_string_iterator(), _MOST_CHOICES))
+    if isinstance(override.value(), RangeSweep):
+        *_, last = override.sweep_string_iterator()
+        values = [values[0], last]
+    yield from (f"{key}={value}" for value in dict.fromkeys(values))
 
 
 def _check_numbers(config_name: str, config: DictConfig, words: list[str]) -> None:

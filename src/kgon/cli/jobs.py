@@ -65,7 +65,7 @@ def job(work: Work) -> Callable[[DictConfig], float | None]:
                     print(
                         f"{directory.path} is finished already; runs.overwrite=true runs it again"
                     )
-                    return objective(config, status)
+                    return objective(config.runs.objective, status)
                 in_sweep = hydra.mode == RunMode.MULTIRUN
                 if status["state"] == "failed" and in_sweep and config.runs.retry != "failed":
                     raise RuntimeError(
@@ -78,14 +78,13 @@ def job(work: Work) -> Callable[[DictConfig], float | None]:
             print(f"{busy}; left to it (runs.busy=wait waits)")
             return None
         print_results()
-        return objective(config, directory.status())
+        return objective(config.runs.objective, directory.status())
 
     return task
 
 
-def objective(config: DictConfig, status: dict[str, Any]) -> float | None:
+def objective(name: str | None, status: dict[str, Any]) -> float | None:
     """The number of a finished job's summary that runs.objective names, or None without a name."""
-    name = config.runs.objective
     if name is None:
         return None
     if not isinstance(status["metrics"].get(name), int | float):

@@ -115,7 +115,6 @@ class _Opened:
     running: runs.Job
     model: TMS
     data: EnsembleData
-    config: DictConfig
     checkpoint: packing.Checkpoint | None
 
     @property
@@ -155,8 +154,7 @@ def _run(points: Sequence[Point]) -> dict[Path, JobReturn]:
 
 
 def _open(point: Point, stack: ExitStack, running: runs.Job) -> _Opened:
-    config = OmegaConf.create(point.settings)
-    model: TMS = build(config.model)
+    model: TMS = build(point.settings["model"])
     folder = point.directory.path / checkpoints.FOLDER
     packing.leave_pack(folder, model)
     last = checkpoints.newest(folder)
@@ -165,10 +163,17 @@ def _open(point: Point, stack: ExitStack, running: runs.Job) -> _Opened:
         stack=stack,
         running=running,
         model=model,
-        data=build(config.datamodule),
-        config=config,
+        data=_data(point.settings["datamodule"]),
         checkpoint=packing.load(last) if last else None,
     )
+
+
+def _data(node: dict[str, Any]) -> EnsembleData:
+    # Hydra would make a config node of every number of the list.
+    rest = {name: value for name, value in node.items() if name != "stops"}
+    make = build(rest | {"_partial_": True})
+    data: EnsembleData = make(stops=node["stops"])
+    return data
 
 
 def _step(one: _Opened) -> int:
@@ -189,14 +194,15 @@ def _train(opened: Sequence[_Opened]) -> dict[Path, JobReturn]:
             checkpoints.save(pack / checkpoints.FOLDER, lambda path: torch.save(joined, path))
         for one, (where, _) in zip(opened, whole.parts, strict=True):
             packing.join_pack(one.folder, pack, one.point.directory.path.name, where)
-        trainer = build_trainer(opened[0].config, _callbacks(opened, whole, pack), False)
+        config = OmegaConf.create(opened[0].point.settings)
+        trainer = build_trainer(config, _callbacks(config, opened, whole, pack), False)
         print(f"{len(opened)} points as one ensemble of {len(whole.members)} members")
         train(whole, data, trainer, pack)
         packing.unpack(whole)
         results = {}
-        while waiting:
-            one = waiting.pop(0)
-            results[one.point.directory.path] = _conclude(one)
+        for job, one in enumerate(opened):
+            waiting.remove(one)
+            results[one.point.directory.path] = _conclude(one, whole, job)
     except BaseException as error:
         for one in waiting:
             try:
@@ -211,8 +217,7 @@ def _train(opened: Sequence[_Opened]) -> dict[Path, JobReturn]:
     return results
 
 
-def _callbacks(opened: Sequence[_Opened], whole: TMS, pack: Path) -> list[Any]:
-    config = opened[0].config
+def _callbacks(config: DictConfig, opened: Sequence[_Opened], whole: TMS, pack: Path) -> list[Any]:
     nodes = {
         name: node
         for name, node in (config.get("callbacks") or {}).items()
@@ -238,7 +243,7 @@ def _callbacks(opened: Sequence[_Opened], whole: TMS, pack: Path) -> list[Any]:
     ]
 
 
-def _conclude(one: _Opened) -> JobReturn:
+def _conclude(one: _Opened, whole: TMS, job: int) -> JobReturn:
     """Write the record of a point whose members have been trained, and its logger's run."""
     try:
         with one.stack:
@@ -246,6 +251,7 @@ def _conclude(one: _Opened) -> JobReturn:
             with tracking.tracked(logger, one.point.settings):
                 one.model.check_alive()
                 if isinstance(logger, tracking.Logger):
+                    one.model.history.logged = whole.history.logged_of(job)
                     one.model.send([logger])
                 conclude(one.running, one.model, one.data, logger, draw=False)
             packing.leave_pack(one.folder, None)
@@ -253,4 +259,7 @@ def _conclude(one: _Opened) -> JobReturn:
         # The point's directory has it; the others go on.
         return JobReturn(status=JobStatus.FAILED, _return_value=error)
     status = one.point.directory.status()
-    return JobReturn(status=JobStatus.COMPLETED, _return_value=objective(one.config, status))
+    return JobReturn(
+        status=JobStatus.COMPLETED,
+        _return_value=objective(one.point.settings["runs"]["objective"], status),
+    )
