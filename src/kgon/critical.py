@@ -210,7 +210,14 @@ def critical_points(n_features: int) -> list[CriticalPoint]:
     their own: the loss is the same, and its gradient zero, along a path from a k < 4 to a
     4^{(4-k)-}, since a column that is switched off may shrink to zero and the live ones may move as
     long as no two enclose less than a right angle.
+
+    The points are made once a process: do not change their tensors.
     """
+    return list(_families(n_features))
+
+
+@cache
+def _families(n_features: int) -> tuple[CriticalPoint, ...]:
     _check_n_features(n_features)
     labels = [
         format_label(k, sigma, phi)
@@ -220,7 +227,7 @@ def critical_points(n_features: int) -> list[CriticalPoint]:
         for phi in range(5 if k == 4 else 1)
     ]
     points = [critical_point(label, n_features) for label in labels]
-    return sorted(points, key=lambda point: (point.loss, point.label))
+    return tuple(sorted(points, key=lambda point: (point.loss, point.label)))
 
 
 def _check_n_features(n_features: int) -> None:

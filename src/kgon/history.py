@@ -21,17 +21,19 @@ class History:
 
     def __init__(self) -> None:
         self._steps: dict[str, list[int]] = {}
-        self._records: dict[str, list[dict[str, Tensor]]] = {}
+        self._columns: dict[str, dict[str, list[Tensor]]] = {}
+        """By table and name, pieces (n_records, n_members, ...) that follow one another."""
         self.lists: dict[str, list[list[dict[str, Any]]]] = {}
         self.logged: list[dict[str, Any]] = []
 
     def add(self, table: str, step: int, **columns: Tensor) -> None:
         """Append a record; a table's columns must be the same every time."""
-        records = self._records.setdefault(table, [])
-        if records and records[0].keys() != columns.keys():
-            raise ValueError(f"{table} has columns {list(records[0])}, got {list(columns)}")
+        pieces = self._columns.setdefault(table, {name: [] for name in columns})
+        if pieces.keys() != columns.keys():
+            raise ValueError(f"{table} has columns {list(pieces)}, got {list(columns)}")
         self._steps.setdefault(table, []).append(step)
-        records.append({name: value.detach().cpu().clone() for name, value in columns.items()})
+        for name, value in columns.items():
+            pieces[name].append(value.detach().cpu().clone()[None])
 
     def log(
         self,
@@ -53,7 +55,7 @@ class History:
             row["pictures"].setdefault(0, {}).update(pictures)
 
     def __contains__(self, table: str) -> bool:
-        return table in self._records
+        return table in self._columns
 
     def steps(self, table: str) -> Tensor:
         """The steps at which the table was added to, (n_records,)."""
@@ -61,11 +63,14 @@ class History:
 
     def column(self, table: str, name: str) -> Tensor:
         """One column over all records, (n_records, n_members, ...)."""
-        return torch.stack([record[name] for record in self._records[table]])
+        pieces = self._columns[table][name]
+        if len(pieces) > 1:
+            pieces[:] = [torch.cat(pieces)]
+        return pieces[0]
 
     def columns(self, table: str) -> dict[str, Tensor]:
         """All columns of a table, each (n_records, n_members, ...)."""
-        return {name: self.column(table, name) for name in self._records[table][0]}
+        return {name: self.column(table, name) for name in self._columns[table]}
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """The rows of a list, of all members one after the other."""
@@ -75,9 +80,9 @@ class History:
         """The record of some members only, without what was logged of all."""
         part = History()
         part._steps = {table: list(steps) for table, steps in self._steps.items()}
-        part._records = {
-            table: [{k: column[where].clone() for k, column in r.items()} for r in records]
-            for table, records in self._records.items()
+        part._columns = {
+            table: {k: [column[:, where].clone()] for k, column in self.columns(table).items()}
+            for table in self._columns
         }
         part.lists = {name: rows[where] for name, rows in self.lists.items()}
         return part
@@ -104,12 +109,9 @@ class History:
         whole._steps = dict(parts[0]._steps)
         if any(part._steps != whole._steps for part in parts):
             raise ValueError("the records were made at different steps")
-        whole._records = {
-            table: [
-                {k: torch.cat([part._records[table][i][k] for part in parts]) for k in record}
-                for i, record in enumerate(records)
-            ]
-            for table, records in parts[0]._records.items()
+        whole._columns = {
+            table: {k: [torch.cat([part.column(table, k) for part in parts], 1)] for k in columns}
+            for table, columns in parts[0]._columns.items()
         }
         whole.lists = {
             name: [rows for part in parts for rows in part.lists[name]] for name in parts[0].lists
@@ -123,13 +125,17 @@ class History:
     def state_dict(self) -> dict[str, Any]:
         return {
             "steps": self._steps,
-            "records": self._records,
+            "columns": {table: self.columns(table) for table in self._columns},
             "lists": self.lists,
             "logged": self.logged,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._steps, self._records = state["steps"], state["records"]
+        self._steps = state["steps"]
+        self._columns = {
+            table: {name: [column] for name, column in columns.items()}
+            for table, columns in state["columns"].items()
+        }
         self.lists, self.logged = state["lists"], state["logged"]
 
 
