@@ -85,9 +85,10 @@ def wandb_logger(
 
     init |= {"dir": directory, "settings": settings, "reinit": "create_new"}
     folder = Path(directory).absolute() / "wandb"
-    if os.environ.get("WANDB_SWEEP_ID"):
-        # The agent that started this process waits for the run that it has named.
-        del init["id"]
+    if awaited():
+        # It has been named, in a project of its sweep.
+        del init["id"], init["project"]
+    run_id = init.get("id") or os.environ["WANDB_RUN_ID"]
     if mode in ("auto", "online"):
         mode, why = _reachable(mode)
         if why:
@@ -95,7 +96,7 @@ def wandb_logger(
     if mode == "disabled":
         return Tracker(wandb.init(mode="disabled", **init), folder, None, 0, artifacts)
     held = wandb_files.lock(folder)
-    first_step = wandb_files.begin_again(folder, alone=held is not None)
+    first_step = wandb_files.begin_again(folder, run_id, alone=held is not None)
     if mode == "online":
         try:
             run = wandb.init(mode="online", **init)
@@ -108,6 +109,11 @@ def wandb_logger(
         else:
             return Tracker(run, folder, held, run.starting_step, artifacts)
     return Tracker(wandb.init(mode="offline", **init), folder, held, first_step, artifacts)
+
+
+def awaited() -> bool:
+    """Whether the agent of a W&B sweep started this process, and waits for one run of it."""
+    return bool(os.environ.get("WANDB_SWEEP_ID"))
 
 
 def _reachable(mode: str) -> tuple[str, str]:

@@ -87,15 +87,18 @@ def lock(folder: Path) -> IO[str] | None:
     return file
 
 
-def begin_again(folder: Path, alone: bool) -> int:
-    """Prepare a folder `wandb` for a job that gives all of its rows again; return the first step
+def begin_again(folder: Path, run_id: str, alone: bool) -> int:
+    """Prepare a folder `wandb` for a job that gives all rows of a run again; return the first step
     that is not recorded already.
 
-    Fragments of which nothing was sent are removed: their rows come again. The others stay, and
-    what is in them is not recorded twice. So do all where someone else is there (not `alone`).
+    The run's fragments of which nothing was sent are removed: their rows come again. The others
+    stay, and what is in them is not recorded twice. So do all where someone else is there (not
+    `alone`).
     """
     first = 0
     for fragment in fragments(folder):
+        if fragment.run_id != run_id:
+            continue
         if alone and not fragment.sent and not fragment.begun:
             shutil.rmtree(fragment.file.parent)
         else:
