@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from test_artifacts import kgon
 from test_tracking import server  # noqa: F401 (a fixture)
 
-from kgon import runs
-from kgon.cli import main
+from kgon import runs, wandb_files
 
 RECIPE = Path(__file__).parents[1] / "docs" / "sweep.yaml"
 QUICK = ["members=2", "trainer.max_steps=100", "schedule.n_llc=2", "schedule.n_losses=5",
@@ -45,37 +45,52 @@ def test_an_agents_runs_are_kgons_and_tell_the_metric(server, tmp_path):  # noqa
     path = f"tester/{recipe['project']}/{sweep['name']}"
     assert f"wandb agent {path}" in said
 
-    # A point that diverges, and the first one again, which is finished by then.
-    first = {"optimizer.lr": 0.01, "batch_size": 20}
-    sweep["overrides"] = [first, {"optimizer.lr": 1e6}, first, {}]
-    said = wandb(tmp_path, "agent", "--count", "4", path)
-    assert {name for _, name in server.runs} == set(sweep["runs"]) and len(sweep["runs"]) == 4, said
-    good, bad, again, drawn = (server.run(recipe["project"], name) for name in sweep["runs"])
-    assert [run.state for run in (good, bad, again, drawn)] == [
-        "finished", "failed", "finished", "finished",
-    ]  # fmt: skip
-    assert (bad.exit_code, len(list(tmp_path.glob("multirun/train-*")))) == (1, 3)
-    for run in (good, bad, again, drawn):
+    sweep["overrides"] = [{}, {"optimizer.lr": 1e6}]  # the second diverges
+    said = wandb(tmp_path, "agent", "--count", "2", path)
+    assert {name for _, name in server.runs} == set(sweep["runs"]) and len(sweep["runs"]) == 2, said
+    good, bad = (server.run(recipe["project"], name) for name in sweep["runs"])
+    assert (good.state, bad.state, bad.exit_code) == ("finished", "failed", 1)
+    for run in (good, bad):
         assert run.fields["sweep"] == run.fields["groupName"] == sweep["name"]
         assert run.fields["jobType"] == "train"
         settings = {key: entry["value"] for key, entry in run.config.items() if key != "_wandb"}
         for name in recipe["parameters"]:
             key, _, below = name.partition(".")
-            asked = settings[key][below] if below else settings[key]
-            assert asked == settings[name]
+            used = settings[key][below] if below else settings[key]
+            assert used == settings[name]
+    directory = tmp_path / "multirun" / good.fields["displayName"]
     key = recipe["metric"]["name"]
-    for run in (good, again, drawn):
-        directory = tmp_path / "multirun" / run.fields["displayName"]
-        assert run.summary[key] == runs.load(directory).status["metrics"][key]
-    assert len(good.metrics()) >= 5
-    assert "final/loss" in again.summary and again.summary["final/loss"] == good.summary["final/loss"]
-    low, high = (recipe["parameters"]["optimizer.lr"][end] for end in ("min", "max"))
-    assert low <= drawn.config["optimizer"]["value"]["lr"] <= high
+    assert good.summary[key] == runs.load(directory).status["metrics"][key]
+    assert [row["trainer/global_step"] for row in good.metrics() if "loss/mean" in row][-1] == 100
+
+
+def test_a_point_that_is_finished_tells_a_sweep_its_numbers(server, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    kgon(monkeypatch, "train", *QUICK)
+    (one,) = server.runs.values()
+    n_rows = len(one.rows())
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep0")
+    monkeypatch.setenv("WANDB_RUN_ID", "named-by-the-agent")
+    monkeypatch.setenv("WANDB_PROJECT", "elsewhere")
+    kgon(monkeypatch, "train", *QUICK)
+    told = server.runs["elsewhere", "named-by-the-agent"]
+    assert (told.state, told.fields["sweep"]) == ("finished", "sweep0")
+    assert told.summary["final/loss"] == one.summary["final/loss"]
+    assert told.config["optimizer"] == one.config["optimizer"]
+    assert len(server.runs) == 2 and len(one.rows()) == n_rows
+    # Nor does what waits offline for another run get lost.
+    monkeypatch.setenv("WANDB_RUN_ID", "named-later")
+    (wandb_dir,) = tmp_path.glob("multirun/*/wandb")
+    for mode in ("offline", "online"):
+        kgon(monkeypatch, "train", *QUICK, f"logger.mode={mode}")
+        monkeypatch.setenv("WANDB_RUN_ID", "named-last")
+    assert {f.run_id for f in wandb_files.fragments(wandb_dir)} == {
+        one.name, "named-by-the-agent", "named-later", "named-last",
+    }  # fmt: skip
 
 
 def test_a_multirun_inside_an_agent_is_refused(monkeypatch, capsys):
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep0")
-    monkeypatch.setattr(sys, "argv", ["kgon", "train", "-m", "seed=1,2"])
     with pytest.raises(SystemExit) as end:
-        main()
+        kgon(monkeypatch, "train", "-m", "seed=1,2")
     assert end.value.code == 2 and "waits for one run" in capsys.readouterr().err

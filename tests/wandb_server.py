@@ -34,14 +34,14 @@ def _edges(nodes: list[Any]) -> dict[str, Any]:
     return {"edges": edges, "pageInfo": page, "totalCount": len(nodes)}
 
 
-def _draw(parameter: dict[str, Any], seed: str) -> float:
+def draw(parameter: dict[str, Any], seed: str) -> float:
     """A value from a sweep's parameter."""
-    low, high, draw = parameter["min"], parameter["max"], random.Random(seed)
+    low, high, dice = parameter["min"], parameter["max"], random.Random(seed)
     match parameter["distribution"]:
         case "log_uniform_values":
-            return math.exp(draw.uniform(math.log(low), math.log(high)))
+            return math.exp(dice.uniform(math.log(low), math.log(high)))
         case "int_uniform":
-            return draw.randint(low, high)
+            return dice.randint(low, high)
     raise ValueError(f"no such distribution: {parameter}")
 
 
@@ -228,6 +228,9 @@ class Server:
     def op_GetDefaultEntity(self, v: dict[str, Any]) -> Any:
         return {"viewer": {"id": _USER["id"], "entity": ENTITY}}
 
+    def op_OrganizationCoreWeaveOrganizationID(self, v: dict[str, Any]) -> Any:
+        return {"entity": {"organization": None}}
+
     def _server_info(self) -> dict[str, Any]:
         latest = {"latestVersionString": "0.70.0", "versionOnThisInstanceString": "0.70.0"}
         return {"cliVersionInfo": {"max_cli_version": "9.9.9"}, "latestLocalVersionInfo": latest}
@@ -324,6 +327,7 @@ class Server:
         latest = {"id": committed[-1]["id"]} if committed else None
         project = {
             "id": f"project-{a['project']}",
+            "internalId": f"project-{a['project']}",
             "name": a["project"],
             "entity": {"id": "entity-1", "name": ENTITY},
         }
@@ -422,6 +426,47 @@ class Server:
         ]
         return {"project": {"run": {"artifacts": _edges(made)}}}
 
+    def _known(self, entity: str, project: str, name: str, alias: str) -> dict[str, Any] | None:
+        """The committed artifact of this name that has this alias."""
+        for artifact in self.artifacts.values():
+            aliases = (*artifact["aliases"], f"v{artifact['version']}")
+            if (entity, artifact["project"], artifact["name"], artifact["state"]) == (
+                ENTITY, project, name, "COMMITTED",
+            ) and alias in aliases:  # fmt: skip
+                return artifact
+        return None
+
+    def op_ArtifactMembershipByName(self, v: dict[str, Any]) -> Any:
+        known = self._known(v["entity"], v["project"], *v["name"].split(":"))
+        if known is None:
+            return {"project": {"artifactCollectionMembership": None}}
+        artifact = self._artifact(known)
+        membership = {
+            "__typename": "ArtifactCollectionMembership",
+            "id": f"membership-{known['id']}",
+            "versionIndex": known["version"],
+            "createdAt": artifact["createdAt"],
+            "aliases": artifact["aliases"],
+            "artifactCollection": artifact["sequence"],
+            "artifact": artifact,
+        }
+        return {"project": {"artifactCollectionMembership": membership}}
+
+    def op_FetchArtifactManifest(self, v: dict[str, Any]) -> Any:
+        return {"artifact": self._artifact(self.artifacts[v["id"]])}
+
+    def op_GetArtifactMembershipFileUrls(self, v: dict[str, Any]) -> Any:
+        known = self._known(v["entity"], v["project"], v["collection"], v["alias"])
+        assert known is not None
+        nodes = [
+            {"__typename": "File", "name": name, "directUrl": f"{self.url}/storage/{path}"}
+            for name, path in known["files"].items()
+        ]
+        files = _edges(nodes)
+        files["pageInfo"]["__typename"] = "PageInfo"
+        collection = {"__typename": "ArtifactSequence", "artifactMembership": {"files": files}}
+        return {"project": {"artifactCollection": collection}}
+
     # ------------------------------------------------------------------- workspaces and reports
 
     def _upsert_view(self, v: dict[str, Any]) -> Any:
@@ -496,7 +541,7 @@ class Server:
     def _next_point(self, sweep: dict[str, Any]) -> dict[str, Any]:
         """Make a run, as W&B does before the agent starts it."""
         name = f"{sweep['name']}-run{len(sweep['runs'])}"
-        drawn = {k: _draw(p, f"{name} {k}") for k, p in sweep["config"]["parameters"].items()}
+        drawn = {k: draw(p, f"{name} {k}") for k, p in sweep["config"]["parameters"].items()}
         point = drawn | (sweep["overrides"].pop(0) if sweep["overrides"] else {})
         sweep["runs"].append(name)
         run = self.run(sweep["project"], name)

@@ -230,7 +230,11 @@ def log_results(
 
 
 def log_artifacts(
-    logger: Logger | bool, directory: Path, files: Mapping[str, str], metadata: dict[str, Any]
+    logger: Logger | bool,
+    directory: Path,
+    files: Mapping[str, str],
+    metadata: dict[str, Any],
+    texts: Mapping[str, str],
 ) -> None:
     """Log what is in a run's directory as artifacts, where logger.artifacts=true.
 
@@ -240,6 +244,7 @@ def log_artifacts(
         files: patterns of files below `directory` by the type of the artifact; an artifact is named
             <type>-<name of the directory>.
         metadata: of every artifact.
+        texts: of files that are logged with this text instead of what is in them now.
     """
     if not isinstance(logger, Tracker) or not logger.artifacts:
         return
@@ -250,7 +255,12 @@ def log_artifacts(
             artifact = wandb.Artifact(f"{kind}-{directory.name}", kind, metadata=metadata)
             for pattern in patterns.split():
                 for file in sorted(directory.glob(pattern)):
-                    artifact.add_file(str(file), name=str(file.relative_to(directory)))
+                    name = str(file.relative_to(directory))
+                    if name in texts:
+                        with artifact.new_file(name) as copy:
+                            copy.write(texts[name])
+                    else:
+                        artifact.add_file(str(file), name=name)
             if artifact.manifest.entries:
                 logger.experiment.log_artifact(artifact)
 
