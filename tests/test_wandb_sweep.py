@@ -1,4 +1,4 @@
-"""docs/sweep.yaml by a real agent: each of its runs is one of kgon's, with the number searched for."""
+"""docs/sweep.yaml by a real agent: each of its runs is one of kgon's, with the metric."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""A server on loopback that speaks as much of W&B's protocol as kgon uses; standard library and YAML.
+"""A server on loopback that speaks as much of W&B's protocol as kgon uses, without W&B's code.
 
 The real client talks to it: GraphQL by operation name, the file stream of history rows, uploads of
 files and artifacts, views (workspaces, reports), sweeps. What it does not know it refuses, and
