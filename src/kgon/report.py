@@ -404,7 +404,7 @@ def _sweep(runs: Sequence[Run], base: Path, catalogue: Catalogue) -> str:
         _details(run, n, len(runs), " ".join(points.words[run.path]), base, catalogue)
         for n, run in enumerate(runs)
     ]
-    of = f" of kgon {escape(*commands)}" if len(commands) == 1 else ""
+    of = f" of kgon {escape(min(commands))}" if len(commands) == 1 else ""
     shared = "".join(f" <code>{escape(word)}</code>" for word in points.shared)
     return (
         f"<header><h1>{len(runs)} runs{of}</h1><p>{counts}</p>"
