@@ -14,7 +14,7 @@ from zygote import SOURCE, Zygote
 
 from kgon import wandb_files
 
-N_JOBS = 6
+N_JOBS = 4
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_a_multirun_killed_and_resumed_arrives_complete(zygote, tmp_path):
     torn = tmp_path / "torn"
     with Server() as server:
         there = server.environment(tmp_path / "home")
-        for n_begun in (1, 3, 5):
+        for n_begun in (1, 2, 3):
             sweep = zygote.start(torn, *words, WANDB_MODE="offline")
             until(
                 lambda n=n_begun: len(list(torn.glob("multirun/*/checkpoints/last.ckpt"))) >= n,
@@ -38,7 +38,7 @@ def test_a_multirun_killed_and_resumed_arrives_complete(zygote, tmp_path):
             )
             sweep.kill(signal.SIGKILL)
             sweep.wait()
-            if n_begun == 3:  # What is sent in between is not sent again.
+            if n_begun == 2:  # What is sent in between is not sent again.
                 time.sleep(3.2)
                 assert zygote.run(torn, "sync", **there).status == 0
         done = zygote.run(torn, *words, WANDB_MODE="offline")
