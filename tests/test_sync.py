@@ -98,7 +98,8 @@ def test_what_the_client_calls_sent_is_asked_for_before_it_is_believed(
     wandb.teardown()
     (file,) = tmp_path.glob("job-0/wandb/offline-run-*/*.wandb")
     file.with_suffix(".wandb.synced").touch()  # left by a sync that was killed before it looked
-    assert kgon_sync(tmp_path)[1][-1] == "1 sent"
+    lines = kgon_sync(tmp_path)[1]
+    assert lines[-1] == "1 sent", lines
     assert len(server.run("kgon", "job-0").metrics()) == 3
 
 

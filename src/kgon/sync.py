@@ -183,6 +183,7 @@ def _send(
             there = server.run(want.entity, want.project, want.run_id)
             if fragment.begun and not _missing(server, want, there):
                 return want, None
+            fragment.marker.unlink(missing_ok=True)  # the client would pass it over
             return want, _prepared(fragment, records, there.last_step)
         except (ServerError, ValueError) as error:
             return str(error)
