@@ -1,6 +1,7 @@
 """The report page: complete, self-contained, well-formed, safe with any text, small."""
 
 import base64
+import html
 import json
 import re
 from dataclasses import dataclass
@@ -370,13 +371,13 @@ def test_a_sweep_lists_every_run_and_unfolds_each(tmp_path, catalogue):
     page = _write(runs, tmp_path)
     _assert_self_contained(page)
     overview = page.table("run")
-    assert overview[0][4].startswith("error")
+    assert overview[0][3].startswith("error")
     assert [row[0] for row in overview[1:]] == ["run0", "run1", "run2", "bad"]
-    assert overview[1][2:4] == ["seed=0", "finished"]
+    assert overview[1][1:3] == ["0", "finished"]
     # 0.0687431 twice and 0.104167 once; the diverged member has no loss.
-    assert float(overview[1][7]) == pytest.approx((2 * 0.0687431 + 0.1041679) / 3, rel=5e-5)
-    assert re.sub(r"\s+", " ", overview[1][8]).strip() == "4+: 1 5: 2 diverged: 1"
-    assert "all diverged" in overview[4][4]
+    assert float(overview[1][6]) == pytest.approx((2 * 0.0687431 + 0.1041679) / 3, rel=5e-5)
+    assert re.sub(r"\s+", " ", overview[1][7]).strip() == "4+: 1 5: 2 diverged: 1"
+    assert "all diverged" in overview[4][3]
     # Each row's link and filter find its part of the page; each part finds its data.
     for attributes in (a for t, a in page.tags if "data-details" in a):
         assert attributes["data-details"] in page.ids
@@ -384,6 +385,43 @@ def test_a_sweep_lists_every_run_and_unfolds_each(tmp_path, catalogue):
         assert reference in page.data
     assert [row[0] for row in page.data["members-1"]["rows"]] == [0, 1, 2, 3]
     assert catalogue == [6]  # solved once, however many runs share n_features
+
+
+def test_a_sweep_is_told_apart_by_what_varies(tmp_path):
+    words = [
+        ["members=4", f"seed={seed}", f"optimizer.lr={lr}"]
+        for lr in (0.1, 1e-3)
+        for seed in (10, 9)
+    ]
+    runs = [_run(tmp_path / f"run{i}", overrides=some) for i, some in enumerate(words)]
+    page = _write(runs, tmp_path)
+    overview = page.table("run")
+    assert [head.split()[0] for head in overview[0][:3]] == ["run", "seed", "optimizer.lr"]
+    assert [row[:3] for row in overview[1:]] == [
+        ["run3", "9", "0.001"],
+        ["run1", "9", "0.1"],
+        ["run2", "10", "0.001"],
+        ["run0", "10", "0.1"],
+    ]
+    assert (
+        "4 runs of kgon train" in page.source and "All with <code>members=4</code>" in page.source
+    )
+    # The filter finds the words that are not shown, too.
+    told = [a["data-words"] for _, a in page.tags if "data-words" in a]
+    assert told[0] == "members=4 seed=9 optimizer.lr=0.001"
+    # Many names share a column.
+    many = [_run(tmp_path / f"m{i}", overrides=[f"a{k}={i}" for k in range(9)]) for i in range(2)]
+    overview = _write([*many, _empty(tmp_path / "other", command="llc")], tmp_path).table("run")
+    assert [head.split()[0] for head in overview[0][:3]] == ["run", "command", "overrides"]
+
+
+def test_a_list_in_a_config_is_one_line(tmp_path):
+    config = {"seed": 7, "steps": [0, 1, 10], "names": ["a [b", "c, d"], "empty": []}
+    page = _write([_run(tmp_path / "a", config=config)], tmp_path)
+    assert '"steps": [0, 1, 10],' in page.source
+    start = page.source.index("<pre")
+    text = page.source[page.source.index(">", start) + 1 : page.source.index("</pre>")]
+    assert json.loads(html.unescape(text)) == config
 
 
 def test_ids_are_unique_and_tables_are_accessible(tmp_path):

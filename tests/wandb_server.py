@@ -1,4 +1,4 @@
-"""A server on loopback that speaks as much of W&B's protocol as kgon uses; standard library only.
+"""A server on loopback that speaks as much of W&B's protocol as kgon uses, without W&B's code.
 
 The real client talks to it: GraphQL by operation name, the file stream of history rows, uploads of
 files and artifacts, views (workspaces, reports), sweeps. What it does not know it refuses, and
@@ -10,12 +10,16 @@ one: a status, "drop" (close the connection), or "hang" (say nothing).
 import base64
 import contextlib
 import json
+import math
+import random
 import re
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+import yaml
 
 API_KEY = "local-" + "k0" * 20
 """Of the form the client wants; for this server only."""
@@ -28,6 +32,17 @@ def _edges(nodes: list[Any]) -> dict[str, Any]:
     edges = [{"cursor": str(i), "node": node} for i, node in enumerate(nodes)]
     page = {"hasNextPage": False, "endCursor": None}
     return {"edges": edges, "pageInfo": page, "totalCount": len(nodes)}
+
+
+def draw(parameter: dict[str, Any], seed: str) -> float:
+    """A value from a sweep's parameter."""
+    low, high, dice = parameter["min"], parameter["max"], random.Random(seed)
+    match parameter["distribution"]:
+        case "log_uniform_values":
+            return math.exp(dice.uniform(math.log(low), math.log(high)))
+        case "int_uniform":
+            return dice.randint(low, high)
+    raise ValueError(f"no such distribution: {parameter}")
 
 
 class Run:
@@ -213,6 +228,9 @@ class Server:
     def op_GetDefaultEntity(self, v: dict[str, Any]) -> Any:
         return {"viewer": {"id": _USER["id"], "entity": ENTITY}}
 
+    def op_OrganizationCoreWeaveOrganizationID(self, v: dict[str, Any]) -> Any:
+        return {"entity": {"organization": None}}
+
     def _server_info(self) -> dict[str, Any]:
         latest = {"latestVersionString": "0.70.0", "versionOnThisInstanceString": "0.70.0"}
         return {"cliVersionInfo": {"max_cli_version": "9.9.9"}, "latestLocalVersionInfo": latest}
@@ -309,6 +327,7 @@ class Server:
         latest = {"id": committed[-1]["id"]} if committed else None
         project = {
             "id": f"project-{a['project']}",
+            "internalId": f"project-{a['project']}",
             "name": a["project"],
             "entity": {"id": "entity-1", "name": ENTITY},
         }
@@ -407,6 +426,47 @@ class Server:
         ]
         return {"project": {"run": {"artifacts": _edges(made)}}}
 
+    def _known(self, entity: str, project: str, name: str, alias: str) -> dict[str, Any] | None:
+        """The committed artifact of this name that has this alias."""
+        for artifact in self.artifacts.values():
+            aliases = (*artifact["aliases"], f"v{artifact['version']}")
+            if (entity, artifact["project"], artifact["name"], artifact["state"]) == (
+                ENTITY, project, name, "COMMITTED",
+            ) and alias in aliases:  # fmt: skip
+                return artifact
+        return None
+
+    def op_ArtifactMembershipByName(self, v: dict[str, Any]) -> Any:
+        known = self._known(v["entity"], v["project"], *v["name"].split(":"))
+        if known is None:
+            return {"project": {"artifactCollectionMembership": None}}
+        artifact = self._artifact(known)
+        membership = {
+            "__typename": "ArtifactCollectionMembership",
+            "id": f"membership-{known['id']}",
+            "versionIndex": known["version"],
+            "createdAt": artifact["createdAt"],
+            "aliases": artifact["aliases"],
+            "artifactCollection": artifact["sequence"],
+            "artifact": artifact,
+        }
+        return {"project": {"artifactCollectionMembership": membership}}
+
+    def op_FetchArtifactManifest(self, v: dict[str, Any]) -> Any:
+        return {"artifact": self._artifact(self.artifacts[v["id"]])}
+
+    def op_GetArtifactMembershipFileUrls(self, v: dict[str, Any]) -> Any:
+        known = self._known(v["entity"], v["project"], v["collection"], v["alias"])
+        assert known is not None
+        nodes = [
+            {"__typename": "File", "name": name, "directUrl": f"{self.url}/storage/{path}"}
+            for name, path in known["files"].items()
+        ]
+        files = _edges(nodes)
+        files["pageInfo"]["__typename"] = "PageInfo"
+        collection = {"__typename": "ArtifactSequence", "artifactMembership": {"files": files}}
+        return {"project": {"artifactCollection": collection}}
+
     # ------------------------------------------------------------------- workspaces and reports
 
     def _upsert_view(self, v: dict[str, Any]) -> Any:
@@ -443,6 +503,51 @@ class Server:
     def _project(self, name: str) -> dict[str, Any]:
         times = {"createdAt": "2026-01-01T00:00:00Z", "isBenchmark": False, "user": None}
         return {"__typename": "Project", "id": name, "name": name, "entityName": ENTITY, **times}
+
+    # ----------------------------------------------------------------------------------- sweeps
+
+    def op_UpsertSweep(self, v: dict[str, Any]) -> Any:
+        config = yaml.safe_load(v["config"])
+        name = f"sweep{len(self.sweeps)}"
+        # `overrides`: of the points that are drawn, one after another, for a test to set.
+        sweep = {"id": self.new_id("Sweep"), "name": name, "project": v["projectName"]}
+        self.sweeps[name] = {**sweep, "config": config, "runs": [], "overrides": []}
+        project = self._project(v["projectName"]) | {"entity": {"id": "entity-1", "name": ENTITY}}
+        answer = {"sweep": {"name": name, "project": project}, "configValidationWarnings": []}
+        return {"upsertSweep": answer}
+
+    def op_SweepWithRuns(self, v: dict[str, Any]) -> Any:
+        sweep = self.sweeps.get(v["sweep"])
+        if sweep is None or sweep["project"] != v["project"]:
+            return {"project": {"sweep": None}}
+        config = yaml.dump(sweep["config"])
+        node = {"id": sweep["id"], "name": sweep["name"], "config": config, "state": "RUNNING"}
+        return {"project": {"sweep": {**node, "runs": _edges([])}}}
+
+    def op_CreateAgent(self, v: dict[str, Any]) -> Any:
+        return {"createAgent": {"agent": {"id": f"agent-of-{v['sweep']}"}}}
+
+    def op_Heartbeat(self, v: dict[str, Any]) -> Any:
+        """Give an agent that has nothing to do its next point; for one agent a sweep."""
+        sweep = self.sweeps[v["id"].removeprefix("agent-of-")]
+        at_work = json.loads(v["runState"])
+        for name in sweep["runs"]:
+            run = self.run(sweep["project"], name)
+            if name not in at_work and run.state in ("pending", "running"):
+                run.state = "crashed"
+        commands = [] if at_work else [self._next_point(sweep)]
+        return {"agentHeartbeat": {"agent": {"id": v["id"]}, "commands": json.dumps(commands)}}
+
+    def _next_point(self, sweep: dict[str, Any]) -> dict[str, Any]:
+        """Make a run, as W&B does before the agent starts it."""
+        name = f"{sweep['name']}-run{len(sweep['runs'])}"
+        drawn = {k: draw(p, f"{name} {k}") for k, p in sweep["config"]["parameters"].items()}
+        point = drawn | (sweep["overrides"].pop(0) if sweep["overrides"] else {})
+        sweep["runs"].append(name)
+        run = self.run(sweep["project"], name)
+        run.state, run.config = "pending", {k: {"value": value} for k, value in point.items()}
+        program = sweep["config"]["program"]
+        return {"type": "run", "run_id": name, "program": program, "args": run.config}
 
     # ------------------------------------------------------------------------------ file stream
 

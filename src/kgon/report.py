@@ -14,8 +14,10 @@ page's security policy forbids it to load anything.
 import base64
 import json
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import cache
 from html import escape
@@ -37,6 +39,7 @@ _CURVE_POINTS = 200_000  # loss values, shared by the runs of the page ...
 _SKETCH = (24, 64)  # ... but each run may have this many members and steps at least
 _MEMBER_ROWS = 60_000  # rows of member tables, shared likewise ...
 _FEWEST_ROWS = 60  # ... with this many a run at least
+_MOST_NAMES = 6  # columns for what varies in a sweep; more share one
 _INLINE_SVG = 1_000_000  # bytes; a larger figure is shown as its PNG
 
 _MEMBER_COLUMNS = {
@@ -294,7 +297,9 @@ def _member_table(members: Sequence[Mapping[str, Any]]) -> str:
 
 def _config(run: Run) -> str:
     text = json.dumps(run.config, indent=2, default=str, ensure_ascii=False)
-    return f'<pre tabindex="0">{escape(text)}</pre>'
+    # A list of numbers or names is one line.
+    text = re.sub(r"\[\s+([^][{}]*)\n\s*\]", lambda found: f"[{' '.join(found[1].split())}]", text)
+    return f'<pre tabindex="0">{escape(text, quote=False)}</pre>'
 
 
 def _links(run: Run, base: Path) -> str:
@@ -319,11 +324,44 @@ def _href(target: Path, base: Path) -> str:
 # ------------------------------------------------------------------------------------ many runs
 
 
+class _Points:
+    """What tells the runs of a page apart: the words of their overrides that not all have."""
+
+    def __init__(self, runs: Sequence[Run]):
+        words = [[str(word) for word in run.status.get("overrides") or []] for run in runs]
+        self.shared = [word for word in words[0] if all(word in own for own in words)]
+        own = [[word for word in some if word not in self.shared] for some in words]
+        self.words = {run.path: some for run, some in zip(runs, own, strict=True)}
+        self.names = list(dict.fromkeys(word.partition("=")[0] for some in own for word in some))
+
+    def values(self, run: Run) -> dict[str, Any]:
+        """What the run has of each name: a number where it is one."""
+        pairs = (word.partition("=") for word in self.words[run.path])
+        return {name: _as_number(value) for name, _, value in pairs}
+
+    def key(self, run: Run) -> list[tuple[int, float, str]]:
+        """For sorting: by the first name, then by the second; numbers before words."""
+        values = self.values(run)
+        found = [values.get(name, "") for name in self.names]
+        return [(1, 0.0, v) if isinstance(v, str) else (0, v, "") for v in found]
+
+
+def _as_number(text: str) -> int | float | str:
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
+
+
 def _sweep(runs: Sequence[Run], base: Path, catalogue: Catalogue) -> str:
+    points = _Points(runs)
+    runs = sorted(runs, key=points.key)
+    commands = {str(run.status.get("command")) for run in runs}
     states = Counter(str(run.status.get("state", "unknown")) for run in runs)
     counts = ", ".join(f"{n} {escape(state)}" for state, n in states.most_common())
     options = "".join(f"<option>{escape(state)}</option>" for state in states)
-    columns = ["run", "command", "overrides", "state", "error", "time (s)", "members"]
+    names = points.names if len(points.names) <= _MOST_NAMES else []
+    columns = ["run", "command", *(names or ["overrides"]), "state", "error", "time (s)", "members"]
     columns += ["mean final loss", "phases", "files"]
     rows, attributes = [], []
     for n, run in enumerate(runs):
@@ -334,8 +372,11 @@ def _sweep(runs: Sequence[Run], base: Path, catalogue: Catalogue) -> str:
         rows.append(
             [
                 _Cell(run.path.name, f'<a href="#run-{n}">{escape(run.path.name)}</a>'),
-                run.status.get("command"),
-                " ".join(str(o) for o in run.status.get("overrides") or []),
+                run.status.get("command") if len(commands) > 1 else None,
+                *(
+                    [points.values(run).get(name) for name in names]
+                    or [" ".join(points.words[run.path])]
+                ),
                 _Cell(state, f'<span class="state {escape(state)}">{escape(state)}</span>'),
                 _shortened(str(run.status.get("error") or "")),
                 run.status.get("seconds"),
@@ -345,7 +386,10 @@ def _sweep(runs: Sequence[Run], base: Path, catalogue: Catalogue) -> str:
                 _Cell(run.path.name, f'<a href="{_href(run.path, base)}/">folder</a>'),
             ]
         )
-        attributes.append(f'data-state="{escape(state)}" data-details="run-{n}"')
+        words = escape(" ".join(map(str, run.status.get("overrides") or [])))
+        attributes.append(
+            f'data-state="{escape(state)}" data-details="run-{n}" data-words="{words}"'
+        )
     # What no run has (an error, mostly) takes no width.
     told = [i for i in range(len(columns)) if any(row[i] not in (None, "") for row in rows)]
     columns, rows = [columns[i] for i in told], [[row[i] for i in told] for row in rows]
@@ -356,14 +400,20 @@ def _sweep(runs: Sequence[Run], base: Path, catalogue: Catalogue) -> str:
         f'<label>State <select><option value="">all</option>{options}</select></label>'
         '<output aria-live="polite"></output></div>'
     )
-    parts = [_details(run, n, len(runs), base, catalogue) for n, run in enumerate(runs)]
+    parts = [
+        _details(run, n, len(runs), " ".join(points.words[run.path]), base, catalogue)
+        for n, run in enumerate(runs)
+    ]
+    of = f" of kgon {escape(min(commands))}" if len(commands) == 1 else ""
+    shared = "".join(f" <code>{escape(word)}</code>" for word in points.shared)
     return (
-        f"<header><h1>{len(runs)} runs</h1><p>{counts}</p></header>\n"
+        f"<header><h1>{len(runs)} runs{of}</h1><p>{counts}</p>"
+        f"{f'<p>All with{shared}</p>' if shared else ''}</header>\n"
         f"{_section('Overview', filters + table)}\n{_section('Runs', ''.join(parts))}"
     )
 
 
-def _details(run: Run, n: int, n_runs: int, base: Path, catalogue: Catalogue) -> str:
+def _details(run: Run, n: int, n_runs: int, words: str, base: Path, catalogue: Catalogue) -> str:
     theory = _theory(run, catalogue)
     budget = max(_MEMBER_ROWS // n_runs, _FEWEST_ROWS)
     kept = run.members[:budget]
@@ -387,10 +437,9 @@ def _details(run: Run, n: int, n_runs: int, base: Path, catalogue: Catalogue) ->
         f"<details><summary>Files</summary>{_links(run, base)}</details>",
     ]
     state = escape(str(run.status.get("state", "unknown")))
-    overrides = escape(" ".join(str(o) for o in run.status.get("overrides") or []))
     return (
         f'<details class="run" id="run-{n}"><summary><code>{escape(run.path.name)}</code> '
-        f'<span class="state {state}">{state}</span> {overrides}</summary>'
+        f'<span class="state {state}">{state}</span> {escape(words)}</summary>'
         f"<div>{''.join(inside)}</div></details>\n"
     )
 

@@ -240,6 +240,12 @@ class _Status:
             "host": socket.gethostname(),
         }
 
+    def now(self, state: str, error: str | None = None) -> dict[str, Any]:
+        """The fields in this state: seconds of work are those of all attempts together."""
+        seconds = round(time.monotonic() - self.clock, 3)
+        ended = {"finished": _now()} if state != "running" else {}
+        return {**self.fields, "state": state, "error": error, "seconds": seconds, **ended}
+
 
 class Job:
     """A job at work: what it reports of itself."""
@@ -257,15 +263,13 @@ class Job:
             self.write("running")
 
     def write(self, state: str, error: str | None = None) -> None:
-        """Write the status: seconds of work are those of all attempts together."""
+        """Write the status."""
         self._reported = time.monotonic()
-        fields = self._status.fields
-        fields.update(
-            state=state, error=error, seconds=round(self._reported - self._status.clock, 3)
-        )
-        if state != "running":
-            fields["finished"] = _now()
-        self.directory._write_status(fields)
+        self.directory._write_status(self._status.now(state, error))
+
+    def as_finished(self) -> str:
+        """What status.json will say at the job's end, for a copy that is made before."""
+        return json.dumps(self._status.now("finished"), indent=1)
 
 
 def long_table(
@@ -312,7 +316,7 @@ def load(path: Path) -> Run:
 
     return Run(
         path=path,
-        config=yaml.safe_load((path / "config.yaml").read_text()),
+        config=yaml.load((path / "config.yaml").read_text(), Loader=yaml.CSafeLoader),
         status=RunDirectory(path).status(),
         members=rows("members"),
         loss=table("loss"),

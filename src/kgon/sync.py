@@ -49,7 +49,8 @@ RESEND = "resend.wandb"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a fragment: sent, already there, running (not sent now), or failed."""
+    """What became of a fragment: sent, already there, running (not sent now), empty, failed, or
+    not sent (interrupted before its end)."""
 
     folder: Path
     state: str
@@ -94,6 +95,7 @@ def sync(
     """Send what the folders `wandb` hold, `parallel` runs side by side; an outcome a fragment.
 
     The fragments of one run go one after another, the next only when the one before is there.
+    Interrupted by Ctrl-C it says of the rest that it was not sent, and the exception goes on.
     """
     outcomes: list[Outcome] = []
 
@@ -106,16 +108,13 @@ def sync(
         held = wandb_files.lock(folder)
         unsent = []
         for fragment in wandb_files.fragments(folder):
-            if fragment.sent:
-                done(Outcome(fragment.file.parent, "already there"))
-            elif held is None:
-                done(Outcome(fragment.file.parent, "running", "its job, or another sync, is at it"))
-            elif fragment.quiet < QUIET:
-                done(Outcome(fragment.file.parent, "running", "written to a moment ago"))
+            if outcome := _at_once(fragment, held is not None):
+                done(outcome)
             else:
                 unsent.append(fragment)
         waiting.append(unsent)
         locks.append(held)
+    chosen = [fragment for unsent in waiting for fragment in unsent]
     try:
         while any(waiting):
             # At most one fragment of each run at a time, and not all runs, to report as it goes.
@@ -127,11 +126,35 @@ def sync(
                     for fragment in unsent:
                         done(Outcome(fragment.file.parent, "failed", "what comes before it failed"))
                     unsent.clear()
+    except KeyboardInterrupt:
+        known = {outcome.folder for outcome in outcomes}
+        for fragment in chosen:
+            if fragment.file.parent not in known:
+                begun = "some of it may be there" if fragment.begun else ""
+                done(Outcome(fragment.file.parent, "not sent", begun))
+        raise
     finally:
         for held in locks:
             if held is not None:
                 held.close()
     return outcomes
+
+
+def _at_once(fragment: Fragment, held: bool) -> Outcome | None:
+    """What becomes of a fragment that is not to be sent now; None for others."""
+    folder = fragment.file.parent
+    try:
+        if fragment.sent:
+            return Outcome(folder, "already there")
+        if not held:
+            return Outcome(folder, "running", "its job, or another sync, is at it")
+        if fragment.quiet < QUIET:
+            return Outcome(folder, "running", "written to a moment ago")
+        if fragment.empty:
+            return Outcome(folder, "empty", "its job was killed before it recorded anything")
+    except ValueError as error:
+        return Outcome(folder, "failed", str(error))
+    return None
 
 
 def _send(
@@ -148,6 +171,7 @@ def _send(
             fragment.marker.unlink(missing_ok=True)
             failed.add(fragment.file.parents[1])
         else:
+            fragment.confirmed.touch()
             fragment.marker.touch()
         done(Outcome(fragment.file.parent, state, detail))
 
@@ -159,6 +183,7 @@ def _send(
             there = server.run(want.entity, want.project, want.run_id)
             if fragment.begun and not _missing(server, want, there):
                 return want, None
+            fragment.marker.unlink(missing_ok=True)  # the client would pass it over
             return want, _prepared(fragment, records, there.last_step)
         except (ServerError, ValueError) as error:
             return str(error)
@@ -173,7 +198,8 @@ def _send(
         finished = path.with_suffix(".wandb.synced").exists()
         return missing or ("" if finished else "wandb sync did not come to its end")
 
-    with ThreadPoolExecutor(parallel) as threads:
+    threads = ThreadPoolExecutor(parallel)
+    try:
         sending: dict[Fragment, tuple[_Wanted, Path]] = {}
         for fragment, prepared in zip(fragments, threads.map(prepare, fragments), strict=True):
             if isinstance(prepared, str):
@@ -190,21 +216,22 @@ def _send(
             else:
                 conclude(fragment, "sent")
             _remove_resend(fragment)
+    finally:
+        # Interrupted, it waits for no answer.
+        threads.shutdown(wait=False, cancel_futures=True)
     return failed
 
 
 def _wanted(fragment: Fragment, records: Sequence[Any]) -> _Wanted:
-    runs = [record.run for record in records if record.HasField("run")]
-    if not runs:
-        raise ValueError("nothing was recorded before it was killed")
+    run = next(record.run for record in records if record.HasField("run"))
     files = [
         item.path for record in records if record.HasField("files") for item in record.files.files
     ]
     present = [name for name in files if (fragment.file.parent / "files" / name).is_file()]
     return _Wanted(
-        entity=runs[0].entity,
-        project=runs[0].project,
-        run_id=runs[0].run_id,
+        entity=run.entity,
+        project=run.project,
+        run_id=run.run_id,
         last_step=wandb_files.last_step(records),
         files=list(dict.fromkeys(present)),
         artifacts={_artifact(r).digest for r in records if _artifact(r) is not None},

@@ -85,9 +85,10 @@ def wandb_logger(
 
     init |= {"dir": directory, "settings": settings, "reinit": "create_new"}
     folder = Path(directory).absolute() / "wandb"
-    if os.environ.get("WANDB_SWEEP_ID"):
-        # The agent that started this process waits for the run that it has named.
-        del init["id"]
+    if awaited():
+        # It has been named, in a project of its sweep.
+        del init["id"], init["project"]
+    run_id = init.get("id") or os.environ["WANDB_RUN_ID"]
     if mode in ("auto", "online"):
         mode, why = _reachable(mode)
         if why:
@@ -95,7 +96,7 @@ def wandb_logger(
     if mode == "disabled":
         return Tracker(wandb.init(mode="disabled", **init), folder, None, 0, artifacts)
     held = wandb_files.lock(folder)
-    first_step = wandb_files.begin_again(folder, alone=held is not None)
+    first_step = wandb_files.begin_again(folder, run_id, alone=held is not None)
     if mode == "online":
         try:
             run = wandb.init(mode="online", **init)
@@ -108,6 +109,11 @@ def wandb_logger(
         else:
             return Tracker(run, folder, held, run.starting_step, artifacts)
     return Tracker(wandb.init(mode="offline", **init), folder, held, first_step, artifacts)
+
+
+def awaited() -> bool:
+    """Whether the agent of a W&B sweep started this process, and waits for one run of it."""
+    return bool(os.environ.get("WANDB_SWEEP_ID"))
 
 
 def _reachable(mode: str) -> tuple[str, str]:
@@ -224,7 +230,11 @@ def log_results(
 
 
 def log_artifacts(
-    logger: Logger | bool, directory: Path, files: Mapping[str, str], metadata: dict[str, Any]
+    logger: Logger | bool,
+    directory: Path,
+    files: Mapping[str, str],
+    metadata: dict[str, Any],
+    texts: Mapping[str, str],
 ) -> None:
     """Log what is in a run's directory as artifacts, where logger.artifacts=true.
 
@@ -234,6 +244,7 @@ def log_artifacts(
         files: patterns of files below `directory` by the type of the artifact; an artifact is named
             <type>-<name of the directory>.
         metadata: of every artifact.
+        texts: of files that are logged with this text instead of what is in them now.
     """
     if not isinstance(logger, Tracker) or not logger.artifacts:
         return
@@ -244,7 +255,12 @@ def log_artifacts(
             artifact = wandb.Artifact(f"{kind}-{directory.name}", kind, metadata=metadata)
             for pattern in patterns.split():
                 for file in sorted(directory.glob(pattern)):
-                    artifact.add_file(str(file), name=str(file.relative_to(directory)))
+                    name = str(file.relative_to(directory))
+                    if name in texts:
+                        with artifact.new_file(name) as copy:
+                            copy.write(texts[name])
+                    else:
+                        artifact.add_file(str(file), name=name)
             if artifact.manifest.entries:
                 logger.experiment.log_artifact(artifact)
 

@@ -3,7 +3,8 @@
 A folder `wandb` holds fragments, one for each time a job was started: offline-run-<time>-<id>, or
 run-<time>-<id> where W&B was online. In each, `run-<id>.wandb` is the whole record: a header of 7
 bytes, then LevelDB's log format (blocks of 32 KiB; chunks of crc32, length, type, data) of protocol
-buffers. Beside it `wandb sync` leaves `.syncstate` when it begins and `.synced` when it has ended.
+buffers. Beside it `wandb sync` leaves `.syncstate` when it begins and `.synced` when it has ended,
+and `kgon sync` `.confirmed` when it has seen that the server has it all.
 """
 
 import fcntl
@@ -42,17 +43,28 @@ class Fragment:
 
     @property
     def marker(self) -> Path:
-        """The file that says that all of it was sent."""
+        """The client's file that says that it was sent, as far as the client knows."""
         return self.file.with_suffix(".wandb.synced")
 
     @property
+    def confirmed(self) -> Path:
+        """The file that says that the server has all of it."""
+        return self.file.with_suffix(".wandb.confirmed")
+
+    @property
     def sent(self) -> bool:
-        return self.marker.exists()
+        return self.confirmed.exists()
 
     @property
     def begun(self) -> bool:
         """Whether some of it may have been sent."""
-        return not self.offline or self.file.with_suffix(".wandb.syncstate").exists()
+        state = self.file.with_suffix(".wandb.syncstate")
+        return not self.offline or state.exists() or self.marker.exists()
+
+    @property
+    def empty(self) -> bool:
+        """Whether its job was killed before anything was recorded."""
+        return not any(record.HasField("run") for record in read(self.file))
 
     @property
     def quiet(self) -> float:
@@ -87,15 +99,18 @@ def lock(folder: Path) -> IO[str] | None:
     return file
 
 
-def begin_again(folder: Path, alone: bool) -> int:
-    """Prepare a folder `wandb` for a job that gives all of its rows again; return the first step
+def begin_again(folder: Path, run_id: str, alone: bool) -> int:
+    """Prepare a folder `wandb` for a job that gives all rows of a run again; return the first step
     that is not recorded already.
 
-    Fragments of which nothing was sent are removed: their rows come again. The others stay, and
-    what is in them is not recorded twice. So do all where someone else is there (not `alone`).
+    The run's fragments of which nothing was sent are removed: their rows come again. The others
+    stay, and what is in them is not recorded twice. So do all where someone else is there (not
+    `alone`).
     """
     first = 0
     for fragment in fragments(folder):
+        if fragment.run_id != run_id:
+            continue
         if alone and not fragment.sent and not fragment.begun:
             shutil.rmtree(fragment.file.parent)
         else:
@@ -119,7 +134,7 @@ def read(file: Path) -> Iterator[Any]:
     record_type: Any = wandb_internal_pb2.Record  # type: ignore[attr-defined]
 
     data, at, parts = file.read_bytes(), _HEADER, []
-    if data[:4] != b":W&B":
+    if len(data) >= _HEADER and data[:4] != b":W&B":
         raise ValueError(f"{file} is no W&B file")
     while True:
         left = _BLOCK - at % _BLOCK

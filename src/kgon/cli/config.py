@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kgon import runs, sweeps
+from kgon import runs, sweeps, tracking
 from kgon.cli.standing import print_standing
 from kgon.schedule import Schedule
 
@@ -106,6 +106,8 @@ def run(
         except (ValueError, OmegaConfBaseException) as error:
             refuse(config_name, _first_line(error))
         if {"-m", "--multirun"} & set(sys.argv):
+            if tracking.awaited():
+                refuse(config_name, "-m: the agent of a W&B sweep waits for one run; leave out -m")
             # An experiment may choose another sweeper, which it could not if ours were a default.
             if config.hydra.runtime.choices["hydra/sweeper"] == "basic":
                 sys.argv.append("hydra/sweeper=kgon")

@@ -65,6 +65,8 @@ def job(work: Work) -> Callable[[DictConfig], float | None]:
                     print(
                         f"{directory.path} is finished already; runs.overwrite=true runs it again"
                     )
+                    if tracking.awaited():
+                        _tell(config, status["metrics"])
                     return objective(config.runs.objective, status)
                 in_sweep = hydra.mode == RunMode.MULTIRUN
                 if status["state"] == "failed" and in_sweep and config.runs.retry != "failed":
@@ -101,6 +103,13 @@ def _work(
         logger = build(config.logger)
         with tracking.tracked(logger, settings):
             return work(config, running, logger)
+
+
+def _tell(config: DictConfig, summary: dict[str, float | str]) -> None:
+    """Give a W&B sweep the numbers of a point that need not be run again."""
+    logger = build(config.logger)
+    with tracking.tracked(logger, configs.plain(config)):
+        tracking.log_results(logger, summary, {}, {})
 
 
 @contextmanager

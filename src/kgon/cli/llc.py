@@ -1,6 +1,7 @@
 """kgon llc: learning coefficients at critical points or at a training run's snapshots."""
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor
 from kgon import figures, llc_figures, runs, streams, tracking
 from kgon.calibration import ACCEPTANCE, calibrate
 from kgon.cli import config as configs
+from kgon.cli.artifacts import downloaded
 from kgon.cli.jobs import build, check_runs, job
 from kgon.critical import CriticalPoint, critical_point
 from kgon.data import SingleFeature, draw
@@ -24,6 +26,7 @@ from kgon.datamodule import EnsembleData
 from kgon.llc import LLC, VERDICTS, check_memory, check_settings, estimate_llc
 from kgon.loss import EmpiricalLoss, Loss, PopulationLoss, importance_weights
 from kgon.phases import classify
+from kgon.wandb_artifacts import FORM
 
 Rows = list[dict[str, Any]]
 
@@ -58,7 +61,8 @@ class Found:
 
 
 def main() -> None:
-    """Console entry: Hydra overrides from the command line."""
+    """Console entry: Hydra overrides from the command line; run= may name a W&B artifact."""
+    sys.argv[1:] = downloaded("llc", sys.argv[1:])
     configs.run("llc", task, check)
 
 
@@ -119,7 +123,7 @@ def task(config: DictConfig, running: runs.Job, logger: Any) -> Callable[[], Non
     running.report(1.0, summary)
     tracking.log_results(logger, summary, found.tables, drawn)
     artifacts = {"llc": "config.yaml " + " ".join(f"{name}.parquet" for name in found.tables)}
-    tracking.log_artifacts(logger, directory.path, artifacts, summary)
+    tracking.log_artifacts(logger, directory.path, artifacts, summary, {})
     looks = tracking.where_to_look(logger)
     return lambda: _print(found, directory.path, [*drawn.values()], looks)
 
@@ -386,7 +390,10 @@ def _estimate(
 def _check_run(config: DictConfig) -> None:
     folder = Path(str(config.run))
     if not (folder / "status.json").exists():
-        raise ValueError(f"run={folder} is not a run directory: it has no status.json")
+        raise ValueError(
+            f"run={folder} is not a run directory: it has no status.json; "
+            f"a W&B artifact is named {FORM}"
+        )
     if not (folder / "weights.safetensors").exists():
         raise ValueError(
             f"run={folder} has no weights.safetensors: it must be a finished run of kgon train "

@@ -1,6 +1,7 @@
 """kgon sync [DIR...]: send recorded runs to W&B, and say what became of each."""
 
 import argparse
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -11,7 +12,8 @@ from kgon.wandb_account import Server
 
 
 def main() -> None:
-    """Console entry: folders of runs; status 1 if anything failed, 2 for bad input."""
+    """Console entry: folders of runs; status 1 if anything failed, 2 for bad input, 130 for
+    Ctrl-C."""
     parser = argparse.ArgumentParser(
         prog=sys.argv[0],
         description="Send what W&B has not got yet: runs recorded offline, and the rest of online "
@@ -38,14 +40,23 @@ def main() -> None:
     if key is None:
         parser.error("no W&B API key is configured; run: wandb login")
     server = Server(wandb_account.base_url(), key)
+    counts: Counter[str] = Counter()
+
+    def report(outcome: Outcome) -> None:
+        counts[outcome.state] += 1
+        _print(outcome)
+
     try:
-        outcomes = sync(folders, server, arguments.parallel, _print)
+        sync(folders, server, arguments.parallel, report)
     except KeyboardInterrupt:
-        print("interrupted; call it again to go on", file=sys.stderr)
-        sys.exit(130)
-    counts = Counter(outcome.state for outcome in outcomes)
-    print(", ".join(f"{count} {state}" for state, count in counts.items()) or "nothing to send")
+        print(f"interrupted: {_in_words(counts)}; call it again to send the rest", flush=True)
+        os._exit(130)  # threads may still be waiting for the server
+    print(_in_words(counts))
     sys.exit(1 if counts["failed"] else 0)
+
+
+def _in_words(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in counts.items()) or "nothing to send"
 
 
 def _print(outcome: Outcome) -> None:

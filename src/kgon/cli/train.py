@@ -97,5 +97,11 @@ def conclude(
         "run": "config.yaml status.json weights.safetensors members.parquet",
         "llc": "llc.parquet",
     }
-    tracking.log_artifacts(logger, running.directory.path, artifacts, results.summary)
+    tracking.log_artifacts(
+        logger,
+        running.directory.path,
+        artifacts,
+        results.summary,
+        {"status.json": running.as_finished()},
+    )
     return results
