@@ -1,0 +1,106 @@
+"""What Lightning and the command line cost: the default job's loop, and the way to its first step."""
+
+import resource
+import subprocess
+import sys
+import time
+import warnings
+
+import lightning as L
+import torch
+from test_training import SGD
+
+from kgon.data import SingleFeature
+from kgon.datamodule import EnsembleData
+from kgon.init import Normal
+from kgon.model import TMS, advance
+from kgon.training import train
+
+MEMBERS, STEPS, BLOCK = 100, 20_000, 500
+
+
+def job():
+    """The default job's ensemble and data, a tenth as long: it stops as often on its way."""
+    members = range(MEMBERS)
+    model = TMS(6, 2, members, 0, Normal(0.5, 0.1), SGD)
+    stops = range(BLOCK, STEPS + 1, BLOCK)
+    return model, EnsembleData(SingleFeature(6), 1000, 20, 0, members, stops, BLOCK)
+
+
+def test_lightning(per_step, tmp_path):
+    model, data = job()
+
+    def run():
+        trainer = L.Trainer(
+            max_steps=STEPS, max_epochs=1, num_sanity_val_steps=0, logger=False, accelerator="cpu",
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            train(model, data, trainer, tmp_path)
+
+    per_step(run, what="framework", who="through Lightning", members=MEMBERS, steps=STEPS)
+
+
+def test_bare_loop(per_step):
+    model, data = job()
+    optimizer = SGD([model.W, model.b])
+
+    def run():
+        rate = optimizer.param_groups[0]["lr"]
+        for block in data.blocks(0):
+            rates = torch.full((block.n_steps,), rate, dtype=torch.float64)
+            advance(model.W, model.b, optimizer, rates, block, None)
+
+    per_step(run, what="framework", who="bare loop", members=MEMBERS, steps=STEPS)
+
+
+FIRST_STEP = """
+import os, sys, time
+import lightning, torch
+wall, cpu = time.perf_counter(), time.process_time()
+from kgon.cli import main
+from kgon.model import TMS
+def first(self, batch):
+    print(time.perf_counter() - wall, time.process_time() - cpu, flush=True)
+    os._exit(0)
+TMS.training_step = first
+sys.argv = ["kgon", "train", "members=100", "logger=none", f"runs.dir={sys.argv[1]}"]
+main()
+"""
+
+
+def seconds_of(words):
+    """The least wall clock and CPU time of a command, of five."""
+    walls, cpus = [], []
+    for _ in range(5):
+        before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        subprocess.run(words, check=True, capture_output=True)
+        walls.append(time.perf_counter() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpus.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(walls), min(cpus)
+
+
+def note(benchmark, who, wall, cpu):
+    benchmark.extra_info.update(what="start", who=who, wall=wall, cpu=cpu, members=1, steps=1)
+    benchmark.pedantic(lambda: None, rounds=1)
+
+
+def test_help(benchmark):
+    note(benchmark, "`kgon --help`", *seconds_of([sys.executable, "-m", "kgon", "--help"]))
+
+
+def test_imports(benchmark):
+    words = [sys.executable, "-c", "import torch, lightning"]
+    note(benchmark, "importing torch and Lightning", *seconds_of(words))
+
+
+def test_first_step(benchmark, tmp_path):
+    measured = []
+    for i in range(5):
+        words = [sys.executable, "-c", FIRST_STEP, str(tmp_path / str(i))]
+        done = subprocess.run(words, check=True, capture_output=True, text=True)
+        measured.append([float(word) for word in done.stdout.split()[-2:]])
+    wall, cpu = (min(values) for values in zip(*measured, strict=True))
+    note(benchmark, "from there to the first step of `kgon train`", wall, cpu)
