@@ -33,7 +33,7 @@ from kgon.labels import (
     quench_labels,
 )
 from kgon.loss import EmpiricalLoss, importance_weights
-from kgon.nuts import sample_nuts
+from kgon.nuts import LEAST_DRAWS, sample_nuts
 from kgon.phases import OTHER
 from kgon.posterior import Posterior, sample_posterior
 
@@ -163,7 +163,8 @@ def check_settings(
              "smc.n_replicates": (smc["n_replicates"], 1), "smc.n_moves": (smc["n_moves"], 1),
              "smc.n_leapfrog": (smc["n_leapfrog"], 1)}  # fmt: skip
     if nuts is not None:
-        least |= {f"nuts.{k}": (nuts[k], 1) for k in ("n_chains", "n_warmup", "n_draws")}
+        least |= {f"nuts.{k}": (nuts[k], 1) for k in ("n_chains", "n_warmup")}
+        least["nuts.n_draws"] = (nuts["n_draws"], LEAST_DRAWS)
     for name, (value, bound) in least.items():
         if not _whole(value, bound):
             raise ValueError(f"{name} must be a whole number >= {bound}, got {value}")
@@ -355,8 +356,8 @@ def sample_point(
     if nuts is not None:
         options = {name: value for name, value in nuts.items() if name != "start"}
         for start in _starts(nuts["start"]):
-            row, more = _nuts(x, place, start, n_hidden, noise_std, prior_std, seed, options)
-            chains.append(row)
+            chain, more = _nuts(x, place, start, n_hidden, noise_std, prior_std, seed, options)
+            chains.append(chain)
             shares += more
     reference = next(iter(rules.values()))
     llc = _llc(posterior, loss, quenched, reference, _theory(n_features, n_hidden, weights))

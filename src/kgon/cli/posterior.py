@@ -262,7 +262,8 @@ def _print(
 
 def _print_shares(console: Console, diagram: PhaseDiagram) -> None:
     count = len(diagram.datasets)
-    table = Table(title=f"Posterior by {diagram.rules[0]}, mean ± sd over {count} data sets")
+    over = f"mean ± sd over {count} data sets" if count > 1 else "one data set"
+    table = Table(title=f"Posterior by {diagram.rules[0]}, {over}")
     shares = diagram.share()
     table.add_column("n", justify="right")
     for phase in shares:
@@ -297,7 +298,7 @@ def _print_chains(console: Console, diagram: PhaseDiagram) -> None:
     found = {start: diagram.share(start=start) for start in (None, *diagram.starts)}
     phases = figures.phase_order(phase for shares in found.values() for phase in shares)
     table.add_column("n", justify="right")
-    table.add_column("sampler")
+    table.add_column("sampler", no_wrap=True)
     for title in (*(f"P({phase})" for phase in phases), "R-hat", "ESS", "passages", "diverged"):
         table.add_column(title, justify="right")
     for i, n in enumerate(diagram.n_samples):
