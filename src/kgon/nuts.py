@@ -154,9 +154,11 @@ def _looked_up(x: Tensor, noise_std: float) -> Callable[[Any, Any], Any]:
     n_samples, n_features = x.shape
     tables = moment_kernels.tables(EmpiricalLoss(x.double()), n_features)
     assert tables is not None  # the empirical loss has a compiled form
-    amplitudes, tail, total, start, low, scale = (
-        jnp.asarray(table[0]) for table in tables.arguments[:6]
+    amplitudes, tail, total, start = (
+        jnp.asarray(table[0])
+        for table in (tables.amplitudes, tables.tail, tables.total, tables.start)
     )
+    low, scale = jnp.asarray(tables.low[0]), jnp.asarray(tables.scale[0])
     n_buckets = start.shape[1] - 1
     feature = jnp.arange(n_features)
 

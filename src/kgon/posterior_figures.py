@@ -149,8 +149,11 @@ def starts(diagram: PhaseDiagram) -> Figure | None:
         for phase, share in shares.items()
         if float(share.mean(1).max()) >= LEAST_SHARE
     )
-    handles: list[Any] = [Line2D([], [], color=phase_color(k), lw=1.4, label=k) for k in shown]
-    handles.append(Line2D([], [], color=_INK, lw=0.9, ls=_STYLES[0], label="SMC"))
+    handles: list[Any] = [
+        Line2D([], [], color=phase_color(k), lw=1.3, marker=phase_marker(k), ms=2.5, label=k)
+        for k in shown
+    ]
+    handles.append(Line2D([], [], color=_INK, lw=0.9, ls=_STYLES[0], label="SMC again"))
     n_rows, body, gap = math.ceil(len(panels) / 2), 0.95, 0.26
     above = 0.24 + _legend_height(len(handles)) + 0.2
     height = n_rows * body + (n_rows - 1) * gap + above + _FOOT
@@ -163,7 +166,8 @@ def starts(diagram: PhaseDiagram) -> Figure | None:
         ax = _axes(figure, left, top - body, right, top)
         for phase, share in found[start].items():
             if phase in shown:
-                _band(ax, n, share.numpy(), phase_color(phase), f"{start or 'smc'}-{phase}")
+                gid = f"{start or 'smc'}-{phase}"
+                _band(ax, n, share.numpy(), phase_color(phase), gid, phase_marker(phase))
         for phase, share in found[None].items() if start else ():
             if phase in shown:
                 ax.plot(n, share.mean(1), color=phase_color(phase), lw=0.9, ls=_STYLES[0])
