@@ -200,29 +200,33 @@ def _loss(
             a = A[i, j]
             # Without slope the output is active always or never: at a threshold of -+infinity.
             t = -bias / a if a != 0.0 else (-np.inf if bias > 0.0 else np.inf)
+            # Most outputs are off at every amplitude or on at every one: worth the branches.
             if t < low[j] if a < 0.0 else t >= high[j]:
                 if i == j:
                     row += total[j, 2]
                 dA[i, j] = 0.0
                 continue
-            if population:
-                t = t if t > 0.0 else 0.0
-                t = t if t < 1.0 else 1.0
-                m0 = (1.0 - t) * total[j, 0]
-                m1 = (1.0 - t * t) * total[j, 1]
-                m2 = (1.0 - t * t * t) * total[j, 2]
+            if t < low[j] if a >= 0.0 else t >= high[j]:
+                m0, m1, m2 = total[j, 0], total[j, 1], total[j, 2]
             else:
-                q = _bucket(t, low[j], scale[j], n_buckets)
-                first, last = start[j, q], start[j, q + 1]
-                # Bisection of a fixed length without branches, which nothing could predict.
-                for _ in range(depth):
-                    middle = (first + last) >> 1
-                    above = (first < last) & (amplitudes[j, middle] <= t)
-                    first = middle + 1 if above else first
-                    last = last if above else middle
-                m0, m1, m2 = tail[j, first, 0], tail[j, first, 1], tail[j, first, 2]
-            if a < 0.0:
-                m0, m1, m2 = total[j, 0] - m0, total[j, 1] - m1, total[j, 2] - m2
+                if population:
+                    t = t if t > 0.0 else 0.0
+                    t = t if t < 1.0 else 1.0
+                    m0 = (1.0 - t) * total[j, 0]
+                    m1 = (1.0 - t * t) * total[j, 1]
+                    m2 = (1.0 - t * t * t) * total[j, 2]
+                else:
+                    q = _bucket(t, low[j], scale[j], n_buckets)
+                    first, last = start[j, q], start[j, q + 1]
+                    # Bisection of a fixed length without branches, which nothing could predict.
+                    for _ in range(depth):
+                        middle = (first + last) >> 1
+                        above = (first < last) & (amplitudes[j, middle] <= t)
+                        first = middle + 1 if above else first
+                        last = last if above else middle
+                    m0, m1, m2 = tail[j, first, 0], tail[j, first, 1], tail[j, first, 2]
+                if a < 0.0:
+                    m0, m1, m2 = total[j, 0] - m0, total[j, 1] - m1, total[j, 2] - m2
             u = a * m2 + bias * m1
             v = a * m1 + bias * m0
             row += a * u + bias * v
@@ -253,7 +257,21 @@ def _value_and_grad(m: int, n: int, population: bool) -> Any:
     # m, n and population are constants of the compiled code: loops unroll, branches go.
     @_jit
     def value_and_grad(
-        W, b, value, dW, db, which, amplitudes, tail, total, start, low, high, scale, importance, depth
+        W,
+        b,
+        value,
+        dW,
+        db,
+        which,
+        amplitudes,
+        tail,
+        total,
+        start,
+        low,
+        high,
+        scale,
+        importance,
+        depth,
     ):
         A, dA = np.empty((n, n)), np.empty((n, n))
         for s in range(W.shape[1]):
