@@ -3,8 +3,8 @@
 The same data, prior, share of effective particles, number and length of trajectories, and the same
 exact likelihood, whose cost does not depend on n. Its thresholds are looked up in two ways: by
 `jax.numpy.searchsorted` in prefix sums, and by kgon's own tables (`kgon.nuts` has them in JAX). The
-sum over the sample would take thirty times as long. Every round is another replicate, so that errors
-are measured along with the time.
+sum over the sample would take thirty times as long. Every round is another replicate, so that
+errors are measured along with the time.
 """
 
 import functools

@@ -23,7 +23,6 @@ from torch import Tensor
 from kgon import moment_kernels, streams
 from kgon.loss import DirectLoss, EmpiricalLoss
 
-
 LEAST_DRAWS = 4
 """Of a chain: split R-hat takes variances of its halves."""
 

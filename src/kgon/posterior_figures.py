@@ -178,7 +178,7 @@ def starts(diagram: PhaseDiagram) -> Figure | None:
         if len(n) > 1:
             ax.set_xscale("log")
             ax.set_xlim(n[0] / 1.1, n[-1] * 1.1)
-        ax.xaxis.set_major_locator(FixedLocator(n if len(n) <= _MOST_TICKS else n[[0, -1]]))
+        ax.xaxis.set_major_locator(FixedLocator([*n] if len(n) <= _MOST_TICKS else [n[0], n[-1]]))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
         ax.xaxis.set_minor_locator(NullLocator())
         _label_axes(
@@ -273,7 +273,7 @@ def llc(diagram: PhaseDiagram) -> Figure | None:
     return figure
 
 
-def _band(ax: Axes, n: Any, values: Any, colour: str, gid: str, marker: str | None = None) -> None:
+def _band(ax: Axes, n: Any, values: Any, colour: str, gid: str, marker: Any = None) -> None:
     """Mean and range over the second axis."""
     ax.fill_between(
         n, np.nanmin(values, 1), np.nanmax(values, 1), color=colour, alpha=0.2, lw=0
