@@ -18,14 +18,7 @@ from kgon.free_energy import (
 from kgon.loss import EmpiricalLoss, PopulationLoss
 from kgon.posterior import sample_posterior
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Many small matrix products: threads that wait for each other only cost time."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def point(label, n_features=6):

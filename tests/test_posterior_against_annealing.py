@@ -15,13 +15,7 @@ from kgon.loss import DirectLoss, EmpiricalLoss
 from kgon.moment_kernels import CompiledLoss
 from kgon.posterior import sample_posterior
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Annealed:
