@@ -28,7 +28,7 @@ test: $(READY) ## run the tests
 
 bench: ## measure speed against the peers, in an environment of its own; writes docs/benchmarks.md
 	$(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/pip install --quiet -c constraints.txt -e . pytest-benchmark tms-kit==0.4.1 occhio==0.2.3
+	.venv-bench/bin/pip install --quiet -c constraints.txt -e . pytest-benchmark tms-kit==0.4.1 occhio==0.2.3 blackjax==1.7.1
 	.venv-bench/bin/pytest -c bench/pytest.ini --benchmark-json=.venv-bench/results.json bench
 	.venv-bench/bin/python bench/table.py .venv-bench/results.json docs
 

@@ -13,8 +13,8 @@ def one_thread():
 def per_step(benchmark):
     """Time `run`, which makes `steps` steps of `members` members, and note what it was."""
 
-    def measure(run, *, what, who, members, steps, **about):
+    def measure(run, *, what, who, members, steps, rounds=3, **about):
         benchmark.extra_info.update(what=what, who=who, members=members, steps=steps, **about)
-        benchmark.pedantic(run, rounds=3, warmup_rounds=1)
+        benchmark.pedantic(run, rounds=rounds, warmup_rounds=1)
 
     return measure

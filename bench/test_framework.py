@@ -1,4 +1,4 @@
-"""What Lightning and the command line cost: the default job's loop, and the way to its first step."""
+"""What Lightning and the command line cost: the default job's loop, the way to its first step."""
 
 import resource
 import subprocess
@@ -24,7 +24,8 @@ def job():
     members = range(MEMBERS)
     model = TMS(6, 2, members, 0, Normal(0.5, 0.1), SGD)
     stops = range(BLOCK, STEPS + 1, BLOCK)
-    return model, EnsembleData(SingleFeature(6), 1000, 20, 0, members, stops, BLOCK)
+    data = EnsembleData(SingleFeature(6), 1000, 20, 0, members, stops, BLOCK, torch.float64)
+    return model, data
 
 
 def test_lightning(per_step, tmp_path):

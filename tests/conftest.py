@@ -7,3 +7,14 @@ import pytest
 def no_account(monkeypatch):
     """Whoever runs the tests sends nothing to an account of theirs."""
     monkeypatch.setenv("WANDB_MODE", "offline")
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Many small matrix products: threads that wait for each other only cost time."""
+    import torch
+
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)

@@ -15,17 +15,10 @@ from kgon.free_energy import (
     permuted_copies,
     prior_constant,
 )
-from kgon.loss import PopulationLoss
+from kgon.loss import EmpiricalLoss, PopulationLoss
 from kgon.posterior import sample_posterior
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Many small matrix products: threads that wait for each other only cost time."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def point(label, n_features=6):
@@ -198,6 +191,13 @@ def test_laplace_refuses_flat_directions(label, message):
     p = point(label)
     with pytest.raises(ValueError, match=message):
         laplace_log_evidence(p.W, p.b, n_samples=1000)
+
+
+def test_laplace_refuses_a_sample_whose_gradient_jumps():
+    p = point("6")
+    loss = EmpiricalLoss(torch.eye(6).double())
+    with pytest.raises(ValueError, match="EmpiricalLoss"):
+        laplace_log_evidence(p.W, p.b, n_samples=6, loss=loss, permutations=False)
 
 
 def test_laplace_refuses_a_column_space_that_is_too_small():

@@ -153,7 +153,7 @@ def test_buckets_find_what_a_binary_search_finds():
     tables = moment_kernels.tables(EmpiricalLoss(sample(3, n_samples=500)), 3)
     rng = np.random.default_rng(0)
     for s, j in np.ndindex(3, 3):
-        amplitudes = tables.amplitudes[s, j]
+        amplitudes = tables.nodes[s, j, :, 0]
         n_buckets = tables.start.shape[-1] - 1
         t = np.concatenate([rng.uniform(-0.5, 1.5, 300), amplitudes[np.isfinite(amplitudes)]])
         q = moment_kernels._buckets(t, tables.low[s, j], tables.scale[s, j], n_buckets)

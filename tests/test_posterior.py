@@ -12,18 +12,11 @@ from kgon.loss import DirectLoss, EmpiricalLoss, PopulationLoss
 from kgon.occupancy import bayesian_transitions, posterior_llc, shares, shares_by_k
 from kgon.posterior import VERDICTS, sample_posterior
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 # Standard errors that an estimate may be off: they come from 4 to 8 replicates, so Student's t with
 # 3 to 7 degrees of freedom; 6 leaves less than one in a hundred, the seeds being fixed.
 ERRORS = 6.0
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Many small matrix products: threads that wait for each other only cost time."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
 
 
 def sample(n_samples, n_features=6, n_sets=1):

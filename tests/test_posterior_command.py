@@ -9,10 +9,15 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from matplotlib.lines import Line2D
 
 from kgon import phase_diagram as module
-from kgon import runs
+from kgon import posterior_figures, runs
 from kgon.cli import main
+from kgon.critical import critical_point
+from kgon.loss import EmpiricalLoss
+from kgon.nuts import NUTS
+from kgon.phase_diagram import PhaseDiagram
 
 TINY = ["n_samples=[20,40,80]", "n_datasets=2", "smc.n_particles=32", "smc.n_replicates=2",
         "smc.n_moves=1", "smc.n_leapfrog=3", "smc.ess=0.3"]  # fmt: skip
@@ -92,7 +97,8 @@ def test_the_same_job_again_does_nothing_and_says_so(job):
 
 def in_process(monkeypatch, folder, *words):
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["kgon", "posterior", *words, *TINY, "logger=none"])
+    # Where a word is said twice the last counts.
+    monkeypatch.setattr(sys, "argv", ["kgon", "posterior", *TINY, "logger=none", *words])
     main()
 
 
@@ -139,6 +145,10 @@ def test_importance_weights_have_no_theory_and_say_so(tmp_path, monkeypatch, cap
         (["pair=[5,5]"], "pair must be two different numbers"),
         (["runs.workers=0"], "runs.workers must be a whole number >= 1"),
         (["nuts.run=true", "nuts.start=9"], "nuts.start must be prior or a label"),
+        (["nuts.run=true", "nuts.start=[6,9]"], "nuts.start must be prior or a label"),
+        (["nuts.run=true", "nuts.start=[6,6]"], "a list of different ones"),
+        (["nuts.run=true", "nuts.start=[]"], "nuts.start must be one start"),
+        (["nuts.run=true", "nuts.n_draws=3"], "nuts.n_draws must be a whole number >= 4"),
         (["nuts.run=true", "model.importance=0.5"], "model.importance must be null"),
         (["seed=one"], "seed must be a number"),
     ],
@@ -170,7 +180,61 @@ def test_nuts_without_numpyro_names_the_extra(tmp_path, monkeypatch, capsys):
 
 def test_nuts_runs_beside(tmp_path, monkeypatch, capsys):
     pytest.importorskip("numpyro")
-    in_process(monkeypatch, tmp_path, "nuts.run=true", "nuts.n_warmup=20", "nuts.n_draws=10")
+    in_process(monkeypatch, tmp_path, "n_samples=[20]", "n_datasets=1", "nuts.run=true",
+               "nuts.n_warmup=20", "nuts.n_draws=10")  # fmt: skip
     (path,) = runs.find([tmp_path / "multirun"])
-    assert pq.read_table(path / "chains.parquet").num_rows == 6
-    assert "NUTS P(" in capsys.readouterr().out
+    (row,) = pq.read_table(path / "chains.parquet").to_pylist()
+    assert row["start"] == "prior" and row["leapfrogs"] > 0
+    assert "NUTS, prior" in capsys.readouterr().out
+
+
+def standing_chains(x, *, start, n_chains, n_draws, **_):
+    """A sampler whose chains never leave a critical point; those from the prior are on a 4-gon, but
+    the first, which goes to a 5-gon half way."""
+    W, b = start or (critical_point("4", 6).W, critical_point("4", 6).b)
+    W, b = W.expand(n_draws, n_chains, 2, 6).clone(), b.expand(n_draws, n_chains, 6).clone()
+    if start is None:
+        W[n_draws // 2 :, 0] = critical_point("5", 6).W
+        b[n_draws // 2 :, 0] = critical_point("5", 6).b
+    return NUTS(W, b, EmpiricalLoss(x)(W, b), rhat=1.0, ess=9.0, divergences=0, leapfrogs=1)
+
+
+def test_the_experiment_on_starts_shows_each_start_beside_smc(tmp_path, monkeypatch, capsys):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: "here" if name == "numpyro" else find(name)
+    )
+    monkeypatch.setattr(module, "sample_nuts", standing_chains)
+    in_process(monkeypatch, tmp_path, "posterior_experiment=nuts_start", "nuts.n_draws=10")
+    (path,) = runs.find([tmp_path / "multirun"])
+    chains = pq.read_table(path / "chains.parquet").to_pylist()
+    assert [(r["n_samples"], r["dataset"], r["start"], r["passages"]) for r in chains] == [
+        (n, d, start, start == "prior")
+        for n in (20, 40, 80)
+        for d in (0, 1)
+        for start in ("prior", "4", "5", "6")
+    ]
+    shares = pq.read_table(path / "shares.parquet").to_pylist()
+    found = {
+        (r["start"], r["phase"]): r["share"]
+        for r in shares
+        if (r["sampler"], r["rule"], r["by"], r["n_samples"], r["dataset"])
+        == ("nuts", "quench", "k", 40, 1)
+    }
+    # Eight chains of ten draws: five draws of one chain are on a 5-gon.
+    expected = {("prior", "4"): 75 / 80, ("prior", "5"): 5 / 80}
+    assert found == pytest.approx(expected | {(k, k): 1.0 for k in "456"})
+    smc = [r for r in shares if r["sampler"] == "smc" and r["rule"] == "quench" and r["by"] == "k"]
+    assert {r["start"] for r in smc} == {None}
+    assert sum(r["share"] for r in smc) == pytest.approx(6)
+    printed = capsys.readouterr().out
+    for start in ("prior", "4", "5", "6"):
+        assert f"NUTS, {start}" in printed
+    assert (path / "figures" / "starts.svg").stat().st_size > 1000
+    # Curves against n of what chains have: those from 6 are at 1, those of others at 0.
+    tables = {t: pq.read_table(path / f"{t}.parquet").to_pylist()
+              for t in ("posteriors", "shares", "agreement", "llc", "chains")}  # fmt: skip
+    figure = posterior_figures.starts(PhaseDiagram(**tables, n_draws=64))
+    lines = {a.get_gid(): a.get_ydata() for a in figure.findobj(Line2D) if a.get_gid()}
+    assert lines["mean-6-6"].tolist() == [1.0] * 3
+    assert lines["mean-prior-5"].tolist() == pytest.approx([5 / 80] * 3)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from kgon.critical import CriticalPoint, critical_points
-from kgon.loss import PopulationLoss
+from kgon.loss import EmpiricalLoss, PopulationLoss
 
 _NEWTON_STEPS = 50
 
@@ -176,14 +176,19 @@ def laplace_log_evidence(
         W: (n_hidden, n_features), of rank n_hidden.
         b: (n_features,).
         n_samples: what multiplies the loss.
-        loss: an exact loss with a `grad` that can be differentiated; None for the population's.
+        loss: a loss with a `grad` that can be differentiated; None for the population's. Not that
+            of a sample: its gradient jumps where an output turns on, by an amount that derivatives
+            between the jumps do not see and that makes the evidence wrong by a constant.
         noise_std, prior_std: as in `sample_posterior`.
         permutations: count the images under permutations; only for a loss that is invariant.
 
     Raises:
         ValueError: W is rank deficient, the loss is flat or falls in a direction across the orbit,
-            or Newton's method finds no mode.
+            Newton's method finds no mode, or the loss is an `EmpiricalLoss`.
     """
+    if isinstance(loss, EmpiricalLoss):
+        raise ValueError("Laplace's evidence needs a loss with a Hessian: an EmpiricalLoss has "
+                         "none, its gradient jumps; pass the PopulationLoss")  # fmt: skip
     loss = loss or PopulationLoss()
     m, n = W.shape
     strength, precision = n_samples / (2 * noise_std**2), prior_std**-2

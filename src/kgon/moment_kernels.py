@@ -56,6 +56,7 @@ class Tables:
         total: (n_sets, n_features, 3), moments of all amplitudes.
         start: (n_sets, n_features, n_buckets + 1), amplitudes in the buckets before a bucket.
         low: (n_sets, n_features), the least amplitude.
+        high: (n_sets, n_features), the largest.
         scale: (n_sets, n_features), buckets per unit of amplitude.
         importance: (n_sets, n_features), weights of the output coordinates.
         depth: halvings that find an amplitude in the fullest bucket.
@@ -66,6 +67,7 @@ class Tables:
     total: NDArray[np.float64]
     start: NDArray[np.int32]
     low: NDArray[np.float64]
+    high: NDArray[np.float64]
     scale: NDArray[np.float64]
     importance: NDArray[np.float64]
     depth: int
@@ -74,7 +76,8 @@ class Tables:
     def arguments(self) -> tuple[Any, ...]:
         """What the compiled functions take."""
         return (
-            self.nodes, self.total, self.start, self.low, self.scale, self.importance, self.depth,
+            self.nodes, self.total, self.start, self.low, self.high, self.scale,
+            self.importance, self.depth,
         )  # fmt: skip
 
 
@@ -99,6 +102,7 @@ def _population_tables(n_features: int, importance: Tensor | None) -> Tables:
         total=total,
         start=np.zeros((n_sets, n_features, 2), dtype=np.int32),
         low=np.zeros((n_sets, n_features)),
+        high=np.ones((n_sets, n_features)),
         scale=np.zeros((n_sets, n_features)),
         importance=weights,
         depth=0,
@@ -117,7 +121,7 @@ def _sample_tables(loss: EmpiricalLoss) -> Tables:
     nodes = np.zeros((n_sets, n_features, width + 1, 4))
     nodes[..., 0] = np.inf
     start = np.zeros((n_sets, n_features, n_buckets + 1), dtype=np.int32)
-    low, scale = np.zeros((2, n_sets, n_features))
+    low, high, scale = np.zeros((3, n_sets, n_features))
     for s, j in np.ndindex(n_sets, n_features):
         present = ordered[s, j][np.isfinite(ordered[s, j])]
         # Of equal amplitudes the last counts: an index is the number of amplitudes <= t.
@@ -127,7 +131,7 @@ def _sample_tables(loss: EmpiricalLoss) -> Tables:
         nodes[s, j, 0, 1:] = prefix[s, j, 0]
         nodes[s, j, 1 : distinct.size + 1, 1:] = prefix[s, j, last + 1]
         if distinct.size:
-            low[s, j] = distinct[0]
+            low[s, j], high[s, j] = distinct[0], distinct[-1]
             if distinct.size > 1:
                 scale[s, j] = (n_buckets - 1) / (distinct[-1] - distinct[0])
             bucket = _buckets(distinct, low[s, j], scale[s, j], n_buckets)
@@ -138,6 +142,7 @@ def _sample_tables(loss: EmpiricalLoss) -> Tables:
         total=nodes[:, :, 0, 1:].copy(),
         start=start,
         low=low,
+        high=high,
         scale=scale,
         importance=_weights(loss.importance, tuple(data_batch), n_features),
         depth=int(np.diff(start).max()).bit_length(),
@@ -174,7 +179,7 @@ def _buckets(amplitudes, low, scale, n_buckets):
 @numba.njit(nogil=True, error_model="numpy", fastmath={"contract"}, inline="always")
 def _loss(
     m, n, population, w, c, dw, dc, A, dA,
-    nodes, total, start, low, scale, importance, depth,
+    nodes, total, start, low, high, scale, importance, depth,
 ):  # fmt: skip
     """The loss of one parameter (w, c) on one data set, its gradient into dw and dc."""
     n_buckets = start.shape[1] - 1
@@ -193,24 +198,33 @@ def _loss(
             a = A[i, j]
             # Without slope the output is active always or never: at a threshold of -+infinity.
             t = -bias / a if a != 0.0 else (-np.inf if bias > 0.0 else np.inf)
-            if population:
-                t = t if t > 0.0 else 0.0
-                t = t if t < 1.0 else 1.0
-                m0 = (1.0 - t) * total[j, 0]
-                m1 = (1.0 - t * t) * total[j, 1]
-                m2 = (1.0 - t * t * t) * total[j, 2]
+            # Most outputs are off at every amplitude or on at every one: worth the branches.
+            if t < low[j] if a < 0.0 else t >= high[j]:
+                if i == j:
+                    row += total[j, 2]
+                dA[i, j] = 0.0
+                continue
+            if t < low[j] if a >= 0.0 else t >= high[j]:
+                m0, m1, m2 = total[j, 0], total[j, 1], total[j, 2]
             else:
-                q = _bucket(t, low[j], scale[j], n_buckets)
-                first, last = start[j, q], start[j, q + 1]
-                # Bisection of a fixed length without branches, which nothing could predict.
-                for _ in range(depth):
-                    middle = (first + last) >> 1
-                    above = (first < last) & (nodes[j, middle, 0] <= t)
-                    first = middle + 1 if above else first
-                    last = last if above else middle
-                m0, m1, m2 = nodes[j, first, 1], nodes[j, first, 2], nodes[j, first, 3]
-            if a < 0.0:
-                m0, m1, m2 = total[j, 0] - m0, total[j, 1] - m1, total[j, 2] - m2
+                if population:
+                    t = t if t > 0.0 else 0.0
+                    t = t if t < 1.0 else 1.0
+                    m0 = (1.0 - t) * total[j, 0]
+                    m1 = (1.0 - t * t) * total[j, 1]
+                    m2 = (1.0 - t * t * t) * total[j, 2]
+                else:
+                    q = _bucket(t, low[j], scale[j], n_buckets)
+                    first, last = start[j, q], start[j, q + 1]
+                    # Bisection of a fixed length without branches, which nothing could predict.
+                    for _ in range(depth):
+                        middle = (first + last) >> 1
+                        above = (first < last) & (nodes[j, middle, 0] <= t)
+                        first = middle + 1 if above else first
+                        last = last if above else middle
+                    m0, m1, m2 = nodes[j, first, 1], nodes[j, first, 2], nodes[j, first, 3]
+                if a < 0.0:
+                    m0, m1, m2 = total[j, 0] - m0, total[j, 1] - m1, total[j, 2] - m2
             u = a * m2 + bias * m1
             v = a * m1 + bias * m0
             row += a * u + bias * v
@@ -241,7 +255,20 @@ def _value_and_grad(m: int, n: int, population: bool) -> Any:
     # m, n and population are constants of the compiled code: loops unroll, branches go.
     @_jit
     def value_and_grad(
-        W, b, value, dW, db, which, nodes, total, start, low, scale, importance, depth
+        W,
+        b,
+        value,
+        dW,
+        db,
+        which,
+        nodes,
+        total,
+        start,
+        low,
+        high,
+        scale,
+        importance,
+        depth,
     ):
         A, dA = np.empty((n, n)), np.empty((n, n))
         for s in range(W.shape[1]):
@@ -250,7 +277,7 @@ def _value_and_grad(m: int, n: int, population: bool) -> Any:
                 value[p, s] = _loss(
                     m, n, population, W[p, s], b[p, s], dW[p, s], db[p, s], A, dA,
                     nodes[d], total[d],
-                    start[d], low[d], scale[d], importance[d], depth,
+                    start[d], low[d], high[d], scale[d], importance[d], depth,
                 )  # fmt: skip
 
     return value_and_grad
@@ -264,7 +291,7 @@ def _hmc_move(m: int, n: int, population: bool) -> Any:
     @_jit
     def hmc_move(
         W, b, value, acceptance, keys, strength, precision, step, n_steps, turn,
-        which, nodes, total, start, low, scale, importance, depth,
+        which, nodes, total, start, low, high, scale, importance, depth,
     ):  # fmt: skip
         A, dA = np.empty((n, n)), np.empty((n, n))
         w, dw, pw = np.empty((m, n)), np.empty((m, n)), np.empty((m, n))
@@ -296,7 +323,7 @@ def _hmc_move(m: int, n: int, population: bool) -> Any:
                 for t in range(n_steps + 1):
                     new = _loss(
                         m, n, population, w, c, dw, dc, A, dA, nodes[d], total[d],
-                        start[d], low[d], scale[d], importance[d], depth,
+                        start[d], low[d], high[d], scale[d], importance[d], depth,
                     )  # fmt: skip
                     kick = h if 0 < t < n_steps else 0.5 * h
                     drift = h if t < n_steps else 0.0
@@ -331,7 +358,7 @@ def _descend(m: int, n: int, population: bool) -> Any:
     @_jit
     def descend(
         W, b, value, slope, taken, tolerance, n_steps,
-        which, nodes, total, start, low, scale, importance, depth,
+        which, nodes, total, start, low, high, scale, importance, depth,
     ):  # fmt: skip
         A, dA = np.empty((n, n)), np.empty((n, n))
         w, dw, dw_new = np.empty((m, n)), np.empty((m, n)), np.empty((m, n))
@@ -342,7 +369,7 @@ def _descend(m: int, n: int, population: bool) -> Any:
                 old = _loss(
                     m, n, population, W[p, s], b[p, s], dw, dc, A, dA,
                     nodes[d], total[d],
-                    start[d], low[d], scale[d], importance[d], depth,
+                    start[d], low[d], high[d], scale[d], importance[d], depth,
                 )  # fmt: skip
                 h = 0.1
                 t = 0
@@ -362,7 +389,7 @@ def _descend(m: int, n: int, population: bool) -> Any:
                     new = _loss(
                         m, n, population, w, c, dw_new, dc_new, A, dA,
                         nodes[d], total[d],
-                        start[d], low[d], scale[d], importance[d], depth,
+                        start[d], low[d], high[d], scale[d], importance[d], depth,
                     )  # fmt: skip
                     if new <= old - 0.5 * h * square:
                         old = new

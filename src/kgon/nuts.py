@@ -5,9 +5,14 @@ cross between phases, up to some 1000 samples at noise_std = 1, the two agree; b
 fewer do, and in the end occupancy is that of the starts, with an R-hat of 1.00 if all started in
 one phase. So this module repeats what the paper did, and shows where it stops being a measurement.
 
+The likelihood of single-feature inputs is exact at a cost that does not depend on the sample: the
+formula of `loss`, by the lookup tables of `moment_kernels`, written in JAX. Other inputs are summed
+over.
+
 numpyro and JAX are imported when a function is called, nowhere else.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kgon import streams
-from kgon.loss import DirectLoss
+from kgon import moment_kernels, streams
+from kgon.loss import DirectLoss, EmpiricalLoss
+
+LEAST_DRAWS = 4
+"""Of a chain: split R-hat takes variances of its halves."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +83,8 @@ def sample_nuts(
     }.items():  # fmt: skip
         if not value > 0:
             raise ValueError(f"{name} must be positive, got {value}")
+    if n_draws < LEAST_DRAWS:
+        raise ValueError(f"n_draws must be at least {LEAST_DRAWS}, got {n_draws}")
     if x.ndim != 2:
         raise ValueError(f"x must be (n_samples, n_features), got {tuple(x.shape)}")
     n_features = x.shape[1]
@@ -94,11 +104,13 @@ def sample_nuts(
             )
     draws, extra, rhat, ess = _run(x, W, b, noise_std, prior_std, n_warmup, n_draws, seed)
     W, b = (torch.from_numpy(np.array(draws[name])).movedim(0, 1) for name in ("W", "b"))
+    loss = DirectLoss(x) if _several_active(x) else EmpiricalLoss(x)
     return NUTS(
         W=W,
         b=b,
+        # Draw by draw: a direct sum over the sample takes some memory.
         loss=torch.stack(
-            [DirectLoss(x)(*row) for row in zip(W.unsqueeze(2), b.unsqueeze(2), strict=True)]
+            [loss(*row) for row in zip(W.unsqueeze(2), b.unsqueeze(2), strict=True)]
         ).squeeze(-1),
         rhat=rhat,
         ess=ess,
@@ -107,21 +119,71 @@ def sample_nuts(
     )
 
 
-def log_likelihood(x: Tensor, W: Tensor, b: Tensor, *, noise_std: float = 1.0) -> float:
-    """-n L_n(w) / (2 noise_std^2) as the chains see it, summed over the sample by JAX."""
+def log_likelihood(x: Tensor, *, noise_std: float = 1.0) -> Callable[[Any, Any], Any]:
+    """-n L_n(w) / (2 noise_std^2) as the chains see it: a function of JAX arrays W and b.
+
+    To be made and called in JAX's 64 bits (`jax.enable_x64`).
+
+    Args:
+        x: (n_samples, n_features), any number of active features.
+    """
+    return _summed(x, noise_std) if _several_active(x) else _looked_up(x, noise_std)
+
+
+def _several_active(x: Tensor) -> bool:
+    return int((x != 0).sum(-1).amax()) > 1
+
+
+def _summed(x: Tensor, noise_std: float) -> Callable[[Any, Any], Any]:
     import jax
 
-    with jax.enable_x64(True):
-        arrays = (t.double().numpy() for t in (x, W, b))
-        data, weight, bias = (jax.numpy.asarray(a) for a in arrays)
-        return float(_log_likelihood(data, weight, bias, noise_std))
+    data = jax.numpy.asarray(x.double().numpy())
+
+    def value(W: Any, b: Any) -> Any:
+        residual = jax.nn.relu(data @ W.T @ W + b) - data
+        return -(residual**2).sum() / (2 * noise_std**2)
+
+    return value
 
 
-def _log_likelihood(x: Any, W: Any, b: Any, noise_std: float) -> Any:
+def _looked_up(x: Tensor, noise_std: float) -> Callable[[Any, Any], Any]:
     import jax
+    import jax.numpy as jnp
 
-    residual = jax.nn.relu(x @ W.T @ W + b) - x
-    return -(residual**2).sum() / (2 * noise_std**2)
+    n_samples, n_features = x.shape
+    tables = moment_kernels.tables(EmpiricalLoss(x.double()), n_features)
+    assert tables is not None  # the empirical loss has a compiled form
+    nodes, total, start = (
+        jnp.asarray(table[0]) for table in (tables.nodes, tables.total, tables.start)
+    )
+    low, scale = jnp.asarray(tables.low[0]), jnp.asarray(tables.scale[0])
+    n_buckets = start.shape[1] - 1
+    feature = jnp.arange(n_features)
+
+    def active_moments(A: Any, b: Any) -> Any:
+        """M_k of `loss`, (output, input, k)."""
+        tilted = A != 0
+        t = -b / jnp.where(tilted, A, 1.0)
+        t = jnp.where(tilted, t, jnp.where(b > 0, -jnp.inf, jnp.inf))
+        bucket = jnp.clip((t - low) * scale, 0, n_buckets - 1).astype(jnp.int32)
+        first, last = start[feature, bucket], start[feature, bucket + 1]
+        for _ in range(tables.depth):
+            middle = (first + last) >> 1
+            above = (first < last) & (nodes[feature, middle, 0] <= t)
+            first = jnp.where(above, middle + 1, first)
+            last = jnp.where(above, last, middle)
+        M = nodes[feature, first, 1:]
+        return jnp.where((A < 0)[..., None], total - M, M)
+
+    def value(W: Any, b: Any) -> Any:
+        A, b_i = W.T @ W, b[:, None]
+        # The integrand vanishes at the threshold: derivatives take the moments as constants.
+        M = active_moments(*jax.lax.stop_gradient((A, b_i)))
+        u, v = A * M[..., 2] + b_i * M[..., 1], A * M[..., 1] + b_i * M[..., 0]
+        loss = (A * u + b_i * v).sum() + total[:, 2].sum() - 2 * jnp.trace(u)
+        return -n_samples * loss / (2 * noise_std**2)
+
+    return value
 
 
 def _run(
@@ -133,11 +195,11 @@ def _run(
     import numpyro.infer
 
     with jax.enable_x64(True):
-        data = jax.numpy.asarray(x.double().numpy())
+        likelihood = log_likelihood(x, noise_std=noise_std)
 
         def potential(w: dict[str, Any]) -> Any:
             prior = ((w["W"] ** 2).sum() + (w["b"] ** 2).sum()) / (2 * prior_std**2)
-            return prior - _log_likelihood(data, w["W"], w["b"], noise_std)
+            return prior - likelihood(w["W"], w["b"])
 
         n_chains = len(W)
         mcmc = numpyro.infer.MCMC(

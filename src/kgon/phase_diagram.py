@@ -33,7 +33,7 @@ from kgon.labels import (
     quench_labels,
 )
 from kgon.loss import EmpiricalLoss, importance_weights
-from kgon.nuts import sample_nuts
+from kgon.nuts import LEAST_DRAWS, sample_nuts
 from kgon.phases import OTHER
 from kgon.posterior import Posterior, sample_posterior
 
@@ -42,6 +42,9 @@ Rows = list[dict[str, Any]]
 LEAST_SHARE = 0.05
 """A phase with a smaller share than this everywhere is left out of printed tables and figures, and
 its learning coefficient is an average over too few draws to be shown."""
+
+PRIOR = "prior"
+"""The start of chains that is a draw from the prior instead of a critical point."""
 
 _TABLES = ("posteriors", "shares", "agreement", "llc", "chains")
 
@@ -53,11 +56,13 @@ class PhaseDiagram:
     Attributes:
         posteriors: n_samples, dataset, verdict, log_evidence and its stderr, mean_loss and its
             stderr, rhat, the last rung's acceptance (least over replicates), n_rungs.
-        shares: n_samples, dataset, sampler (smc, nuts), rule (quench, output, hull), by (k, label),
-            phase, share, stderr.
+        shares: n_samples, dataset, sampler (smc, nuts), start (of NUTS' chains), rule (quench,
+            output, hull), by (k, label), phase, share, stderr.
         agreement: n_samples, dataset, rule, other, by, share of draws on which two rules agree.
         llc: n_samples, dataset, phase (by the first rule), share, llc, stderr, theory.
-        chains: NUTS only: n_samples, dataset, start, rhat, ess, divergences, leapfrogs.
+        chains: NUTS only: n_samples, dataset, start, rhat and ess of the loss, passages (how often
+            k by the first rule changes from one draw of a chain to the next), divergences,
+            leapfrogs.
         n_draws: of each posterior.
     """
 
@@ -83,9 +88,18 @@ class PhaseDiagram:
         """The labelling rules, the reference first."""
         return list(dict.fromkeys(row["rule"] for row in self.shares))
 
-    def share(self, by: str = "k", rule: str = "", sampler: str = "smc") -> dict[str, Tensor]:
-        """For each phase its posterior probability, (n_sizes, n_datasets); the reference's rule
-        unless another is named."""
+    @property
+    def starts(self) -> list[str]:
+        """Where NUTS' chains start; empty without NUTS."""
+        return list(dict.fromkeys(row["start"] for row in self.chains))
+
+    def share(self, by: str = "k", rule: str = "", start: str | None = None) -> dict[str, Tensor]:
+        """For each phase its posterior probability, (n_sizes, n_datasets).
+
+        Args:
+            rule: the reference's unless another is named.
+            start: None for SMC, which has none; else the share in NUTS' chains from there.
+        """
         rule = rule or self.rules[0]
         at = {
             (n, d): (i, j)
@@ -94,7 +108,8 @@ class PhaseDiagram:
         }
         found: dict[str, Tensor] = {}
         for row in self.shares:
-            if (row["sampler"], row["rule"], row["by"]) == (sampler, rule, by):
+            mine = row["sampler"] == "smc" if start is None else row["start"] == start
+            if mine and (row["rule"], row["by"]) == (rule, by):
                 values = found.setdefault(
                     row["phase"],
                     torch.zeros(len(self.n_samples), len(self.datasets), dtype=torch.float64),
@@ -148,7 +163,8 @@ def check_settings(
              "smc.n_replicates": (smc["n_replicates"], 1), "smc.n_moves": (smc["n_moves"], 1),
              "smc.n_leapfrog": (smc["n_leapfrog"], 1)}  # fmt: skip
     if nuts is not None:
-        least |= {f"nuts.{k}": (nuts[k], 1) for k in ("n_chains", "n_warmup", "n_draws")}
+        least |= {f"nuts.{k}": (nuts[k], 1) for k in ("n_chains", "n_warmup")}
+        least["nuts.n_draws"] = (nuts["n_draws"], LEAST_DRAWS)
     for name, (value, bound) in least.items():
         if not _whole(value, bound):
             raise ValueError(f"{name} must be a whole number >= {bound}, got {value}")
@@ -165,16 +181,31 @@ def check_settings(
         if importance is not None:
             raise ValueError("NUTS follows the paper, whose features weigh the same: "
                              f"model.importance must be null, got {importance}")  # fmt: skip
-        if nuts["start"] != "prior":
-            if n_hidden != 2:
-                raise ValueError(
-                    f"nuts.start must be prior where model.n_hidden={n_hidden}: critical points "
-                    f"are known for n_hidden = 2; got {nuts['start']}"
-                )
-            try:
-                critical_point(str(nuts["start"]), n_features)
-            except ValueError as error:
-                raise ValueError(f"nuts.start must be prior or a label: {error}") from None
+        _check_starts(nuts["start"], n_features, n_hidden)
+
+
+def _starts(start: Any) -> list[str]:
+    """One start or several, as words."""
+    several = isinstance(start, Sequence) and not isinstance(start, str)
+    return [str(each) for each in (start if several else [start])]
+
+
+def _check_starts(start: Any, n_features: int, n_hidden: int) -> None:
+    starts = _starts(start)
+    if not starts or len(set(starts)) < len(starts):
+        raise ValueError(f"nuts.start must be one start, or a list of different ones; got {start}")
+    for name in starts:
+        if name == PRIOR:
+            continue
+        if n_hidden != 2:
+            raise ValueError(
+                f"nuts.start must be {PRIOR} where model.n_hidden={n_hidden}: critical points "
+                f"are known for n_hidden = 2; got {name}"
+            )
+        try:
+            critical_point(name, n_features)
+        except ValueError as error:
+            raise ValueError(f"nuts.start must be {PRIOR} or a label: {error}") from None
 
 
 def _number(value: Any) -> bool:
@@ -209,8 +240,8 @@ def phase_diagram(
         n_datasets: how many data sets; number d is the same in any count.
         smc: n_particles, n_replicates, ess, n_moves, n_leapfrog, target_acceptance of
             `sample_posterior`.
-        nuts: start ("prior" or a label), n_chains, n_warmup, n_draws of `sample_nuts`, which is
-            then run beside; None to leave it out.
+        nuts: start ("prior", a label, or a list of such), n_chains, n_warmup, n_draws of
+            `sample_nuts`, which is then run beside, once from each start; None to leave it out.
         workers: points that are sampled at a time, each on one core; without effect on results.
         progress: called with (finished, all, point) after each.
 
@@ -311,7 +342,7 @@ def sample_point(
             for phase, (share, stderr) in found.items():
                 shares.append(
                     place
-                    | {"sampler": "smc", "rule": rule, "by": by, "phase": phase}
+                    | {"sampler": "smc", "start": None, "rule": rule, "by": by, "phase": phase}
                     | {"share": _value(share), "stderr": _value(stderr)}
                 )
     agreements = [
@@ -323,8 +354,11 @@ def sample_point(
     ]  # fmt: skip
     chains: Rows = []
     if nuts is not None:
-        chains, more = _nuts(x, place, n_hidden, noise_std, prior_std, seed, nuts)
-        shares += more
+        options = {name: value for name, value in nuts.items() if name != "start"}
+        for start in _starts(nuts["start"]):
+            chain, more = _nuts(x, place, start, n_hidden, noise_std, prior_std, seed, options)
+            chains.append(chain)
+            shares += more
     reference = next(iter(rules.values()))
     llc = _llc(posterior, loss, quenched, reference, _theory(n_features, n_hidden, weights))
     return {
@@ -392,25 +426,26 @@ def _llc(
 def _nuts(
     x: Tensor,
     place: dict[str, Any],
+    start: str,
     n_hidden: int,
     noise_std: float,
     prior_std: float,
     seed: int,
-    nuts: Mapping[str, Any],
-) -> tuple[Rows, Rows]:
-    options = dict(nuts)
-    start = options.pop("start")
+    options: Mapping[str, Any],
+) -> tuple[dict[str, Any], Rows]:
+    """The chains from one start: their row, and their shares."""
     at = None
-    if start != "prior":
-        point = critical_point(str(start), x.shape[-1])
+    if start != PRIOR:
+        point = critical_point(start, x.shape[-1])
         at = point.W, point.b
-    key = streams.member_keys(seed, [place["dataset"]], f"nuts {place['n_samples']}")[0]
+    key = streams.member_keys(seed, [place["dataset"]], f"nuts {place['n_samples']} {start}")[0]
     chains = sample_nuts(
         x, n_hidden=n_hidden, noise_std=noise_std, prior_std=prior_std, start=at,
         seed=int(key) % 2**31, **options,
     )  # fmt: skip
     shares = []
-    for rule, labels in _labels(chains.W, chains.b, quench(chains.W, chains.b)).items():
+    rules = _labels(chains.W, chains.b, quench(chains.W, chains.b))
+    for rule, labels in rules.items():
         by_k = {_family(int(k)): labels.k == k for k in labels.k.unique()}
         for by, found in (("k", by_k), ("label", {p: labels.where(p) for p in labels.present})):
             for phase, where in found.items():
@@ -419,12 +454,13 @@ def _nuts(
                 stderr = each.std() / math.sqrt(len(each)) if len(each) > 1 else math.nan
                 shares.append(
                     place
-                    | {"sampler": "nuts", "rule": rule, "by": by, "phase": phase}
+                    | {"sampler": "nuts", "start": start, "rule": rule, "by": by, "phase": phase}
                     | {"share": _value(each.mean()), "stderr": _value(stderr)}
                 )
-    row = {"start": str(start), "rhat": _value(chains.rhat), "ess": _value(chains.ess)}
-    row |= {"divergences": chains.divergences, "leapfrogs": chains.leapfrogs}
-    return [place | row], shares
+    row = {"start": start, "rhat": _value(chains.rhat), "ess": _value(chains.ess)}
+    passages = int((next(iter(rules.values())).k.diff(dim=0) != 0).sum())
+    row |= {"passages": passages, "divergences": chains.divergences, "leapfrogs": chains.leapfrogs}
+    return place | row, shares
 
 
 def transition_rows(diagram: PhaseDiagram) -> Rows:

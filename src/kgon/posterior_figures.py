@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from kgon.figures import (
     _FONT,
@@ -27,11 +27,12 @@ from kgon.figures import (
     phase_marker,
     phase_order,
 )
-from kgon.phase_diagram import LEAST_SHARE, PhaseDiagram
+from kgon.phase_diagram import LEAST_SHARE, PRIOR, PhaseDiagram
 
 _LEFT, _RIGHT, _FOOT = 0.46, 0.12, 0.36
 _STYLES = ("--", ":")
 _MOST_PHASES = 4
+_MOST_TICKS = 5
 
 
 def phases(
@@ -54,7 +55,6 @@ def phases(
     """
     n = np.array(diagram.n_samples, dtype=float)
     rules = diagram.rules
-    nuts = diagram.share("k", rules[0], "nuts")
     heights = [1.35] + [0.85] * (len(rules) - 1) + ([0.7] if len(rules) > 1 else [])
     gap = 0.22
     shown = phase_order(
@@ -64,7 +64,7 @@ def phases(
         if float(share.mean(1).max()) >= LEAST_SHARE
     )
     handles: list[Any] = [Line2D([], [], color=phase_color(k), lw=1.4, label=k) for k in shown]
-    n_notes = len(predicted) + bool(math.isfinite(crossing[0])) + bool(nuts)
+    n_notes = len(predicted) + bool(math.isfinite(crossing[0]))
     above = 0.24 + _legend_height(len(handles)) + 0.13 * n_notes + 0.12
     height = sum(heights) + gap * (len(heights) - 1) + above + _FOOT
     figure = Figure(figsize=(WIDTH, height))
@@ -81,11 +81,6 @@ def phases(
         ax.set_yticks([0, 0.5, 1] if rule == rules[0] else [0, 1])
         _name(ax, f"labels by {rule}" + (" (reference)" if rule == rules[0] and rules[1:] else ""))
         _label_axes(ax, None, "share" if rule != rules[0] else "share of the posterior")
-    for phase, share in nuts.items():
-        if phase in shown:
-            axes[0].plot(
-                n, share.mean(1), ls=(0, (2, 1.5)), lw=1.0, color=phase_color(phase)
-            ).pop().set_gid(f"nuts-{phase}")
     notes: list[Any] = []
     of = f"{pair[0]} to {pair[1]} " if pair else ""
     for (name, at), style in zip(predicted.items(), _STYLES, strict=False):
@@ -105,8 +100,6 @@ def phases(
         ).lines[0].set_gid("measured")
         spread = f" ± {sd:.0f} (sd over data sets)" if math.isfinite(sd) else ""
         notes.append(Line2D([], [], label=f"{of}measured: n = {mean:.0f}{spread}", **dots))
-    if nuts:
-        notes.append(Line2D([], [], color=_INK, ls=(0, (2, 1.5)), lw=1.0, label="NUTS, mean"))
     if len(rules) > 1:
         ax = axes[-1]
         for rule, marker in zip(rules[1:], ("o", "s"), strict=False):
@@ -137,6 +130,71 @@ def phases(
             borderaxespad=0.1,
         )
     return figure
+
+
+def starts(diagram: PhaseDiagram) -> Figure | None:
+    """Shares by number of vertices against n (reference rule): by SMC, and by NUTS from each start.
+
+    Lines are means and bands the range over data sets; SMC's means are repeated as dashes beside
+    NUTS'. None without NUTS.
+    """
+    if not diagram.starts:
+        return None
+    n = np.array(diagram.n_samples, dtype=float)
+    panels = [None, *diagram.starts]
+    found = {start: diagram.share(start=start) for start in panels}
+    shown = phase_order(
+        phase
+        for shares in found.values()
+        for phase, share in shares.items()
+        if float(share.mean(1).max()) >= LEAST_SHARE
+    )
+    handles: list[Any] = [
+        Line2D([], [], color=phase_color(k), lw=1.3, marker=phase_marker(k), ms=2.5, label=k)
+        for k in shown
+    ]
+    handles.append(Line2D([], [], color=_INK, lw=0.9, ls=_STYLES[0], label="SMC again"))
+    n_rows, body, gap = math.ceil(len(panels) / 2), 0.95, 0.26
+    above = 0.24 + _legend_height(len(handles)) + 0.2
+    height = n_rows * body + (n_rows - 1) * gap + above + _FOOT
+    figure = Figure(figsize=(WIDTH, height))
+    middle = (_LEFT + WIDTH - _RIGHT) / 2
+    for i, start in enumerate(panels):
+        row, column = divmod(i, 2)
+        left, right = ((_LEFT, middle - 0.08), (middle + 0.08, WIDTH - _RIGHT))[column]
+        top = height - above - row * (body + gap)
+        ax = _axes(figure, left, top - body, right, top)
+        for phase, share in found[start].items():
+            if phase in shown:
+                gid = f"{start or 'smc'}-{phase}"
+                _band(ax, n, share.numpy(), phase_color(phase), gid, phase_marker(phase))
+        for phase, share in found[None].items() if start else ():
+            if phase in shown:
+                ax.plot(n, share.mean(1), color=phase_color(phase), lw=0.9, ls=_STYLES[0])
+        ax.set_ylim(0, 1)
+        ax.set_yticks([0, 0.5, 1])
+        _name(ax, f"NUTS from {_a_start(start)}" if start else "SMC, which has no start")
+        ax.tick_params(labelleft=column == 0, labelbottom=i + 2 >= len(panels))
+        if len(n) > 1:
+            ax.set_xscale("log")
+            ax.set_xlim(n[0] / 1.1, n[-1] * 1.1)
+        ax.xaxis.set_major_locator(FixedLocator([*n] if len(n) <= _MOST_TICKS else [n[0], n[-1]]))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
+        ax.xaxis.set_minor_locator(NullLocator())
+        _label_axes(
+            ax,
+            "sample size $n$" if i + 2 >= len(panels) else None,
+            "share" if column == 0 else None,
+        )
+    count = len(diagram.datasets)
+    over = f"mean and range over {count} data sets" if count > 1 else "one data set"
+    _title(figure, f"Occupancy by where chains start: {over}")
+    _phase_legend(figure, handles, 0.2)
+    return figure
+
+
+def _a_start(start: str) -> str:
+    return "draws of the prior" if start == PRIOR else f"the critical point {start}"
 
 
 def log_evidence(diagram: PhaseDiagram) -> Figure:
@@ -215,7 +273,7 @@ def llc(diagram: PhaseDiagram) -> Figure | None:
     return figure
 
 
-def _band(ax: Axes, n: Any, values: Any, colour: str, gid: str, marker: str | None = None) -> None:
+def _band(ax: Axes, n: Any, values: Any, colour: str, gid: str, marker: Any = None) -> None:
     """Mean and range over the second axis."""
     ax.fill_between(
         n, np.nanmin(values, 1), np.nanmax(values, 1), color=colour, alpha=0.2, lw=0

@@ -62,8 +62,8 @@ def member_keys(seed: int | Sequence[int], members: Sequence[int], purpose: str)
 
 def subkeys(keys: Keys, count: int) -> Keys:
     """`count` independent streams for each key, (*keys, count): the chains of a member, say."""
-    flat = [_fold(keys.ravel(), np.full((keys.size, 1), i, np.uint64)) for i in range(count)]
-    return np.stack(flat, axis=-1).reshape(*keys.shape, count)
+    words = np.tile(np.arange(count, dtype=np.uint64), keys.size)
+    return _fold(np.repeat(keys.ravel(), count), words[:, None]).reshape(*keys.shape, count)
 
 
 @numba.njit(cache=True, nogil=True)

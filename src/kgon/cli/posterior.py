@@ -181,6 +181,7 @@ def _draw(
         ),
         "log_evidence": posterior_figures.log_evidence(diagram),
         "llc": posterior_figures.llc(diagram),
+        "starts": posterior_figures.starts(diagram),
     }
     return {
         name: figures.save(figure, folder / name)[0]
@@ -243,6 +244,7 @@ def _print(
 ) -> None:
     console = Console()
     _print_shares(console, diagram)
+    _print_chains(console, diagram)
     _print_transitions(console, config, diagram, tables)
     _print_llc(console, diagram)
     if not _has_theory(config):
@@ -260,20 +262,18 @@ def _print(
 
 def _print_shares(console: Console, diagram: PhaseDiagram) -> None:
     count = len(diagram.datasets)
-    table = Table(title=f"Posterior by {diagram.rules[0]}, mean ± sd over {count} data sets")
+    over = f"mean ± sd over {count} data sets" if count > 1 else "one data set"
+    table = Table(title=f"Posterior by {diagram.rules[0]}, {over}")
     shares = diagram.share()
-    nuts = diagram.share(sampler="nuts")
     table.add_column("n", justify="right")
     for phase in shares:
         table.add_column(f"P({phase})", justify="right")
-    for phase in nuts:
-        table.add_column(f"NUTS P({phase})", justify="right")
     others = diagram.rules[1:]
     for title in (*(f"={rule}" for rule in others), "loss", "log Z", "s.e.", "ok"):
         table.add_column(title, justify="right")
     for i, n in enumerate(diagram.n_samples):
         verdicts = [r["verdict"] for r in diagram.posteriors if r["n_samples"] == n]
-        cells = [_spread(share[i], 2) for share in (*shares.values(), *nuts.values())]
+        cells = [_spread(share[i], 2) for share in shares.values()]
         cells += [f"{float(diagram.agreement_with(rule)[i].mean()):.2f}" for rule in others]
         cells += [
             _number(float(diagram.column("mean_loss")[i].nanmean()), 4),
@@ -289,6 +289,33 @@ def _print_shares(console: Console, diagram: PhaseDiagram) -> None:
             "where that is low, a share is a definition rather than a measurement.",
             highlight=False,
         )
+
+
+def _print_chains(console: Console, diagram: PhaseDiagram) -> None:
+    if not diagram.starts:
+        return
+    table = Table(title=f"SMC, and NUTS from each start, by {diagram.rules[0]}")
+    found = {start: diagram.share(start=start) for start in (None, *diagram.starts)}
+    phases = figures.phase_order(phase for shares in found.values() for phase in shares)
+    table.add_column("n", justify="right")
+    table.add_column("sampler", no_wrap=True)
+    for title in (*(f"P({phase})" for phase in phases), "R-hat", "ESS", "passages", "diverged"):
+        table.add_column(title, justify="right")
+    for i, n in enumerate(diagram.n_samples):
+        for start, shares in found.items():
+            cells = [_spread(shares[p][i], 3) if p in shares else _number(0.0, 3) for p in phases]
+            here = [r for r in diagram.chains if (r["n_samples"], r["start"]) == (n, start)]
+            for name, digits in (("rhat", 2), ("ess", 0), ("passages", 0), ("divergences", 0)):
+                values = [math.nan if r[name] is None else float(r[name]) for r in here]
+                cells.append(_spread(torch.tensor(values), digits) if start else "")
+            table.add_row(str(n) if start is None else "", f"NUTS, {start}" if start else "SMC",
+                          *cells, end_section=start == diagram.starts[-1])  # fmt: skip
+    console.print(table)
+    console.print(
+        "  passages: how often a chain's k changes from one draw to the next, all chains together; "
+        "without them\n  occupancy is that of the start, whatever R-hat and ESS of the loss say.",
+        highlight=False,
+    )
 
 
 def _print_transitions(
