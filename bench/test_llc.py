@@ -11,6 +11,7 @@ from kgon.critical import critical_point
 from kgon.data import SingleFeature, draw
 from kgon.llc import estimate_llc
 from kgon.loss import DirectLoss, EmpiricalLoss
+from kgon.moment_kernels import CompiledLoss
 
 POINT = critical_point("6", 6)
 
@@ -20,7 +21,8 @@ def sample(n):
 
 
 def settings(n):
-    return {"nbeta": n / math.log(n), "lr": 5e-5, "localization": 0.1}
+    nbeta = n / math.log(n)
+    return {"nbeta": nbeta, "lr": 0.02935 / nbeta, "localization": 0.1}  # lr = 5e-5 at n = 5000
 
 
 @pytest.mark.parametrize("chains", [1, 100, 1000, 10000])
@@ -86,17 +88,32 @@ def test_devinterp(per_step):
     per_step(run, what="llc", who="devinterp sample_single_chain", members=1, steps=steps)
 
 
-@pytest.mark.parametrize("n", [10**3, 10**4, 10**5, 10**6, 10**7])
-def test_growth_with_the_sample(per_step, n):
-    loss = EmpiricalLoss(sample(n))
-    W, b = POINT.W.expand(1000, -1, -1).contiguous(), POINT.b.expand(1000, -1).contiguous()
-    W = W + 0.05 * torch.randn(W.shape, generator=torch.Generator().manual_seed(0)).double()
-    from kgon.moment_kernels import CompiledLoss
+SAMPLES = [10**3, 10**4, 10**5, 10**6, 10**7]
 
-    compiled = CompiledLoss(loss, 6)
+
+@pytest.mark.parametrize("n", SAMPLES)
+def test_chain_step_with_the_sample(per_step, n):
+    loss, steps = EmpiricalLoss(sample(n)), 300
 
     def run():
-        for _ in range(20):
+        estimate_llc(
+            loss, POINT.W, POINT.b, **settings(n),
+            n_chains=1000, n_draws=steps, n_burnin=0, seed=0,
+        )  # fmt: skip
+
+    per_step(run, what="samples", who="LLC chain-step", members=1000, steps=steps, n_samples=n)
+
+
+@pytest.mark.parametrize("n", SAMPLES)
+def test_value_and_gradient_with_the_sample(per_step, n):
+    # Parameters so far apart that no two look up neighbouring amplitudes: nothing is in a cache.
+    compiled = CompiledLoss(EmpiricalLoss(sample(n)), 6)
+    noise = torch.randn(1000, 2, 6, generator=torch.Generator().manual_seed(0)).double()
+    W, b = POINT.W + 0.05 * noise, POINT.b.expand(1000, -1).contiguous()
+
+    def run():
+        for _ in range(100):
             compiled.value_and_grad(W, b)
 
-    per_step(run, what="samples", who="kgon", members=1000, steps=20, n_samples=n)
+    who = "value and gradient, scattered"
+    per_step(run, what="samples", who=who, members=1000, steps=100, n_samples=n)

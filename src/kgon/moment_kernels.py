@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numba
 import numpy as np
@@ -86,8 +87,14 @@ def tables(loss: Any, n_features: int) -> Tables | None:
     if type(loss) is PopulationLoss:
         return _population_tables(n_features, loss.importance)
     if type(loss) is EmpiricalLoss and loss.moments.sorted.device.type == "cpu":
-        return _sample_tables(loss)
+        if loss not in _MADE:
+            _MADE[loss] = _sample_tables(loss)
+        return _MADE[loss]
     return None
+
+
+_MADE: WeakKeyDictionary[EmpiricalLoss, Tables] = WeakKeyDictionary()
+"""Tables of losses still in use: they take seconds at ten million samples."""
 
 
 def _population_tables(n_features: int, importance: Tensor | None) -> Tables:

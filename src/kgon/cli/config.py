@@ -12,7 +12,7 @@ import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from kgon import runs, sweeps, tracking
@@ -149,7 +149,8 @@ def _is_override(word: str) -> bool:
 def _check_overrides(
     config_name: str, words: list[str], check: Callable[[DictConfig], None]
 ) -> DictConfig:
-    """Check every choice of every override; return a config, with Hydra's own part."""
+    """Check every choice of every override; return the config of the first ones, with Hydra's own
+    part."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         parser = OverridesParser.create()
         try:
@@ -161,11 +162,15 @@ def _check_overrides(
         # Every choice of a sweep, one at a time: their sum, not their product.
         jobs = [first]
         jobs += [[*first[:i], w, *first[i + 1 :]] for i, own in enumerate(choices) for w in own[1:]]
-        for job in jobs:
+        for job in reversed(jobs):
             config = _compose(config_name, job)
+            with open_dict(config):
+                of_hydra = config.pop("hydra")
             _check_numbers(config_name, config, job)
             check(config)
-        return hydra.compose(config_name, first, return_hydra_config=True)
+        with open_dict(config):
+            config.hydra = of_hydra
+        return config
 
 
 _MOST_CHOICES = 50
@@ -192,8 +197,9 @@ def _choices(override: Override) -> Iterator[str]:
 def _check_numbers(config_name: str, config: DictConfig, words: list[str]) -> None:
     """Refuse a word where the default is a number; Lightning has words of its own for some."""
     groups = [word for word in words if (CONF / word.partition("=")[0]).is_dir()]
-    default = hydra.compose(config_name, groups)
-    for word in words:
+    values = [word for word in words if word not in groups]
+    default = hydra.compose(config_name, groups) if values else config
+    for word in values:
         key = word.lstrip("+~").partition("=")[0]
         was, now = (OmegaConf.select(c, key, default=None) for c in (default, config))
         if (
@@ -208,7 +214,7 @@ def _check_numbers(config_name: str, config: DictConfig, words: list[str]) -> No
 
 def _compose(config_name: str, words: list[str]) -> DictConfig:
     try:
-        return hydra.compose(config_name, words)
+        return hydra.compose(config_name, words, return_hydra_config=True)
     except HydraException as error:
         bad = next((w for w in words if not _composes(config_name, w, words)), None)
         if bad is None:
