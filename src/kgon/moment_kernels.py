@@ -35,7 +35,7 @@ _jit = functools.partial(
     numba.njit, cache=True, nogil=True, error_model="numpy", fastmath={"contract"}
 )
 
-_BUCKETS_PER_AMPLITUDE = 8
+_BUCKETS_PER_AMPLITUDE = 4
 
 _SECONDS_A_PAIR = 15e-9
 """What a pair of features costs of one value and gradient, about: whether threads pay."""
@@ -175,7 +175,7 @@ def _bucket(t, low, scale, n_buckets):
     return np.int64(place)
 
 
-@numba.njit(nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _buckets(amplitudes, low, scale, n_buckets):
     out = np.empty(amplitudes.size, dtype=np.int64)
     for i in range(amplitudes.size):

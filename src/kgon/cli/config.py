@@ -197,18 +197,18 @@ def _choices(override: Override) -> Iterator[str]:
 def _check_numbers(config_name: str, config: DictConfig, words: list[str]) -> None:
     """Refuse a word where the default is a number; Lightning has words of its own for some."""
     groups = [word for word in words if (CONF / word.partition("=")[0]).is_dir()]
-    values = [word for word in words if word not in groups]
-    default = hydra.compose(config_name, groups) if values else config
-    for word in values:
-        key = word.lstrip("+~").partition("=")[0]
-        was, now = (OmegaConf.select(c, key, default=None) for c in (default, config))
-        if (
-            isinstance(was, int | float)
-            and not isinstance(was, bool)
-            and isinstance(now, str)
-            and not key.startswith("trainer.")
-            and key not in ("batch_size", "members")
-        ):
+    keys = {word: word.lstrip("+~").partition("=")[0] for word in words if word not in groups}
+    are_words = {
+        word: key
+        for word, key in keys.items()
+        if isinstance(OmegaConf.select(config, key, default=None), str)
+        and not key.startswith("trainer.")
+        and key not in ("batch_size", "members")
+    }
+    default = hydra.compose(config_name, groups) if are_words else config
+    for word, key in are_words.items():
+        was = OmegaConf.select(default, key, default=None)
+        if isinstance(was, int | float) and not isinstance(was, bool):
             raise ValueError(f"{word}: {key} must be a number (its default is {was})")
 
 
