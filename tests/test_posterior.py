@@ -195,7 +195,8 @@ def test_learning_coefficient_of_the_6_gon_from_its_posterior():
     )
     quenched = quench(posterior.W, posterior.b)
     labels = quench_labels(quenched)
-    assert {name: float(p) for name, (p, _) in shares(posterior, labels).items()} == {"6": 1.0}
+    found = {name: float(p) for name, (p, _) in shares(posterior, labels).items()}
+    assert found == {"6": pytest.approx(1.0, abs=1e-12)}
     llc, error = posterior_llc(posterior, PopulationLoss(), quenched, labels.where("6"))
     # A regular point: (3c - 1)/2 and a correction of order 1/n, 500 / n by the evidence.
     assert float(error) < 0.3

@@ -17,10 +17,9 @@ a call that has no room for it is refused. Chains run some thousand at a time (C
 need does not grow with their number; fewer at once is also faster, as they stay in the cache.
 """
 
-import copy
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,31 +111,26 @@ class LLC:
 class _ChainNoise(TorchFunctionMode):
     """Gives `SGMCMC.step` the noise of each chain's own stream.
 
-    devinterp draws its noise for the whole stack by one torch.normal a parameter, so that a
-    chain's noise would depend on who stands beside it in the stack.
+    devinterp draws its noise for the whole stack by one torch.normal, so that a chain's noise would
+    depend on who stands beside it in the stack.
     """
 
-    def __init__(self, keys: streams.Keys, params: list[Tensor]):
+    def __init__(self, keys: streams.Keys, w: Tensor):
         super().__init__()
         self.keys = keys.ravel()
-        self.stack = keys.shape
-        self.sizes = [p.numel() // max(keys.size, 1) for p in params]
-        self.width = sum(self.sizes) + sum(self.sizes) % 2
-        self.params = params
+        self.like = w
+        self.width = w.shape[-1] + w.shape[-1] % 2
         self.block = torch.empty(keys.size, self.width, dtype=torch.float64)
-        self.turn: Iterator[Tensor] = iter(())
+        self.noise = w
 
     def draw(self, step: int) -> None:
-        """Draw the noise of one step for all parameters."""
+        """Draw the noise of one step."""
         streams.normals(self.keys, step * self.width, self.block.numpy())
-        pieces = self.block[:, : sum(self.sizes)].split(self.sizes, -1)
-        self.turn = iter(
-            [z.reshape(p.shape).to(p) for z, p in zip(pieces, self.params, strict=True)]
-        )
+        self.noise = self.block[:, : self.like.shape[-1]].reshape(self.like.shape).to(self.like)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.normal:
-            return next(self.turn)
+            return self.noise
         return func(*args, **(kwargs or {}))
 
 
@@ -331,6 +325,10 @@ def _each(value: float | Tensor) -> list[float]:
 def _check_params(params: tuple[Tensor, ...]) -> None:
     if not params:
         raise ValueError("estimate_llc needs at least one parameter tensor")
+    if len({p.dtype for p in params}) > 1:
+        raise ValueError(
+            f"the parameters must have one dtype, got {', '.join(str(p.dtype) for p in params)}"
+        )
     if any(not bool(p.isfinite().all()) for p in params):
         raise ValueError("the parameters w* hold NaN or infinite values")
     for i, p in enumerate(params):
@@ -353,7 +351,7 @@ def _share_elements(p: Tensor, q: Tensor) -> bool:
 def _value_and_grad(loss: Callable[..., Tensor], params: list[Tensor]) -> tuple[Tensor, ...]:
     if hasattr(loss, "value_and_grad"):
         return loss.value_and_grad(*params)
-    leaves = [p.detach().requires_grad_() for p in params]
+    leaves = [p.detach().contiguous().requires_grad_() for p in params]
     with torch.enable_grad():
         value = loss(*leaves)
         return value.detach(), *torch.autograd.grad(value.sum(), leaves)
@@ -361,37 +359,33 @@ def _value_and_grad(loss: Callable[..., Tensor], params: list[Tensor]) -> tuple[
 
 def _optimizer(
     sampler: SamplerFactory,
-    params: list[Tensor],
+    w: Tensor,
     nbeta: float | Tensor,
     lr: float | Tensor,
     localization: float | Tensor,
 ) -> SGMCMC:
-    """The optimizer on stacked parameters, with a setting for each point where one is a tensor.
+    """The optimizer on a stack, with a setting for each point where one is a tensor.
 
     `SGMCMC.sgld` and its like take numbers only (they ask whether nbeta == 1, whether
-    localization > 0). So the optimizer is made with numbers in their place, a group for each
-    parameter because parameters differ in shape, and the tensors are put in afterwards.
+    localization > 0). So the optimizer is made with numbers in their place, and the tensors are put
+    in afterwards.
     """
     if not any(isinstance(value, Tensor) for value in (nbeta, lr, localization)):
-        return sampler(params, lr=lr, nbeta=nbeta, localization=localization)
-    groups = [{"params": [p]} for p in params]
-    optimizer = sampler(groups, lr=1.0, nbeta=2.0, localization=1.0)
-    for group, p in zip(optimizer.param_groups, params, strict=True):
-        group["nbeta"] = _shaped(nbeta, p)
-        group["prior"] = copy.deepcopy(group["prior"])  # the groups share one
-        for prior in group["prior"].priors:
-            if prior.center == "initial":  # not a weight decay of the sampler's own
-                prior.localization = _shaped(localization, p)
-        steps = StepSizes(torch.as_tensor(_shaped(lr, p)).to(p))
-        group["preconditioner"] = CompositePreconditioner([group["preconditioner"], steps])
+        return sampler([w], lr=lr, nbeta=nbeta, localization=localization)
+    optimizer = sampler([w], lr=1.0, nbeta=2.0, localization=1.0)
+    (group,) = optimizer.param_groups
+    group["nbeta"] = _shaped(nbeta, w)
+    for prior in group["prior"].priors:
+        if prior.center == "initial":  # not a weight decay of the sampler's own
+            prior.localization = _shaped(localization, w)
+    steps = StepSizes(torch.as_tensor(_shaped(lr, w)).to(w))
+    group["preconditioner"] = CompositePreconditioner([group["preconditioner"], steps])
     return optimizer
 
 
-def _shaped(value: float | Tensor, p: Tensor) -> Any:
-    """A value for each point (*batch) so that it multiplies a stack (n_chains, *batch, ...)."""
-    if not isinstance(value, Tensor):
-        return value
-    return value.reshape(*value.shape, *[1] * (p.ndim - 1 - value.ndim)).to(p)
+def _shaped(value: float | Tensor, w: Tensor) -> Any:
+    """A value for each point (*batch) so that it multiplies a stack (n_chains, *batch, size)."""
+    return value[..., None].to(w) if isinstance(value, Tensor) else value
 
 
 def _sample(
@@ -407,64 +401,59 @@ def _sample(
 ) -> Tensor:
     """Fill `trace` (n_draws, n_chains, *batch) with the losses of the draws of the chains of
     `keys` (n_chains, *batch); return their mean MALA acceptance (n_chains, *batch)."""
-    params = [p.detach().expand(len(keys), *p.shape).clone() for p in points]
-    centre = [p.clone() for p in params]
-    optimizer = _optimizer(sampler, params, nbeta, lr, localization)
-    noise = _ChainNoise(keys, params)
+    # All parameters of a chain are one row, (n_chains, *batch, size), and `params` views of it: the
+    # optimizer has one tensor to step, the loss gets what it knows.
+    centre = torch.cat([p.detach().reshape(*keys.shape[1:], -1) for p in points], -1)
+    w = centre.expand(len(keys), *centre.shape).clone()
+    sizes = [math.prod(p.shape[keys.ndim - 1 :]) for p in points]
+    params = [
+        piece.view(len(keys), *p.shape) for piece, p in zip(w.split(sizes, -1), points, strict=True)
+    ]
+    optimizer = _optimizer(sampler, w, nbeta, lr, localization)
+    noise = _ChainNoise(keys, w)
     n_draws = len(trace)
     accepted, probes = torch.zeros(keys.shape, dtype=torch.float64), 0
     # One step in so many is probed for its acceptance: a probe costs as much as a step.
     probe_every = max(1, n_draws // 50)
-    langevin = all(
-        isinstance(group["preconditioner"], IdentityPreconditioner | StepSizes)
-        for group in optimizer.param_groups
-    )
-    previous: tuple[Tensor, list[Tensor], list[Tensor]] | None = None
+    preconditioner = optimizer.param_groups[0]["preconditioner"]
+    langevin = isinstance(preconditioner, IdentityPreconditioner | StepSizes)
+    previous: tuple[Tensor, Tensor, Tensor] | None = None
     for t in range(n_burnin + n_draws):
         with torch.no_grad():
             value, *grads = _value_and_grad(loss, params)
+            w.grad = torch.cat([g.reshape(*keys.shape, -1) for g in grads], -1)
             draw = t - n_burnin
             if draw >= 0:
                 trace[draw] = value
             if langevin and draw >= 0 and (previous or draw % probe_every == 0):
-                force = [
-                    _shaped(nbeta, p) * g + _shaped(localization, p) * (p - c)
-                    for p, g, c in zip(params, grads, centre, strict=True)
-                ]
-                energy = nbeta * value.double() + sum(
-                    (localization / 2) * _square(p - c, keys.ndim)
-                    for p, c in zip(params, centre, strict=True)
-                )
+                away = w - centre
+                force = _shaped(nbeta, w) * w.grad + _shaped(localization, w) * away
+                energy = nbeta * value.double() + localization / 2 * _square(away)
                 if previous:
-                    accepted += _acceptance(previous, (energy, params, force), lr, keys.ndim)
+                    accepted += _acceptance(previous, (energy, w, force), lr)
                     probes += 1
                     previous = None
                 else:
-                    previous = (energy, [p.clone() for p in params], force)
-            for p, g in zip(params, grads, strict=True):
-                p.grad = g
+                    previous = (energy, w.clone(), force)
             noise.draw(t)
             with noise:
                 optimizer.step()
     return accepted / probes if probes else accepted + math.nan
 
 
-def _square(x: Tensor, n_batch: int) -> Tensor:
-    return x.double().square().flatten(n_batch).sum(-1) if x.ndim > n_batch else x.double().square()
+def _square(x: Tensor) -> Tensor:
+    return x.double().square().sum(-1)
 
 
 def _acceptance(
-    old: tuple[Tensor, list[Tensor], list[Tensor]],
-    new: tuple[Tensor, list[Tensor], list[Tensor]],
-    lr: float | Tensor,
-    n_batch: int,
+    old: tuple[Tensor, Tensor, Tensor], new: tuple[Tensor, Tensor, Tensor], lr: float | Tensor
 ) -> Tensor:
-    """min(1, pi(w') q(w | w') / pi(w) q(w' | w)) of a Langevin step from old w to new w'."""
-    log_ratio = old[0] - new[0]
-    for w, w_new, f, f_new in zip(old[1], new[1], old[2], new[2], strict=True):
-        forth = _square(w_new - w + _shaped(lr, w) / 2 * f, n_batch)
-        back = _square(w - w_new + _shaped(lr, w) / 2 * f_new, n_batch)
-        log_ratio = log_ratio + (forth - back) / (2 * lr)
+    """min(1, pi(w') q(w | w') / pi(w) q(w' | w)) of a Langevin step from old to new, each given as
+    (energy, w, force)."""
+    half = _shaped(lr, old[1]) / 2
+    forth = _square(new[1] - old[1] + half * old[2])
+    back = _square(old[1] - new[1] + half * new[2])
+    log_ratio = old[0] - new[0] + (forth - back) / (2 * lr)
     return log_ratio.double().clamp(max=0).exp()
 
 
