@@ -1,6 +1,11 @@
 """What holds for every test."""
 
+import signal
+
 import pytest
+
+# A shell's background ignores Ctrl-C, and so would the jobs that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
