@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from kgon import figures
+from kgon import figure_style, figures
 
 # PAPER: L(k^{sigma+, phi-}, c) = [h_k + (c - k) + phi - 3 sigma / (4c)] / (3c).
 _H = {4: 0.0, 5: 0.23738, 6: 0.86746}
@@ -162,7 +162,7 @@ _VISION = {
 @pytest.mark.parametrize("dark", [False, True])
 def test_the_common_phases_are_told_apart_by_every_eye(vision, dark):
     labels = ["4", "4+", "4++", "5", "5+", "6", "other"]
-    lab = {s: _lab(figures.phase_color(s, dark=dark), _VISION[vision]) for s in labels}
+    lab = {s: _lab(figure_style.phase_color(s, dark=dark), _VISION[vision]) for s in labels}
     closest = min(np.linalg.norm(lab[a] - lab[b]) for a, b in combinations(labels, 2))
     assert closest > 5 * 2.3  # five just noticeable differences
 
@@ -170,27 +170,30 @@ def test_the_common_phases_are_told_apart_by_every_eye(vision, dark):
 @pytest.mark.parametrize("dark", [False, True])
 def test_every_label_has_a_colour_of_its_own(dark):
     labels = [p.label for p in _points()] + ["7", "7+", "8", "9", "10", "other"]
-    colours = {figures.phase_color(label, dark=dark) for label in labels}
+    colours = {figure_style.phase_color(label, dark=dark) for label in labels}
     assert len(colours) == len(labels)
     assert all(len(c) == 7 and c.startswith("#") for c in colours)
 
 
 def test_what_is_no_k_gon_is_grey():
     for label in ("other", "diverged", None, "4-+"):
-        red, green, blue = (figures.phase_color(label)[i : i + 2] for i in (1, 3, 5))
+        red, green, blue = (figure_style.phase_color(label)[i : i + 2] for i in (1, 3, 5))
         assert red == green == blue
 
 
 def test_marker_and_line_style_repeat_what_colour_says():
-    corners = {k: len(figures.phase_marker(str(k)).get_path().vertices) - 1 for k in (4, 5, 6)}
+    corners = {k: len(figure_style.phase_marker(str(k)).get_path().vertices) - 1 for k in (4, 5, 6)}
     assert corners == {4: 4, 5: 5, 6: 6}
-    assert figures.phase_marker("4").is_filled() and not figures.phase_marker("4+").is_filled()
-    assert len({figures.phase_linestyle("4++" + "-" * phi) for phi in range(4)}) == 4
+    assert (
+        figure_style.phase_marker("4").is_filled()
+        and not figure_style.phase_marker("4+").is_filled()
+    )
+    assert len({figure_style.phase_linestyle("4++" + "-" * phi) for phi in range(4)}) == 4
 
 
 def test_phases_are_ordered_by_falling_loss():
     labels = ["other", "6", "4++", "5+", "4", "5", "4+"]
-    ordered = figures.phase_order([*labels, "5"])
+    ordered = figure_style.phase_order([*labels, "5"])
     assert ordered == [*sorted(labels[1:], key=_loss, reverse=True), "other"]
 
 
@@ -200,7 +203,7 @@ def test_phases_are_ordered_by_falling_loss():
 @pytest.mark.parametrize("name, figure", list(_all_figures()), ids=lambda v: str(v)[:24])
 def test_text_is_inside_the_figure_readable_and_apart(name, figure):
     frame, shown = _visible_texts(figure)
-    assert figure.get_size_inches()[0] == figures.WIDTH
+    assert figure.get_size_inches()[0] == figure_style.WIDTH
     for text, box in shown:
         assert text.get_fontsize() >= 7, text
         assert frame.x0 - 1 <= box.x0 and box.x1 <= frame.x1 + 1, text
@@ -222,7 +225,7 @@ def test_every_level_in_the_frame_is_named_once_beside_its_line(n_features):
     for p in points:
         line = _one(figure, f"level-{p.label}")
         np.testing.assert_array_equal(line.get_ydata(), p.loss)
-        assert line.get_color() == figures.phase_color(p.label)
+        assert line.get_color() == figure_style.phase_color(p.label)
 
 
 def test_levels_without_room_share_a_label():
@@ -246,9 +249,11 @@ def test_coinciding_levels_share_a_label():
 
 def test_spread_is_the_least_squares_placement():
     # By hand: 0.5 and 0.5 need a gap of 0.2, so 0.4 and 0.6; 0.95 is far enough away.
-    np.testing.assert_allclose(figures._spread([0.5, 0.5, 0.95], 0.2, 0, 1), [0.4, 0.6, 0.95])
+    np.testing.assert_allclose(
+        figure_style.spread_apart([0.5, 0.5, 0.95], 0.2, 0, 1), [0.4, 0.6, 0.95]
+    )
     # At the edge the block is pushed inside.
-    np.testing.assert_allclose(figures._spread([0.0, 0.0], 0.2, 0, 1), [0.0, 0.2])
+    np.testing.assert_allclose(figure_style.spread_apart([0.0, 0.0], 0.2, 0, 1), [0.0, 0.2])
 
 
 # --------------------------------------------------------------------------------------- data
@@ -262,7 +267,7 @@ def test_loss_curves_plot_what_they_are_given():
         line = _one(figure, f"member-{m}")
         np.testing.assert_array_equal(line.get_xdata(), step)
         np.testing.assert_array_equal(line.get_ydata(), loss[:, m])
-        assert line.get_color() == figures.phase_color(phase)
+        assert line.get_color() == figure_style.phase_color(phase)
     (ax,) = figure.axes
     assert ax.get_xlabel() == "SGD steps"
     assert "L(w)" in ax.get_ylabel()
@@ -403,7 +408,7 @@ def test_llc_by_phase_plots_estimates_and_theory():
     figure = figures.llc_by_phase(loss, llc, ["5", "5", "4", "other"], _points())
     five = _one(figure, "phase-5")
     np.testing.assert_array_equal(five.get_xydata(), np.c_[loss, llc][:2])
-    assert five.get_color() == figures.phase_color("5")
+    assert five.get_color() == figure_style.phase_color("5")
     np.testing.assert_array_equal(_one(figure, "theory-5").get_xydata(), [[_loss("5"), 7.0]])
     # No cross where no theory is known (4-gons here) or no snapshot is (6).
     assert [t.get_text() for t in _with_gid(figure, "theory-label")] == ["5"]
@@ -416,12 +421,14 @@ def test_llc_by_phase_plots_estimates_and_theory():
 def test_save_writes_png_and_the_same_svg_each_time(tmp_path):
     step, loss, *_ = _staircase_data()
     written = [
-        figures.save(figures.loss_curves(step, loss[:, None], _points()), tmp_path / name / "a.b")
+        figure_style.save(
+            figures.loss_curves(step, loss[:, None], _points()), tmp_path / name / "a.b"
+        )
         for name in ("one", "two")
     ]
     assert [p.name for p in written[0]] == ["a.b.png", "a.b.svg"]
     with Image.open(written[0][0]) as image:
-        assert image.size[0] == figures.WIDTH * 300
+        assert image.size[0] == figure_style.WIDTH * 300
     assert written[0][1].read_bytes() == written[1][1].read_bytes()
     assert b"<svg" in written[0][1].read_bytes()
 
@@ -429,7 +436,9 @@ def test_save_writes_png_and_the_same_svg_each_time(tmp_path):
 def test_curves_of_many_members_keep_the_svg_small(tmp_path):
     rng = np.random.default_rng(0)
     loss = 0.1 + 0.01 * rng.random((1000, 300))
-    _, svg = figures.save(figures.loss_curves(np.arange(1000), loss, _points()), tmp_path / "many")
+    _, svg = figure_style.save(
+        figures.loss_curves(np.arange(1000), loss, _points()), tmp_path / "many"
+    )
     assert svg.stat().st_size < 1_000_000
 
 
@@ -438,7 +447,7 @@ def test_figures_leave_matplotlibs_settings_alone(tmp_path):
 
     before = dict(matplotlib.rcParams)
     for n, (_, figure) in enumerate(_all_figures()):
-        figures.save(figure, tmp_path / str(n))
+        figure_style.save(figure, tmp_path / str(n))
     assert dict(matplotlib.rcParams) == before
 
 

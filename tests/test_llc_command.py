@@ -10,7 +10,7 @@ import pytest
 from kgon import llc_figures, runs
 from kgon.cli import main
 from kgon.critical import critical_point, critical_points
-from kgon.figures import phase_color
+from kgon.figure_style import phase_color
 
 TINY = ["discard=null", "n_chains=8", "n_draws=60", "n_burnin=20", "logger=none"]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kgon import moment_kernels, posterior, streams
+from kgon import moment_kernels, moment_tables, posterior, streams
 from kgon.data import SingleFeature, draw
 from kgon.loss import DirectLoss, EmpiricalLoss, PopulationLoss
 
@@ -102,7 +102,7 @@ def test_a_trajectory_equals_torchs(n_hidden, n_features, case):
         keys=streams.subkeys(streams.member_keys(0, range(40), "test"), 6),
         turn=3,
     )
-    tables = moment_kernels.tables(loss, n_features)
+    tables = moment_tables.tables(loss, n_features)
     results = []
     for mover in (
         posterior._TorchMover(loss, runs),
@@ -122,7 +122,7 @@ def test_a_trajectory_equals_torchs(n_hidden, n_features, case):
 def test_descent_ends_where_the_gradient_vanishes_and_never_climbs():
     W, b = parameters(2, 6, 50, 1)
     start = PopulationLoss()(W, b)
-    kernel = moment_kernels.Kernel(moment_kernels.tables(PopulationLoss(), 6), 2, n_runs=1)
+    kernel = moment_kernels.Kernel(moment_tables.tables(PopulationLoss(), 6), 2, n_runs=1)
     value, slope, _ = kernel.descend(W, b, tolerance=1e-6, n_steps=50_000)
     expected, dW, db = PopulationLoss().value_and_grad(W, b)
     norm = (dW.square().sum((-2, -1)) + db.square().sum(-1)).sqrt()
@@ -142,7 +142,7 @@ def test_a_nan_stays_with_its_parameter():
 
 def test_other_losses_have_no_compiled_form():
     x = sample(4, 1)[0]
-    assert moment_kernels.tables(DirectLoss(x), 4) is None
+    assert moment_tables.tables(DirectLoss(x), 4) is None
     with pytest.raises(ValueError, match="DirectLoss has no compiled form"):
         moment_kernels.CompiledLoss(DirectLoss(x), 4)
     with pytest.raises(ValueError, match="must be float64"):
@@ -150,13 +150,13 @@ def test_other_losses_have_no_compiled_form():
 
 
 def test_buckets_find_what_a_binary_search_finds():
-    tables = moment_kernels.tables(EmpiricalLoss(sample(3, n_samples=500)), 3)
+    tables = moment_tables.tables(EmpiricalLoss(sample(3, n_samples=500)), 3)
     rng = np.random.default_rng(0)
     for s, j in np.ndindex(3, 3):
         amplitudes = tables.nodes[s, j, :, 0]
         n_buckets = tables.start.shape[-1] - 1
         t = np.concatenate([rng.uniform(-0.5, 1.5, 300), amplitudes[np.isfinite(amplitudes)]])
-        q = moment_kernels._buckets(t, tables.low[s, j], tables.scale[s, j], n_buckets)
+        q = moment_tables.buckets(t, tables.low[s, j], tables.scale[s, j], n_buckets)
         index = np.searchsorted(amplitudes, t, side="right")
         assert (tables.start[s, j, q] <= index).all()
         assert (index <= tables.start[s, j, q + 1]).all()

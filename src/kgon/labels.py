@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kgon import moment_kernels
+from kgon import moment_kernels, moment_tables
 from kgon.critical import critical_points, format_label, parse_label
 from kgon.loss import PopulationLoss
 from kgon.phases import ON_OUTPUT, OTHER
@@ -99,7 +99,7 @@ def quench(W: Tensor, b: Tensor) -> Quench:
     """
     _check(W, b)
     n_hidden, n_features = W.shape[-2:]
-    tables = moment_kernels.tables(PopulationLoss(), n_features)
+    tables = moment_tables.tables(PopulationLoss(), n_features)
     assert tables is not None  # the population loss has a compiled form
     end_W = W.detach().double().reshape(-1, 1, n_hidden, n_features).clone()
     end_b = b.detach().double().reshape(-1, 1, n_features).clone()

@@ -9,20 +9,20 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike
 
-from kgon.figures import (
-    _FONT,
-    _GREY,
-    _INK,
+from kgon.figure_style import (
+    FONT,
+    GREY,
+    INK,
     WIDTH,
     Level,
-    _axes,
-    _label_axes,
-    _legend_height,
-    _phase_legend,
-    _title,
+    add_axes,
+    label_axes,
+    legend_height,
     phase_color,
+    phase_legend,
     phase_marker,
     phase_order,
+    write_title,
 )
 
 Rows = Sequence[dict[str, Any]]
@@ -37,9 +37,9 @@ def against_theory(rows: Rows) -> Figure:
     """
     labels = phase_order(row["label"] for row in rows)
     sizes = sorted({row["n_samples"] for row in rows})
-    legend = _legend_height(len(labels))
+    legend = legend_height(len(labels))
     figure = Figure(figsize=(WIDTH, 2.3 + legend))
-    ax = _axes(figure, 0.5, 0.4, WIDTH - 0.1, 2.05)
+    ax = add_axes(figure, 0.5, 0.4, WIDTH - 0.1, 2.05)
     for place, label in enumerate(labels):
         # A point's estimates stand a little beside each other's.
         shift = (place - (len(labels) - 1) / 2) * 0.5 / len(labels)
@@ -66,7 +66,7 @@ def against_theory(rows: Rows) -> Figure:
                     row["published_spread"],
                     marker="x",
                     ms=4,
-                    color=_GREY,
+                    color=GREY,
                     lw=0.7,
                     zorder=1,
                 )
@@ -75,13 +75,13 @@ def against_theory(rows: Rows) -> Figure:
     ax.xaxis.set_major_formatter(
         FuncFormatter(lambda i, _: f"{sizes[round(i)]:,}" if 0 <= round(i) < len(sizes) else "")
     )
-    _label_axes(ax, "samples n", "LLC")
-    _title(figure, "LLC and standard error; dashed: theory, x: published")
+    label_axes(ax, "samples n", "LLC")
+    write_title(figure, "LLC and standard error; dashed: theory, x: published")
     handles = [
         Line2D([], [], color=phase_color(p), marker=phase_marker(p), ls="--", ms=5, lw=0.8, label=p)
         for p in labels
     ]
-    _phase_legend(figure, handles, 0.2)
+    phase_legend(figure, handles, 0.2)
     return figure
 
 
@@ -93,12 +93,12 @@ def along_training(rows: Rows, points: Sequence[Level]) -> Figure:
         points: critical points.
     """
     labels = phase_order(row["phase"] for row in rows)
-    legend = _legend_height(len(labels))
+    legend = legend_height(len(labels))
     figure = Figure(figsize=(WIDTH, 2.3 + legend))
-    ax = _axes(figure, 0.5, 0.4, WIDTH - 0.1, 2.05)
+    ax = add_axes(figure, 0.5, 0.4, WIDTH - 0.1, 2.05)
     for member in sorted({row["member"] for row in rows}):
         own = sorted((r for r in rows if r["member"] == member), key=lambda row: row["step"])
-        ax.plot([r["step"] for r in own], [r["llc"] for r in own], color=_GREY, lw=0.4, alpha=0.6)
+        ax.plot([r["step"] for r in own], [r["llc"] for r in own], color=GREY, lw=0.4, alpha=0.6)
     for row in rows:
         ax.errorbar(
             row["step"],
@@ -116,13 +116,13 @@ def along_training(rows: Rows, points: Sequence[Level]) -> Figure:
     first = min((row["step"] for row in rows if row["step"] > 0), default=1)
     ax.set_xscale("symlog", linthresh=first, linscale=0.35)
     ax.xaxis.set_minor_formatter(NullFormatter())
-    _label_axes(ax, "SGD steps", "LLC")
-    _title(figure, "LLC of members; dashed: theory, pale: not ok")
+    label_axes(ax, "SGD steps", "LLC")
+    write_title(figure, "LLC of members; dashed: theory, pale: not ok")
     handles = [
         Line2D([], [], color=phase_color(p), marker=phase_marker(p), ls="", ms=5, label=p)
         for p in labels
     ]
-    _phase_legend(figure, handles, 0.2)
+    phase_legend(figure, handles, 0.2)
     return figure
 
 
@@ -150,7 +150,7 @@ def calibration(
     """
     x, pulls, temperatures = (np.asarray(v, dtype=float) for v in (lr, localization, nbeta))
     y, error, good = np.asarray(mean), np.asarray(stderr), np.asarray(admissible, dtype=bool)
-    legend = _legend_height(len(pulls))
+    legend = legend_height(len(pulls))
     figure = Figure(figsize=(WIDTH, 0.3 + legend + 1.5 * len(temperatures)))
     height = figure.get_size_inches()[1]
     shades = [phase_color(label), *(phase_color(k) for k in ("4", "6", "7", "8", "3"))]
@@ -161,7 +161,7 @@ def calibration(
     margin = 0.4 * max(high - low, 2.0)
     for k, temperature in enumerate(temperatures):
         top = height - 0.25 - legend - 1.5 * k
-        ax = _axes(figure, 0.5, top - 1.15, WIDTH - 0.1, top - 0.1)
+        ax = add_axes(figure, 0.5, top - 1.15, WIDTH - 0.1, top - 0.1)
         for j, colour in enumerate(colours):
             marker = _PULLS[j % len(_PULLS)]
             ax.errorbar(x, y[:, j, k], error[:, j, k], color=colour, lw=0.7, zorder=2)
@@ -179,22 +179,22 @@ def calibration(
                     gid=f"{'admissible' if full else 'rejected'}-{j}-{k}",
                 )
         if chosen is not None and chosen[2] == k:
-            ring = ax.plot(x[chosen[0]], y[chosen], "o", ms=11, mfc="none", mec=_INK, zorder=4)
+            ring = ax.plot(x[chosen[0]], y[chosen], "o", ms=11, mfc="none", mec=INK, zorder=4)
             ring.pop().set_gid("chosen")
         if theory is not None:
-            ax.axhline(theory, color=_INK, lw=0.8, ls="--", zorder=1)
+            ax.axhline(theory, color=INK, lw=0.8, ls="--", zorder=1)
         ax.set_xscale("log")
         ax.set_ylim(low - margin, high + margin)
         ax.yaxis.set_major_locator(MaxNLocator(5))
         ax.text(0.02, 0.98, f"nbeta = {temperature:.3g}", transform=ax.transAxes,
-                fontsize=_FONT, va="top", color=_INK)  # fmt: skip
-        _label_axes(ax, "lr" if k == len(temperatures) - 1 else None, "LLC")
-    _title(figure, f"LLC of {label}: full admissible, ring chosen, dashed theory")
+                fontsize=FONT, va="top", color=INK)  # fmt: skip
+        label_axes(ax, "lr" if k == len(temperatures) - 1 else None, "LLC")
+    write_title(figure, f"LLC of {label}: full admissible, ring chosen, dashed theory")
     handles = [
         Line2D(
             [], [], color=c, marker=_PULLS[j % len(_PULLS)], ms=5, lw=0.7, label=f"pull {pull:g}"
         )
         for j, (c, pull) in enumerate(zip(colours, pulls, strict=True))
     ]
-    _phase_legend(figure, handles, 0.2)
+    phase_legend(figure, handles, 0.2)
     return figure

@@ -6,7 +6,7 @@ fewer do, and in the end occupancy is that of the starts, with an R-hat of 1.00 
 one phase. So this module repeats what the paper did, and shows where it stops being a measurement.
 
 The likelihood of single-feature inputs is exact at a cost that does not depend on the sample: the
-formula of `loss`, by the lookup tables of `moment_kernels`, written in JAX. Other inputs are summed
+formula of `loss`, by the lookup tables of `moment_tables`, written in JAX. Other inputs are summed
 over.
 
 numpyro and JAX are imported when a function is called, nowhere else.
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kgon import moment_kernels, streams
+from kgon import moment_tables, streams
 from kgon.loss import DirectLoss, EmpiricalLoss
 
 LEAST_DRAWS = 4
@@ -151,7 +151,7 @@ def _looked_up(x: Tensor, noise_std: float) -> Callable[[Any, Any], Any]:
     import jax.numpy as jnp
 
     n_samples, n_features = x.shape
-    tables = moment_kernels.tables(EmpiricalLoss(x.double()), n_features)
+    tables = moment_tables.tables(EmpiricalLoss(x.double()), n_features)
     assert tables is not None  # the empirical loss has a compiled form
     nodes, total, start = (
         jnp.asarray(table[0]) for table in (tables.nodes, tables.total, tables.start)

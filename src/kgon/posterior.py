@@ -37,7 +37,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kgon import moment_kernels, streams
+from kgon import moment_kernels, moment_tables, streams
 from kgon.loss import DirectLoss, EmpiricalLoss, Loss
 
 VERDICTS = ("ok", "unchecked", "unconverged", "diverged")
@@ -300,7 +300,7 @@ class _Mover(Protocol):
 
 
 def _mover(loss: Any, runs: tuple[int, ...], n_hidden: int, n_features: int) -> _Mover:
-    tables = moment_kernels.tables(loss, n_features)
+    tables = moment_tables.tables(loss, n_features)
     if tables is None:
         return _TorchMover(loss, runs)
     return moment_kernels.Kernel(tables, n_hidden, n_runs=math.prod(runs))

@@ -13,19 +13,19 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from kgon.figures import (
-    _FONT,
-    _GREY,
-    _INK,
+from kgon.figure_style import (
+    FONT,
+    GREY,
+    INK,
     WIDTH,
-    _axes,
-    _label_axes,
-    _legend_height,
-    _phase_legend,
-    _title,
+    add_axes,
+    label_axes,
+    legend_height,
     phase_color,
+    phase_legend,
     phase_marker,
     phase_order,
+    write_title,
 )
 from kgon.phase_diagram import LEAST_SHARE, PRIOR, PhaseDiagram
 
@@ -65,13 +65,13 @@ def phases(
     )
     handles: list[Any] = [Line2D([], [], color=phase_color(k), lw=1.4, label=k) for k in shown]
     n_notes = len(predicted) + bool(math.isfinite(crossing[0]))
-    above = 0.24 + _legend_height(len(handles)) + 0.13 * n_notes + 0.12
+    above = 0.24 + legend_height(len(handles)) + 0.13 * n_notes + 0.12
     height = sum(heights) + gap * (len(heights) - 1) + above + _FOOT
     figure = Figure(figsize=(WIDTH, height))
     top = height - above
     axes = []
     for h in heights:
-        axes.append(_axes(figure, _LEFT, top - h, WIDTH - _RIGHT, top))
+        axes.append(add_axes(figure, _LEFT, top - h, WIDTH - _RIGHT, top))
         top -= h + gap
     for ax, rule in zip(axes, rules, strict=False):
         for phase, share in diagram.share("k", rule).items():
@@ -80,21 +80,21 @@ def phases(
         ax.set_ylim(0, 1)
         ax.set_yticks([0, 0.5, 1] if rule == rules[0] else [0, 1])
         _name(ax, f"labels by {rule}" + (" (reference)" if rule == rules[0] and rules[1:] else ""))
-        _label_axes(ax, None, "share" if rule != rules[0] else "share of the posterior")
+        label_axes(ax, None, "share" if rule != rules[0] else "share of the posterior")
     notes: list[Any] = []
     of = f"{pair[0]} to {pair[1]} " if pair else ""
     for (name, at), style in zip(predicted.items(), _STYLES, strict=False):
         inside = at is not None and n[0] <= at <= n[-1]
         where = "none" if at is None else f"n = {at:.0f}" + ("" if inside else ", not in the frame")
         notes.append(
-            Line2D([], [], color=_INK, lw=0.9, ls=style, label=f"{of}predicted, {name}: {where}")
+            Line2D([], [], color=INK, lw=0.9, ls=style, label=f"{of}predicted, {name}: {where}")
         )
         if at is not None and inside:
             for ax in axes[: len(rules)]:
-                ax.axvline(at, color=_INK, lw=0.9, ls=style, zorder=1).set_gid("predicted")
+                ax.axvline(at, color=INK, lw=0.9, ls=style, zorder=1).set_gid("predicted")
     mean, sd = crossing
     if math.isfinite(mean):
-        dots: dict[str, Any] = {"color": _INK, "marker": "D", "ms": 3.5, "lw": 1.0}
+        dots: dict[str, Any] = {"color": INK, "marker": "D", "ms": 3.5, "lw": 1.0}
         axes[0].errorbar(
             mean, 0.5, xerr=sd if math.isfinite(sd) else None, capsize=2, zorder=6, **dots
         ).lines[0].set_gid("measured")
@@ -104,25 +104,25 @@ def phases(
         ax = axes[-1]
         for rule, marker in zip(rules[1:], ("o", "s"), strict=False):
             values = diagram.agreement_with(rule).numpy()
-            _band(ax, n, values, _INK if marker == "o" else _GREY, f"agree-{rule}", marker)
+            _band(ax, n, values, INK if marker == "o" else GREY, f"agree-{rule}", marker)
         ax.set_ylim(min(0.5, float(diagram.agreement_with(rules[-1]).min())), 1)
-        _label_axes(ax, None, "agreement")
+        label_axes(ax, None, "agreement")
         words = ", ".join(f"{m} {r}" for m, r in zip("●■", rules[1:], strict=False))
         _name(ax, f"same $k$ as by {rules[0]}: {words}", low=True)
     for ax in axes:
         _size_axis(ax, n)
         ax.tick_params(labelbottom=ax is axes[-1])
-    _label_axes(axes[-1], "sample size $n$", None)
+    label_axes(axes[-1], "sample size $n$", None)
     count = len(diagram.datasets)
     over = f"mean and range over {count} data sets" if count > 1 else "one data set"
-    _title(figure, f"Posterior: {over}")
-    _phase_legend(figure, handles, 0.2)
+    write_title(figure, f"Posterior: {over}")
+    phase_legend(figure, handles, 0.2)
     if notes:
         figure.legend(
             handles=notes,
             loc="upper left",
-            bbox_to_anchor=(0.02, 1 - (0.2 + _legend_height(len(handles))) / height),
-            fontsize=_FONT,
+            bbox_to_anchor=(0.02, 1 - (0.2 + legend_height(len(handles))) / height),
+            fontsize=FONT,
             frameon=False,
             handlelength=1.8,
             labelspacing=0.15,
@@ -153,9 +153,9 @@ def starts(diagram: PhaseDiagram) -> Figure | None:
         Line2D([], [], color=phase_color(k), lw=1.3, marker=phase_marker(k), ms=2.5, label=k)
         for k in shown
     ]
-    handles.append(Line2D([], [], color=_INK, lw=0.9, ls=_STYLES[0], label="SMC again"))
+    handles.append(Line2D([], [], color=INK, lw=0.9, ls=_STYLES[0], label="SMC again"))
     n_rows, body, gap = math.ceil(len(panels) / 2), 0.95, 0.26
-    above = 0.24 + _legend_height(len(handles)) + 0.2
+    above = 0.24 + legend_height(len(handles)) + 0.2
     height = n_rows * body + (n_rows - 1) * gap + above + _FOOT
     figure = Figure(figsize=(WIDTH, height))
     middle = (_LEFT + WIDTH - _RIGHT) / 2
@@ -163,7 +163,7 @@ def starts(diagram: PhaseDiagram) -> Figure | None:
         row, column = divmod(i, 2)
         left, right = ((_LEFT, middle - 0.08), (middle + 0.08, WIDTH - _RIGHT))[column]
         top = height - above - row * (body + gap)
-        ax = _axes(figure, left, top - body, right, top)
+        ax = add_axes(figure, left, top - body, right, top)
         for phase, share in found[start].items():
             if phase in shown:
                 gid = f"{start or 'smc'}-{phase}"
@@ -181,15 +181,15 @@ def starts(diagram: PhaseDiagram) -> Figure | None:
         ax.xaxis.set_major_locator(FixedLocator([*n] if len(n) <= _MOST_TICKS else [n[0], n[-1]]))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
         ax.xaxis.set_minor_locator(NullLocator())
-        _label_axes(
+        label_axes(
             ax,
             "sample size $n$" if i + 2 >= len(panels) else None,
             "share" if column == 0 else None,
         )
     count = len(diagram.datasets)
     over = f"mean and range over {count} data sets" if count > 1 else "one data set"
-    _title(figure, f"Occupancy by where chains start: {over}")
-    _phase_legend(figure, handles, 0.2)
+    write_title(figure, f"Occupancy by where chains start: {over}")
+    phase_legend(figure, handles, 0.2)
     return figure
 
 
@@ -205,20 +205,20 @@ def log_evidence(diagram: PhaseDiagram) -> Figure:
     )
     height = 0.3 + 1.5 + 0.2 + 0.8 + _FOOT
     figure = Figure(figsize=(WIDTH, height))
-    upper = _axes(figure, _LEFT, height - 1.8, WIDTH - _RIGHT, height - 0.3)
-    lower = _axes(figure, _LEFT, _FOOT, WIDTH - _RIGHT, _FOOT + 0.8)
-    _band(upper, n, -value, _INK, "evidence", "o")
+    upper = add_axes(figure, _LEFT, height - 1.8, WIDTH - _RIGHT, height - 0.3)
+    lower = add_axes(figure, _LEFT, _FOOT, WIDTH - _RIGHT, _FOOT + 0.8)
+    _band(upper, n, -value, INK, "evidence", "o")
     for j in range(stderr.shape[1]):
-        lower.plot(n, stderr[:, j], ls="", marker="o", ms=2.2, color=_GREY, alpha=0.7)
+        lower.plot(n, stderr[:, j], ls="", marker="o", ms=2.2, color=GREY, alpha=0.7)
     lower.set_ylim(0, None)
     for ax in (upper, lower):
         _size_axis(ax, n)
     upper.tick_params(labelbottom=False)
-    _label_axes(upper, None, r"$-\log Z_n$")
-    _label_axes(lower, "sample size $n$", "its s.e.")
+    label_axes(upper, None, r"$-\log Z_n$")
+    label_axes(lower, "sample size $n$", "its s.e.")
     count = len(diagram.datasets)
     over = f"mean and range over {count} data sets" if count > 1 else "one data set"
-    _title(figure, f"Free energy, {over}")
+    write_title(figure, f"Free energy, {over}")
     _name(lower, "standard error of each, from replicates")
     return figure
 
@@ -241,10 +241,10 @@ def llc(diagram: PhaseDiagram) -> Figure | None:
     chosen = phase_order(sorted(weight, key=lambda p: -weight[p])[:_MOST_PHASES])
     if not chosen:
         return None
-    body, above = 1.9, 0.24 + _legend_height(len(chosen)) + 0.16
+    body, above = 1.9, 0.24 + legend_height(len(chosen)) + 0.16
     height = body + above + _FOOT
     figure = Figure(figsize=(WIDTH, height))
-    ax = _axes(figure, _LEFT, _FOOT, WIDTH - _RIGHT, _FOOT + body)
+    ax = add_axes(figure, _LEFT, _FOOT, WIDTH - _RIGHT, _FOOT + body)
     n = np.array(diagram.n_samples, dtype=float)
     step = 0.012 * (n[-1] - n[0])
     handles = []
@@ -267,9 +267,9 @@ def llc(diagram: PhaseDiagram) -> Figure | None:
             ax.axhline(theory, color=colour, lw=1.0, ls="--", zorder=1).set_gid(f"theory-{phase}")
         handles.append(Line2D([], [], lw=0.9, label=phase, **style))
     _size_axis(ax, n)
-    _label_axes(ax, "sample size $n$", r"$n\beta\,(E[L_n] - L_n(w^*))$ in the phase")
-    _title(figure, "LLC of the posterior in each phase; dashes: theory")
-    _phase_legend(figure, handles, 0.2)
+    label_axes(ax, "sample size $n$", r"$n\beta\,(E[L_n] - L_n(w^*))$ in the phase")
+    write_title(figure, "LLC of the posterior in each phase; dashes: theory")
+    phase_legend(figure, handles, 0.2)
     return figure
 
 
@@ -295,5 +295,5 @@ def _size_axis(ax: Axes, n: Sequence[float] | Any) -> None:
 def _name(ax: Axes, text: str, low: bool = False) -> None:
     """A panel's name, above its frame."""
     ax.text(
-        0.0, 1.02, text, transform=ax.transAxes, fontsize=_FONT, color=_INK, ha="left", va="bottom"
+        0.0, 1.02, text, transform=ax.transAxes, fontsize=FONT, color=INK, ha="left", va="bottom"
     )

@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from kgon import figures
+from kgon import figure_style, figures
 from kgon.critical import CriticalPoint
 from kgon.datamodule import EnsembleData
 from kgon.llc import VERDICTS
@@ -233,7 +233,7 @@ def _draw(
         drawn["weights"] = figures.weights(W, b, phases[-1][:16])
         if "llc" in history and "loss" in history:
             drawn["llc"] = _llc_by_phase(model, phases, points)
-    return {name: figures.save(figure, folder / name)[0] for name, figure in drawn.items()}
+    return {name: figure_style.save(figure, folder / name)[0] for name, figure in drawn.items()}
 
 
 def _staircase(

@@ -32,7 +32,7 @@ import numpy as np
 import pyarrow as pa
 
 from kgon.critical import CriticalPoint, critical_points
-from kgon.figures import phase_color, phase_order
+from kgon.figure_style import phase_color, phase_order
 
 # Numbers on the page. With these, 300 runs of 100 members take about 7 MB.
 _CURVE_POINTS = 200_000  # loss values, shared by the runs of the page ...

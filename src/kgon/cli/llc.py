@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from kgon import figures, llc_figures, runs, streams, tracking
+from kgon import figure_style, llc_figures, runs, streams, tracking
 from kgon.calibration import ACCEPTANCE, calibrate
 from kgon.cli import config as configs
 from kgon.cli.artifacts import downloaded
@@ -116,7 +116,7 @@ def task(config: DictConfig, running: runs.Job, logger: Any) -> Callable[[], Non
     for name, rows in found.tables.items():
         directory.save_rows(name, rows)
     drawn = {
-        name: figures.save(figure, directory.path / "figures" / name)[0]
+        name: figure_style.save(figure, directory.path / "figures" / name)[0]
         for name, figure in found.figures.items()
     }
     summary = _summary(found)

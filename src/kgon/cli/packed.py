@@ -9,7 +9,6 @@ import copy
 import hashlib
 import json
 import resource
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -195,7 +194,7 @@ def _train(opened: Sequence[_Opened]) -> dict[Path, JobReturn]:
         for one, (where, _) in zip(opened, whole.parts, strict=True):
             packing.join_pack(one.folder, pack, one.point.directory.path.name, where)
         config = OmegaConf.create(opened[0].point.settings)
-        trainer = build_trainer(config, _callbacks(config, opened, whole, pack), False)
+        trainer = build_trainer(config, _callbacks(config, opened, pack), False)
         print(f"{len(opened)} points as one ensemble of {len(whole.members)} members")
         train(whole, data, trainer, pack)
         packing.unpack(whole)
@@ -217,7 +216,7 @@ def _train(opened: Sequence[_Opened]) -> dict[Path, JobReturn]:
     return results
 
 
-def _callbacks(config: DictConfig, opened: Sequence[_Opened], whole: TMS, pack: Path) -> list[Any]:
+def _callbacks(config: DictConfig, opened: Sequence[_Opened], pack: Path) -> list[Any]:
     nodes = {
         name: node
         for name, node in (config.get("callbacks") or {}).items()
@@ -226,18 +225,9 @@ def _callbacks(config: DictConfig, opened: Sequence[_Opened], whole: TMS, pack: 
     own = config.callbacks.get("checkpoint") or {}
     seconds = own.get("every_seconds", 20.0)
 
-    reported = time.monotonic()
-
-    def report(progress: float, _: Any) -> None:
-        nonlocal reported
-        if time.monotonic() - reported >= _REPORT_SECONDS:
-            reported = time.monotonic()
-            for job, one in enumerate(opened):
-                one.running.report(progress, whole.noted_of(job))
-
     return [
         *build(OmegaConf.create(nodes)).values(),
-        Status(report, config.trainer.max_steps),
+        Status([one.running.report for one in opened], config.trainer.max_steps, _REPORT_SECONDS),
         Checkpoints(str(pack / checkpoints.FOLDER), seconds),
         Progress(config.trainer.max_steps),
     ]

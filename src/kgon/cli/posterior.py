@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from kgon import figures, posterior_figures, runs, tracking
+from kgon import figure_style, posterior_figures, runs, tracking
 from kgon.cli import config as configs
 from kgon.cli.jobs import check_runs, job
 from kgon.critical import parse_label
@@ -184,7 +184,7 @@ def _draw(
         "starts": posterior_figures.starts(diagram),
     }
     return {
-        name: figures.save(figure, folder / name)[0]
+        name: figure_style.save(figure, folder / name)[0]
         for name, figure in drawn.items()
         if figure is not None
     }
@@ -296,7 +296,7 @@ def _print_chains(console: Console, diagram: PhaseDiagram) -> None:
         return
     table = Table(title=f"SMC, and NUTS from each start, by {diagram.rules[0]}")
     found = {start: diagram.share(start=start) for start in (None, *diagram.starts)}
-    phases = figures.phase_order(phase for shares in found.values() for phase in shares)
+    phases = figure_style.phase_order(phase for shares in found.values() for phase in shares)
     table.add_column("n", justify="right")
     table.add_column("sampler", no_wrap=True)
     for title in (*(f"P({phase})" for phase in phases), "R-hat", "ESS", "passages", "diverged"):

@@ -75,7 +75,7 @@ def task(config: DictConfig, running: runs.Job, logger: Any) -> Callable[[], Non
     model: TMS = build(config.model)
     data: EnsembleData = build(config.datamodule)
     callbacks = list(build(config.get("callbacks") or {}).values())
-    callbacks.append(Status(running.report, config.trainer.max_steps))
+    callbacks.append(Status([running.report], config.trainer.max_steps))
     directory = running.directory
     packing.leave_pack(directory.path / checkpoints.FOLDER, model)
     trainer = build_trainer(config, callbacks, logger)

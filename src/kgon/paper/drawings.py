@@ -14,22 +14,22 @@ from matplotlib.patches import Patch, Rectangle
 
 from kgon import figures, llc_figures, posterior_figures
 from kgon.critical import critical_points
-from kgon.figures import (
-    _FONT,
-    _GREY,
-    _INK,
+from kgon.figure_style import (
+    FONT,
+    GREY,
+    INK,
     WIDTH,
-    _axes,
-    _label_axes,
-    _legend_height,
-    _linear_step_axis,
-    _phase_legend,
-    _title,
-    k_gon,
+    add_axes,
+    label_axes,
+    legend_height,
+    linear_step_axis,
     phase_color,
+    phase_legend,
     phase_marker,
     phase_order,
+    write_title,
 )
+from kgon.figures import k_gon
 from kgon.phase_diagram import PhaseDiagram
 
 Data = Mapping[str, Any]
@@ -74,11 +74,11 @@ def llc_against_time(data: Data) -> Figure:
     ]
     rows = [row for row in rows if row["phase"] not in below]
     order = phase_order(row["phase"] for row in rows)
-    above = 0.24 + _legend_height(len(order))
+    above = 0.24 + legend_height(len(order))
     body = 2.2
     figure = Figure(figsize=(WIDTH, body + above + 0.4))
-    ax = _axes(figure, 0.5, 0.36, WIDTH - 0.12, 0.36 + body)
-    _linear_step_axis(ax, 1.03 * max(row["step"] for row in rows))
+    ax = add_axes(figure, 0.5, 0.36, WIDTH - 0.12, 0.36 + body)
+    linear_step_axis(ax, 1.03 * max(row["step"] for row in rows))
     steps = sorted({row["step"] for row in rows})
     width = 0.6 * (steps[1] - steps[0] if len(steps) > 1 else steps[0])
     handles = []
@@ -94,12 +94,12 @@ def llc_against_time(data: Data) -> Figure:
         handles.append(Line2D([], [], ms=4, lw=0.8, label=label, **style))
     if below:
         ax.text(0.99, 0.01, f"below the frame: {', '.join(below)}", transform=ax.transAxes,
-                fontsize=_FONT, color=_INK, ha="right", va="bottom", zorder=5,
+                fontsize=FONT, color=INK, ha="right", va="bottom", zorder=5,
                 bbox={"fc": "white", "ec": "none", "pad": 1})  # fmt: skip
     ax.set_ylim(floor - 0.05 * (top - floor), top + 0.05 * (top - floor))
-    _label_axes(ax, "SGD steps", r"LLC $\hat\lambda$, median and quartiles")
-    _title(figure, f"Learning coefficients by phase, c = {data['n_features']}")
-    _phase_legend(figure, handles, 0.2)
+    label_axes(ax, "SGD steps", r"LLC $\hat\lambda$, median and quartiles")
+    write_title(figure, f"Learning coefficients by phase, c = {data['n_features']}")
+    phase_legend(figure, handles, 0.2)
     return figure
 
 
@@ -137,14 +137,14 @@ def first_transition(data: Data) -> Figure:
     for place, (key, name, keep) in enumerate(panels):
         rows = sorted((r for r in data["rows"] if keep(r)), key=lambda r: r[key])
         left = 0.5 + place * 1.52
-        upper = _axes(figure, left, 1.45, left + 1.28, 2.68)
-        lower = _axes(figure, left, 0.4, left + 1.28, 1.2)
+        upper = add_axes(figure, left, 1.45, left + 1.28, 2.68)
+        lower = add_axes(figure, left, 0.4, left + 1.28, 1.2)
         x = np.arange(len(rows))
         y, low, high = (
             np.array([math.nan if r[k] is None else r[k] for r in rows], dtype=float)
             for k in ("median", "low", "high")
         )
-        style: dict[str, Any] = {"color": _INK, "marker": "o", "ms": 3.5, "lw": 0.8}
+        style: dict[str, Any] = {"color": INK, "marker": "o", "ms": 3.5, "lw": 0.8}
         upper.errorbar(x, y, yerr=np.stack([y - low, high - y]), capsize=2, **style).lines[
             0
         ].set_gid(f"median-{key}")
@@ -164,11 +164,11 @@ def first_transition(data: Data) -> Figure:
         if place:
             for ax in (upper, lower):
                 ax.tick_params(labelleft=False)
-        _label_axes(lower, name, None if place else "share that leaves")
-        _label_axes(upper, None, None if place else "step × learning rate")
+        label_axes(lower, name, None if place else "share that leaves")
+        label_axes(upper, None, None if place else "step × learning rate")
     members = {r["members"] for r in data["rows"]}
     count = f"{min(members)} to {max(members)}" if len(members) > 1 else f"{max(members)}"
-    _title(figure, f"First transition: median, quartiles of {count} runs")
+    write_title(figure, f"First transition: median, quartiles of {count} runs")
     return figure
 
 
@@ -178,7 +178,7 @@ def survival(data: Data) -> Figure:
     labels = phase_order(row["label"] for row in rows)
     sizes = sorted({row["sparsity"] for row in rows})
     figure = Figure(figsize=(WIDTH, 0.42 * len(labels) + 0.75))
-    ax = _axes(figure, 0.55, 0.4, WIDTH - 0.12, 0.4 + 0.42 * len(labels))
+    ax = add_axes(figure, 0.55, 0.4, WIDTH - 0.12, 0.4 + 0.42 * len(labels))
     for row in rows:
         i, j = labels.index(row["label"]), sizes.index(row["sparsity"])
         share = row["survived"] / row["members"]
@@ -189,14 +189,14 @@ def survival(data: Data) -> Figure:
         text = f"{row['survived']}/{row['members']}"
         if ends != row["label"]:
             text += f"\nto {ends}"
-        ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=_FONT,
-                color="white" if share > 0.6 and "+" not in row["label"] else _INK)  # fmt: skip
+        ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=FONT,
+                color="white" if share > 0.6 and "+" not in row["label"] else INK)  # fmt: skip
     ax.set_xlim(0, len(sizes))
     ax.set_ylim(0, len(labels))
     ax.set_xticks(np.arange(len(sizes)) + 0.5, [f"{s:g}" for s in sizes])
     ax.set_yticks(np.arange(len(labels)) + 0.5, labels)
-    _label_axes(ax, "sparsity S", "start")
-    _title(figure, "Members still in the phase where they began")
+    label_axes(ax, "sparsity S", "start")
+    write_title(figure, "Members still in the phase where they began")
     return figure
 
 
@@ -210,11 +210,11 @@ def polygons(data: Data) -> Figure:
     for place, picture in enumerate(pictures):
         left = 0.05 + pitch * place + (pitch - size) / 2
         W, b = np.array(picture["W"]), np.array(picture["b"])
-        k_gon(_axes(figure, left, size + 0.5, left + size, 2 * size + 0.5), W, b,
+        k_gon(add_axes(figure, left, size + 0.5, left + size, 2 * size + 0.5), W, b,
               f"S = {picture['sparsity']:g}")  # fmt: skip
-        _gram(_axes(figure, left, 0.4, left + size, 0.4 + size), W, b, picture["sparsity"])
+        _gram(add_axes(figure, left, 0.4, left + size, 0.4 + size), W, b, picture["sparsity"])
     _gram_key(figure)
-    _title(figure, f"{len(pictures[0]['b'])} features in 2 dimensions, best member")
+    write_title(figure, f"{len(pictures[0]['b'])} features in 2 dimensions, best member")
     return figure
 
 
@@ -234,11 +234,11 @@ def _gram(ax: Axes, W: Any, b: Any, name: float) -> None:
 
 
 def _gram_key(figure: Figure) -> None:
-    bar = _axes(figure, WIDTH - 1.3, 0.22, WIDTH - 0.2, 0.29)
+    bar = add_axes(figure, WIDTH - 1.3, 0.22, WIDTH - 0.2, 0.29)
     key = matplotlib.cm.ScalarMappable(_SCALE, "PuOr_r")
     figure.colorbar(key, cax=bar, orientation="horizontal", ticks=[-1, 0, 1])
     figure.text(0.1 / WIDTH, 0.25 / figure.get_size_inches()[1], "$W^TW$, then $b$ as last column",
-                fontsize=_FONT, color=_INK, va="center")  # fmt: skip
+                fontsize=FONT, color=INK, va="center")  # fmt: skip
 
 
 def grams(data: Data) -> Figure:
@@ -251,22 +251,22 @@ def grams(data: Data) -> Figure:
     for place, picture in enumerate(pictures):
         left = 0.4 + pitch * place
         W, b = np.array(picture["W"]), np.array(picture["b"])
-        ax = _axes(figure, left, 1.32, left + size, 1.32 + size)
+        ax = add_axes(figure, left, 1.32, left + size, 1.32 + size)
         _gram(ax, W, b, picture["sparsity"])
-        ax.set_title(f"S = {picture['sparsity']:g}", fontsize=_FONT, color=_INK, pad=2)
-        bars = _axes(figure, left, 0.62, left + size, 1.25)
+        ax.set_title(f"S = {picture['sparsity']:g}", fontsize=FONT, color=INK, pad=2)
+        bars = add_axes(figure, left, 0.62, left + size, 1.25)
         D = picture["dimensionality"]
-        bars.bar(range(len(D)), D, color=_INK, width=0.8, gid=f"dimensionality-{place}")
-        bars.axhline(0.5, color=_GREY, lw=0.6, ls="--")
+        bars.bar(range(len(D)), D, color=INK, width=0.8, gid=f"dimensionality-{place}")
+        bars.axhline(0.5, color=GREY, lw=0.6, ls="--")
         bars.set_ylim(0, 1.05)
         bars.set_xticks([])
         bars.set_yticks([0, 0.5, 1])
         bars.tick_params(labelleft=place == 0)
-        _label_axes(bars, "feature" if place == n // 2 else None,
+        label_axes(bars, "feature" if place == n // 2 else None,
                     "$D_i$" if place == 0 else None)  # fmt: skip
     _gram_key(figure)
     m, c = np.shape(pictures[0]["W"])
-    _title(figure, f"{c} features in {m} dimensions, importance $0.7^i$")
+    write_title(figure, f"{c} features in {m} dimensions, importance $0.7^i$")
     return figure
 
 
@@ -276,11 +276,11 @@ def dimensions(data: Data) -> Figure:
     x = np.array([1 / (1 - p["sparsity"]) for p in pictures])
     per_feature = [len(p["W"]) / float((np.array(p["W"]) ** 2).sum()) for p in pictures]
     figure = Figure(figsize=(WIDTH, 2.75))
-    ax = _axes(figure, 0.5, 0.4, WIDTH - 0.28, 2.25)
+    ax = add_axes(figure, 0.5, 0.4, WIDTH - 0.28, 2.25)
     for value, name in ((1.0, "1"), (0.5, "1/2"), (0.4, "2/5"), (0.75, "3/4"), (2 / 3, "2/3")):
-        ax.axhline(value, color=_GREY, lw=0.5, ls=":", zorder=0)
-        ax.text(1.005, value, name, transform=ax.get_yaxis_transform(), fontsize=_FONT,
-                color=_GREY, va="center")  # fmt: skip
+        ax.axhline(value, color=GREY, lw=0.5, ls=":", zorder=0)
+        ax.text(1.005, value, name, transform=ax.get_yaxis_transform(), fontsize=FONT,
+                color=GREY, va="center")  # fmt: skip
     rng = np.random.default_rng(0)
     for place, (at, picture) in enumerate(zip(x, pictures, strict=True)):
         D = np.array(picture["dimensionality"])
@@ -291,14 +291,14 @@ def dimensions(data: Data) -> Figure:
     ax.set_xscale("log")
     ax.set_ylim(-0.03, 1.05)
     ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
-    _label_axes(ax, "1 / (1 - S)", "dimensionality")
+    label_axes(ax, "1 / (1 - S)", "dimensionality")
     m, c = np.shape(pictures[0]["W"])
-    _title(figure, f"Dimensionality of {c} equal features in {m} dimensions")
+    write_title(figure, f"Dimensionality of {c} equal features in {m} dimensions")
     handles = [
         Line2D([], [], ls="", marker="o", ms=3, color=phase_color("4"), label="$D_i$ of a feature"),
         Line2D([], [], marker="s", ms=3, lw=1.2, color=phase_color("5"), label="$m / |W|^2$"),
     ]
-    _phase_legend(figure, handles, 0.2)
+    phase_legend(figure, handles, 0.2)
     return figure
 
 
@@ -316,7 +316,7 @@ def phase_change(data: Data) -> Figure:
     sizes = sorted({cell["sparsity"] for cell in cells})
     weights = sorted({cell["importance"] for cell in cells})
     figure = Figure(figsize=(WIDTH, 2.6))
-    ax = _axes(figure, 0.5, 0.4, WIDTH - 0.12, 1.95)
+    ax = add_axes(figure, 0.5, 0.4, WIDTH - 0.12, 1.95)
     for cell in cells:
         colour, hatch = _STATES[cell["state"]]
         j, i = sizes.index(cell["sparsity"]), weights.index(cell["importance"])
@@ -327,13 +327,13 @@ def phase_change(data: Data) -> Figure:
     ax.set_ylim(0, len(weights))
     ax.set_xticks(np.arange(len(sizes)) + 0.5, [f"{s:g}" for s in sizes])
     ax.set_yticks(np.arange(len(weights)) + 0.5, [f"{w:g}" for w in weights])
-    _label_axes(ax, "sparsity S", "relative importance")
-    _title(figure, "The second feature of two in one dimension")
+    label_axes(ax, "sparsity S", "relative importance")
+    write_title(figure, "The second feature of two in one dimension")
     shown = [s for s in _STATES if any(c["state"] == s for c in cells)]
     handles = [
-        Patch(fc=_STATES[s][0], hatch=_STATES[s][1], ec=_GREY, lw=0.4, label=s) for s in shown
+        Patch(fc=_STATES[s][0], hatch=_STATES[s][1], ec=GREY, lw=0.4, label=s) for s in shown
     ]
-    _phase_legend(figure, handles, 0.2)
+    phase_legend(figure, handles, 0.2)
     return figure
 
 
@@ -342,23 +342,23 @@ def pairs(data: Data) -> Figure:
     figure = Figure(figsize=(WIDTH, 3.1))
     for place, kind in enumerate(data["kinds"]):
         left = 0.5 + place * 1.5
-        picture = _axes(figure, left + 0.1, 1.6, left + 1.2, 2.7)
+        picture = add_axes(figure, left + 0.1, 1.6, left + 1.2, 2.7)
         k_gon(picture, kind["W"], kind["b"], f"{kind['kind']}")
         picture.set_xlim(-1.6, 1.6)  # room for the names
         picture.set_ylim(-1.6, 1.6)
         for i, marker in enumerate((r"$a$", r"$a'$", r"$b$", r"$b'$")):
             at = 1.28 * np.array(kind["W"])[:, i]
-            picture.text(at[0], at[1], marker, fontsize=_FONT, ha="center", va="center")
-        ax = _axes(figure, left, 0.4, left + 1.3, 1.4)
+            picture.text(at[0], at[1], marker, fontsize=FONT, ha="center", va="center")
+        ax = add_axes(figure, left, 0.4, left + 1.3, 1.4)
         ax.hist(
             kind["cosines"], bins=np.linspace(-1, 1, 21).tolist(), color=phase_color("4"),
             gid=f"cosines-{kind['kind']}",
         )  # fmt: skip
         ax.set_xlim(-1.05, 1.05)
         ax.set_xticks([-1, 0, 1])
-        _label_axes(ax, "cosine in a pair", None if place else "pairs")
+        label_axes(ax, "cosine in a pair", None if place else "pairs")
     kind = data["kinds"][0]
-    _title(
+    write_title(
         figure, f"Two pairs in 2 dimensions, S = {kind['sparsity']:g}, {kind['members']} members"
     )
     return figure
