@@ -288,7 +288,7 @@ def test_chunks_of_chains_change_nothing(monkeypatch):
     point = critical_point("6", 6)
     settings = dict(nbeta=500.0, lr=1e-4, localization=0.1, n_chains=7, n_draws=30, n_burnin=5)
     whole = estimate_llc(PopulationLoss(), point.W, point.b, **settings, seed=0)
-    monkeypatch.setattr("kgon.llc.CHUNK", 40)  # two chains of 18 numbers
+    monkeypatch.setattr("kgon.langevin.CHUNK", 40)  # two chains of 18 numbers
     cut = estimate_llc(PopulationLoss(), point.W, point.b, **settings, seed=0)
     assert torch.equal(whole.trace, cut.trace) and torch.equal(whole.acceptance, cut.acceptance)
     assert torch.equal(whole.rhat, cut.rhat)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from kgon import moment_kernels, moment_tables, posterior, streams
+from kgon import moment_tables, posterior, streams
+from kgon.compiled_loss import CompiledLoss, Kernel
 from kgon.data import SingleFeature, draw
 from kgon.loss import DirectLoss, EmpiricalLoss, PopulationLoss
 
@@ -55,7 +56,7 @@ def losses(n_features):
 def test_value_and_gradient_equal_torchs(n_hidden, n_features, case):
     loss = losses(n_features)[case]
     W, b = parameters(n_hidden, n_features, 50, 2, 3)
-    compiled = moment_kernels.CompiledLoss(loss, n_features)
+    compiled = CompiledLoss(loss, n_features)
     for got, expected in zip(compiled.value_and_grad(W, b), loss.value_and_grad(W, b), strict=True):
         # Sums of n_features^2 terms no larger than the loss, each rounded a few times.
         torch.testing.assert_close(
@@ -68,7 +69,7 @@ def test_thresholds_on_an_amplitude_are_found_on_torchs_side():
     # A = 1 and b = -a put the threshold on an amplitude exactly, for each one of the sample.
     x = sample(1, n_sets=1, n_samples=40)[0]
     W = torch.ones(40, 1, 1, dtype=torch.float64)
-    compiled = moment_kernels.CompiledLoss(EmpiricalLoss(x), 1)
+    compiled = CompiledLoss(EmpiricalLoss(x), 1)
     for got, expected in zip(
         compiled.value_and_grad(W, -x), EmpiricalLoss(x).value_and_grad(W, -x), strict=True
     ):
@@ -78,7 +79,7 @@ def test_thresholds_on_an_amplitude_are_found_on_torchs_side():
 def test_threads_do_not_change_anything():
     loss = EmpiricalLoss(sample(6))
     W, b = parameters(2, 6, 50, 3)
-    compiled = moment_kernels.CompiledLoss(loss, 6)
+    compiled = CompiledLoss(loss, 6)
     n_threads = torch.get_num_threads()
     results = []
     for n in (1, 3):
@@ -106,7 +107,7 @@ def test_a_trajectory_equals_torchs(n_hidden, n_features, case):
     results = []
     for mover in (
         posterior._TorchMover(loss, runs),
-        moment_kernels.Kernel(tables, n_hidden, n_runs=6),
+        Kernel(tables, n_hidden, n_runs=6),
     ):
         state = [W.clone(), b.clone(), mover.value(W, b)]
         acceptance = mover.hmc_move(*state, **settings)
@@ -122,7 +123,7 @@ def test_a_trajectory_equals_torchs(n_hidden, n_features, case):
 def test_descent_ends_where_the_gradient_vanishes_and_never_climbs():
     W, b = parameters(2, 6, 50, 1)
     start = PopulationLoss()(W, b)
-    kernel = moment_kernels.Kernel(moment_tables.tables(PopulationLoss(), 6), 2, n_runs=1)
+    kernel = Kernel(moment_tables.tables(PopulationLoss(), 6), 2, n_runs=1)
     value, slope, _ = kernel.descend(W, b, tolerance=1e-6, n_steps=50_000)
     expected, dW, db = PopulationLoss().value_and_grad(W, b)
     norm = (dW.square().sum((-2, -1)) + db.square().sum(-1)).sqrt()
@@ -134,8 +135,8 @@ def test_descent_ends_where_the_gradient_vanishes_and_never_climbs():
 def test_a_nan_stays_with_its_parameter():
     W, b = parameters(2, 6, 10, 1)
     W[4, 0, 1, 2] = torch.nan
-    value = moment_kernels.CompiledLoss(PopulationLoss(), 6)(W, b)
-    empirical = moment_kernels.CompiledLoss(EmpiricalLoss(sample(6, 1)[0]), 6)(W, b)
+    value = CompiledLoss(PopulationLoss(), 6)(W, b)
+    empirical = CompiledLoss(EmpiricalLoss(sample(6, 1)[0]), 6)(W, b)
     for v in (value, empirical):
         assert bool(v[4].isnan().all()) and int(v.isnan().sum()) == 1
 
@@ -144,9 +145,17 @@ def test_other_losses_have_no_compiled_form():
     x = sample(4, 1)[0]
     assert moment_tables.tables(DirectLoss(x), 4) is None
     with pytest.raises(ValueError, match="DirectLoss has no compiled form"):
-        moment_kernels.CompiledLoss(DirectLoss(x), 4)
-    with pytest.raises(ValueError, match="must be float64"):
-        moment_kernels.CompiledLoss(PopulationLoss(), 4)(torch.zeros(2, 4), torch.zeros(4))
+        CompiledLoss(DirectLoss(x), 4)
+
+
+def test_parameters_of_another_shape_are_refused():
+    with pytest.raises(
+        ValueError, match=r"W must be \(\*batch, n_hidden, 4\).*\(2, 5\) and \(5,\)"
+    ):
+        CompiledLoss(PopulationLoss(), 4)(torch.zeros(2, 5), torch.zeros(5))
+    six = CompiledLoss(EmpiricalLoss(sample(4, n_sets=6)), 4)
+    with pytest.raises(ValueError, match=r"\(3, 4\) must end in the data sets' \(6,\)"):
+        six(torch.zeros(3, 4, 2, 4), torch.zeros(3, 4, 4))
 
 
 def test_buckets_find_what_a_binary_search_finds():

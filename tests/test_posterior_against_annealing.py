@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from kgon import streams
+from kgon.compiled_loss import CompiledLoss
 from kgon.data import SingleFeature, draw
 from kgon.labels import output_labels, quench, quench_labels
 from kgon.loss import DirectLoss, EmpiricalLoss
-from kgon.moment_kernels import CompiledLoss
 from kgon.posterior import sample_posterior
 
 pytestmark = pytest.mark.usefixtures("one_thread")

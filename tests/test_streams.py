@@ -41,6 +41,17 @@ def test_normals_are_normal_and_independent_of_cutting(count):
         assert abs(np.corrcoef(whole[:, ::2].ravel(), whole[:, 1::2].ravel())[0, 1]) < 5 / 141
 
 
+def test_normals_are_box_and_mullers_transform_of_the_uniforms():
+    count = 100_000
+    got = np.empty((2, count))
+    streams.normals(KEYS[:2], 0, got)
+    u = streams.uniforms(KEYS[:2], 0, count)
+    radius, angle = np.sqrt(-2 * np.log(u[:, ::2])), 2 * np.pi * u[:, 1::2]
+    expected = np.stack([radius * np.cos(angle), radius * np.sin(angle)], -1).reshape(2, -1)
+    # The angle itself, of size 2 pi, is rounded in the expectation; radii are below 10.
+    assert np.abs(got - expected).max() < 10 * 2 * np.pi * 2**-52
+
+
 def test_shuffles_are_uniform_permutations():
     n, epochs = 5, np.arange(600)
     orders = streams.shuffles(KEYS, epochs, n)

@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 
 from kgon import streams
-from kgon.llc import LLC, SGLD, VERDICTS, SamplerFactory, estimate_llc
+from kgon.langevin import SGLD, SamplerFactory
+from kgon.llc import LLC, VERDICTS, estimate_llc
 
 ACCEPTANCE = 0.9
 """At a quadratic with curvature h in d directions, the chain's variance is too large by the factor

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from kgon import streams
+from kgon.compiled_loss import CompiledLoss
 from kgon.critical import CriticalPoint
 from kgon.data import Distribution, FullBatches, Minibatches, draw
 from kgon.loss import EmpiricalLoss, Loss, SplitLoss
-from kgon.moment_kernels import CompiledLoss
 
 _BLOCK_BYTES = 2**26
 """A block's inputs, or rows of inputs: what a large ensemble needs does not grow with its block."""

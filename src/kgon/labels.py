@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kgon import moment_kernels, moment_tables
+from kgon import moment_tables
+from kgon.compiled_loss import Kernel
 from kgon.critical import critical_points, format_label, parse_label
 from kgon.loss import PopulationLoss
 from kgon.phases import ON_OUTPUT, OTHER
@@ -103,7 +104,7 @@ def quench(W: Tensor, b: Tensor) -> Quench:
     assert tables is not None  # the population loss has a compiled form
     end_W = W.detach().double().reshape(-1, 1, n_hidden, n_features).clone()
     end_b = b.detach().double().reshape(-1, 1, n_features).clone()
-    loss, slope, _ = moment_kernels.Kernel(tables, n_hidden, n_runs=1).descend(
+    loss, slope, _ = Kernel(tables, n_hidden, n_runs=1).descend(
         end_W, end_b, tolerance=QUENCH_SLOPE, n_steps=QUENCH_STEPS
     )
     batch = b.shape[:-1]

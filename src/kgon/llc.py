@@ -4,41 +4,33 @@ The estimator (Lau et al. 2023, arXiv 2308.12108) at a parameter w* is
 
     llc = nbeta (E[L_n(w)] - L_n(w*)),   w ~ exp(-nbeta L_n(w) - (localization / 2) |w - w*|^2),
 
-with nbeta = n / log n for n samples. The draws are devinterp's: one `SGMCMC` optimizer on
-parameters that stack all chains of all points, which is exactly as many independent chains because
-its update is elementwise. nbeta, lr and localization may differ from point to point, so a grid of
-settings is one stack too (`kgon.calibration`).
+with nbeta = n / log n for n samples. The draws are those of devinterp's `SGMCMC` on parameters that
+stack all chains of all points (`kgon.langevin`). nbeta, lr and localization may differ from point
+to point, so a grid of settings is one stack too (`kgon.calibration`).
 
 Shapes: parameters are (*batch, ...), a stack of chains (n_chains, *batch, ...); a loss maps
 parameters to (n_chains, *batch).
 
 Memory: the losses of all draws are kept, 8 bytes each, and looking at them takes as much again;
-a call that has no room for it is refused. Chains run some thousand at a time (CHUNK), so what they
-need does not grow with their number; fewer at once is also faster, as they stay in the cache.
+a call that has no room for it is refused. Chains run one after the other or some thousand at a
+time (`langevin.CHUNK`), so what they need does not grow with their number.
 """
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from devinterp.optim import SGMCMC
-from devinterp.optim.preconditioner import (
-    CompositePreconditioner,
-    IdentityPreconditioner,
-    Preconditioner,
-    PreconditionerCoefs,
-)
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from kgon import streams
+from kgon.compiled_loss import CompiledLoss
+from kgon.convergence import convergence
+from kgon.langevin import SGLD, SamplerFactory, sample
 from kgon.loss import EmpiricalLoss, PopulationLoss
 from kgon.memory import check_fits
-from kgon.moment_kernels import CompiledLoss
 
 VERDICTS = ("ok", "unconverged", "escaped", "diverged")
 
@@ -56,18 +48,6 @@ their standard error, and what is left of the start shows as drift."""
 DRIFT = 4.0
 """Standard errors by which the two halves of the draws may differ."""
 
-CHUNK = 36_000
-"""Most numbers in a stack of chains that run at once: 2,000 chains of a 6-gon, whose parameters,
-gradient, noise and the temporary results of a step fill a cache of 2 MB. Measured microseconds a
-chain-step: 1.5 for 300 chains at once, 0.97 for 1,000, 0.90 for 2,000, 1.06 for 10,000."""
-
-DIAGNOSED = 500
-"""Chains that R-hat and ESS are computed from; of more chains the first so many."""
-
-SamplerFactory = Callable[..., SGMCMC]
-
-SGLD: SamplerFactory = SGMCMC.sgld
-
 
 @dataclass(frozen=True)
 class LLC:
@@ -77,9 +57,8 @@ class LLC:
         mean: the estimate, the mean of `per_chain` over the chains that were kept.
         stderr: its standard error over chains (NaN for a single chain).
         per_chain: (n_chains, *batch), each chain's own estimate.
-        rhat: split R-hat of the loss trace (ArviZ, on at most DIAGNOSED chains).
-        ess: effective number of draws of the loss trace, all chains together (ArviZ, scaled up
-            from at most DIAGNOSED chains).
+        rhat: split R-hat of the loss trace.
+        ess: effective number of draws of the loss trace, all chains together.
         below: share of draws with a loss below L(w*).
         drift: mean of the second half of the draws less the first's, in LLC units.
         acceptance: mean acceptance probability that a Metropolis correction would have had (MALA):
@@ -106,45 +85,6 @@ class LLC:
         """The verdicts in words, as a nested list over (*batch)."""
         words = np.array(VERDICTS, dtype=object)[self.verdict.numpy()]
         return np.asarray(words, dtype=object).tolist()
-
-
-class _ChainNoise(TorchFunctionMode):
-    """Gives `SGMCMC.step` the noise of each chain's own stream.
-
-    devinterp draws its noise for the whole stack by one torch.normal, so that a chain's noise would
-    depend on who stands beside it in the stack.
-    """
-
-    def __init__(self, keys: streams.Keys, w: Tensor):
-        super().__init__()
-        self.keys = keys.ravel()
-        self.like = w
-        self.width = w.shape[-1] + w.shape[-1] % 2
-        self.block = torch.empty(keys.size, self.width, dtype=torch.float64)
-        self.noise = w
-
-    def draw(self, step: int) -> None:
-        """Draw the noise of one step."""
-        streams.normals(self.keys, step * self.width, self.block.numpy())
-        self.noise = self.block[:, : self.like.shape[-1]].reshape(self.like.shape).to(self.like)
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.normal:
-            return self.noise
-        return func(*args, **(kwargs or {}))
-
-
-class StepSizes(Preconditioner):
-    """A step size for each chain: with G = s and lr = 1 the update of `SGMCMC` is that of lr = s.
-
-    `SGMCMC` itself takes a number only.
-    """
-
-    def __init__(self, s: Tensor):
-        self.coefficients = PreconditionerCoefs(s, s, s.sqrt(), 1.0)
-
-    def get_coefficients(self, param: Tensor, grad: Tensor, state: dict) -> PreconditionerCoefs:
-        return self.coefficients
 
 
 def estimate_llc(
@@ -203,7 +143,7 @@ def estimate_llc(
     _check_params(points)
     on_cpu = all(p.device.type == "cpu" for p in points)
     if isinstance(loss, PopulationLoss | EmpiricalLoss) and on_cpu:
-        loss = _Exact(loss, points[0].shape[-1])
+        loss = CompiledLoss(loss, points[0].shape[-1])
     with torch.no_grad():
         reference = loss(*points).double()
     batch = reference.shape
@@ -218,14 +158,7 @@ def estimate_llc(
         for name, value in {"nbeta": nbeta, "lr": lr, "localization": localization}.items()
     }
     keys = subkeys(seed, batch, n_chains)
-    trace = torch.empty(n_draws, *keys.shape, dtype=torch.float64)
-    acceptance = torch.empty(keys.shape, dtype=torch.float64)
-    at_once = max(1, CHUNK // max(sum(p.numel() for p in points), 1))
-    for start in range(0, n_chains, at_once):
-        part = slice(start, start + at_once)
-        acceptance[part] = _sample(
-            loss, points, keys[part], trace[:, part], n_burnin, sampler, **settings
-        )
+    trace, acceptance = sample(loss, points, keys, n_draws, n_burnin, sampler, **settings)
     return _summarise(trace, reference, acceptance.mean(0), settings["nbeta"], discard)
 
 
@@ -260,23 +193,6 @@ def _per_point(name: str, value: float | Tensor, batch: tuple[int, ...]) -> floa
             f"{name} has shape {tuple(value.shape)}; it must be a number or broadcast to the "
             f"points' shape {tuple(batch)}"
         ) from None
-
-
-class _Exact:
-    """kgon's exact losses, compiled, in float64 whatever the chains are computed in."""
-
-    def __init__(self, loss: PopulationLoss | EmpiricalLoss, n_features: int):
-        self.loss = loss
-        self.compiled = CompiledLoss(loss, n_features)
-
-    def __call__(self, W: Tensor, b: Tensor) -> Tensor:
-        # The definition, for its errors, where it can: it has one dtype for data and parameters.
-        loss = self.loss if W.dtype == torch.float64 else self.compiled
-        return loss(W.double(), b.double())
-
-    def value_and_grad(self, W: Tensor, b: Tensor) -> tuple[Tensor, ...]:
-        value, dW, db = self.compiled.value_and_grad(W.double(), b.double())
-        return value, dW.to(W), db.to(b)
 
 
 def check_memory(n_draws: int, n_chains: int, n_points: int) -> None:
@@ -348,115 +264,6 @@ def _share_elements(p: Tensor, q: Tensor) -> bool:
     return bool(torch.isin(mine, other).any())
 
 
-def _value_and_grad(loss: Callable[..., Tensor], params: list[Tensor]) -> tuple[Tensor, ...]:
-    if hasattr(loss, "value_and_grad"):
-        return loss.value_and_grad(*params)
-    leaves = [p.detach().contiguous().requires_grad_() for p in params]
-    with torch.enable_grad():
-        value = loss(*leaves)
-        return value.detach(), *torch.autograd.grad(value.sum(), leaves)
-
-
-def _optimizer(
-    sampler: SamplerFactory,
-    w: Tensor,
-    nbeta: float | Tensor,
-    lr: float | Tensor,
-    localization: float | Tensor,
-) -> SGMCMC:
-    """The optimizer on a stack, with a setting for each point where one is a tensor.
-
-    `SGMCMC.sgld` and its like take numbers only (they ask whether nbeta == 1, whether
-    localization > 0). So the optimizer is made with numbers in their place, and the tensors are put
-    in afterwards.
-    """
-    if not any(isinstance(value, Tensor) for value in (nbeta, lr, localization)):
-        return sampler([w], lr=lr, nbeta=nbeta, localization=localization)
-    optimizer = sampler([w], lr=1.0, nbeta=2.0, localization=1.0)
-    (group,) = optimizer.param_groups
-    group["nbeta"] = _shaped(nbeta, w)
-    for prior in group["prior"].priors:
-        if prior.center == "initial":  # not a weight decay of the sampler's own
-            prior.localization = _shaped(localization, w)
-    steps = StepSizes(torch.as_tensor(_shaped(lr, w)).to(w))
-    group["preconditioner"] = CompositePreconditioner([group["preconditioner"], steps])
-    return optimizer
-
-
-def _shaped(value: float | Tensor, w: Tensor) -> Any:
-    """A value for each point (*batch) so that it multiplies a stack (n_chains, *batch, size)."""
-    return value[..., None].to(w) if isinstance(value, Tensor) else value
-
-
-def _sample(
-    loss: Callable[..., Tensor],
-    points: tuple[Tensor, ...],
-    keys: streams.Keys,
-    trace: Tensor,
-    n_burnin: int,
-    sampler: SamplerFactory,
-    nbeta: float | Tensor,
-    lr: float | Tensor,
-    localization: float | Tensor,
-) -> Tensor:
-    """Fill `trace` (n_draws, n_chains, *batch) with the losses of the draws of the chains of
-    `keys` (n_chains, *batch); return their mean MALA acceptance (n_chains, *batch)."""
-    # All parameters of a chain are one row, (n_chains, *batch, size), and `params` views of it: the
-    # optimizer has one tensor to step, the loss gets what it knows.
-    centre = torch.cat([p.detach().reshape(*keys.shape[1:], -1) for p in points], -1)
-    w = centre.expand(len(keys), *centre.shape).clone()
-    sizes = [math.prod(p.shape[keys.ndim - 1 :]) for p in points]
-    params = [
-        piece.view(len(keys), *p.shape) for piece, p in zip(w.split(sizes, -1), points, strict=True)
-    ]
-    optimizer = _optimizer(sampler, w, nbeta, lr, localization)
-    noise = _ChainNoise(keys, w)
-    n_draws = len(trace)
-    accepted, probes = torch.zeros(keys.shape, dtype=torch.float64), 0
-    # One step in so many is probed for its acceptance: a probe costs as much as a step.
-    probe_every = max(1, n_draws // 50)
-    preconditioner = optimizer.param_groups[0]["preconditioner"]
-    langevin = isinstance(preconditioner, IdentityPreconditioner | StepSizes)
-    previous: tuple[Tensor, Tensor, Tensor] | None = None
-    for t in range(n_burnin + n_draws):
-        with torch.no_grad():
-            value, *grads = _value_and_grad(loss, params)
-            w.grad = torch.cat([g.reshape(*keys.shape, -1) for g in grads], -1)
-            draw = t - n_burnin
-            if draw >= 0:
-                trace[draw] = value
-            if langevin and draw >= 0 and (previous or draw % probe_every == 0):
-                away = w - centre
-                force = _shaped(nbeta, w) * w.grad + _shaped(localization, w) * away
-                energy = nbeta * value.double() + localization / 2 * _square(away)
-                if previous:
-                    accepted += _acceptance(previous, (energy, w, force), lr)
-                    probes += 1
-                    previous = None
-                else:
-                    previous = (energy, w.clone(), force)
-            noise.draw(t)
-            with noise:
-                optimizer.step()
-    return accepted / probes if probes else accepted + math.nan
-
-
-def _square(x: Tensor) -> Tensor:
-    return x.double().square().sum(-1)
-
-
-def _acceptance(
-    old: tuple[Tensor, Tensor, Tensor], new: tuple[Tensor, Tensor, Tensor], lr: float | Tensor
-) -> Tensor:
-    """min(1, pi(w') q(w | w') / pi(w) q(w' | w)) of a Langevin step from old to new, each given as
-    (energy, w, force)."""
-    half = _shaped(lr, old[1]) / 2
-    forth = _square(new[1] - old[1] + half * old[2])
-    back = _square(old[1] - new[1] + half * new[2])
-    log_ratio = old[0] - new[0] + (forth - back) / (2 * lr)
-    return log_ratio.double().clamp(max=0).exp()
-
-
 def _summarise(
     trace: Tensor,
     reference: Tensor,
@@ -473,7 +280,7 @@ def _summarise(
     half = len(trace) // 2
     halves = nbeta * (trace[half:].mean(0) - trace[: max(half, 1)].mean(0))
     drift, drift_error = _mean_over_chains(halves, finite)
-    rhat, ess = _convergence(trace)
+    rhat, ess = convergence(trace)
     diverged = ~finite.all(0)
     escaped = (below.mean(0) > BELOW) | (kept == 0)
     unconverged = (rhat > RHAT) | (drift.abs() > DRIFT * drift_error)
@@ -501,25 +308,3 @@ def _mean_over_chains(x: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
     mean = x.where(keep, 0.0).sum(0) / kept
     variance = (x - mean).square().where(keep, 0.0).sum(0) / (kept - 1)
     return mean, (variance / kept).sqrt().where(kept > 1, math.nan)
-
-
-def _convergence(trace: Tensor) -> tuple[Tensor, Tensor]:
-    """Split R-hat and effective sample size of each point's loss trace, by ArviZ, (*batch)."""
-    with warnings.catch_warnings():
-        # ArviZ announces its next major release at import, and doubts that many chains are meant.
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.filterwarnings("ignore", message="More chains")
-        return _arviz(trace)
-
-
-def _arviz(trace: Tensor) -> tuple[Tensor, Tensor]:
-    import arviz
-
-    chains = trace[:, :DIAGNOSED].movedim(0, 1)
-    if chains.shape[0] * chains.shape[1] < 4 or chains.shape[1] < 4:
-        unknown = torch.full(trace.shape[2:], math.nan, dtype=torch.float64)
-        return unknown, unknown.clone()
-    data = arviz.convert_to_dataset({"loss": chains.numpy()})
-    rhat = arviz.rhat(data, method="split")["loss"].values
-    ess = arviz.ess(data, method="mean")["loss"].values
-    return torch.as_tensor(rhat), torch.as_tensor(ess) * (trace.shape[1] / chains.shape[0])

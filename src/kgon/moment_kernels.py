@@ -1,37 +1,29 @@
-"""Compiled loops over stacks of parameters: the population loss and the exact empirical loss.
+"""Compiled loops over stacks of parameters under the population or the exact empirical loss.
 
 `PopulationLoss` and `EmpiricalLoss` define the mathematics (their module's docstring has the
-formula); here it is one scalar loop a parameter, with parameters shared out over threads, because
-tensor operations on 2 x 6 matrices are nearly all overhead. A sampler's leapfrog trajectories and
-the descent to a critical point run inside the loop as well.
+formula); here it is one scalar loop a parameter, because tensor operations on 2 x 6 matrices are
+nearly all overhead. A chain's Langevin steps, a sampler's leapfrog trajectories and the descent to
+a critical point run inside the loop as well: a parameter does all of its steps before the next one
+starts, so it and the place where it looks up stay in the cache, however many parameters and samples
+there are. `kgon.compiled_loss.Kernel` calls them.
 
-Shapes: W (*batch, n_hidden, n_features) and b (*batch, n_features), float64 on a CPU; the axes of
-several data sets are the last of *batch. Inside, W is (n_stack, n_sets, n_hidden, n_features).
+Shapes: W (n_stack, n_runs, n_hidden, n_features), b (n_stack, n_runs, n_features), `which` (n_runs)
+the data set of a run; the arrays behind it are those of `moment_tables.Tables`.
 """
 
 import functools
-import math
-from collections.abc import Callable
 from typing import Any
 
 import numba
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from kgon.loss import Loss
-from kgon.moment_tables import Tables, bucket, tables
+from kgon.moment_tables import bucket
 from kgon.streams import normals, unit
-from kgon.threads import share_out
 
 # As in `kernels`: fused multiply-adds, no reassociation, no assumption that numbers are finite.
 _jit = functools.partial(
     numba.njit, cache=True, nogil=True, error_model="numpy", fastmath={"contract"}
 )
-
-_SECONDS_A_PAIR = 15e-9
-"""What a pair of features costs of one value and gradient, about: whether threads pay."""
 
 JITTER = (0.6, 1.2)
 """Range of a trajectory's step size in units of the adapted one: trajectories of one length could
@@ -114,10 +106,10 @@ def _loss(
 
 
 @functools.cache
-def _value_and_grad(m: int, n: int, population: bool) -> Any:
+def value_and_grad(m: int, n: int, population: bool) -> Any:
     # m, n and population are constants of the compiled code: loops unroll, branches go.
     @_jit
-    def value_and_grad(
+    def run(
         W,
         b,
         value,
@@ -143,16 +135,16 @@ def _value_and_grad(m: int, n: int, population: bool) -> Any:
                     start[d], low[d], high[d], scale[d], importance[d], depth,
                 )  # fmt: skip
 
-    return value_and_grad
+    return run
 
 
 @functools.cache
-def _hmc_move(m: int, n: int, population: bool) -> Any:
+def hmc_move(m: int, n: int, population: bool) -> Any:
     dim = m * n + n
     even = dim + dim % 2
 
     @_jit
-    def hmc_move(
+    def run(
         W, b, value, acceptance, keys, strength, precision, step, n_steps, turn,
         which, nodes, total, start, low, high, scale, importance, depth,
     ):  # fmt: skip
@@ -213,13 +205,13 @@ def _hmc_move(m: int, n: int, population: bool) -> Any:
                         for k in range(m):
                             W[p, s, k, j] = w[k, j]
 
-    return hmc_move
+    return run
 
 
 @functools.cache
-def _descend(m: int, n: int, population: bool) -> Any:
+def descend(m: int, n: int, population: bool) -> Any:
     @_jit
-    def descend(
+    def run(
         W, b, value, slope, taken, tolerance, n_steps,
         which, nodes, total, start, low, high, scale, importance, depth,
     ):  # fmt: skip
@@ -269,121 +261,80 @@ def _descend(m: int, n: int, population: bool) -> Any:
                 slope[p, s] = np.sqrt(square)
                 taken[p, s] = t
 
-    return descend
+    return run
 
 
-class Kernel:
-    """The compiled functions of one loss for stacks of parameters with n_hidden rows.
+@functools.cache
+def langevin(m: int, n: int, population: bool) -> Any:
+    dim = m * n + n
+    even = dim + dim % 2
 
-    Run s of a stack uses data set s % n_sets: data sets are the last of its axes.
-    """
+    @_jit
+    def run(
+        W, b, keys, trace, acceptance, nbeta, lr, localization, n_burnin, probe_every,
+        which, nodes, total, start, low, high, scale, importance, depth,
+    ):  # fmt: skip
+        A, dA = np.empty((n, n)), np.empty((n, n))
+        # The chain, its centre, the force on it (the gradient of its energy), and the last two of
+        # these at a probe; W and b in one row as in the noise.
+        w, dw, c, dc = np.empty((m, n)), np.empty((m, n)), np.empty(n), np.empty(n)
+        x, centre, force = np.empty(dim), np.empty(dim), np.empty(dim)
+        old_x, old_force = np.empty(dim), np.empty(dim)
+        noise = np.empty((1, even))
+        for s in range(W.shape[1]):
+            d = which[s]
+            half, root, pull = 0.5 * lr[s], np.sqrt(lr[s]), localization[s]
+            for p in range(W.shape[0]):
+                for j in range(n):
+                    centre[m * n + j] = b[p, s, j]
+                    for k in range(m):
+                        centre[k * n + j] = W[p, s, k, j]
+                x[:] = centre
+                accepted, probes, probing, old_energy = 0.0, 0, False, 0.0
+                for t in range(n_burnin + trace.shape[2]):
+                    for j in range(n):
+                        c[j] = x[m * n + j]
+                        for k in range(m):
+                            w[k, j] = x[k * n + j]
+                    value = _loss(
+                        m, n, population, w, c, dw, dc, A, dA, nodes[d], total[d],
+                        start[d], low[d], high[d], scale[d], importance[d], depth,
+                    )  # fmt: skip
+                    for j in range(n):
+                        force[m * n + j] = dc[j]
+                        for k in range(m):
+                            force[k * n + j] = dw[k, j]
+                    for i in range(dim):
+                        force[i] = nbeta[s] * force[i] + pull * (x[i] - centre[i])
+                    draw = t - n_burnin
+                    if draw >= 0:
+                        trace[p, s, draw] = value
+                    if draw >= 0 and (probing or draw % probe_every == 0):
+                        away, forth, back = 0.0, 0.0, 0.0
+                        for i in range(dim):
+                            away += (x[i] - centre[i]) ** 2
+                        energy = nbeta[s] * value + 0.5 * pull * away
+                        if probing:
+                            for i in range(dim):
+                                step = x[i] - old_x[i]
+                                forth += (step + half * old_force[i]) ** 2
+                                back += (half * force[i] - step) ** 2
+                            gain = old_energy - energy + (forth - back) / (2.0 * lr[s])
+                            # Written so that a NaN goes through.
+                            accepted += np.exp(0.0 if gain > 0.0 else gain)
+                            probes += 1
+                        else:
+                            old_energy = energy
+                            old_x[:] = x
+                            old_force[:] = force
+                        probing = not probing
+                    normals(keys[p, s : s + 1], t * even, noise)
+                    for i in range(dim):
+                        x[i] += root * noise[0, i] - half * force[i]
+                acceptance[p, s] = accepted / probes
+                for j in range(n):
+                    b[p, s, j] = x[m * n + j]
+                    for k in range(m):
+                        W[p, s, k, j] = x[k * n + j]
 
-    def __init__(self, tables: Tables, n_hidden: int, n_runs: int):
-        n_sets, n_features = tables.total.shape[:2]
-        self.tables = tables
-        self.size = (n_hidden, n_features, tables.population)
-        self.which = np.arange(n_runs) % n_sets
-
-    def value(self, W: Tensor, b: Tensor) -> Tensor:
-        """The loss, (n_stack, n_runs)."""
-        return self.value_and_grad(W, b)[0]
-
-    def value_and_grad(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss (n_stack, n_runs) and its gradient."""
-        value, dW, db = W.new_empty(W.shape[:2]), torch.empty_like(W), torch.empty_like(b)
-        self._share_out(_value_and_grad(*self.size), (W, b, value, dW, db))
-        return value, dW, db
-
-    def hmc_move(
-        self,
-        W: Tensor,
-        b: Tensor,
-        value: Tensor,
-        *,
-        strength: Tensor,
-        precision: float,
-        step: Tensor,
-        n_leapfrog: int,
-        keys: NDArray[np.uint64],
-        turn: int,
-    ) -> Tensor:
-        """One trajectory of every parameter, in place, and its acceptance probability.
-
-        `posterior._TorchMover` is the definition.
-        """
-        acceptance = torch.zeros_like(value)
-        self._share_out(
-            _hmc_move(*self.size),
-            (W, b, value, acceptance, torch.from_numpy(keys)),
-            strength.numpy(), precision, step.numpy(), n_leapfrog, turn,
-        )  # fmt: skip
-        return acceptance
-
-    def descend(
-        self, W: Tensor, b: Tensor, *, tolerance: float, n_steps: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradient descent in place until the gradient's norm is below `tolerance`.
-
-        The step size is found as it goes: it grows by a fifth after a step that brings at least
-        half of what the slope promises, and is halved, the step not taken, after one that does not.
-        So the path stays close to the gradient flow and does not hop between basins.
-
-        Returns:
-            The loss, the gradient's norm and the number of steps, each (n_stack, n_runs).
-        """
-        value, slope, taken = (W.new_empty(W.shape[:2]) for _ in range(3))
-        self._share_out(_descend(*self.size), (W, b, value, slope, taken), tolerance, n_steps)
-        return value, slope, taken
-
-    def _share_out(
-        self, kernel: Callable[..., None], stacks: tuple[Tensor, ...], *rest: Any
-    ) -> None:
-        """Run `kernel` with the stacks' first axis cut into one part a thread."""
-
-        def run(part: slice) -> None:
-            kernel(
-                *(stack[part].numpy() for stack in stacks),
-                *rest,
-                self.which,
-                *self.tables.arguments,
-            )
-
-        n_stack, n_runs = stacks[0].shape[:2]
-        share_out(run, n_stack, n_runs * _SECONDS_A_PAIR * self.size[1] ** 2)
-
-
-class CompiledLoss:
-    """An exact loss with the same signature and a compiled `value_and_grad`.
-
-    Raises:
-        ValueError: `loss` is not a `PopulationLoss` or an `EmpiricalLoss` on a CPU.
-    """
-
-    def __init__(self, loss: Loss, n_features: int):
-        compiled = tables(loss, n_features)
-        if compiled is None:
-            raise ValueError(
-                f"{type(loss).__name__} has no compiled form, only PopulationLoss and "
-                "EmpiricalLoss on a CPU have"
-            )
-        self.loss = loss
-        self.tables = compiled
-
-    def __call__(self, W: Tensor, b: Tensor) -> Tensor:
-        """The loss, (*batch)."""
-        return self.value_and_grad(W, b)[0]
-
-    def value_and_grad(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss (*batch) and its gradient."""
-        batch, n_sets = b.shape[:-1], len(self.tables.total)
-        if W.dtype != torch.float64 or math.prod(batch) % n_sets:
-            raise ValueError(
-                f"parameters must be float64 and their batch axes {tuple(batch)} must end in the "
-                f"{n_sets} data sets'; got {W.dtype}"
-            )
-        kernel = Kernel(self.tables, W.shape[-2], n_sets)
-        value, dW, db = kernel.value_and_grad(
-            W.detach().reshape(-1, n_sets, *W.shape[-2:]).contiguous(),
-            b.detach().reshape(-1, n_sets, b.shape[-1]).contiguous(),
-        )
-        return value.reshape(batch), dW.reshape(W.shape), db.reshape(b.shape)
+    return run

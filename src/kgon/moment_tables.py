@@ -27,6 +27,7 @@ class Tables:
 
     Attributes:
         population: whether the amplitude is U[0, 1] instead of a sample.
+        batch: the axes of the data sets, n_sets of them in all.
         nodes: (n_sets, n_features, width, 4), the distinct amplitudes ascending, +inf behind the
             last, each with the moments of the amplitudes from it on: one place in memory a lookup.
         total: (n_sets, n_features, 3), moments of all amplitudes.
@@ -39,6 +40,7 @@ class Tables:
     """
 
     population: bool
+    batch: tuple[int, ...]
     nodes: NDArray[np.float64]
     total: NDArray[np.float64]
     start: NDArray[np.int32]
@@ -73,13 +75,13 @@ _MADE: WeakKeyDictionary[EmpiricalLoss, Tables] = WeakKeyDictionary()
 
 
 def _population_tables(n_features: int, importance: Tensor | None) -> Tables:
-    weights = _weights(
-        importance, tuple(importance.shape[:-1]) if importance is not None else (), n_features
-    )
+    batch = tuple(importance.shape[:-1]) if importance is not None else ()
+    weights = _weights(importance, batch, n_features)
     n_sets = len(weights)
     total = np.broadcast_to(1 / (np.arange(1, 4) * n_features), (n_sets, n_features, 3)).copy()
     return Tables(
         population=True,
+        batch=batch,
         nodes=np.zeros((n_sets, n_features, 1, 4)),
         total=total,
         start=np.zeros((n_sets, n_features, 2), dtype=np.int32),
@@ -120,6 +122,7 @@ def _sample_tables(loss: EmpiricalLoss) -> Tables:
             start[s, j, 1:] = np.cumsum(np.bincount(place, minlength=n_buckets))
     return Tables(
         population=False,
+        batch=tuple(data_batch),
         nodes=nodes,
         total=nodes[:, :, 0, 1:].copy(),
         start=start,

@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kgon import moment_kernels, moment_tables, streams
+from kgon.compiled_loss import Kernel
 from kgon.loss import DirectLoss, EmpiricalLoss, Loss
 
 VERDICTS = ("ok", "unchecked", "unconverged", "diverged")
@@ -303,11 +304,11 @@ def _mover(loss: Any, runs: tuple[int, ...], n_hidden: int, n_features: int) -> 
     tables = moment_tables.tables(loss, n_features)
     if tables is None:
         return _TorchMover(loss, runs)
-    return moment_kernels.Kernel(tables, n_hidden, n_runs=math.prod(runs))
+    return Kernel(tables, n_hidden, n_runs=math.prod(runs))
 
 
 class _TorchMover:
-    """The moves in torch, for any loss; what `moment_kernels.Kernel` is held against."""
+    """The moves in torch, for any loss; what `compiled_loss.Kernel` is held against."""
 
     def __init__(self, loss: Any, runs: tuple[int, ...]):
         self.loss = loss

@@ -10,6 +10,7 @@ The generator is SplitMix64 (Steele, Lea and Flood 2014): its finaliser applied 
 golden ratio passes BigCrush, and the members' keys are themselves hashes.
 """
 
+import math
 import zlib
 from collections.abc import Sequence
 
@@ -76,21 +77,64 @@ def uniforms(keys, start, count):
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+# The C library's logarithm and sines are called one number at a time, and cost more than a chain's
+# step. These are short series without branches, which the compiler runs on eight numbers at once.
+_ATANH = tuple(2.0 / (2 * k + 1) for k in range(11))
+_TAYLOR = tuple(1.0 / math.factorial(k) for k in range(18))
+_EXPONENT = np.int64(52)
+_ROOT_HALF = np.int64(0x3FE6A09E667F3BCD)  # the bits of sqrt(1/2)
+
+
+@numba.njit(inline="always", error_model="numpy", fastmath={"contract"})
+def _log(u):
+    """log u for positive u: u = 2^e m with m in [sqrt(1/2), sqrt(2)), log m = 2 atanh s."""
+    z = np.float64(u).view(np.int64)
+    e = (z - _ROOT_HALF) >> _EXPONENT
+    m = np.int64(z - (e << _EXPONENT)).view(np.float64)
+    s = (m - 1.0) / (m + 1.0)
+    q = s * s
+    series = 0.0
+    for k in range(10, 0, -1):
+        series = (series + _ATANH[k]) * q
+    return e * math.log(2.0) + (2.0 * s + s * series)
+
+
+@numba.njit(inline="always", error_model="numpy", fastmath={"contract"})
+def _cos_sin(u):
+    """cos and sin of 2 pi u for u in [0, 1]: an angle of at most pi / 4 from a quarter turn."""
+    quarter = np.int64(4.0 * u + 0.5)
+    y = (4.0 * u - quarter) * (0.5 * math.pi)
+    q = -y * y
+    cos, sin = 0.0, 0.0
+    for k in range(16, 0, -2):
+        cos = (cos + _TAYLOR[k]) * q
+        sin = (sin + _TAYLOR[k + 1]) * q
+    cos += 1.0
+    sin = y * sin + y
+    odd = (quarter & 1) != 0
+    x = sin if odd else cos
+    z = cos if odd else sin
+    return (-x if ((quarter + 1) & 2) != 0 else x), (-z if (quarter & 2) != 0 else z)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 def normals(keys, start, out):
     """Fill out (n_keys, count) with standard normal numbers start, start + 1, ... of each stream.
 
     Box and Muller's transform of uniform numbers 2i and 2i + 1 gives normal numbers 2i and 2i + 1;
     `start` must be even, so that a stream does not depend on how it is cut into calls.
     """
-    count = out.shape[1]
     for s in range(keys.size):
-        for i in range(0, count, 2):
-            radius = np.sqrt(-2.0 * np.log(unit(keys[s], start + i)))
-            angle = 2.0 * np.pi * unit(keys[s], start + i + 1)
-            out[s, i] = radius * np.cos(angle)
-            if i + 1 < count:
-                out[s, i + 1] = radius * np.sin(angle)
+        key, row = keys[s], out[s]
+        for i in range(row.size // 2):
+            radius = np.sqrt(-2.0 * _log(unit(key, start + 2 * i)))
+            cos, sin = _cos_sin(unit(key, start + 2 * i + 1))
+            row[2 * i] = radius * cos
+            row[2 * i + 1] = radius * sin
+        if row.size % 2:
+            last = row.size - 1
+            radius = np.sqrt(-2.0 * _log(unit(key, start + last)))
+            row[last] = radius * _cos_sin(unit(key, start + last + 1))[0]
 
 
 @numba.njit(cache=True, nogil=True)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from kgon.callbacks.recorder import Recorder
 from kgon.datamodule import EnsembleData
-from kgon.llc import VERDICTS, SamplerFactory, check_settings, estimate_llc
+from kgon.langevin import SamplerFactory
+from kgon.llc import VERDICTS, check_settings, estimate_llc
 from kgon.model import TMS
 
 

@@ -1,0 +1,86 @@
+r"""Whether chains have forgotten where they started: split R-hat and effective sample size.
+
+The definitions are those of Gelman et al., Bayesian Data Analysis, 3rd ed., 11.4 and 11.5, and of
+Stan's reference manual, which ArviZ computes one quantity at a time (3 ms each); here many are one
+tensor, and a test holds them to ArviZ's numbers. Each chain is cut in two halves. With m half
+chains of n draws, W the mean of the variances inside them and B / n the variance of their means,
+
+    R-hat^2 = (W (n - 1) / n + B / n) / W,        ESS = m n / tau,
+    tau = -1 + 2 sum_t rho_t,    rho_t = 1 - (W - mean autocovariance at lag t) / (R-hat^2 W),
+
+where the sum goes on by pairs of lags as long as they are positive, and a pair counts at most as
+much as the one before it (Geyer 1992).
+
+Shapes: draws are (n_draws, n_chains, *batch); results are (*batch). Inside, chains are (m, *batch,
+n): draws that lie side by side are transformed faster.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+_RESOLUTION = 1e-15
+"""Range of draws that counts as none."""
+
+_AT_ONCE = 2**21
+"""Most draws that are transformed at once: what this takes does not grow with their number."""
+
+
+def convergence(draws: Tensor) -> tuple[Tensor, Tensor]:
+    """Split R-hat and effective number of draws of each quantity.
+
+    Args:
+        draws: (n_draws, n_chains, *batch), float64.
+
+    Returns:
+        R-hat and ESS, (*batch). NaN where a draw is not finite or a chain has less than four; ESS
+        is the number of draws where they are all equal. (ArviZ has no R-hat for a single chain,
+        though its halves do.)
+    """
+    n_draws, n_chains, *batch = draws.shape
+    if n_draws < 4:
+        unknown = draws.new_full(batch, math.nan)
+        return unknown, unknown.clone()
+    n = n_draws // 2
+    chains = draws.movedim(0, -1)
+    chains = torch.cat([chains[..., :n], chains[..., -n:]])
+    mean = chains.mean(-1)
+    covariance = _autocovariance(chains - mean.unsqueeze(-1))
+    within = covariance[..., 0] * n / (n - 1)
+    pooled = covariance[..., 0] + mean.var(0)
+    rho = 1 - (within.unsqueeze(-1) - covariance) / pooled.unsqueeze(-1)
+    rho[..., 0] = 1.0
+    ess = 2 * n_chains * n / _tau(rho, 2 * n_chains * n)
+    equal = chains.amax(-1).amax(0) - chains.amin(-1).amin(0) < _RESOLUTION
+    return (pooled / within).sqrt(), torch.where(equal, 2.0 * n_chains * n, ess)
+
+
+def _autocovariance(chains: Tensor) -> Tensor:
+    """Autocovariances (*batch, n) at lags 0 to n - 1 of centred chains (m, *batch, n), averaged
+    over m."""
+    m, n = len(chains), chains.shape[-1]
+    total = torch.zeros(*chains.shape[1:-1], n + 1, dtype=torch.float64)
+    at_once = max(1, _AT_ONCE // max(chains[0].numel(), 1))
+    for part in chains.split(at_once):
+        # Padded with as many zeros, so that the ends do not meet.
+        spectrum = torch.fft.rfft(part, 2 * n)
+        total += (spectrum.real.square() + spectrum.imag.square()).sum(0)
+    return torch.fft.irfft(total, 2 * n)[..., :n] / (n * m)
+
+
+def _tau(rho: Tensor, n_all: int) -> Tensor:
+    """Autocorrelation time (*batch) from autocorrelations rho (*batch, n) at lags 0, 1, ..."""
+    last = max(0, (rho.shape[-1] - 3) // 2)  # the last pair that may count
+    even = rho[..., 0 : 2 * last + 1 : 2]
+    pairs = even + rho[..., 1 : 2 * last + 2 : 2]
+    ended = pairs <= 0
+    ended[..., -1] = True
+    end = ended.to(torch.int8).argmax(-1, keepdim=True)  # the first that does not count
+    counts = torch.arange(last + 1) < end
+    total = 2 * pairs.cummin(-1).values.where(counts, 0.0).sum(-1)
+    # Of the first pair that does not count, its first lag improves the sum where it is positive.
+    rest, whole = even.gather(-1, end)[..., 0], pairs.gather(-1, end)[..., 0]
+    tau = -1 + total + torch.where(whole >= 0, rest, rest.clamp(min=0))
+    # Antithetic chains have a limit: an ESS of n log10 n.
+    return tau.clamp(min=1 / math.log10(n_all)).where(rho.isfinite().all(-1), math.nan)
