@@ -1,5 +1,6 @@
 """Learning coefficients against theory, against devinterp's own loop, and each verdict in turn."""
 
+import functools
 import math
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from devinterp.optim import SGMCMC
 
-from kgon import streams
+from kgon import langevin, streams
 from kgon.critical import critical_point
 from kgon.data import SingleFeature, draw
 from kgon.llc import BELOW, VERDICTS, estimate_llc
@@ -142,6 +143,54 @@ def test_a_stack_of_chains_is_devinterps_optimizer_run_on_each_chain(sampler, mo
                 patch.setattr(torch, "normal", lambda z=noise, **_: torch.from_numpy(z[0, :3]))
                 w.grad = w.clone()
                 optimizer.step()
+
+
+@pytest.mark.parametrize("per_point", [False, True])
+@pytest.mark.parametrize("kind", ["population", "sample", "a sample each"])
+def test_compiled_chains_are_those_of_devinterps_optimizer(kind, per_point, monkeypatch):
+    points = [critical_point(label, 6) for label in ("5", "5+", "6", "4++")]
+    W, b = torch.stack([p.W for p in points]), torch.stack([p.b for p in points])
+    x = draw(SingleFeature(6), streams.member_keys(0, range(4), "data"), 0, 300)
+    loss = {
+        "population": PopulationLoss(),
+        "sample": EmpiricalLoss(x[0]),
+        "a sample each": EmpiricalLoss(x),
+    }[kind]
+    settings = {"nbeta": [60.0, 50.0, 9.0, 70.0], "lr": [1e-3] * 4, "localization": [1.0, 0, 2, 1]}
+    settings = {k: torch.tensor(v).double() if per_point else v[0] for k, v in settings.items()}
+    lengths = dict(n_chains=5, n_draws=37, n_burnin=11, seed=0)
+    compiled = estimate_llc(loss, W, b, **settings, **lengths)
+    monkeypatch.setattr(langevin._Rule, "is_plain_sgld", False)
+    stepped = estimate_llc(loss, W, b, **settings, **lengths)
+    # 48 steps may stretch what each rounds in a handful of terms a thousandfold.
+    torch.testing.assert_close(compiled.trace, stepped.trace, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(compiled.acceptance, stepped.acceptance, rtol=1e-9, atol=1e-9)
+    assert not torch.equal(compiled.trace, stepped.trace)  # they are two computations
+
+
+def test_another_rule_than_the_compiled_one_is_noticed(monkeypatch):
+    class Hasty(SGMCMC):
+        def step(self, *args, **kwargs):
+            super().step(*args, **kwargs)
+            for group in self.param_groups:
+                group["params"][0].data *= 1 + 1e-6
+
+    monkeypatch.setattr(langevin, "SGLD", Hasty.sgld)
+    point = critical_point("5", 6)
+    settings = dict(nbeta=60.0, lr=1e-3, localization=1.0, n_chains=2, n_draws=5, n_burnin=0)
+    with pytest.raises(RuntimeError, match=r"devinterp's SGMCMC.sgld does not make the step"):
+        estimate_llc(PopulationLoss(), point.W, point.b, **settings, seed=0, sampler=langevin.SGLD)
+
+
+def test_only_plain_sgld_is_compiled():
+    for sampler, plain in (
+        (SGMCMC.sgld, True),
+        (functools.partial(SGMCMC.sgld), True),
+        (functools.partial(SGMCMC.sgld, weight_decay=1.0), False),
+        (functools.partial(SGMCMC.sgld, bounding_box_size=0.1), False),
+        (SGMCMC.rmsprop_sgld, False),
+    ):
+        assert langevin._Rule(sampler, 1.0, 1.0, 1.0).is_plain_sgld is plain
 
 
 def test_estimating_leaves_the_global_generator_alone():

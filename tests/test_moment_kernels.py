@@ -169,4 +169,3 @@ def test_buckets_find_what_a_binary_search_finds():
         index = np.searchsorted(amplitudes, t, side="right")
         assert (tables.start[s, j, q] <= index).all()
         assert (index <= tables.start[s, j, q + 1]).all()
-        assert np.diff(tables.start[s, j]).max() < 2**tables.depth

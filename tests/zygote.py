@@ -91,8 +91,6 @@ class Started:
 
 
 def _serve() -> None:
-    import arviz  # noqa: F401
-
     import kgon.cli.llc
     import kgon.cli.posterior
     import kgon.cli.runs

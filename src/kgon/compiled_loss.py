@@ -143,7 +143,7 @@ class Kernel:
                 *(stack[part].numpy() for stack in stacks),
                 *rest,
                 self.which,
-                *self.tables.arguments,
+                self.tables.arguments,
             )
 
         n_stack, n_runs = stacks[0].shape[:2]

@@ -36,7 +36,6 @@ class Tables:
         high: (n_sets, n_features), the largest.
         scale: (n_sets, n_features), buckets per unit of amplitude.
         importance: (n_sets, n_features), weights of the output coordinates.
-        depth: halvings that find an amplitude in the fullest bucket.
     """
 
     population: bool
@@ -48,14 +47,13 @@ class Tables:
     high: NDArray[np.float64]
     scale: NDArray[np.float64]
     importance: NDArray[np.float64]
-    depth: int
 
     @property
     def arguments(self) -> tuple[Any, ...]:
         """What the compiled functions take."""
         return (
             self.nodes, self.total, self.start, self.low, self.high, self.scale,
-            self.importance, self.depth,
+            self.importance,
         )  # fmt: skip
 
 
@@ -89,7 +87,6 @@ def _population_tables(n_features: int, importance: Tensor | None) -> Tables:
         high=np.ones((n_sets, n_features)),
         scale=np.zeros((n_sets, n_features)),
         importance=weights,
-        depth=0,
     )
 
 
@@ -130,7 +127,6 @@ def _sample_tables(loss: EmpiricalLoss) -> Tables:
         high=high,
         scale=scale,
         importance=_weights(loss.importance, tuple(data_batch), n_features),
-        depth=int(np.diff(start).max()).bit_length(),
     )
 
 

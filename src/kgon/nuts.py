@@ -158,6 +158,8 @@ def _looked_up(x: Tensor, noise_std: float) -> Callable[[Any, Any], Any]:
     )
     low, scale = jnp.asarray(tables.low[0]), jnp.asarray(tables.scale[0])
     n_buckets = start.shape[1] - 1
+    # Bisection of a fixed length, as many halvings as find an amplitude in the fullest bucket.
+    halvings = int(np.diff(tables.start[0]).max()).bit_length()
     feature = jnp.arange(n_features)
 
     def active_moments(A: Any, b: Any) -> Any:
@@ -167,7 +169,7 @@ def _looked_up(x: Tensor, noise_std: float) -> Callable[[Any, Any], Any]:
         t = jnp.where(tilted, t, jnp.where(b > 0, -jnp.inf, jnp.inf))
         bucket = jnp.clip((t - low) * scale, 0, n_buckets - 1).astype(jnp.int32)
         first, last = start[feature, bucket], start[feature, bucket + 1]
-        for _ in range(tables.depth):
+        for _ in range(halvings):
             middle = (first + last) >> 1
             above = (first < last) & (nodes[feature, middle, 0] <= t)
             first = jnp.where(above, middle + 1, first)
