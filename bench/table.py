@@ -66,25 +66,19 @@ def peer_ratio(cpu_seconds):
     return f"CPU time in units of kgon's: {'; '.join(words)}."
 
 
-def record_share(found):
-    """In words what the LLC estimates of the default job cost beside its training."""
-    us = {(r["what"], r["who"], r["members"]): r["us"] for r in found}
-    record = us["record", "LLC of the default job", 100] * 100 / 1e6
-    training = us["single_feature", "kgon", 100] * 100 * 225_000 / 1e6
-    shares = [f"{n} estimates add {100 * n * record / training:.0f}%" for n in (25, 100)]
-    return (
-        f"The default job (100 members) trains for {training:.1f} s; an estimate at all members (4 chains, 500 steps\n"
-        f"each, diagnostics and all) takes {record:.3g} s: its {shares[0]}, {shares[1]} (one a snapshot)."
-    )
-
-
 def framework(found):
-    """What Lightning adds to a bare loop, and how long a job takes to its first step."""
+    """What Lightning adds to a bare loop, the LLC estimates to training, and the way to a job's
+    first step."""
     us = {r["who"]: r["us"] for r in found if r["what"] == "framework"}
-    ratio = us["through Lightning"] / us["bare loop"]
+    bare, through, with_llc = (
+        us[who] for who in ("bare loop", "through Lightning", "with LLC estimates")
+    )
+    share = 100 * (with_llc / through - 1)
     return [
-        f"A step of the default job's ensemble (100 members, a stop every 500 steps): {us['bare loop']:.3g} us by a bare",
-        f"loop over the same kernel, {us['through Lightning']:.3g} us through Lightning: {100 * (ratio - 1):+.1f}%.", "",
+        "A tenth of the default job (100 members that start at 4-gons, a stop every 500 steps), a step of one member:", "",
+        f"- a bare loop over the same kernel: {bare:.3g} us; through Lightning: {through:.3g} us, {100 * (through / bare - 1):+.1f}%;",
+        "- with LLC estimates of all members (4 chains, 500 steps, diagnostics and all) every 2,250 steps, as often as",
+        f"  the whole job has snapshots (100): {with_llc:.3g} us, {share:+.0f}%. The job makes 25 of them unless told otherwise: {share / 4:+.0f}%.", "",
         "| the least of five | wall, s | CPU, s |",
         "|---|--:|--:|",
         *(f"| {r['who']} | {r['wall']:.2f} | {r['cpu']:.2f} |" for r in found if r["what"] == "start"),
@@ -157,7 +151,6 @@ def main():
         "## LLC: one Langevin step of one chain, full batch, n = 5000", "",
         *ratio_table(found, "llc", "kgon"), "",
         f"devinterp's `sample_single_chain`, one chain at a time: {llc['devinterp sample_single_chain', 1]:.0f} us a step.", "",
-        record_share(found), "",
         "## One posterior: 4,096 particles by adaptive tempered SMC, n = 600, n_features = 6", "",
         *posterior_table(found), "",
         peer_ratio(cpu_seconds), "",

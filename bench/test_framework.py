@@ -7,47 +7,60 @@ import time
 import warnings
 
 import lightning as L
+import pytest
 import torch
 from test_training import SGD
 
+from kgon.callbacks import LLCEstimates
 from kgon.data import SingleFeature
 from kgon.datamodule import EnsembleData
-from kgon.init import Normal
+from kgon.init import KGon
+from kgon.langevin import SGLD
 from kgon.model import TMS, advance
 from kgon.training import train
 
-MEMBERS, STEPS, BLOCK = 100, 20_000, 500
+MEMBERS, BLOCK = 100, 500
+STEPS = 22_500  # a tenth of the default job, which stops, and is looked at, as often on its way
+SNAPSHOTS = range(2250, STEPS + 1, 2250)
 
 
 def job():
-    """The default job's ensemble and data, a tenth as long: it stops as often on its way."""
+    """The default job's ensemble and data."""
     members = range(MEMBERS)
-    model = TMS(6, 2, members, 0, Normal(0.5, 0.1), SGD)
+    model = TMS(6, 2, members, 0, KGon("4", 0.01, 1.0), SGD)
     stops = range(BLOCK, STEPS + 1, BLOCK)
     data = EnsembleData(SingleFeature(6), 1000, 20, 0, members, stops, BLOCK, torch.float64)
     return model, data
 
 
-def test_lightning(per_step, tmp_path):
-    model, data = job()
+def llc_at_every_snapshot():
+    return LLCEstimates(
+        SNAPSHOTS, nbeta=None, lr=1e-3, localization=1.0, n_chains=4, n_draws=400, n_burnin=100,
+        sampler=SGLD,
+    )  # fmt: skip
 
+
+@pytest.mark.parametrize("llc", [False, True], ids=["alone", "with LLC"])
+def test_lightning(per_step, tmp_path, llc):
     def run():
+        model, data = job()
         trainer = L.Trainer(
             max_steps=STEPS, max_epochs=1, num_sanity_val_steps=0, logger=False, accelerator="cpu",
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            callbacks=[llc_at_every_snapshot()] if llc else [],
         )  # fmt: skip
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             train(model, data, trainer, tmp_path)
 
-    per_step(run, what="framework", who="through Lightning", members=MEMBERS, steps=STEPS)
+    who = "with LLC estimates" if llc else "through Lightning"
+    per_step(run, what="framework", who=who, members=MEMBERS, steps=STEPS)
 
 
 def test_bare_loop(per_step):
-    model, data = job()
-    optimizer = SGD([model.W, model.b])
-
     def run():
+        model, data = job()
+        optimizer = SGD([model.W, model.b])
         rate = optimizer.param_groups[0]["lr"]
         for block in data.blocks(0):
             rates = torch.full((block.n_steps,), rate, dtype=torch.float64)

@@ -88,21 +88,6 @@ def test_devinterp(per_step):
     per_step(run, what="llc", who="devinterp sample_single_chain", members=1, steps=steps)
 
 
-def test_members_of_the_default_job(per_step):
-    """One record of the callback `llc` at its defaults: 100 members, 4 chains, 500 steps each."""
-    x = draw(SingleFeature(6), streams.member_keys(0, range(100), "data"), 0, 1000)
-    W, b = POINT.W.expand(100, -1, -1).contiguous(), POINT.b.expand(100, -1).contiguous()
-    loss = CompiledLoss(EmpiricalLoss(x), 6)
-
-    def run():
-        estimate_llc(
-            loss, W, b, nbeta=1000 / math.log(1000), lr=1e-3, localization=1.0,
-            n_chains=4, n_draws=400, n_burnin=100, seed=0,
-        )  # fmt: skip
-
-    per_step(run, what="record", who="LLC of the default job", members=100, steps=1)
-
-
 SAMPLES = [10**3, 10**4, 10**5, 10**6, 10**7]
 
 
