@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.utils import run_and_report
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.utils import run_job
 from hydra.errors import HydraException
+from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -113,7 +118,31 @@ def run(
                 sys.argv.append("hydra/sweeper=kgon")
             name = sweeps.name(config_name, overrides)
             sys.exit(_sweep(config_name, task, sweeps.Sweep(Path(config.runs.dir), name)))
+        if overrides == sys.argv[1:]:
+            run_and_report(lambda: _run_one(config_name, task, config))
+            return
     _start(config_name, task)
+
+
+def _run_one(
+    config_name: str, task: Callable[[DictConfig], float | None], config: DictConfig
+) -> None:
+    """What Hydra's main does with one job and no flags, with the config that was checked: composing
+    takes longer than anything else on the way to a job's first step, and Hydra would do it twice
+    more."""
+    with hydra.initialize_config_dir(str(CONF), job_name=config_name, version_base="1.3"):
+        config.hydra.mode = config.hydra.mode or RunMode.RUN
+        callbacks = Callbacks(config)
+        callbacks.on_run_start(config=config, config_name=config_name)
+        done = run_job(
+            task_function=task,
+            config=config,
+            job_dir_key="hydra.run.dir",
+            job_subdir_key=None,
+            hydra_context=HydraContext(GlobalHydra.instance().config_loader(), callbacks),
+        )
+        callbacks.on_run_end(config=config, config_name=config_name, job_return=done)
+        _ = done.return_value  # raises what the job has raised
 
 
 def _start(config_name: str, task: Callable[[DictConfig], float | None]) -> None:
@@ -151,7 +180,7 @@ def _check_overrides(
 ) -> DictConfig:
     """Check every choice of every override; return the config of the first ones, with Hydra's own
     part."""
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with hydra.initialize_config_dir(str(CONF), job_name=config_name, version_base="1.3"):
         parser = OverridesParser.create()
         try:
             parsed = parser.parse_overrides(words)
