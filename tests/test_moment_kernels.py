@@ -76,15 +76,24 @@ def test_thresholds_on_an_amplitude_are_found_on_torchs_side():
         torch.testing.assert_close(got, expected, rtol=1e-13, atol=1e-15)
 
 
-def test_threads_do_not_change_anything():
-    loss = EmpiricalLoss(sample(6))
-    W, b = parameters(2, 6, 50, 3)
-    compiled = CompiledLoss(loss, 6)
+@pytest.mark.parametrize(("n_stack", "n_sets"), [(120, 3), (4, 60)])
+def test_threads_do_not_change_anything(n_stack, n_sets, monkeypatch):
+    loss = EmpiricalLoss(sample(6, n_sets))
+    W, b = parameters(2, 6, n_stack, n_sets)
+    keys = streams.subkeys(streams.member_keys(0, range(n_stack), "llc"), n_sets)
+    monkeypatch.setattr("kgon.threads._WORTH_A_THREAD", 1e-6)
     n_threads = torch.get_num_threads()
     results = []
     for n in (1, 3):
         torch.set_num_threads(n)
-        results.append(compiled.value_and_grad(W, b))
+        kernel = Kernel(moment_tables.tables(loss, 6), 2, n_sets)
+        ends, trace = [W.clone(), b.clone()], torch.empty(n_stack, n_sets, 9).double()
+        setting = torch.ones(n_sets).double()
+        acceptance = kernel.langevin(
+            *ends, trace, keys=keys, nbeta=30 * setting, lr=1e-3 * setting, localization=setting,
+            n_burnin=2, probe_every=2,
+        )  # fmt: skip
+        results.append([*kernel.value_and_grad(W, b), *ends, trace, acceptance])
     torch.set_num_threads(n_threads)
     assert all(torch.equal(p, q) for p, q in zip(*results, strict=True))
 

@@ -135,19 +135,24 @@ class Kernel:
         stacks: tuple[Tensor, ...],
         *rest: Any,
     ) -> None:
-        """Run `kernel`, which makes so many evaluations a parameter, with the stacks' first axis
-        cut into one part a thread."""
+        """Run `kernel`, which makes so many evaluations a parameter, with the longer of the stacks'
+        two axes cut into one part a thread."""
+        n_stack, n_runs = stacks[0].shape[:2]
+        seconds = evaluations * _SECONDS_A_PAIR * self.size[1] ** 2
 
-        def run(part: slice) -> None:
+        def run(stack: slice, runs: slice) -> None:
             kernel(
-                *(stack[part].numpy() for stack in stacks),
+                *(each[stack].numpy() for each in stacks),
                 *rest,
                 self.which,
                 self.tables.arguments,
+                (runs.start, runs.stop),
             )
 
-        n_stack, n_runs = stacks[0].shape[:2]
-        share_out(run, n_stack, n_runs * evaluations * _SECONDS_A_PAIR * self.size[1] ** 2)
+        if n_runs > n_stack:
+            share_out(lambda part: run(slice(None), part), n_runs, n_stack * seconds)
+        else:
+            share_out(lambda part: run(part, slice(0, n_runs)), n_stack, n_runs * seconds)
 
 
 class CompiledLoss:

@@ -44,29 +44,31 @@ def convergence(draws: Tensor) -> tuple[Tensor, Tensor]:
         return unknown, unknown.clone()
     n = n_draws // 2
     chains = draws.movedim(0, -1)
-    chains = torch.cat([chains[..., :n], chains[..., -n:]])
-    mean = chains.mean(-1)
-    covariance = _autocovariance(chains - mean.unsqueeze(-1))
+    halves = chains[..., :n], chains[..., -n:]
+    means = [half.mean(-1) for half in halves]
+    covariance = _autocovariance(halves[0], means[0]) + _autocovariance(halves[1], means[1])
+    covariance /= 2 * n_chains
     within = covariance[..., 0] * n / (n - 1)
-    pooled = covariance[..., 0] + mean.var(0)
+    pooled = covariance[..., 0] + torch.cat(means).var(0)
     rho = 1 - (within.unsqueeze(-1) - covariance) / pooled.unsqueeze(-1)
     rho[..., 0] = 1.0
     ess = 2 * n_chains * n / _tau(rho, 2 * n_chains * n)
-    equal = chains.amax(-1).amax(0) - chains.amin(-1).amin(0) < _RESOLUTION
-    return (pooled / within).sqrt(), torch.where(equal, 2.0 * n_chains * n, ess)
+    high, low = chains.amax(-1).amax(0), chains.amin(-1).amin(0)
+    ess = torch.where(high - low < _RESOLUTION, 2.0 * n_chains * n, ess)
+    return (pooled / within).sqrt(), ess
 
 
-def _autocovariance(chains: Tensor) -> Tensor:
-    """Autocovariances (*batch, n) at lags 0 to n - 1 of centred chains (m, *batch, n), averaged
-    over m."""
-    m, n = len(chains), chains.shape[-1]
+def _autocovariance(chains: Tensor, mean: Tensor) -> Tensor:
+    """Autocovariances (*batch, n) at lags 0 to n - 1 of chains (m, *batch, n) about their means
+    (m, *batch), summed over m."""
+    n = chains.shape[-1]
     total = torch.zeros(*chains.shape[1:-1], n + 1, dtype=torch.float64)
     at_once = max(1, _AT_ONCE // max(chains[0].numel(), 1))
-    for part in chains.split(at_once):
+    for part, centre in zip(chains.split(at_once), mean.split(at_once), strict=True):
         # Padded with as many zeros, so that the ends do not meet.
-        spectrum = torch.fft.rfft(part, 2 * n)
+        spectrum = torch.fft.rfft(part - centre.unsqueeze(-1), 2 * n)
         total += (spectrum.real.square() + spectrum.imag.square()).sum(0)
-    return torch.fft.irfft(total, 2 * n)[..., :n] / (n * m)
+    return torch.fft.irfft(total, 2 * n)[..., :n] / n
 
 
 def _tau(rho: Tensor, n_all: int) -> Tensor:

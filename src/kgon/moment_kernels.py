@@ -8,7 +8,8 @@ starts, so it and the place where it looks up stay in the cache, however many pa
 there are. `kgon.compiled_loss.Kernel` calls them.
 
 Shapes: W (n_stack, n_runs, n_hidden, n_features), b (n_stack, n_runs, n_features), `which` (n_runs)
-the data set of a run, `tables` those of `moment_tables.Tables`. Inside a loop W and b are one row
+the data set of a run, `tables` those of `moment_tables.Tables`, `runs` the first run and the one
+after the last. Inside a loop W and b are one row
 of n_hidden * n_features + n_features numbers, at places that the compiler knows.
 """
 
@@ -146,9 +147,9 @@ def value_and_grad(m: int, n: int, population: bool) -> Any:
     dim = m * n + n
 
     @_jit
-    def run(W, b, value, dW, db, which, tables):
+    def run(W, b, value, dW, db, which, tables, runs):
         x, g, A, dA = np.empty(dim), np.empty(dim), np.empty(n * n), np.empty(n * n)
-        for s in range(W.shape[1]):
+        for s in range(runs[0], runs[1]):
             data_set = _data_set(tables, which[s])
             for p in range(W.shape[0]):
                 _load(m, n, W[p, s], b[p, s], x)
@@ -165,12 +166,13 @@ def hmc_move(m: int, n: int, population: bool) -> Any:
 
     @_jit
     def run(
-        W, b, value, acceptance, keys, strength, precision, step, n_steps, turn, which, tables
+        W, b, value, acceptance, keys, strength, precision, step, n_steps, turn,
+        which, tables, runs,
     ):  # fmt: skip
         x, g, A, dA = np.empty(dim), np.empty(dim), np.empty(n * n), np.empty(n * n)
         noise = np.empty((1, even))
         momentum = noise[0, :dim]
-        for s in range(W.shape[1]):
+        for s in range(runs[0], runs[1]):
             if step[s] == 0.0:
                 continue
             data_set = _data_set(tables, which[s])
@@ -207,10 +209,10 @@ def descend(m: int, n: int, population: bool) -> Any:
     dim = m * n + n
 
     @_jit
-    def run(W, b, value, slope, taken, tolerance, n_steps, which, tables):
+    def run(W, b, value, slope, taken, tolerance, n_steps, which, tables, runs):
         A, dA = np.empty(n * n), np.empty(n * n)
         x, g, next_x, next_g = np.empty(dim), np.empty(dim), np.empty(dim), np.empty(dim)
-        for s in range(W.shape[1]):
+        for s in range(runs[0], runs[1]):
             data_set = _data_set(tables, which[s])
             for p in range(W.shape[0]):
                 _load(m, n, W[p, s], b[p, s], x)
@@ -246,13 +248,14 @@ def langevin(m: int, n: int, population: bool) -> Any:
 
     @_jit
     def run(
-        W, b, keys, trace, acceptance, nbeta, lr, localization, n_burnin, probe_every, which, tables
+        W, b, keys, trace, acceptance, nbeta, lr, localization, n_burnin, probe_every,
+        which, tables, runs,
     ):  # fmt: skip
         A, dA = np.empty(n * n), np.empty(n * n)
         x, centre, force = np.empty(dim), np.empty(dim), np.empty(dim)
         old_x, old_force = np.empty(dim), np.empty(dim)
         noise = np.empty((1, _NOISY_STEPS * even))
-        for s in range(W.shape[1]):
+        for s in range(runs[0], runs[1]):
             data_set = _data_set(tables, which[s])
             beta, half, root, pull = nbeta[s], 0.5 * lr[s], np.sqrt(lr[s]), localization[s]
             for p in range(W.shape[0]):
