@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kgon import moment_tables, posterior, streams
+from kgon import hmc, moment_tables, streams
 from kgon.compiled_loss import CompiledLoss, Kernel
 from kgon.data import SingleFeature, draw
 from kgon.loss import DirectLoss, EmpiricalLoss, PopulationLoss
@@ -115,7 +115,7 @@ def test_a_trajectory_equals_torchs(n_hidden, n_features, case):
     tables = moment_tables.tables(loss, n_features)
     results = []
     for mover in (
-        posterior._TorchMover(loss, runs),
+        hmc.TorchMover(loss, runs),
         Kernel(tables, n_hidden, n_runs=6),
     ):
         state = [W.clone(), b.clone(), mover.value(W, b)]

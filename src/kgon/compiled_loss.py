@@ -59,7 +59,7 @@ class Kernel:
     ) -> Tensor:
         """One trajectory of every parameter, in place, and its acceptance probability.
 
-        `posterior._TorchMover` is the definition.
+        `hmc.TorchMover` is the definition.
         """
         acceptance = torch.zeros_like(value)
         self._share_out(
