@@ -143,6 +143,9 @@ def test_a_failing_job_is_recorded_as_failed_and_exits_non_zero(tmp_path):
         (["init.noise=-0.1"], "init.noise"),
         (["seed=one"], "seed must be a number"),
         (["members=[]"], "members must be"),
+        (["members=null"], "members must be a positive number"),
+        (["members=true"], "members must be a positive number"),
+        (["members=[1,1]"], "members must be different"),
         (["trainer.devices=2"], "one device"),
         (["+trainer.strategy=ddp", "trainer.devices=2"], "one device"),
         (["trainer.gradient_clip_val=1.0"], "couple the members"),
@@ -184,11 +187,13 @@ OPTIONS = sorted(
 
 
 def tiny_job(option):
-    """A choice of an option with what keeps it small and goes with it."""
+    """A choice of an option with what keeps it small and goes with it. Figures and pictures, which
+    take most of the time, are for whole experiments."""
     group, name = option.split("=")
     chosen = (CONF / group / f"{name}.yaml").read_text()
     no_llc = group == "experiment" and ("/callbacks" in chosen or "- superposition" in chosen)
-    return [option, *(word for word in TINY if not (no_llc and ".llc." in word))]
+    drawn = [] if group == "experiment" else ["runs.figures=false", "callbacks.pictures.steps=[]"]
+    return [option, *drawn, *(word for word in TINY if not (no_llc and ".llc." in word))]
 
 
 @pytest.fixture(scope="module")

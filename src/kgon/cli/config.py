@@ -4,7 +4,7 @@ import difflib
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,13 +29,25 @@ CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[3] / "conf"
 """The config folder: inside the installed package, or at the top of a checkout."""
 
 
-def _members(members: int | list[int]) -> list[int]:
-    chosen = list(range(members)) if isinstance(members, int) else list(members)
-    if not chosen or min(chosen) < 0 or len(set(chosen)) < len(chosen):
-        raise ValueError(
-            "members must be a positive number, or a list of different member numbers >= 0, "
-            f"got {members}"
-        )
+def count_members(members: Any) -> int:
+    """How many members a config's `members` stands for, a number or a list."""
+    if isinstance(members, int) and not isinstance(members, bool) and members > 0:
+        return members
+    if isinstance(members, Sequence) and not isinstance(members, str) and members:
+        return len(members)
+    raise ValueError(
+        "members must be a positive number, or a list of different member numbers >= 0, "
+        f"got {members}"
+    )
+
+
+def _members(members: Any) -> list[int]:
+    count = count_members(members)
+    if isinstance(members, int):
+        return list(range(count))
+    chosen = list(members)
+    if any(not isinstance(m, int) or m < 0 for m in chosen) or len(set(chosen)) < count:
+        raise ValueError(f"members must be different member numbers >= 0, got {chosen}")
     return chosen
 
 

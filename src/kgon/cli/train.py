@@ -27,9 +27,9 @@ def main() -> None:
 
 def check(config: DictConfig) -> None:
     """Build, with one member, everything that can refuse a value; ValueError says what."""
+    check_memory(config)
     configs.plain(config)
     check_runs(config)
-    check_memory(config)
     small = config.copy()
     small.members = 1
     build(small.model)
@@ -40,7 +40,8 @@ def check(config: DictConfig) -> None:
 
 def check_memory(config: DictConfig) -> None:
     """Refuse a job whose data sets and record would not fit; it does not grow with the steps."""
-    n_members = len(config.datamodule.members)
+    # Not from the list of members, which itself may be too long to make.
+    n_members = configs.count_members(config.members)
     n, m = config.model.n_features, config.model.n_hidden
     # Data sets are kept as inputs and, sorted, with three running sums.
     data = 8 * n_members * (config.n_samples or 0) * (n + 4)
