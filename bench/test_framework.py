@@ -28,7 +28,7 @@ def job():
     """The default job's ensemble and data."""
     members = range(MEMBERS)
     model = TMS(6, 2, members, 0, KGon("4", 0.01, 1.0), SGD)
-    stops = range(BLOCK, STEPS + 1, BLOCK)
+    stops = sorted({*range(BLOCK, STEPS + 1, BLOCK), *SNAPSHOTS})
     data = EnsembleData(SingleFeature(6), 1000, 20, 0, members, stops, BLOCK, torch.float64)
     return model, data
 

@@ -18,7 +18,11 @@ from torch import Tensor
 
 from kgon.loss import EmpiricalLoss, PopulationLoss
 
-_BUCKETS_PER_AMPLITUDE = 4
+_BUCKETS_PER_AMPLITUDE = 16, 4
+"""For small samples and for large ones. Buckets that are nearly all empty leave nothing to search,
+but a table of a million of them is in no cache."""
+_SMALL = 2**19
+"""Most buckets of a feature of a small sample."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,8 @@ def _sample_tables(loss: EmpiricalLoss) -> Tables:
     prefix = torch.stack(moments._tail, -1).double().numpy()
     prefix = prefix.reshape(n_sets, n_features, -1, 3)
     width = ordered.shape[-1]
-    n_buckets = _BUCKETS_PER_AMPLITUDE * width
+    many, few = _BUCKETS_PER_AMPLITUDE
+    n_buckets = max(min(many * width, _SMALL), few * width)
     nodes = np.zeros((n_sets, n_features, width + 1, 4))
     nodes[..., 0] = np.inf
     start = np.zeros((n_sets, n_features, n_buckets + 1), dtype=np.int32)
