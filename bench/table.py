@@ -160,7 +160,7 @@ def main():
         "deviation of one.", "",
         "## Cost against the sample's size (1,000 chains or parameters)", "",
         *growth_table(found, "samples", "n_samples", "n_samples"), "",
-        "Chains of an estimate stay near one another, and so do their lookups. Scattered parameters each read another",
+        "The more samples, the more amplitudes lie within a chain's step, and scattered parameters each read another",
         "place of a table that from some 100,000 samples on is larger than the caches: what grows is waiting for memory.",
         "",
         "## Lightning and the command line", "",
