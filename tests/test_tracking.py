@@ -62,7 +62,8 @@ def test_a_run_is_online_only_if_the_server_answers(server, tmp_path, capfd, mod
     server.always = fault
     start = time.monotonic()
     log = logger(tmp_path / "runs" / "job", mode)
-    assert time.monotonic() - start < wandb_account.PROBE_SECONDS + 3
+    # Far below the twenty seconds that W&B itself waits for a server, on a busy machine too.
+    assert time.monotonic() - start < wandb_account.PROBE_SECONDS + 10
     assert log.experiment.offline == (fault is not None)
     server.always = None
     log.log_metrics({"loss": 1.0}, step=0)
