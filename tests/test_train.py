@@ -142,6 +142,8 @@ def test_a_failing_job_is_recorded_as_failed_and_exits_non_zero(tmp_path):
         (["model.n_hidden=3"], "n_hidden=2, got 3"),
         (["init.noise=-0.1"], "init.noise"),
         (["seed=one"], "seed must be a number"),
+        (["seed=1,2"], "seed=1,2: several values are a job each, with -m"),
+        (["optimizer.lr=range(1,3)"], "several values are a job each, with -m"),
         (["members=[]"], "members must be"),
         (["members=null"], "members must be a positive number"),
         (["members=true"], "members must be a positive number"),

@@ -119,10 +119,10 @@ def run(
     overrides = [word for word in sys.argv[1:] if _is_override(word)]
     if not {"--help", "-h", "--hydra-help", "--info", "-i", "--cfg", "-c"} & set(sys.argv):
         try:
-            config = _check_overrides(config_name, overrides, check)
+            config, swept = _check_overrides(config_name, overrides, check)
         except (ValueError, OmegaConfBaseException) as error:
             refuse(config_name, _first_line(error))
-        if {"-m", "--multirun"} & set(sys.argv):
+        if {"-m", "--multirun"} & set(sys.argv) or config.hydra.mode == RunMode.MULTIRUN:
             if tracking.awaited():
                 refuse(config_name, "-m: the agent of a W&B sweep waits for one run; leave out -m")
             # An experiment may choose another sweeper, which it could not if ours were a default.
@@ -130,6 +130,8 @@ def run(
                 sys.argv.append("hydra/sweeper=kgon")
             name = sweeps.name(config_name, overrides)
             sys.exit(_sweep(config_name, task, sweeps.Sweep(Path(config.runs.dir), name)))
+        if swept:
+            refuse(config_name, f"{swept[0]}: several values are a job each, with -m")
         if overrides == sys.argv[1:]:
             run_and_report(lambda: _run_one(config_name, task, config))
             return
@@ -189,9 +191,9 @@ def _is_override(word: str) -> bool:
 
 def _check_overrides(
     config_name: str, words: list[str], check: Callable[[DictConfig], None]
-) -> DictConfig:
+) -> tuple[DictConfig, list[str]]:
     """Check every choice of every override; return the config of the first ones, with Hydra's own
-    part."""
+    part, and the overrides that have several."""
     with hydra.initialize_config_dir(str(CONF), job_name=config_name, version_base="1.3"):
         parser = OverridesParser.create()
         try:
@@ -211,15 +213,19 @@ def _check_overrides(
             check(config)
         with open_dict(config):
             config.hydra = of_hydra
-        return config
+        return config, [str(o.input_line) for o in parsed if _is_sweep(o)]
 
 
 _MOST_CHOICES = 50
 
 
+def _is_sweep(override: Override) -> bool:
+    return override.is_sweep_override() and not override.is_hydra_override()
+
+
 def _choices(override: Override) -> Iterator[str]:
     """The override as it is in each job of a sweep; a range by its ends, of others the first."""
-    if not override.is_sweep_override() or override.is_hydra_override():
+    if not _is_sweep(override):
         yield str(override.input_line)
         return
     key = override.get_key_element()
