@@ -33,6 +33,7 @@ import pyarrow as pa
 
 from kgon.critical import CriticalPoint, critical_points
 from kgon.figure_style import phase_color, phase_order
+from kgon.html_table import Cell, html_table
 
 # Numbers on the page. With these, 300 runs of 100 members take about 7 MB.
 _CURVE_POINTS = 200_000  # loss values, shared by the runs of the page ...
@@ -191,7 +192,7 @@ def _phase_table(run: Run, theory: Mapping[str, CriticalPoint]) -> str:
         tried = len(_numbers(group, "llc"))
         rows.append(
             [
-                _Cell(label, _named(label)),
+                Cell(label, _named(label)),
                 len(group),
                 float(loss.mean()) if loss.size else None,
                 None if point is None else point.loss,
@@ -208,7 +209,7 @@ def _phase_table(run: Run, theory: Mapping[str, CriticalPoint]) -> str:
         "members. On 4-gons the theory LLC is the volume exponent, which estimates at finite n "
         "stay far below."
     )
-    return _table(columns, rows) + f'<p class="soft">{note}</p>'
+    return html_table(columns, rows) + f'<p class="soft">{note}</p>'
 
 
 def _results(run: Run) -> str:
@@ -216,7 +217,7 @@ def _results(run: Run) -> str:
     summary = run.status.get("metrics") or {}
     if run.members or not summary:
         return ""
-    return _table(["result", "value"], [[name, value] for name, value in summary.items()])
+    return html_table(["result", "value"], [[name, value] for name, value in summary.items()])
 
 
 def _phase(member: Mapping[str, Any]) -> str:
@@ -262,7 +263,7 @@ def _transition_tables(run: Run, theory: Mapping[str, CriticalPoint]) -> str:
         rows.append([before, after, n, b.loss - a.loss if known else None])  # type: ignore[union-attr]
     tables = "<h3>Transitions</h3>"
     columns = ["from", "to", "count", "change of loss (theory)"]
-    tables += _table(columns, rows) if rows else "<p>No transitions found.</p>"
+    tables += html_table(columns, rows) if rows else "<p>No transitions found.</p>"
     if not run.plateaus:
         return tables
     groups = defaultdict(list)
@@ -275,7 +276,7 @@ def _transition_tables(run: Run, theory: Mapping[str, CriticalPoint]) -> str:
         distance = _numbers(group, "distance")
         rows.append(
             [
-                _Cell(label, _named(label)),
+                Cell(label, _named(label)),
                 len(group),
                 len({p["member"] for p in group}),
                 round(float(np.median(length))),
@@ -285,14 +286,14 @@ def _transition_tables(run: Run, theory: Mapping[str, CriticalPoint]) -> str:
         )
     columns = ["nearest critical point", "plateaus", "members", "median length (steps)"]
     columns += ["mean loss", "median distance in loss"]
-    return tables + "<h3>Plateaus</h3>" + _table(columns, rows)
+    return tables + "<h3>Plateaus</h3>" + html_table(columns, rows)
 
 
 def _member_table(members: Sequence[Mapping[str, Any]]) -> str:
     if not members:
         return ""
     rows = [[m.get(key) for key in _MEMBER_COLUMNS] for m in members]
-    return _table(list(_MEMBER_COLUMNS.values()), rows)
+    return html_table(list(_MEMBER_COLUMNS.values()), rows)
 
 
 def _config(run: Run) -> str:
@@ -371,19 +372,19 @@ def _sweep(runs: Sequence[Run], base: Path, catalogue: Catalogue) -> str:
         shown = " ".join(_named(p, f"{p}: {phases[p]}") for p in phase_order(phases))
         rows.append(
             [
-                _Cell(run.path.name, f'<a href="#run-{n}">{escape(run.path.name)}</a>'),
+                Cell(run.path.name, f'<a href="#run-{n}">{escape(run.path.name)}</a>'),
                 run.status.get("command") if len(commands) > 1 else None,
                 *(
                     [points.values(run).get(name) for name in names]
                     or [" ".join(points.words[run.path])]
                 ),
-                _Cell(state, f'<span class="state {escape(state)}">{escape(state)}</span>'),
+                Cell(state, f'<span class="state {escape(state)}">{escape(state)}</span>'),
                 _shortened(str(run.status.get("error") or "")),
                 run.status.get("seconds"),
                 len(run.members) or None,
                 float(loss.mean()) if loss.size else None,
-                _Cell(" ".join(f"{p}:{phases[p]}" for p in phase_order(phases)), shown, "phases"),
-                _Cell(run.path.name, f'<a href="{_href(run.path, base)}/">folder</a>'),
+                Cell(" ".join(f"{p}:{phases[p]}" for p in phase_order(phases)), shown, "phases"),
+                Cell(run.path.name, f'<a href="{_href(run.path, base)}/">folder</a>'),
             ]
         )
         words = escape(" ".join(map(str, run.status.get("overrides") or [])))
@@ -393,7 +394,7 @@ def _sweep(runs: Sequence[Run], base: Path, catalogue: Catalogue) -> str:
     # What no run has (an error, mostly) takes no width.
     told = [i for i in range(len(columns)) if any(row[i] not in (None, "") for row in rows)]
     columns, rows = [columns[i] for i in told], [[row[i] for i in told] for row in rows]
-    table = _table(columns, rows, attributes, identifier="runs")
+    overview = html_table(columns, rows, attributes, identifier="runs")
     filters = (
         '<div class="bar" data-filter="runs" role="search">'
         '<label>Filter <input type="search" placeholder="words, e.g. seed=3"></label>'
@@ -409,7 +410,7 @@ def _sweep(runs: Sequence[Run], base: Path, catalogue: Catalogue) -> str:
     return (
         f"<header><h1>{len(runs)} runs{of}</h1><p>{counts}</p>"
         f"{f'<p>All with{shared}</p>' if shared else ''}</header>\n"
-        f"{_section('Overview', filters + table)}\n{_section('Runs', ''.join(parts))}"
+        f"{_section('Overview', filters + overview)}\n{_section('Runs', ''.join(parts))}"
     )
 
 
@@ -529,61 +530,6 @@ def _thin(
 
 
 # ------------------------------------------------------------------------------------ HTML, JSON
-
-
-class _Cell:
-    """A table cell whose HTML differs from the value it is sorted by."""
-
-    def __init__(self, value: str, html: str, css_class: str = ""):
-        self.value = value
-        self.html = html
-        self.css_class = css_class
-
-
-def _table(
-    columns: Sequence[str],
-    rows: Sequence[Sequence[Any]],
-    attributes: Sequence[str] | None = None,
-    *,
-    identifier: str | None = None,
-) -> str:
-    """A sortable table; `attributes` are the rows'. Numbers show 5 digits and sort in full; what
-    is empty or not finite sorts last."""
-    numeric = [
-        any(isinstance(row[i], int | float) for row in rows)
-        and all(row[i] is None or isinstance(row[i], int | float) for row in rows)
-        for i in range(len(columns))
-    ]
-    head = "".join(
-        f'<th scope="col" aria-sort="none"{_class(n)}>'
-        f'<button type="button">{escape(c)}</button></th>'
-        for c, n in zip(columns, numeric, strict=True)
-    )
-    lines = []
-    for n, row in enumerate(rows):
-        cells = "".join(_cell(v, right) for v, right in zip(row, numeric, strict=True))
-        lines.append(f"<tr {attributes[n]}>{cells}</tr>" if attributes else f"<tr>{cells}</tr>")
-    name = f' id="{identifier}"' if identifier else ""
-    body = "\n".join(lines)
-    return (
-        f'<div class="scroll" tabindex="0"><table class="sortable"{name}>'
-        f"<thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>"
-    )
-
-
-def _class(numeric: bool) -> str:
-    return ' class="number"' if numeric else ""
-
-
-def _cell(value: Any, numeric: bool) -> str:
-    if isinstance(value, _Cell):
-        return f'<td class="{value.css_class}" data-value="{escape(value.value)}">{value.html}</td>'
-    if value is None:
-        return f"<td{_class(numeric)}></td>"
-    if isinstance(value, float):
-        key = repr(value) if np.isfinite(value) else ""
-        return f'<td class="number" data-value="{key}">{value:.5g}</td>'
-    return f"<td{_class(numeric)}>{escape(str(value))}</td>"
 
 
 def _named(label: str, text: str | None = None) -> str:

@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
-from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from kgon import figure_style, llc_figures, runs, streams, tracking
@@ -20,6 +18,15 @@ from kgon.calibration import ACCEPTANCE, calibrate
 from kgon.cli import config as configs
 from kgon.cli.artifacts import downloaded
 from kgon.cli.jobs import build, check_runs, job
+from kgon.cli.llc_table import (
+    FOUR_GONS,
+    PAPER,
+    PUBLISHED,
+    REPRODUCTION,
+    Rows,
+    calibrated_table,
+    estimates_table,
+)
 from kgon.critical import CriticalPoint, critical_point
 from kgon.data import SingleFeature, draw
 from kgon.datamodule import EnsembleData
@@ -27,28 +34,6 @@ from kgon.llc import LLC, VERDICTS, check_memory, check_settings, estimate_llc
 from kgon.loss import EmpiricalLoss, Loss, PopulationLoss, importance_weights
 from kgon.phases import classify
 from kgon.wandb_artifacts import FORM
-
-Rows = list[dict[str, Any]]
-
-PAPER = "Chen et al. 2023, Table K.1"
-REPRODUCTION = "ztreisman/arc-llc"
-PUBLISHED = {
-    ("5", 5000): (7.705, 0.85, PAPER),
-    ("5+", 5000): (9.906, 1.27, PAPER),
-    ("6", 5000): (9.027, 0.59, PAPER),
-    ("5", 50000): (7.32, None, REPRODUCTION),
-    ("5+", 50000): (8.74, None, REPRODUCTION),
-    ("6", 50000): (8.53, None, REPRODUCTION),
-    ("5", 500000): (6.90, None, REPRODUCTION),
-    ("5+", 500000): (8.41, None, REPRODUCTION),
-    ("6", 500000): (8.46, None, REPRODUCTION),
-}
-"""Estimates by others at n_features = 6: value, spread, source. The paper's are quoted from that
-reproduction, whose own (with the population loss) fill in where the paper has none."""
-
-FOUR_GONS = "4 .. 5.5"
-"""The paper's values for 4-gons, which depend on the direction. The volume exponent is larger, and
-estimates at finite n lie below both."""
 
 
 @dataclass(frozen=True)
@@ -460,43 +445,11 @@ def _summary(found: Found) -> dict[str, float | str]:
     return summary
 
 
-_COLUMNS = {
-    "label": ("label", None),
-    "n_samples": ("n", None),
-    "step": ("step", None),
-    "member": ("member", None),
-    "phase": ("phase", None),
-    "theory": ("theory", 1),
-    "published": ("published", 3),
-    "llc": ("kgon", 2),
-    "stderr": ("s.e.", 2),
-    "rhat": ("R-hat", 2),
-    "kept": ("kept", None),
-    "verdict": ("verdict", None),
-}
-_CALIBRATED = {
-    **{k: v for k, v in _COLUMNS.items() if k not in ("published", "rhat", "kept")},
-    "lr": ("lr", None),
-    "localization": ("local.", None),
-    "nbeta": ("nbeta", 0),
-}
-
-
 def _print(found: Found, directory: Path, drawn: Sequence[Path], looks: Sequence[str]) -> None:
     """Print the first table, its notes, and what to open or type next."""
     console = Console()
     name, rows = next(iter(found.tables.items()))
-    columns = _CALIBRATED if name == "chosen" else _COLUMNS
-    columns = {key: value for key, value in columns.items() if key in rows[0]}
-    title = "Learning coefficients" if name == "estimates" else "Chosen settings"
-    # Narrow gaps: nine columns with an "unconverged" fit into a terminal of 80.
-    table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
-    for heading, _ in columns.values():
-        left = heading in ("label", "phase", "verdict")
-        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(_cell(key, row, digits) for key, (_, digits) in columns.items()))
-    console.print(table)
+    console.print(calibrated_table(rows) if name == "chosen" else estimates_table(rows))
     for note in found.notes:
         console.print(f"  {note}", highlight=False)
     console.print(f"\n  [bold]{directory}[/bold]", highlight=False)
@@ -504,18 +457,3 @@ def _print(found: Found, directory: Path, drawn: Sequence[Path], looks: Sequence
         console.print(f"    {path.relative_to(directory)}", highlight=False)
     for look in looks:
         console.print(f"  {look}", highlight=False, soft_wrap=True)
-
-
-def _cell(key: str, row: dict[str, Any], digits: int | None) -> str:
-    value = row[key]
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return "-"
-    if key == "published":
-        spread = row["published_spread"]
-        mark = "" if row["source"] == PAPER else " *"
-        return f"{value:g}{mark}" if spread is None else f"{value:g}±{spread:g}"
-    if key == "kept" and "n_chains" in row:
-        return f"{value}/{row['n_chains']}"
-    if key == "lr":
-        return f"{value:.2g}"
-    return str(value) if digits is None else f"{value:.{digits}f}"
