@@ -167,14 +167,34 @@ def test_parameters_of_another_shape_are_refused():
         six(torch.zeros(3, 4, 2, 4), torch.zeros(3, 4, 4))
 
 
-def test_buckets_find_what_a_binary_search_finds():
-    tables = moment_tables.tables(EmpiricalLoss(sample(3, n_samples=500)), 3)
-    rng = np.random.default_rng(0)
+def test_lines_find_what_a_binary_search_finds():
+    # Amplitudes of one bucket each, of a few, of more than fit a line, and equal ones.
+    x = sample(3, n_samples=500)
+    x[1] = x[1] ** 8
+    x[2] = (20 * x[2]).round() / 20
+    loss = EmpiricalLoss(x)
+    tables = moment_tables.tables(loss, 3)
+    searched = set()
     for s, j in np.ndindex(3, 3):
-        amplitudes = tables.nodes[s, j, :, 0]
-        n_buckets = tables.start.shape[-1] - 1
-        t = np.concatenate([rng.uniform(-0.5, 1.5, 300), amplitudes[np.isfinite(amplitudes)]])
-        q = moment_tables.buckets(t, tables.low[s, j], tables.scale[s, j], n_buckets)
+        amplitudes = tables.ordered[s, j][np.isfinite(tables.ordered[s, j])]
+        t = np.concatenate([np.random.default_rng(0).uniform(-0.5, 1.5, 300), amplitudes])
+        n_buckets = tables.lines.shape[2]
+        place = moment_tables.buckets(t, tables.low[s, j], tables.scale[s, j], n_buckets)
         index = np.searchsorted(amplitudes, t, side="right")
-        assert (tables.start[s, j, q] <= index).all()
-        assert (index <= tables.start[s, j, q + 1]).all()
+        for line, threshold, expected in zip(tables.lines[s, j, place], t, index, strict=True):
+            slots = line[moment_tables.SLOTS[0] :]
+            fits = line[moment_tables.COUNT] <= slots.size
+            searched.add(bool(fits))
+            if fits:
+                moments = [line[k] - (slots[slots <= threshold] ** k).sum() / 500 for k in range(3)]
+                exact = [tail[s, j, expected] for tail in tables.tails]
+                np.testing.assert_allclose(moments, exact, rtol=0, atol=1e-15)
+            else:
+                assert slots[0] <= expected <= slots[0] + line[moment_tables.COUNT]
+    assert searched == {True, False}
+
+
+def test_a_line_of_a_table_is_a_line_of_the_cache():
+    for n_samples in (7, 500, 100_000):
+        lines = moment_tables.tables(EmpiricalLoss(sample(3, n_samples=n_samples)), 3).lines
+        assert lines.strides[-2] == 64 and lines.ctypes.data % 64 == 0

@@ -99,7 +99,8 @@ class SampleMoments:
         ]
         self.sorted = padded
         self.total = tuple(h[..., -1] for h in head)
-        self._tail = tuple(h[..., -1:] - h for h in head)
+        # Of the amplitudes from each one on, and 0 behind the last.
+        self.tails = tuple(h[..., -1:] - h for h in head)
 
     def tail(self, t: Tensor) -> tuple[Tensor, ...]:
         # searchsorted wants (*data_batch, feature j, everything that looks it up).
@@ -115,7 +116,7 @@ class SampleMoments:
             .reshape(shape)
             .movedim(behind, extra)
             .movedim(n_extra + self.sorted.ndim - 2, -1)
-            for table in self._tail
+            for table in self.tails
         )
 
 

@@ -18,8 +18,12 @@ from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.core.cgutils import get_item_pointer, get_or_insert_function
+from numba.extending import intrinsic
 
-from kgon.moment_tables import bucket
+from kgon.moment_tables import COUNT, SLOTS, bucket
 from kgon.streams import normals, unit
 
 # As in `kernels`: fused multiply-adds, no reassociation, no assumption that numbers are finite.
@@ -65,15 +69,60 @@ def _square(x):
 @_inline
 def _data_set(tables, d):
     """The tables of data set d."""
-    nodes, total, start, low, high, scale, importance = tables
-    return nodes[d], total[d], start[d], low[d], high[d], scale[d], importance[d]
+    lines, ordered, tails, total, low, high, scale, weight, importance = tables
+    return (
+        lines[d], ordered[d], (tails[0][d], tails[1][d], tails[2][d]), total[d], low[d], high[d],
+        scale[d], weight, importance[d],
+    )  # fmt: skip
+
+
+@intrinsic
+def _prefetch(typing, lines, q):
+    """Have line q read while the program goes on: all of a loss's lines are under way together."""
+
+    def generate(context, builder, signature, arguments):
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        line = get_item_pointer(
+            context, builder, signature.args[0], array, [arguments[1], arguments[1].type(0)]
+        )
+        number, byte = ir.IntType(32), ir.IntType(8).as_pointer()
+        instruction = get_or_insert_function(
+            builder.module,
+            ir.FunctionType(ir.VoidType(), [byte, number, number, number]),
+            "llvm.prefetch.p0i8",
+        )
+        # For reading, into every level of the cache, data.
+        builder.call(instruction, [builder.bitcast(line, byte), number(0), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(lines, types.intp), generate
+
+
+@functools.partial(numba.njit, cache=True, nogil=True, fastmath={"contract", "reassoc"})
+def _up_to(t, line):
+    """Number, sum and sum of squares of the amplitudes up to t in a line. Summed in any order, so
+    that it is done on all slots at once."""
+    number, first_power, second_power = 0.0, 0.0, 0.0
+    for slot in range(SLOTS[0], SLOTS[1]):
+        amplitude = line[slot]
+        number += 1.0 if amplitude <= t else 0.0
+        amplitude = amplitude if amplitude <= t else 0.0
+        first_power += amplitude
+        second_power += amplitude * amplitude
+    return number, first_power, second_power
 
 
 @_inline
-def _loss(m, n, population, x, g, A, dA, data_set):
-    """The loss of one parameter x on one data set, its gradient into g; A, dA (n * n) are room."""
-    nodes, total, start, low, high, scale, importance = data_set
-    n_buckets = start.shape[1] - 1
+def _room(n):
+    """Room for what `_loss` keeps of each pair of features."""
+    return np.empty(n * n), np.empty(n * n), np.empty(n * n), np.empty(n * n, dtype=np.int32)
+
+
+@_inline
+def _loss(m, n, population, x, g, room, data_set):
+    """The loss of one parameter x on one data set, its gradient into g."""
+    A, dA, threshold, place = room
+    lines, ordered, tails, total, low, high, scale, weight, importance = data_set
     for i in range(n):
         for j in range(i + 1):
             a = 0.0
@@ -81,14 +130,25 @@ def _loss(m, n, population, x, g, A, dA, data_set):
                 a += x[k * n + i] * x[k * n + j]
             A[i * n + j] = a
             A[j * n + i] = a
+    for i in range(n):
+        bias = x[m * n + i]
+        for j in range(n):
+            a = A[i * n + j]
+            # Without slope the output is active always or never: at a threshold of -+infinity.
+            t = -bias / a if a != 0.0 else (-np.inf if bias > 0.0 else np.inf)
+            threshold[i * n + j] = t
+            if not population:
+                place[i * n + j] = bucket(t, low[j], scale[j], lines.shape[1])
+    if not population:
+        for i in range(n):
+            for j in range(n):
+                _prefetch(lines[j], place[i * n + j])
     out = 0.0
     for i in range(n):
         bias = x[m * n + i]
         row, slope = 0.0, 0.0
         for j in range(n):
-            a = A[i * n + j]
-            # Without slope the output is active always or never: at a threshold of -+infinity.
-            t = -bias / a if a != 0.0 else (-np.inf if bias > 0.0 else np.inf)
+            a, t = A[i * n + j], threshold[i * n + j]
             # Most outputs are off at every amplitude or on at every one: worth the branches.
             if t < low[j] if a < 0.0 else t >= high[j]:
                 if i == j:
@@ -105,15 +165,22 @@ def _loss(m, n, population, x, g, A, dA, data_set):
                     m1 = (1.0 - t * t) * total[j, 1]
                     m2 = (1.0 - t * t * t) * total[j, 2]
                 else:
-                    q = bucket(t, low[j], scale[j], n_buckets)
-                    first, last = start[j, q], start[j, q + 1]
-                    while first < last:
-                        middle = (first + last) >> 1
-                        if nodes[j, middle, 0] <= t:
-                            first = middle + 1
-                        else:
-                            last = middle
-                    m0, m1, m2 = nodes[j, first, 1], nodes[j, first, 2], nodes[j, first, 3]
+                    line = lines[j, place[i * n + j]]
+                    if line[COUNT] <= SLOTS[1] - SLOTS[0]:
+                        number, first_power, second_power = _up_to(t, line)
+                        m0 = line[0] - weight * number
+                        m1 = line[1] - weight * first_power
+                        m2 = line[2] - weight * second_power
+                    else:
+                        first = np.int64(line[SLOTS[0]])
+                        last = first + np.int64(line[COUNT])
+                        while first < last:
+                            middle = (first + last) >> 1
+                            if ordered[j, middle] <= t:
+                                first = middle + 1
+                            else:
+                                last = middle
+                        m0, m1, m2 = tails[0][j, first], tails[1][j, first], tails[2][j, first]
                 if a < 0.0:
                     m0, m1, m2 = total[j, 0] - m0, total[j, 1] - m1, total[j, 2] - m2
             u = a * m2 + bias * m1
@@ -148,12 +215,12 @@ def value_and_grad(m: int, n: int, population: bool) -> Any:
 
     @_jit
     def run(W, b, value, dW, db, which, tables, runs):
-        x, g, A, dA = np.empty(dim), np.empty(dim), np.empty(n * n), np.empty(n * n)
+        x, g, room = np.empty(dim), np.empty(dim), _room(n)
         for s in range(runs[0], runs[1]):
             data_set = _data_set(tables, which[s])
             for p in range(W.shape[0]):
                 _load(m, n, W[p, s], b[p, s], x)
-                value[p, s] = _loss(m, n, population, x, g, A, dA, data_set)
+                value[p, s] = _loss(m, n, population, x, g, room, data_set)
                 _store(m, n, g, dW[p, s], db[p, s])
 
     return run
@@ -169,7 +236,7 @@ def hmc_move(m: int, n: int, population: bool) -> Any:
         W, b, value, acceptance, keys, strength, precision, step, n_steps, turn,
         which, tables, runs,
     ):  # fmt: skip
-        x, g, A, dA = np.empty(dim), np.empty(dim), np.empty(n * n), np.empty(n * n)
+        x, g, room = np.empty(dim), np.empty(dim), _room(n)
         noise = np.empty((1, even))
         momentum = noise[0, :dim]
         for s in range(runs[0], runs[1]):
@@ -187,7 +254,7 @@ def hmc_move(m: int, n: int, population: bool) -> Any:
                 before = heat * value[p, s] + 0.5 * (precision * _square(x) + _square(momentum))
                 new = 0.0
                 for t in range(n_steps + 1):
-                    new = _loss(m, n, population, x, g, A, dA, data_set)
+                    new = _loss(m, n, population, x, g, room, data_set)
                     kick = h if 0 < t < n_steps else 0.5 * h
                     drift = h if t < n_steps else 0.0
                     for i in range(dim):
@@ -210,13 +277,13 @@ def descend(m: int, n: int, population: bool) -> Any:
 
     @_jit
     def run(W, b, value, slope, taken, tolerance, n_steps, which, tables, runs):
-        A, dA = np.empty(n * n), np.empty(n * n)
+        room = _room(n)
         x, g, next_x, next_g = np.empty(dim), np.empty(dim), np.empty(dim), np.empty(dim)
         for s in range(runs[0], runs[1]):
             data_set = _data_set(tables, which[s])
             for p in range(W.shape[0]):
                 _load(m, n, W[p, s], b[p, s], x)
-                old = _loss(m, n, population, x, g, A, dA, data_set)
+                old = _loss(m, n, population, x, g, room, data_set)
                 h = 0.1
                 t = 0
                 square = _square(g)
@@ -224,7 +291,7 @@ def descend(m: int, n: int, population: bool) -> Any:
                     t += 1
                     for i in range(dim):
                         next_x[i] = x[i] - h * g[i]
-                    new = _loss(m, n, population, next_x, next_g, A, dA, data_set)
+                    new = _loss(m, n, population, next_x, next_g, room, data_set)
                     if new <= old - 0.5 * h * square:
                         old = new
                         h *= 1.2
@@ -251,7 +318,7 @@ def langevin(m: int, n: int, population: bool) -> Any:
         W, b, keys, trace, acceptance, nbeta, lr, localization, n_burnin, probe_every,
         which, tables, runs,
     ):  # fmt: skip
-        A, dA = np.empty(n * n), np.empty(n * n)
+        room = _room(n)
         x, centre, force = np.empty(dim), np.empty(dim), np.empty(dim)
         old_x, old_force = np.empty(dim), np.empty(dim)
         noise = np.empty((1, _NOISY_STEPS * even))
@@ -263,7 +330,7 @@ def langevin(m: int, n: int, population: bool) -> Any:
                 centre[:] = x
                 accepted, probes, probing, old_energy = 0.0, 0, False, 0.0
                 for t in range(n_burnin + trace.shape[2]):
-                    value = _loss(m, n, population, x, force, A, dA, data_set)
+                    value = _loss(m, n, population, x, force, room, data_set)
                     for i in range(dim):
                         force[i] = beta * force[i] + pull * (x[i] - centre[i])
                     draw = t - n_burnin

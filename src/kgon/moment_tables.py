@@ -1,8 +1,9 @@
 """Lookup tables of the exact losses' moments, for compiled loops.
 
-A threshold is looked up in O(1): buckets of equal width over a feature's amplitudes, each with the
-number of amplitudes below it, and bisection among the few inside. It finds the same index as the
-binary search of `SampleMoments`.
+A threshold is looked up in O(1), nearly always from one line of a cache: buckets of equal width
+over a feature's amplitudes, each with the moments of the amplitudes from it on and the amplitudes
+in it, to be compared one by one. Where they do not fit, the sorted sample is bisected. It finds
+what the binary search of `SampleMoments` finds.
 """
 
 import math
@@ -12,17 +13,18 @@ from weakref import WeakKeyDictionary
 
 import numba
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from kgon.loss import EmpiricalLoss, PopulationLoss
 
-_BUCKETS_PER_AMPLITUDE = 16, 4
-"""For small samples and for large ones. Buckets that are nearly all empty leave nothing to search,
-but a table of a million of them is in no cache."""
-_SMALL = 2**19
-"""Most buckets of a feature of a small sample."""
+MOMENTS = 3
+"""Truncated moments of the amplitude, of orders 0, 1 and 2, at the start of a line."""
+COUNT = 3
+"""Place in a line of the number of amplitudes in the bucket."""
+SLOTS = 4, 8
+"""Places in a line of the amplitudes themselves: 64 bytes in all. If there are more, the first of
+these places has the index of the first of them."""
 
 
 @dataclass(frozen=True)
@@ -32,32 +34,36 @@ class Tables:
     Attributes:
         population: whether the amplitude is U[0, 1] instead of a sample.
         batch: the axes of the data sets, n_sets of them in all.
-        nodes: (n_sets, n_features, width, 4), the distinct amplitudes ascending, +inf behind the
-            last, each with the moments of the amplitudes from it on: one place in memory a lookup.
+        lines: (n_sets, n_features, n_buckets, 8), see `MOMENTS`, `COUNT`, `SLOTS`; +inf in slots
+            behind the last amplitude.
+        ordered: (n_sets, n_features, width), the amplitudes ascending, +inf behind the last.
+        tails: the moments of the amplitudes from each on, each (n_sets, n_features, width + 1).
         total: (n_sets, n_features, 3), moments of all amplitudes.
-        start: (n_sets, n_features, n_buckets + 1), amplitudes in the buckets before a bucket.
         low: (n_sets, n_features), the least amplitude.
         high: (n_sets, n_features), the largest.
         scale: (n_sets, n_features), buckets per unit of amplitude.
+        weight: an amplitude's share of moment 0, 1 / n_samples.
         importance: (n_sets, n_features), weights of the output coordinates.
     """
 
     population: bool
     batch: tuple[int, ...]
-    nodes: NDArray[np.float64]
+    lines: NDArray[np.float64]
+    ordered: NDArray[np.float64]
+    tails: tuple[NDArray[np.float64], ...]
     total: NDArray[np.float64]
-    start: NDArray[np.int32]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
     scale: NDArray[np.float64]
+    weight: float
     importance: NDArray[np.float64]
 
     @property
     def arguments(self) -> tuple[Any, ...]:
         """What the compiled functions take."""
         return (
-            self.nodes, self.total, self.start, self.low, self.high, self.scale,
-            self.importance,
+            self.lines, self.ordered, self.tails, self.total, self.low, self.high, self.scale,
+            self.weight, self.importance,
         )  # fmt: skip
 
 
@@ -84,12 +90,14 @@ def _population_tables(n_features: int, importance: Tensor | None) -> Tables:
     return Tables(
         population=True,
         batch=batch,
-        nodes=np.zeros((n_sets, n_features, 1, 4)),
+        lines=_lines(n_sets, n_features, 1),
+        ordered=np.zeros((n_sets, n_features, 1)),
+        tails=(np.zeros((n_sets, n_features, 2)),) * MOMENTS,
         total=total,
-        start=np.zeros((n_sets, n_features, 2), dtype=np.int32),
         low=np.zeros((n_sets, n_features)),
         high=np.ones((n_sets, n_features)),
         scale=np.zeros((n_sets, n_features)),
+        weight=0.0,
         importance=weights,
     )
 
@@ -99,40 +107,60 @@ def _sample_tables(loss: EmpiricalLoss) -> Tables:
     data_batch, n_features = moments.sorted.shape[:-2], moments.sorted.shape[-2]
     n_sets = math.prod(data_batch)
     ordered = moments.sorted.double().numpy().reshape(n_sets, n_features, -1)
-    prefix = torch.stack(moments._tail, -1).double().numpy()
-    prefix = prefix.reshape(n_sets, n_features, -1, 3)
-    width = ordered.shape[-1]
-    many, few = _BUCKETS_PER_AMPLITUDE
-    n_buckets = max(min(many * width, _SMALL), few * width)
-    nodes = np.zeros((n_sets, n_features, width + 1, 4))
-    nodes[..., 0] = np.inf
-    start = np.zeros((n_sets, n_features, n_buckets + 1), dtype=np.int32)
-    low, high, scale = np.zeros((3, n_sets, n_features))
+    tails = tuple(tail.double().numpy().reshape(n_sets, n_features, -1) for tail in moments.tails)
+    # One amplitude a bucket: of a uniform sample's buckets one in 270 then has more than `SLOTS`.
+    n_buckets = ordered.shape[-1]
+    lines = _lines(n_sets, n_features, n_buckets)
+    low, high, scale = (np.zeros((n_sets, n_features)) for _ in range(3))
     for s, j in np.ndindex(n_sets, n_features):
         present = ordered[s, j][np.isfinite(ordered[s, j])]
-        # Of equal amplitudes the last counts: an index is the number of amplitudes <= t.
-        last = np.flatnonzero(np.append(present[1:] > present[:-1], present.size > 0))
-        distinct = present[last]
-        nodes[s, j, : distinct.size, 0] = distinct
-        nodes[s, j, 0, 1:] = prefix[s, j, 0]
-        nodes[s, j, 1 : distinct.size + 1, 1:] = prefix[s, j, last + 1]
-        if distinct.size:
-            low[s, j], high[s, j] = distinct[0], distinct[-1]
-            if distinct.size > 1:
-                scale[s, j] = (n_buckets - 1) / (distinct[-1] - distinct[0])
-            place = buckets(distinct, low[s, j], scale[s, j], n_buckets)
-            start[s, j, 1:] = np.cumsum(np.bincount(place, minlength=n_buckets))
+        if present.size:
+            low[s, j], high[s, j] = present[0], present[-1]
+            if high[s, j] > low[s, j]:
+                scale[s, j] = (n_buckets - 1) / (high[s, j] - low[s, j])
+        place = buckets(present, low[s, j], scale[s, j], n_buckets)
+        _fill(lines[s, j], place, present, [tail[s, j] for tail in tails])
     return Tables(
         population=False,
         batch=tuple(data_batch),
-        nodes=nodes,
-        total=nodes[:, :, 0, 1:].copy(),
-        start=start,
+        lines=lines,
+        ordered=ordered,
+        tails=tails,
+        total=np.stack([tail[..., 0] for tail in tails], -1),
         low=low,
         high=high,
         scale=scale,
+        weight=1 / loss.n_samples,
         importance=_weights(loss.importance, tuple(data_batch), n_features),
     )
+
+
+def _lines(n_sets: int, n_features: int, n_buckets: int) -> NDArray[np.float64]:
+    """Room for the lines, each of which is one line of the cache."""
+    shape = (n_sets, n_features, n_buckets, SLOTS[1])
+    room = np.empty(math.prod(shape) + SLOTS[1])
+    first = -room.ctypes.data % 64 // 8
+    return room[first : first + math.prod(shape)].reshape(shape)
+
+
+def _fill(
+    lines: NDArray[np.float64],
+    place: NDArray[np.int32],
+    amplitudes: NDArray[np.float64],
+    tails: list[NDArray[np.float64]],
+) -> None:
+    count = np.bincount(place, minlength=len(lines))
+    first = np.cumsum(count) - count
+    for k, tail in enumerate(tails):
+        lines[:, k] = tail[first]
+    lines[:, COUNT] = count
+    slots = lines[:, SLOTS[0] :]
+    fits = count <= slots.shape[1]
+    for r in range(slots.shape[1]):
+        (here,) = np.nonzero(fits & (r < count))
+        slots[:, r] = np.inf
+        slots[here, r] = amplitudes[first[here] + r]
+    slots[~fits, 0] = first[~fits]
 
 
 def _weights(
@@ -151,12 +179,12 @@ def bucket(t, low, scale, n_buckets):
     # In this order a NaN (from 0 times infinity) goes to bucket 0.
     place = place if place > 0.0 else 0.0
     place = place if place < n_buckets - 1.0 else n_buckets - 1.0
-    return np.int64(place)
+    return np.int32(place)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def buckets(amplitudes, low, scale, n_buckets):
-    out = np.empty(amplitudes.size, dtype=np.int64)
+    out = np.empty(amplitudes.size, dtype=np.int32)
     for i in range(amplitudes.size):
         out[i] = bucket(amplitudes[i], low, scale, n_buckets)
     return out

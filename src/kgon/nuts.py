@@ -153,13 +153,13 @@ def _looked_up(x: Tensor, noise_std: float) -> Callable[[Any, Any], Any]:
     n_samples, n_features = x.shape
     tables = moment_tables.tables(EmpiricalLoss(x.double()), n_features)
     assert tables is not None  # the empirical loss has a compiled form
-    nodes, total, start = (
-        jnp.asarray(table[0]) for table in (tables.nodes, tables.total, tables.start)
-    )
-    low, scale = jnp.asarray(tables.low[0]), jnp.asarray(tables.scale[0])
-    n_buckets = start.shape[1] - 1
+    ordered, total = jnp.asarray(tables.ordered[0]), jnp.asarray(tables.total[0])
+    tails = jnp.stack([jnp.asarray(tail[0]) for tail in tables.tails], -1)
+    low, scale, n_buckets = tables.low[0], tables.scale[0], tables.lines.shape[2]
+    count = tables.lines[0, :, :, moment_tables.COUNT].astype(np.int32)
     # Bisection of a fixed length, as many halvings as find an amplitude in the fullest bucket.
-    halvings = int(np.diff(tables.start[0]).max()).bit_length()
+    halvings = int(count.max()).bit_length()
+    start = jnp.asarray(np.pad(count.cumsum(-1, dtype=np.int32), ((0, 0), (1, 0))))
     feature = jnp.arange(n_features)
 
     def active_moments(A: Any, b: Any) -> Any:
@@ -171,10 +171,10 @@ def _looked_up(x: Tensor, noise_std: float) -> Callable[[Any, Any], Any]:
         first, last = start[feature, bucket], start[feature, bucket + 1]
         for _ in range(halvings):
             middle = (first + last) >> 1
-            above = (first < last) & (nodes[feature, middle, 0] <= t)
+            above = (first < last) & (ordered[feature, middle] <= t)
             first = jnp.where(above, middle + 1, first)
             last = jnp.where(above, last, middle)
-        M = nodes[feature, first, 1:]
+        M = tails[feature, first]
         return jnp.where((A < 0)[..., None], total - M, M)
 
     def value(W: Any, b: Any) -> Any:
