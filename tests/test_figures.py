@@ -11,6 +11,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from kgon import figure_style, figures
+from kgon.weight_figures import k_gon, weights
 
 # PAPER: L(k^{sigma+, phi-}, c) = [h_k + (c - k) + phi - 3 sigma / (4c)] / (3c).
 _H = {4: 0.0, 5: 0.23738, 6: 0.86746}
@@ -109,8 +110,8 @@ def _all_figures():
     yield "loss, no phases", figures.loss_curves(step, members, _points())
     yield "staircase", figures.staircase(step, loss, **llc, **rest)
     yield "staircase without LLC", figures.staircase(step, loss, **none, **rest)
-    yield "weights", figures.weights(np.tile(W, (4, 1, 1)), np.tile(b, (4, 1)), ["4++-"] * 16)
-    yield "gram", figures.weights(np.ones((3, 3, 6)), np.zeros((3, 6)), ["other"] * 3)
+    yield "weights", weights(np.tile(W, (4, 1, 1)), np.tile(b, (4, 1)), ["4++-"] * 16)
+    yield "gram", weights(np.ones((3, 3, 6)), np.zeros((3, 6)), ["other"] * 3)
     yield "phases", figures.phase_counts(step, [phases] * 8)
     yield (
         "llc",
@@ -341,39 +342,55 @@ def test_k_gon_shows_hull_columns_dead_biases_and_switched_off_columns(label):
     W, b = _k_gon(label)
     k, sigma, phi = int(label[0]), label.count("+"), label.count("-")
     figure = Figure()
-    figures.k_gon(figure.add_subplot(), W, b, label)
+    k_gon(figure.add_subplot(), W, b, label)
     hull = _one(figure, "hull").get_xy()[:-1]
     assert {tuple(v) for v in hull.round(9)} == {tuple(v) for v in W[:, :k].T.round(9)}
-    for i in range(k):
-        tip = _one(figure, f"column-{i}")
-        np.testing.assert_array_equal(tip.get_xydata(), [W[:, i]])
-        assert (tip.get_marker() == "X") == (i < phi)
-    signs = ["positive" if b[i] > 0 else "negative" for i in range(k, 6)]
-    assert signs.count("positive") == sigma
-    for i, sign in zip(range(k, 6), signs, strict=True):
-        mark = _one(figure, f"dead-{i}-{sign}")
-        assert (mark.get_markerfacecolor() == "white") == (sign == "positive")
+    drawn = {gid: _with_gid(figure, gid) for gid in ("columns", "columns-off")}
+    assert [len(marks) for marks in drawn.values()] == [k > phi, phi > 0]
+    for gid, chosen in (("columns", slice(phi, k)), ("columns-off", slice(0, phi))):
+        for marks in drawn[gid]:
+            np.testing.assert_array_equal(marks.get_offsets(), W[:, chosen].T)
+    on, off = (marks[0].get_paths()[0].vertices for marks in drawn.values()) if phi else (0, 1)
+    assert not np.array_equal(on, off)  # other markers
+    dead = {sign: _with_gid(figure, f"dead-{sign}") for sign in ("positive", "negative")}
+    number = {sign: sum(len(m.get_offsets()) for m in marks) for sign, marks in dead.items()}
+    assert number == {"positive": sigma, "negative": 6 - k - sigma}
+    white = [tuple(m.get_facecolor()[0]) == (1, 1, 1, 1) for marks in dead.values() for m in marks]
+    assert white == [True] * bool(sigma) + [False] * (6 - k > sigma)
+
+
+def test_a_sheet_shows_what_the_pictures_show():
+    W, b = (np.stack(a) for a in zip(*(_k_gon(s) for s in ("4", "4++-", "5+")), strict=True))
+    sheet = weights(W, b, ["4", "4++-", "5+"])
+    for n, hull in enumerate(_with_gid(sheet, "hull")):
+        single = Figure()
+        k_gon(single.add_subplot(), W[n], b[n], "5")
+        corners = _one(single, "hull").get_xy()
+        on_sheet = hull.get_xy() - hull.get_xy()[:-1].mean(0)
+        ratio = np.linalg.norm(on_sheet) / np.linalg.norm(corners)
+        np.testing.assert_allclose(on_sheet, ratio * corners, atol=1e-12)
+    assert [t.get_text() for t in sheet.axes[0].texts] == ["4", "4++-", "5+"]
 
 
 def test_inner_columns_are_no_corners_of_the_hull():
     W, b = _k_gon("4")
     W[:, 4] = 0.4, 0.1
     figure = Figure()
-    figures.k_gon(figure.add_subplot(), W, b, "other")
+    k_gon(figure.add_subplot(), W, b, "other")
     assert len(_one(figure, "hull").get_xy()) == 4 + 1
 
 
 def test_dead_columns_do_not_pull_the_hull_to_the_origin():
     W = np.array([[1.0, 1.2, 1.0, 0.0], [-0.5, 0.0, 0.5, 0.0]])
     figure = Figure()
-    figures.k_gon(figure.add_subplot(), W, np.zeros(4), "other")
+    k_gon(figure.add_subplot(), W, np.zeros(4), "other")
     assert {tuple(v) for v in _one(figure, "hull").get_xy()} == {tuple(v) for v in W[:, :3].T}
 
 
 def test_other_hidden_dimensions_show_the_gram_matrix_and_the_biases():
     W, b = np.arange(12.0).reshape(3, 4) / 10, np.array([0.1, 0.2, -0.3, 0.4])
     figure = Figure()
-    figures.k_gon(figure.add_subplot(), W, b, "other")
+    k_gon(figure.add_subplot(), W, b, "other")
     image = _one(figure, "gram").get_array()
     np.testing.assert_array_equal(image[:, :4], W.T @ W)
     np.testing.assert_array_equal(image[:, -1], b)
@@ -381,7 +398,7 @@ def test_other_hidden_dimensions_show_the_gram_matrix_and_the_biases():
 
 def test_parameters_that_are_not_finite_are_said_to_be():
     figure = Figure()
-    figures.k_gon(figure.add_subplot(), np.full((2, 6), np.nan), np.zeros(6), "diverged")
+    k_gon(figure.add_subplot(), np.full((2, 6), np.nan), np.zeros(6), "diverged")
     assert "not finite" in {t.get_text() for t in figure.findobj(Text)}
 
 
@@ -457,8 +474,8 @@ def test_figures_leave_matplotlibs_settings_alone(tmp_path):
         (lambda: figures.loss_curves([0, 1], [[1.0]], []), r"loss must be \(S, M\).*\(1, 1\)"),
         (lambda: figures.loss_curves([0], [[1.0]], [], final_phase=["4", "5"]), "1 labels, got 2"),
         (lambda: figures.phase_counts([0], [["4"], ["5"]]), r"labels must be \(T, M\)"),
-        (lambda: figures.weights(np.ones((17, 2, 3)), np.ones((17, 3)), ["4"] * 17), "got 17"),
-        (lambda: figures.weights(np.ones((2, 2, 3)), np.ones((2, 4)), ["4"] * 2), r"b \(N, n_feat"),
+        (lambda: weights(np.ones((17, 2, 3)), np.ones((17, 3)), ["4"] * 17), "got 17"),
+        (lambda: weights(np.ones((2, 2, 3)), np.ones((2, 4)), ["4"] * 2), r"b \(N, n_feat"),
         (lambda: figures.llc_by_phase([1.0], [1.0, 2.0], ["4"], []), r"must all be \(N,\)"),
     ],
 )

@@ -1,18 +1,14 @@
 """The figures of a run: arrays in, a matplotlib `Figure` out, in the looks of `figure_style`."""
 
-import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Circle, ConnectionPatch, Patch, Polygon
+from matplotlib.patches import ConnectionPatch, Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import ArrayLike
@@ -44,17 +40,11 @@ from kgon.figure_style import (
     step_axis,
     write_title,
 )
-
-MAX_WEIGHTS = 16
-"""Most pictures on one sheet of `weights`."""
+from kgon.weight_figures import k_gon
 
 # Curves of more points than this are drawn as an image inside the SVG: the axes and all text stay
 # vectors, and the file stays below a megabyte.
 _VECTOR_POINTS = 50_000
-
-# Below this length a column is drawn as dead. It concerns pictures only: live columns of the
-# critical points have length >= 1.
-_DEAD = 0.3
 
 
 class Stage(NamedTuple):
@@ -350,135 +340,6 @@ def _place_pictures(
             zorder=4,
             clip_on=False,
         ).pop().set_gid(f"stage-{i}")
-
-
-def _hull(xy: Array) -> Array:
-    """The vertices of the convex hull of points (n, 2), counter-clockwise (monotone chain)."""
-    ordered = [tuple(p) for p in np.unique(xy, axis=0)]
-    if len(ordered) < 3:
-        return np.array(ordered).reshape(-1, 2)
-
-    def half(points: Iterable[tuple[float, ...]]) -> list[tuple[float, ...]]:
-        chain: list[tuple[float, ...]] = []
-        for p in points:
-            while len(chain) > 1 and (
-                (chain[-1][0] - chain[-2][0]) * (p[1] - chain[-2][1])
-                - (chain[-1][1] - chain[-2][1]) * (p[0] - chain[-2][0])
-                <= 0
-            ):
-                chain.pop()
-            chain.append(p)
-        return chain[:-1]
-
-    return np.array(half(ordered) + half(reversed(ordered)))
-
-
-_BIAS_NORM = Normalize(-1.0, 1.0)
-
-
-def _bias_color(bias: float) -> Any:
-    return matplotlib.colormaps["PuOr_r"](_BIAS_NORM(bias))
-
-
-def k_gon(ax: Axes, W: ArrayLike, b: ArrayLike, label: str) -> None:
-    """Draw one element's columns of W as vectors with their convex hull, and the biases.
-
-    A tip is filled with the colour of its bias. A live column that its bias switches off
-    (b_i < -|W_i|^2, phi) is dotted and ends in a cross. Dead columns stand in a row at the origin:
-    a ring for a positive bias (sigma), a dot for a negative one. The dashed circle is the unit
-    circle. For n_hidden != 2 the picture is the heat map of W^T W with the biases as a last column.
-    """
-    W, b = np.asarray(W, dtype=float), np.asarray(b, dtype=float)
-    if W.ndim != 2 or b.shape != W.shape[1:]:
-        raise ValueError(
-            f"W must be (n_hidden, n_features) and b (n_features), got {W.shape} and {b.shape}"
-        )
-    for spine in ax.spines.values():
-        spine.set_visible(False)
-    ax.set_xticks([])
-    ax.set_yticks([])
-    ax.set_title(label, fontsize=FONT, color=INK, pad=1.5)
-    if not (np.isfinite(W).all() and np.isfinite(b).all()):
-        ax.text(0.5, 0.5, "not finite", transform=ax.transAxes, fontsize=FONT, ha="center")
-        return
-    if W.shape[0] != 2:
-        gap = np.full((W.shape[1], 1), np.nan)
-        image = np.concatenate([W.T @ W, gap, b[:, None]], axis=1)
-        ax.imshow(image, cmap="PuOr_r", norm=_BIAS_NORM, interpolation="nearest").set_gid("gram")
-        return
-
-    length = np.linalg.norm(W, axis=0)
-    live = length >= _DEAD
-    off = live & (b < -(length**2))
-    reach = max(1.2, 1.12 * float(length.max(initial=0.0)))
-    ax.set_aspect("equal")
-    ax.set_xlim(-reach, reach)
-    ax.set_ylim(-reach, reach)
-    ax.add_patch(Circle((0, 0), 1.0, fill=False, ls=(0, (3, 3)), lw=0.5, ec="#b0b0b0", zorder=0))
-    colour = phase_color(label)
-    hull = _hull(W[:, live].T)
-    if len(hull) >= 3:
-        polygon = Polygon(hull, closed=True, fc=to_rgba(colour, 0.25), ec=colour, lw=1.0, zorder=1)
-        polygon.set_gid("hull")
-        ax.add_patch(polygon)
-    for i in np.flatnonzero(live):
-        ax.plot(*np.c_[[0.0, 0.0], W[:, i]], color=INK, lw=0.7, ls=":" if off[i] else "-", zorder=2)
-        ax.plot(
-            *W[:, i],
-            marker="X" if off[i] else "o",
-            ms=4,
-            mfc=_bias_color(b[i]),
-            mec=INK,
-            mew=0.5,
-            zorder=3,
-        ).pop().set_gid(f"column-{i}")
-    dead = np.flatnonzero(~live)
-    for place, i in enumerate(sorted(dead, key=lambda i: -b[i])):
-        offset = 0.3 * reach * (place - (len(dead) - 1) / 2)
-        positive = b[i] > 0
-        ax.plot(
-            offset,
-            0.0,
-            marker="o",
-            ms=4.5 if positive else 2,
-            mfc="white" if positive else INK,
-            mec=INK,
-            mew=0.9,
-            zorder=4,
-        ).pop().set_gid(f"dead-{i}-{'positive' if positive else 'negative'}")
-
-
-_KEY = "bias $b_i$; dead columns: ring +, dot \N{MINUS SIGN}; cross: off by its bias"
-
-
-def weights(W: ArrayLike, b: ArrayLike, labels: Sequence[str]) -> Figure:
-    """The k-gon pictures of up to 16 members: W (N, n_hidden, n_features), b (N, n_features)."""
-    W, b = np.asarray(W, dtype=float), np.asarray(b, dtype=float)
-    if W.ndim != 3 or b.shape != (W.shape[0], W.shape[2]) or len(labels) != len(W):
-        raise ValueError(
-            "W must be (N, n_hidden, n_features), b (N, n_features) and labels N, "
-            f"got {W.shape}, {b.shape} and {len(labels)}"
-        )
-    if not 1 <= len(W) <= MAX_WEIGHTS:
-        raise ValueError(f"weights draws 1 to {MAX_WEIGHTS} members, got {len(W)}")
-    columns = min(4, len(W))
-    rows = math.ceil(len(W) / columns)
-    size, pitch, foot = 0.7, 0.9, 0.54
-    figure = Figure(figsize=(WIDTH, 0.2 + rows * pitch + foot))
-    left = (WIDTH - 4 * 0.84) / 2 if columns == 4 else (WIDTH - columns * 0.84) / 2
-    for n in range(len(W)):
-        row, column = divmod(n, columns)
-        x = left + 0.84 * column + 0.07
-        y = foot + pitch * (rows - 1 - row)
-        k_gon(add_axes(figure, x, y, x + size, y + size), W[n], b[n], labels[n])
-    bar = add_axes(figure, 0.95, 0.36, WIDTH - 0.95, 0.43)
-    figure.colorbar(
-        ScalarMappable(_BIAS_NORM, "PuOr_r"), cax=bar, orientation="horizontal", ticks=[-1, 0, 1]
-    ).outline.set_linewidth(0.4)
-    two = W.shape[1] == 2
-    label_axes(bar, _KEY if two else "$W^TW$, then $b$ as a last column", None)
-    write_title(figure, f"Weights of {len(W)} member{'s' * (len(W) != 1)}")
-    return figure
 
 
 _HATCHES = {"-": None, "--": "////", "-.": "xxxx", ":": "...."}

@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from kgon import figure_style, figures
+from kgon import figure_style, figures, weight_figures
 from kgon.critical import CriticalPoint
 from kgon.datamodule import EnsembleData
 from kgon.llc import VERDICTS
@@ -230,7 +230,7 @@ def _draw(
         snapshots = history.steps("weights").numpy()
         drawn["phases"] = figures.phase_counts(snapshots, np.array(phases))
         W, b = (history.column("weights", name)[-1, :16].numpy() for name in ("W", "b"))
-        drawn["weights"] = figures.weights(W, b, phases[-1][:16])
+        drawn["weights"] = weight_figures.weights(W, b, phases[-1][:16])
         if "llc" in history and "loss" in history:
             drawn["llc"] = _llc_by_phase(model, phases, points)
     return {name: figure_style.save(figure, folder / name)[0] for name, figure in drawn.items()}

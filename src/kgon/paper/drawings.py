@@ -29,8 +29,8 @@ from kgon.figure_style import (
     phase_order,
     write_title,
 )
-from kgon.figures import k_gon
 from kgon.phase_diagram import PhaseDiagram
+from kgon.weight_figures import k_gon
 
 Data = Mapping[str, Any]
 
