@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import requests
-
 TIMEOUT = 20.0
 """Seconds for one answer of the server."""
 
@@ -67,6 +65,8 @@ class Server:
     ) -> dict[str, Any]:
         """The data that a GraphQL query gives; ServerError without an answer, ValueError where the
         server does not know the question."""
+        import requests
+
         problem = ""
         for _ in range(tries):
             try:

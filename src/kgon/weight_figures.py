@@ -31,7 +31,8 @@ MAX_WEIGHTS = 16
 # critical points have length >= 1.
 _DEAD = 0.3
 
-_BIAS = ScalarMappable(Normalize(-1.0, 1.0), "PuOr_r")
+_BIAS_NORM = Normalize(-1.0, 1.0)
+_BIAS = ScalarMappable(_BIAS_NORM, "PuOr_r")
 
 
 def k_gon(ax: Axes, W: ArrayLike, b: ArrayLike, label: str) -> None:
@@ -111,18 +112,18 @@ def _reach(W: Array) -> float:
 
 def _draw(ax: Axes, W: Array, b: Array, label: str, centre: Array, half: float) -> None:
     """Draw the picture into the square of side 2 * half around `centre`, in units of `ax`."""
+    x, y = centre
     if not (np.isfinite(W).all() and np.isfinite(b).all()):
-        ax.text(*centre, "not finite", fontsize=FONT, ha="center", va="center")
+        ax.text(x, y, "not finite", fontsize=FONT, ha="center", va="center")
     elif W.shape[0] != 2:
         gap = np.full((W.shape[1], 1), np.nan)
         image = np.concatenate([W.T @ W, gap, b[:, None]], axis=1)
         tall = half * min(1.0, image.shape[0] / image.shape[1])
         wide = half * min(1.0, image.shape[1] / image.shape[0])
-        (x, y) = centre
         ax.imshow(
             image,
             cmap=_BIAS.cmap,
-            norm=_BIAS.norm,
+            norm=_BIAS_NORM,
             interpolation="nearest",
             extent=(x - wide, x + wide, y - tall, y + tall),
         ).set_gid("gram")
@@ -151,7 +152,7 @@ def _draw_columns(ax: Axes, W: Array, b: Array, colour: str, centre: Array, unit
             continue
         spokes = np.stack(np.broadcast_arrays(centre, tips[chosen]), axis=1)
         ax.add_collection(
-            LineCollection(spokes, colors=INK, linewidths=0.7, linestyles=style, zorder=2),
+            LineCollection(list(spokes), colors=INK, linewidths=0.7, linestyles=style, zorder=2),
             autolim=False,
         )
         _mark(ax, tips[chosen], gid, marker=marker, s=16, c=_BIAS.to_rgba(b[chosen]), lw=0.5)

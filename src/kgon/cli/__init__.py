@@ -1,5 +1,6 @@
 """The command line. Only the modules of this package see a config."""
 
+import gc
 import importlib
 import sys
 
@@ -38,6 +39,10 @@ def main() -> None:
         print(f"kgon: error: no command {command!r}{hint}\n\n{USAGE}", file=sys.stderr)
         sys.exit(2)
     # The heavy imports belong to the command; a help text should not wait for them.
+    gc.disable()
     module = importlib.import_module(f"kgon.cli.{command}")
+    # What was imported stays; the garbage collector need not look through it again and again.
+    gc.freeze()
+    gc.enable()
     sys.argv = [f"kgon {command}", *sys.argv[2:]]
     module.main()

@@ -1,7 +1,10 @@
 """Configs: where they are, what their resolvers mean, and what is wrong with an override."""
 
+import copy
 import difflib
+import functools
 import itertools
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -57,8 +60,8 @@ def _schedule(name: str, _root_: DictConfig) -> list[int]:
 
 
 def _identity(_root_: DictConfig) -> str:
-    command = _root_.command
-    return runs.identity(command, plain(_root_))
+    config = _plain(json.dumps(_pruned(_root_)))
+    return runs.identity(config["command"], config)
 
 
 def _directory(_root_: DictConfig) -> str:
@@ -68,12 +71,21 @@ def _directory(_root_: DictConfig) -> str:
 def plain(config: DictConfig) -> dict[str, Any]:
     """The config resolved to plain containers, without Hydra's own part and without what follows
     from the identity (the identity is computed from this)."""
-    return resolved(before_identity(config))
+    return copy.deepcopy(_plain(json.dumps(_pruned(config))))
+
+
+# To resolve a config takes a while, and it refers to its identity in many places.
+@functools.lru_cache
+def _plain(pruned: str) -> dict[str, Any]:
+    return resolved(OmegaConf.create(json.loads(pruned)))
 
 
 def before_identity(config: DictConfig) -> DictConfig:
     """The config without Hydra's own part, the logger and what follows from the identity."""
+    return OmegaConf.create(_pruned(config))
 
+
+def _pruned(config: DictConfig) -> dict[str, Any]:
     def pruned(node: Any) -> Any:
         if isinstance(node, dict):
             return {k: pruned(v) for k, v in node.items() if not _follows_from_identity(v)}
@@ -81,7 +93,7 @@ def before_identity(config: DictConfig) -> DictConfig:
 
     tree = OmegaConf.to_container(config, resolve=False)
     assert isinstance(tree, dict)
-    return OmegaConf.create({k: pruned(v) for k, v in tree.items() if k not in ("hydra", "logger")})
+    return {str(k): pruned(v) for k, v in tree.items() if k not in ("hydra", "logger")}
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:
@@ -245,10 +257,13 @@ def _check_numbers(config_name: str, config: DictConfig, words: list[str]) -> No
     """Refuse a word where the default is a number; Lightning has words of its own for some."""
     groups = [word for word in words if (CONF / word.partition("=")[0]).is_dir()]
     keys = {word: word.lstrip("+~").partition("=")[0] for word in words if word not in groups}
+    own = OmegaConf.load(CONF / f"{config_name}.yaml")
     are_words = {
         word: key
         for word, key in keys.items()
         if isinstance(OmegaConf.select(config, key, default=None), str)
+        # Composing takes a while; what is a word in the command's own file needs none.
+        and not isinstance(OmegaConf.select(own, key, throw_on_resolution_failure=False), str)
         and not key.startswith("trainer.")
         and key not in ("batch_size", "members")
     }
