@@ -30,12 +30,16 @@ _FASTMATH = {"contract"}
 
 
 @numba.njit(nogil=True, error_model="numpy", fastmath=_FASTMATH, inline="always")
-def _gradient(m, n, w, c, x, rows, scale, dW, db, h, g):
-    """Gradient of the minibatch loss of one member into dW, db; `scale` is 2 I / batch_size."""
+def _gradient(m, n, w, c, x, rows, scale, dW, db, h, g, v):
+    """Gradient of the minibatch loss of one member into dW, db; `scale` is 2 I / batch_size.
 
+    h, g and v, which becomes the transpose of w, are room: inner loops run along memory and have no
+    sum of their own, so that they are done on several numbers at once, in the order written here.
+    """
     for j in range(n):
         db[j] = 0.0
         for k in range(m):
+            v[j, k] = w[k, j]
             dW[k, j] = 0.0
     for q in range(rows.size):
         row = x[rows[q]]
@@ -44,7 +48,7 @@ def _gradient(m, n, w, c, x, rows, scale, dW, db, h, g):
         for j in range(n):
             if row[j] != 0.0:
                 for k in range(m):
-                    h[k] += row[j] * w[k, j]
+                    h[k] += row[j] * v[j, k]
         for j in range(n):
             g[j] = c[j]
         for k in range(m):
@@ -53,29 +57,42 @@ def _gradient(m, n, w, c, x, rows, scale, dW, db, h, g):
         for j in range(n):
             # Written so that a NaN goes through, as it does through torch's ReLU.
             g[j] = 0.0 if g[j] <= 0.0 else scale[j] * (g[j] - row[j])
-        for j in range(n):
             db[j] += g[j]
         for k in range(m):
-            back = 0.0
             for j in range(n):
-                back += g[j] * w[k, j]
                 dW[k, j] += h[k] * g[j]
-            h[k] = back
+        for k in range(m):
+            h[k] = 0.0
+        for j in range(n):
+            for k in range(m):
+                h[k] += g[j] * v[j, k]
         for j in range(n):
             if row[j] != 0.0:
                 for k in range(m):
                     dW[k, j] += row[j] * h[k]
 
 
+_UNROLLED = 64
+"""Most entries of a W whose loops are compiled for its size. Those of larger ones would unroll to
+more numbers than a processor has registers, several times slower than loops."""
+
+
+def _compiled(m: int, n: int, adam: bool) -> Callable[..., None]:
+    return _steps(m, n, adam) if m * n <= _UNROLLED else _steps(0, 0, adam)
+
+
 @functools.cache
-def _steps(m: int, n: int, adam: bool) -> Callable[..., None]:
-    # m, n and adam are constants of the compiled code: its inner loops unroll, its branches go.
+def _steps(fixed_m: int, fixed_n: int, adam: bool) -> Callable[..., None]:
+    # Constants of the compiled code unless 0: its inner loops unroll, its branches go.
     @_jit(fastmath=_FASTMATH)
     def steps(W, b, x, order, lr, importance, state, first, decay, decoupled, beta1, beta2, eps):
+        m = fixed_m if fixed_m > 0 else W.shape[1]
+        n = fixed_n if fixed_n > 0 else W.shape[2]
         w, dW = np.empty((m, n), W.dtype), np.empty((m, n), W.dtype)
         c, db = np.empty(n, W.dtype), np.empty(n, W.dtype)
         h, g = np.empty(m, W.dtype), np.empty(n, W.dtype)
         scale = np.empty(n, W.dtype)
+        v = np.empty((n, m), W.dtype)
         mW, mb, vW, vb = state
         for s in range(W.shape[0]):
             rates = lr[s]
@@ -85,7 +102,7 @@ def _steps(m: int, n: int, adam: bool) -> Callable[..., None]:
                 for k in range(m):
                     w[k, j] = W[s, k, j]
             for t in range(order.shape[1]):
-                _gradient(m, n, w, c, x[s], order[s, t], scale, dW, db, h, g)
+                _gradient(m, n, w, c, x[s], order[s, t], scale, dW, db, h, g, v)
                 if decoupled:
                     shrink = 1.0 - rates[t] * decay
                     for j in range(n):
@@ -178,7 +195,7 @@ def advance(
         float(beta2),
         float(group.get("eps", 0.0)),
     )
-    kernel = _steps(m, n, adam)
+    kernel = _compiled(m, n, adam)
     n_steps = lr.shape[-1]
     rates = lr.double().expand(n_members, n_steps).contiguous()
 
