@@ -178,8 +178,8 @@ def test_lines_find_what_a_binary_search_finds():
     for s, j in np.ndindex(3, 3):
         amplitudes = tables.ordered[s, j][np.isfinite(tables.ordered[s, j])]
         t = np.concatenate([np.random.default_rng(0).uniform(-0.5, 1.5, 300), amplitudes])
-        n_buckets = tables.lines.shape[2]
-        place = moment_tables.buckets(t, tables.low[s, j], tables.scale[s, j], n_buckets)
+        rule = (each[s, j] for each in (tables.low, tables.scale, tables.last))
+        place = moment_tables.buckets(t, *rule)
         index = np.searchsorted(amplitudes, t, side="right")
         for line, threshold, expected in zip(tables.lines[s, j, place], t, index, strict=True):
             slots = line[moment_tables.SLOTS[0] :]
@@ -192,6 +192,15 @@ def test_lines_find_what_a_binary_search_finds():
             else:
                 assert slots[0] <= expected <= slots[0] + line[moment_tables.COUNT]
     assert searched == {True, False}
+
+
+def test_a_data_set_has_the_same_losses_in_any_company():
+    x = sample(4, n_sets=5)
+    W, b = parameters(2, 4, 40, 5)
+    together = CompiledLoss(EmpiricalLoss(x), 4).value_and_grad(W, b)
+    for s in range(5):
+        alone = CompiledLoss(EmpiricalLoss(x[s]), 4).value_and_grad(W[:, s], b[:, s])
+        assert all(torch.equal(p[:, s], q) for p, q in zip(together, alone, strict=True))
 
 
 def test_a_line_of_a_table_is_a_line_of_the_cache():

@@ -69,10 +69,10 @@ def _square(x):
 @_inline
 def _data_set(tables, d):
     """The tables of data set d."""
-    lines, ordered, tails, total, low, high, scale, weight, importance = tables
+    lines, ordered, tails, total, low, high, scale, last, weight, importance = tables
     return (
         lines[d], ordered[d], (tails[0][d], tails[1][d], tails[2][d]), total[d], low[d], high[d],
-        scale[d], weight, importance[d],
+        scale[d], last[d], weight, importance[d],
     )  # fmt: skip
 
 
@@ -122,7 +122,7 @@ def _room(n):
 def _loss(m, n, population, x, g, room, data_set):
     """The loss of one parameter x on one data set, its gradient into g."""
     A, dA, threshold, place = room
-    lines, ordered, tails, total, low, high, scale, weight, importance = data_set
+    lines, ordered, tails, total, low, high, scale, last, weight, importance = data_set
     for i in range(n):
         for j in range(i + 1):
             a = 0.0
@@ -138,7 +138,7 @@ def _loss(m, n, population, x, g, room, data_set):
             t = -bias / a if a != 0.0 else (-np.inf if bias > 0.0 else np.inf)
             threshold[i * n + j] = t
             if not population:
-                place[i * n + j] = bucket(t, low[j], scale[j], lines.shape[1])
+                place[i * n + j] = bucket(t, low[j], scale[j], last[j])
     if not population:
         for i in range(n):
             for j in range(n):
@@ -173,13 +173,13 @@ def _loss(m, n, population, x, g, room, data_set):
                         m2 = line[2] - weight * second_power
                     else:
                         first = np.int64(line[SLOTS[0]])
-                        last = first + np.int64(line[COUNT])
-                        while first < last:
-                            middle = (first + last) >> 1
+                        end = first + np.int64(line[COUNT])
+                        while first < end:
+                            middle = (first + end) >> 1
                             if ordered[j, middle] <= t:
                                 first = middle + 1
                             else:
-                                last = middle
+                                end = middle
                         m0, m1, m2 = tails[0][j, first], tails[1][j, first], tails[2][j, first]
                 if a < 0.0:
                     m0, m1, m2 = total[j, 0] - m0, total[j, 1] - m1, total[j, 2] - m2

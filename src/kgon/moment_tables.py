@@ -34,14 +34,17 @@ class Tables:
     Attributes:
         population: whether the amplitude is U[0, 1] instead of a sample.
         batch: the axes of the data sets, n_sets of them in all.
-        lines: (n_sets, n_features, n_buckets, 8), see `MOMENTS`, `COUNT`, `SLOTS`; +inf in slots
-            behind the last amplitude.
+        lines: (n_sets, n_features, width, 8), see `MOMENTS`, `COUNT`, `SLOTS`; +inf in slots behind
+            the last amplitude, zeros behind the last bucket.
         ordered: (n_sets, n_features, width), the amplitudes ascending, +inf behind the last.
         tails: the moments of the amplitudes from each on, each (n_sets, n_features, width + 1).
         total: (n_sets, n_features, 3), moments of all amplitudes.
         low: (n_sets, n_features), the least amplitude.
         high: (n_sets, n_features), the largest.
         scale: (n_sets, n_features), buckets per unit of amplitude.
+        last: (n_sets, n_features), the number of the last bucket. A feature of a data set has a
+            bucket for each of its own amplitudes, so that its moments do not depend on the others,
+            not even in their rounding.
         weight: an amplitude's share of moment 0, 1 / n_samples.
         importance: (n_sets, n_features), weights of the output coordinates.
     """
@@ -55,6 +58,7 @@ class Tables:
     low: NDArray[np.float64]
     high: NDArray[np.float64]
     scale: NDArray[np.float64]
+    last: NDArray[np.float64]
     weight: float
     importance: NDArray[np.float64]
 
@@ -63,7 +67,7 @@ class Tables:
         """What the compiled functions take."""
         return (
             self.lines, self.ordered, self.tails, self.total, self.low, self.high, self.scale,
-            self.weight, self.importance,
+            self.last, self.weight, self.importance,
         )  # fmt: skip
 
 
@@ -97,6 +101,7 @@ def _population_tables(n_features: int, importance: Tensor | None) -> Tables:
         low=np.zeros((n_sets, n_features)),
         high=np.ones((n_sets, n_features)),
         scale=np.zeros((n_sets, n_features)),
+        last=np.zeros((n_sets, n_features)),
         weight=0.0,
         importance=weights,
     )
@@ -108,18 +113,19 @@ def _sample_tables(loss: EmpiricalLoss) -> Tables:
     n_sets = math.prod(data_batch)
     ordered = moments.sorted.double().numpy().reshape(n_sets, n_features, -1)
     tails = tuple(tail.double().numpy().reshape(n_sets, n_features, -1) for tail in moments.tails)
-    # One amplitude a bucket: of a uniform sample's buckets one in 270 then has more than `SLOTS`.
-    n_buckets = ordered.shape[-1]
-    lines = _lines(n_sets, n_features, n_buckets)
-    low, high, scale = (np.zeros((n_sets, n_features)) for _ in range(3))
+    lines = _lines(n_sets, n_features, ordered.shape[-1])
+    low, high, scale, last = (np.zeros((n_sets, n_features)) for _ in range(4))
     for s, j in np.ndindex(n_sets, n_features):
         present = ordered[s, j][np.isfinite(ordered[s, j])]
+        # One amplitude a bucket: of a uniform sample's, one in 270 then has more than `SLOTS`.
+        n_buckets = max(present.size, 1)
         if present.size:
-            low[s, j], high[s, j] = present[0], present[-1]
+            low[s, j], high[s, j], last[s, j] = present[0], present[-1], n_buckets - 1
             if high[s, j] > low[s, j]:
-                scale[s, j] = (n_buckets - 1) / (high[s, j] - low[s, j])
-        place = buckets(present, low[s, j], scale[s, j], n_buckets)
-        _fill(lines[s, j], place, present, [tail[s, j] for tail in tails])
+                scale[s, j] = last[s, j] / (high[s, j] - low[s, j])
+        place = buckets(present, low[s, j], scale[s, j], last[s, j])
+        _fill(lines[s, j, :n_buckets], place, present, [tail[s, j] for tail in tails])
+        lines[s, j, n_buckets:] = 0.0
     return Tables(
         population=False,
         batch=tuple(data_batch),
@@ -130,14 +136,15 @@ def _sample_tables(loss: EmpiricalLoss) -> Tables:
         low=low,
         high=high,
         scale=scale,
+        last=last,
         weight=1 / loss.n_samples,
         importance=_weights(loss.importance, tuple(data_batch), n_features),
     )
 
 
-def _lines(n_sets: int, n_features: int, n_buckets: int) -> NDArray[np.float64]:
+def _lines(n_sets: int, n_features: int, width: int) -> NDArray[np.float64]:
     """Room for the lines, each of which is one line of the cache."""
-    shape = (n_sets, n_features, n_buckets, SLOTS[1])
+    shape = (n_sets, n_features, width, SLOTS[1])
     room = np.empty(math.prod(shape) + SLOTS[1])
     first = -room.ctypes.data % 64 // 8
     return room[first : first + math.prod(shape)].reshape(shape)
@@ -173,18 +180,18 @@ def _weights(
 
 
 @numba.njit(nogil=True, error_model="numpy", inline="always")
-def bucket(t, low, scale, n_buckets):
+def bucket(t, low, scale, last):
     """The bucket of t, the same for amplitudes and thresholds, so that it is monotone exactly."""
     place = (t - low) * scale
     # In this order a NaN (from 0 times infinity) goes to bucket 0.
     place = place if place > 0.0 else 0.0
-    place = place if place < n_buckets - 1.0 else n_buckets - 1.0
+    place = place if place < last else last
     return np.int32(place)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def buckets(amplitudes, low, scale, n_buckets):
+def buckets(amplitudes, low, scale, last):
     out = np.empty(amplitudes.size, dtype=np.int32)
     for i in range(amplitudes.size):
-        out[i] = bucket(amplitudes[i], low, scale, n_buckets)
+        out[i] = bucket(amplitudes[i], low, scale, last)
     return out

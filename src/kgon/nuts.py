@@ -155,7 +155,7 @@ def _looked_up(x: Tensor, noise_std: float) -> Callable[[Any, Any], Any]:
     assert tables is not None  # the empirical loss has a compiled form
     ordered, total = jnp.asarray(tables.ordered[0]), jnp.asarray(tables.total[0])
     tails = jnp.stack([jnp.asarray(tail[0]) for tail in tables.tails], -1)
-    low, scale, n_buckets = tables.low[0], tables.scale[0], tables.lines.shape[2]
+    low, scale, last_bucket = tables.low[0], tables.scale[0], tables.last[0]
     count = tables.lines[0, :, :, moment_tables.COUNT].astype(np.int32)
     # Bisection of a fixed length, as many halvings as find an amplitude in the fullest bucket.
     halvings = int(count.max()).bit_length()
@@ -167,7 +167,7 @@ def _looked_up(x: Tensor, noise_std: float) -> Callable[[Any, Any], Any]:
         tilted = A != 0
         t = -b / jnp.where(tilted, A, 1.0)
         t = jnp.where(tilted, t, jnp.where(b > 0, -jnp.inf, jnp.inf))
-        bucket = jnp.clip((t - low) * scale, 0, n_buckets - 1).astype(jnp.int32)
+        bucket = jnp.clip((t - low) * scale, 0, last_bucket).astype(jnp.int32)
         first, last = start[feature, bucket], start[feature, bucket + 1]
         for _ in range(halvings):
             middle = (first + last) >> 1
