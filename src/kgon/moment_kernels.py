@@ -59,6 +59,13 @@ def _store(m, n, x, W, b):
 
 
 @_inline
+def _copy(x, out):
+    # With out[:] = x the compiler would translate two seconds of error messages.
+    for i in range(x.size):
+        out[i] = x[i]
+
+
+@_inline
 def _square(x):
     out = 0.0
     for i in range(x.size):
@@ -282,24 +289,23 @@ def descend(m: int, n: int, population: bool) -> Any:
         for s in range(runs[0], runs[1]):
             data_set = _data_set(tables, which[s])
             for p in range(W.shape[0]):
-                _load(m, n, W[p, s], b[p, s], x)
-                old = _loss(m, n, population, x, g, room, data_set)
-                h = 0.1
-                t = 0
-                square = _square(g)
-                while t < n_steps and square > tolerance * tolerance:
-                    t += 1
-                    for i in range(dim):
-                        next_x[i] = x[i] - h * g[i]
+                _load(m, n, W[p, s], b[p, s], next_x)
+                old, h, square, t = 0.0, 0.1, 0.0, 0
+                while True:
                     new = _loss(m, n, population, next_x, next_g, room, data_set)
-                    if new <= old - 0.5 * h * square:
+                    if t == 0 or new <= old - 0.5 * h * square:
+                        h *= 1.2 if t > 0 else 1.0
                         old = new
-                        h *= 1.2
                         x, next_x = next_x, x
                         g, next_g = next_g, g
                         square = _square(g)
                     else:
                         h *= 0.5
+                    if t == n_steps or not square > tolerance * tolerance:
+                        break
+                    t += 1
+                    for i in range(dim):
+                        next_x[i] = x[i] - h * g[i]
                 value[p, s] = old
                 slope[p, s] = np.sqrt(square)
                 taken[p, s] = t
@@ -327,7 +333,7 @@ def langevin(m: int, n: int, population: bool) -> Any:
             beta, half, root, pull = nbeta[s], 0.5 * lr[s], np.sqrt(lr[s]), localization[s]
             for p in range(W.shape[0]):
                 _load(m, n, W[p, s], b[p, s], x)
-                centre[:] = x
+                _copy(x, centre)
                 accepted, probes, probing, old_energy = 0.0, 0, False, 0.0
                 for t in range(n_burnin + trace.shape[2]):
                     value = _loss(m, n, population, x, force, room, data_set)
@@ -352,8 +358,8 @@ def langevin(m: int, n: int, population: bool) -> Any:
                             probes += 1
                         else:
                             old_energy = energy
-                            old_x[:] = x
-                            old_force[:] = force
+                            _copy(x, old_x)
+                            _copy(force, old_force)
                         probing = not probing
                     ahead = t % _NOISY_STEPS * even
                     if ahead == 0:
