@@ -20,8 +20,12 @@ def rows(results):
     its rounds)."""
     for entry in results["benchmarks"]:
         about = entry["extra_info"]
-        seconds = entry["stats"]["min"] / (about["steps"] * about["members"])
-        yield {**about, "us": seconds * 1e6}
+        share = 1e6 / (about["steps"] * about["members"])
+        if "seconds" in about:  # of several sizes, in turns
+            for size, seconds in about["seconds"].items():
+                yield {**about, about["column"]: int(size), "us": seconds * share}
+        else:
+            yield {**about, "us": entry["stats"]["min"] * share}
 
 
 def ratio_table(found, what, base):

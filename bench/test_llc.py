@@ -91,29 +91,33 @@ def test_devinterp(per_step):
 SAMPLES = [10**3, 10**4, 10**5, 10**6, 10**7]
 
 
-@pytest.mark.parametrize("n", SAMPLES)
-def test_chain_step_with_the_sample(per_step, n):
-    loss, steps = EmpiricalLoss(sample(n)), 300
+def test_chain_step_with_the_sample(in_turns):
+    steps = 300
 
-    def run():
-        estimate_llc(
+    def run(n):
+        loss = EmpiricalLoss(sample(n))
+        return lambda: estimate_llc(
             loss, POINT.W, POINT.b, **settings(n),
             n_chains=1000, n_draws=steps, n_burnin=0, seed=0,
         )  # fmt: skip
 
-    per_step(run, what="samples", who="LLC chain-step", members=1000, steps=steps, n_samples=n)
+    about = dict(what="samples", who="LLC chain-step", column="n_samples")
+    in_turns({n: run(n) for n in SAMPLES}, **about, members=1000, steps=steps)
 
 
-@pytest.mark.parametrize("n", SAMPLES)
-def test_value_and_gradient_with_the_sample(per_step, n):
+def test_value_and_gradient_with_the_sample(in_turns):
     # Parameters so far apart that no two look up neighbouring amplitudes: nothing is in a cache.
-    compiled = CompiledLoss(EmpiricalLoss(sample(n)), 6)
     noise = torch.randn(1000, 2, 6, generator=torch.Generator().manual_seed(0)).double()
     W, b = POINT.W + 0.05 * noise, POINT.b.expand(1000, -1).contiguous()
 
-    def run():
-        for _ in range(100):
-            compiled.value_and_grad(W, b)
+    def run(n):
+        compiled = CompiledLoss(EmpiricalLoss(sample(n)), 6)
 
-    who = "value and gradient, scattered"
-    per_step(run, what="samples", who=who, members=1000, steps=100, n_samples=n)
+        def evaluate():
+            for _ in range(100):
+                compiled.value_and_grad(W, b)
+
+        return evaluate
+
+    about = dict(what="samples", who="value and gradient, scattered", column="n_samples")
+    in_turns({n: run(n) for n in SAMPLES}, **about, members=1000, steps=100)

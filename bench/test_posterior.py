@@ -70,7 +70,7 @@ def searched(x):
 
     moments = SampleMoments(x)
     amplitudes = jnp.asarray(moments.sorted.numpy())
-    tail = jnp.asarray(torch.stack(moments._tail, -1).numpy())
+    tail = jnp.asarray(torch.stack(moments.tails, -1).numpy())
     total = jnp.asarray(torch.stack(moments.total, -1).numpy())
 
     def moments_of(feature, t):

@@ -43,8 +43,8 @@ def check_memory(config: DictConfig) -> None:
     # Not from the list of members, which itself may be too long to make.
     n_members = configs.count_members(config.members)
     n, m = config.model.n_features, config.model.n_hidden
-    # Data sets are kept as inputs and, sorted, with three running sums.
-    data = 8 * n_members * (config.n_samples or 0) * (n + 4)
+    # Data sets are kept as inputs and, sorted, with three running sums and a line of eight numbers.
+    data = 8 * n_members * (config.n_samples or 0) * (n + 12)
     schedule = Schedule(max_steps=config.trainer.max_steps, **config.schedule)
     # The record is stacked once more to be written.
     record = 2 * schedule.bytes_recorded(n_members, m, n)
