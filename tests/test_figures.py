@@ -350,8 +350,8 @@ def test_k_gon_shows_hull_columns_dead_biases_and_switched_off_columns(label):
     for gid, chosen in (("columns", slice(phi, k)), ("columns-off", slice(0, phi))):
         for marks in drawn[gid]:
             np.testing.assert_array_equal(marks.get_offsets(), W[:, chosen].T)
-    on, off = (marks[0].get_paths()[0].vertices for marks in drawn.values()) if phi else (0, 1)
-    assert not np.array_equal(on, off)  # other markers
+    markers = {marks[0].get_paths()[0].vertices.tobytes() for marks in drawn.values() if marks}
+    assert len(markers) == 1 + (phi > 0)
     dead = {sign: _with_gid(figure, f"dead-{sign}") for sign in ("positive", "negative")}
     number = {sign: sum(len(m.get_offsets()) for m in marks) for sign, marks in dead.items()}
     assert number == {"positive": sigma, "negative": 6 - k - sigma}

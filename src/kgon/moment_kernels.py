@@ -9,8 +9,8 @@ there are. `kgon.compiled_loss.Kernel` calls them.
 
 Shapes: W (n_stack, n_runs, n_hidden, n_features), b (n_stack, n_runs, n_features), `which` (n_runs)
 the data set of a run, `tables` those of `moment_tables.Tables`, `runs` the first run and the one
-after the last. Inside a loop W and b are one row
-of n_hidden * n_features + n_features numbers, at places that the compiler knows.
+after the last. Inside a loop W and b are one row of n_hidden * n_features + n_features numbers, at
+places that the compiler knows.
 """
 
 import functools
@@ -85,7 +85,7 @@ def _data_set(tables, d):
 
 @intrinsic
 def _prefetch(typing, lines, q):
-    """Have line q read while the program goes on: all of a loss's lines are under way together."""
+    """Ask the memory for line q without waiting, so that all of a loss's lines come together."""
 
     def generate(context, builder, signature, arguments):
         array = context.make_array(signature.args[0])(context, builder, arguments[0])
@@ -105,7 +105,7 @@ def _prefetch(typing, lines, q):
     return types.void(lines, types.intp), generate
 
 
-@functools.partial(numba.njit, cache=True, nogil=True, fastmath={"contract", "reassoc"})
+@numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
 def _up_to(t, line):
     """Number, sum and sum of squares of the amplitudes up to t in a line. Summed in any order, so
     that it is done on all slots at once."""
