@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from kgon.data import Minibatches
+from kgon.scratch import arrays
 from kgon.threads import share_out
 
 # Fused multiply-adds are allowed; reassociation is not, nor anything that assumes finite numbers:
@@ -72,27 +73,17 @@ def _gradient(m, n, w, c, x, rows, scale, dW, db, h, g, v):
                     dW[k, j] += row[j] * h[k]
 
 
-_UNROLLED = 64
-"""Most entries of a W whose loops are compiled for its size. Those of larger ones would unroll to
-more numbers than a processor has registers, several times slower than loops."""
-
-
-def _compiled(m: int, n: int, adam: bool) -> Callable[..., None]:
-    return _steps(m, n, adam) if m * n <= _UNROLLED else _steps(0, 0, adam)
-
-
 @functools.cache
-def _steps(fixed_m: int, fixed_n: int, adam: bool) -> Callable[..., None]:
-    # Constants of the compiled code unless 0: its inner loops unroll, its branches go.
+def _steps(m: int, n: int, adam: bool) -> Callable[..., None]:
+    # m, n and adam are constants of the compiled code: inner loops unroll, branches go.
+    size = m * n
+
     @_jit(fastmath=_FASTMATH)
     def steps(W, b, x, order, lr, importance, state, first, decay, decoupled, beta1, beta2, eps):
-        m = fixed_m if fixed_m > 0 else W.shape[1]
-        n = fixed_n if fixed_n > 0 else W.shape[2]
-        w, dW = np.empty((m, n), W.dtype), np.empty((m, n), W.dtype)
-        c, db = np.empty(n, W.dtype), np.empty(n, W.dtype)
-        h, g = np.empty(m, W.dtype), np.empty(n, W.dtype)
-        scale = np.empty(n, W.dtype)
-        v = np.empty((n, m), W.dtype)
+        w, dW, v = arrays(3, size, W.dtype)
+        c, db, g, scale = arrays(4, n, W.dtype)
+        (h,) = arrays(1, m, W.dtype)
+        w, dW, v = w.reshape(m, n), dW.reshape(m, n), v.reshape(n, m)
         mW, mb, vW, vb = state
         for s in range(W.shape[0]):
             rates = lr[s]
@@ -195,7 +186,7 @@ def advance(
         float(beta2),
         float(group.get("eps", 0.0)),
     )
-    kernel = _compiled(m, n, adam)
+    kernel = _steps(m, n, adam)
     n_steps = lr.shape[-1]
     rates = lr.double().expand(n_members, n_steps).contiguous()
 

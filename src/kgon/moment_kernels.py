@@ -24,6 +24,7 @@ from numba.core.cgutils import get_item_pointer, get_or_insert_function
 from numba.extending import intrinsic
 
 from kgon.moment_tables import COUNT, SLOTS, bucket
+from kgon.scratch import arrays
 from kgon.streams import normals, unit
 
 # As in `kernels`: fused multiply-adds, no reassociation, no assumption that numbers are finite.
@@ -105,30 +106,25 @@ def _prefetch(typing, lines, q):
     return types.void(lines, types.intp), generate
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
+@_inline
 def _up_to(t, line):
-    """Number, sum and sum of squares of the amplitudes up to t in a line. Summed in any order, so
-    that it is done on all slots at once."""
+    """Number, sum and sum of squares of the amplitudes up to t in a line."""
     number, first_power, second_power = 0.0, 0.0, 0.0
     for slot in range(SLOTS[0], SLOTS[1]):
         amplitude = line[slot]
-        number += 1.0 if amplitude <= t else 0.0
-        amplitude = amplitude if amplitude <= t else 0.0
-        first_power += amplitude
-        second_power += amplitude * amplitude
+        # Multiplied by, because nobody can predict this branch.
+        counts = 1.0 if amplitude <= t else 0.0
+        number += counts
+        counts *= amplitude
+        first_power += counts
+        second_power += counts * amplitude
     return number, first_power, second_power
-
-
-@_inline
-def _room(n):
-    """Room for what `_loss` keeps of each pair of features."""
-    return np.empty(n * n), np.empty(n * n), np.empty(n * n), np.empty(n * n, dtype=np.int32)
 
 
 @_inline
 def _loss(m, n, population, x, g, room, data_set):
     """The loss of one parameter x on one data set, its gradient into g."""
-    A, dA, threshold, place = room
+    (A, dA, threshold), (place,) = room
     lines, ordered, tails, total, low, high, scale, last, weight, importance = data_set
     for i in range(n):
         for j in range(i + 1):
@@ -218,11 +214,12 @@ def _loss(m, n, population, x, g, room, data_set):
 @functools.cache
 def value_and_grad(m: int, n: int, population: bool) -> Any:
     # m, n and population are constants of the compiled code: loops unroll, branches go.
-    dim = m * n + n
+    dim, pairs = m * n + n, n * n
 
     @_jit
     def run(W, b, value, dW, db, which, tables, runs):
-        x, g, room = np.empty(dim), np.empty(dim), _room(n)
+        x, g = arrays(2, dim, np.float64)
+        room = arrays(3, pairs, np.float64), arrays(1, pairs, np.int32)
         for s in range(runs[0], runs[1]):
             data_set = _data_set(tables, which[s])
             for p in range(W.shape[0]):
@@ -235,7 +232,7 @@ def value_and_grad(m: int, n: int, population: bool) -> Any:
 
 @functools.cache
 def hmc_move(m: int, n: int, population: bool) -> Any:
-    dim = m * n + n
+    dim, pairs = m * n + n, n * n
     even = dim + dim % 2
 
     @_jit
@@ -243,7 +240,8 @@ def hmc_move(m: int, n: int, population: bool) -> Any:
         W, b, value, acceptance, keys, strength, precision, step, n_steps, turn,
         which, tables, runs,
     ):  # fmt: skip
-        x, g, room = np.empty(dim), np.empty(dim), _room(n)
+        x, g = arrays(2, dim, np.float64)
+        room = arrays(3, pairs, np.float64), arrays(1, pairs, np.int32)
         noise = np.empty((1, even))
         momentum = noise[0, :dim]
         for s in range(runs[0], runs[1]):
@@ -280,12 +278,12 @@ def hmc_move(m: int, n: int, population: bool) -> Any:
 
 @functools.cache
 def descend(m: int, n: int, population: bool) -> Any:
-    dim = m * n + n
+    dim, pairs = m * n + n, n * n
 
     @_jit
     def run(W, b, value, slope, taken, tolerance, n_steps, which, tables, runs):
-        room = _room(n)
-        x, g, next_x, next_g = np.empty(dim), np.empty(dim), np.empty(dim), np.empty(dim)
+        x, g, next_x, next_g = arrays(4, dim, np.float64)
+        room = arrays(3, pairs, np.float64), arrays(1, pairs, np.int32)
         for s in range(runs[0], runs[1]):
             data_set = _data_set(tables, which[s])
             for p in range(W.shape[0]):
@@ -316,7 +314,7 @@ def descend(m: int, n: int, population: bool) -> Any:
 
 @functools.cache
 def langevin(m: int, n: int, population: bool) -> Any:
-    dim = m * n + n
+    dim, pairs = m * n + n, n * n
     even = dim + dim % 2
 
     @_jit
@@ -324,9 +322,8 @@ def langevin(m: int, n: int, population: bool) -> Any:
         W, b, keys, trace, acceptance, nbeta, lr, localization, n_burnin, probe_every,
         which, tables, runs,
     ):  # fmt: skip
-        room = _room(n)
-        x, centre, force = np.empty(dim), np.empty(dim), np.empty(dim)
-        old_x, old_force = np.empty(dim), np.empty(dim)
+        x, centre, force, old_x, old_force = arrays(5, dim, np.float64)
+        room = arrays(3, pairs, np.float64), arrays(1, pairs, np.int32)
         noise = np.empty((1, _NOISY_STEPS * even))
         for s in range(runs[0], runs[1]):
             data_set = _data_set(tables, which[s])

@@ -34,8 +34,8 @@ class Tables:
     Attributes:
         population: whether the amplitude is U[0, 1] instead of a sample.
         batch: the axes of the data sets, n_sets of them in all.
-        lines: (n_sets, n_features, width, 8), see `MOMENTS`, `COUNT`, `SLOTS`; +inf in slots behind
-            the last amplitude, zeros behind the last bucket.
+        lines: (n_sets, n_features, width, 8), see `MOMENTS`, `COUNT`, `SLOTS`; the largest of
+            numbers in slots behind the last amplitude, zeros behind the last bucket.
         ordered: (n_sets, n_features, width), the amplitudes ascending, +inf behind the last.
         tails: the moments of the amplitudes from each on, each (n_sets, n_features, width + 1).
         total: (n_sets, n_features, 3), moments of all amplitudes.
@@ -165,7 +165,7 @@ def _fill(
     fits = count <= slots.shape[1]
     for r in range(slots.shape[1]):
         (here,) = np.nonzero(fits & (r < count))
-        slots[:, r] = np.inf
+        slots[:, r] = np.finfo(np.float64).max  # finite, for zero times it is zero
         slots[here, r] = amplitudes[first[here] + r]
     slots[~fits, 0] = first[~fits]
 

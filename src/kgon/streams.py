@@ -96,13 +96,14 @@ def _log(u):
     series = 0.0
     for k in range(10, 0, -1):
         series = (series + _ATANH[k]) * q
-    return e * math.log(2.0) + (2.0 * s + s * series)
+    return np.int32(e) * math.log(2.0) + (2.0 * s + s * series)
 
 
 @numba.njit(inline="always", error_model="numpy", fastmath={"contract"})
 def _cos_sin(u):
     """cos and sin of 2 pi u for u in [0, 1]: an angle of at most pi / 4 from a quarter turn."""
-    quarter = np.int64(4.0 * u + 0.5)
+    # Of 32 bits, for which alone processors convert several at once.
+    quarter = np.int32(4.0 * u + 0.5)
     y = (4.0 * u - quarter) * (0.5 * math.pi)
     q = -y * y
     cos, sin = 0.0, 0.0

@@ -1,0 +1,69 @@
+"""Scratch arrays of compiled loops, on the stack.
+
+The compiler knows that an array on the stack is nobody else's: it may keep its numbers in registers
+and work on several at once. Of arrays from `np.empty` it must assume that any two overlap; a
+training step on those takes half as long again.
+"""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
+from numba.np.numpy_support import as_dtype
+
+_LARGEST = 2**18
+"""Bytes of an array above which it comes from the heap: threads have a stack of megabytes."""
+
+_ALIGNMENT = 64
+
+
+@intrinsic(prefer_literal=True)
+def arrays(typing, count, size, dtype):
+    """`count` uninitialised arrays (size), a tuple: on the stack where `size` is a constant of the
+    compiled code and not too large, else from the heap."""
+    if not isinstance(count, types.IntegerLiteral):
+        return None
+    array_type = types.Array(dtype.dtype, 1, "C")
+    scalar = as_dtype(dtype.dtype).type
+    result = types.UniTuple(array_type, count.literal_value)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        element = context.get_data_type(dtype.dtype)
+        bytes_each = context.get_abi_sizeof(element)
+        on_stack = (
+            isinstance(size, types.IntegerLiteral)
+            and 0 < size.literal_value * bytes_each <= _LARGEST
+        )
+
+        def empty(n: int) -> Any:
+            return np.empty(n, scalar)
+
+        def on_heap() -> Any:
+            kind = array_type(types.intp)
+            number = context.cast(builder, arguments[1], size, types.intp)
+            return context.compile_internal(builder, empty, kind, [number])
+
+        def one() -> Any:
+            if not on_stack:
+                return on_heap()
+            with builder.goto_entry_block():
+                data = builder.alloca(ir.ArrayType(element, size.literal_value))
+                data.align = _ALIGNMENT
+            array = context.make_array(array_type)(context, builder)
+            step = context.get_constant(types.intp, bytes_each)
+            populate_array(
+                array,
+                data=builder.bitcast(data, element.as_pointer()),
+                shape=(context.get_constant(types.intp, size.literal_value),),
+                strides=(step,),
+                itemsize=step,
+                meminfo=None,
+            )
+            return array._getvalue()
+
+        return context.make_tuple(builder, result, [one() for _ in range(count.literal_value)])
+
+    return result(count, size, dtype), generate
