@@ -69,6 +69,35 @@ def test_bare_loop(per_step):
     per_step(run, what="framework", who="bare loop", members=MEMBERS, steps=STEPS)
 
 
+DEFAULT_JOB = """
+import sys, time
+import torch
+from kgon.cli import main, train as command
+fit = command.train
+def timed(*job):
+    start = time.process_time()
+    fit(*job)
+    print("seconds", time.process_time() - start, flush=True)
+command.train = timed
+torch.set_num_threads(1)
+sys.argv = ["kgon", "train", "logger=none", "runs.figures=false", *sys.argv[1:]]
+main()
+"""
+
+
+def test_default_job(benchmark, tmp_path):
+    seconds = {}
+    for estimates in (0, 100) * 2:
+        llc = f"schedule.n_llc={estimates}" if estimates else "~callbacks.llc"
+        words = [sys.executable, "-c", DEFAULT_JOB, f"runs.dir={tmp_path}", "runs.overwrite=true"]
+        done = subprocess.run([*words, llc], check=True, capture_output=True, text=True)
+        (took,) = (line for line in done.stdout.splitlines() if line.startswith("seconds"))
+        seconds[estimates] = min(seconds.get(estimates, float("inf")), float(took.split()[1]))
+    about = dict(what="job", who="default job", column="estimates", seconds=seconds)
+    benchmark.extra_info.update(**about, members=MEMBERS, steps=225_000)
+    benchmark.pedantic(lambda: None, rounds=1)
+
+
 FIRST_STEP = """
 import os, sys, time
 import lightning, torch

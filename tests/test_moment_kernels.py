@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kgon import hmc, moment_tables, streams
+from kgon import hmc, moment_kernels, moment_tables, streams
 from kgon.compiled_loss import CompiledLoss, Kernel
 from kgon.data import SingleFeature, draw
 from kgon.loss import DirectLoss, EmpiricalLoss, PopulationLoss
@@ -63,6 +63,17 @@ def test_value_and_gradient_equal_torchs(n_hidden, n_features, case):
             got, expected, rtol=1e-12, atol=1e-12 * float(expected.abs().max())
         )
     torch.testing.assert_close(compiled(W, b), loss(W, b), rtol=1e-12, atol=1e-13)
+
+
+def test_a_model_too_large_for_a_group():
+    n_features = moment_kernels.MOST_FEATURES + 1
+    x = sample(n_features, n_samples=900)
+    W, b = parameters(1, n_features, 4, 3)
+    loss = EmpiricalLoss(x)
+    got = CompiledLoss(loss, n_features).value_and_grad(W, b)
+    for g, expected in zip(got, loss.value_and_grad(W, b), strict=True):
+        scale = float(expected.abs().max())
+        torch.testing.assert_close(g, expected, rtol=1e-12, atol=1e-12 * scale)
 
 
 def test_thresholds_on_an_amplitude_are_found_on_torchs_side():

@@ -1,16 +1,18 @@
 """Compiled loops over stacks of parameters under the population or the exact empirical loss.
 
 `PopulationLoss` and `EmpiricalLoss` define the mathematics (their module's docstring has the
-formula); here it is one scalar loop a parameter, because tensor operations on 2 x 6 matrices are
-nearly all overhead. A chain's Langevin steps, a sampler's leapfrog trajectories and the descent to
-a critical point run inside the loop as well: a parameter does all of its steps before the next one
-starts, so it and the place where it looks up stay in the cache, however many parameters and samples
-there are. `kgon.compiled_loss.Kernel` calls them.
+formula); here it is one loop over small groups of parameters, because tensor operations on 2 x 6
+matrices are nearly all overhead. A chain's Langevin steps, a sampler's leapfrog trajectories and
+the descent to a critical point run inside the loop as well: a group does all of its steps before
+the next one starts, so it and the place where it looks up stay in the cache, however many
+parameters and samples there are. `kgon.compiled_loss.Kernel` calls them.
 
 Shapes: W (n_stack, n_runs, n_hidden, n_features), b (n_stack, n_runs, n_features), `which` (n_runs)
 the data set of a run, `tables` those of `moment_tables.Tables`, `runs` the first run and the one
-after the last. Inside a loop W and b are one row of n_hidden * n_features + n_features numbers, at
-places that the compiler knows.
+after the last. Inside a loop a group is `lanes` parameters side by side, so that the processor's
+vector instructions work on several at once: number q of lane l stands at place q * lanes + l, the
+n_hidden * n_features numbers of W first, then those of b. Every lane goes through the same
+arithmetic, so a parameter's results do not depend on who is in the others.
 """
 
 import functools
@@ -32,7 +34,7 @@ _RULES = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
 _jit = functools.partial(numba.njit, cache=True, **_RULES)
 _inline = functools.partial(numba.njit, inline="always", **_RULES)
 
-_NOISY_STEPS = 16
+_NOISY_STEPS = 8
 """Steps of a chain whose noise is drawn at once."""
 
 JITTER = (0.6, 1.2)
@@ -40,48 +42,89 @@ JITTER = (0.6, 1.2)
 return to where they started."""
 _JITTER_LOW, _JITTER_HIGH = JITTER
 
-
-@_inline
-def _load(m, n, W, b, x):
-    for k in range(m):
-        for j in range(n):
-            x[k * n + j] = W[k, j]
-    for j in range(n):
-        x[m * n + j] = b[j]
+_LANES = 8
+MOST_FEATURES = 32
+"""Beyond, a group does not fit on the stack (`scratch`) and is of one parameter."""
 
 
 @_inline
-def _store(m, n, x, W, b):
+def _load(lanes, m, n, W, b, x, lane):
     for k in range(m):
         for j in range(n):
-            W[k, j] = x[k * n + j]
+            x[(k * n + j) * lanes + lane] = W[k, j]
     for j in range(n):
-        b[j] = x[m * n + j]
+        x[(m * n + j) * lanes + lane] = b[j]
+
+
+@_inline
+def _store(lanes, m, n, x, lane, W, b):
+    for k in range(m):
+        for j in range(n):
+            W[k, j] = x[(k * n + j) * lanes + lane]
+    for j in range(n):
+        b[j] = x[(m * n + j) * lanes + lane]
 
 
 @_inline
 def _copy(x, out):
     # With out[:] = x the compiler would translate two seconds of error messages.
-    for i in range(x.size):
-        out[i] = x[i]
+    for q in range(x.size):
+        out[q] = x[q]
 
 
 @_inline
-def _square(x):
-    out = 0.0
-    for i in range(x.size):
-        out += x[i] * x[i]
-    return out
+def _twice_energy(lanes, precision, x, momentum, out):
+    """|momentum|^2 + precision |x|^2 of each lane."""
+    for lane in range(lanes):
+        out[lane] = 0.0
+    for q in range(x.size // lanes):
+        for lane in range(lanes):
+            i = q * lanes + lane
+            out[lane] += momentum[i] * momentum[i] + precision * x[i] * x[i]
 
 
 @_inline
-def _data_set(tables, d):
-    """The tables of data set d."""
-    lines, ordered, tails, total, low, high, scale, last, weight, importance = tables
-    return (
-        lines[d], ordered[d], (tails[0][d], tails[1][d], tails[2][d]), total[d], low[d], high[d],
-        scale[d], last[d], weight, importance[d],
-    )  # fmt: skip
+def _parameter(e, n_stack, n_all, runs):
+    """Place in the stack and run of parameter e of n_all. Those behind the last are the last again,
+    so that every group is full."""
+    e = min(e, n_all - 1)
+    return e % n_stack, runs[0] + e // n_stack
+
+
+@_inline
+def _group(lanes, n, pairs, todo, features):
+    """Room for what `_loss` works with; no lane has a data set yet.
+
+    The pairs (output i, input j) of each lane are numbered by the places of i's and of j's numbers.
+    """
+    of_pairs = arrays(6, pairs, np.float64)
+    whole = arrays(5, todo, np.uint64)
+    of_features = arrays(8, features, np.float64)
+    places = arrays(2, features, np.uint64)
+    (known,) = arrays(1, lanes, np.int64)
+    for i in range(n):
+        for r in range(features):
+            whole[3][i * features + r] = i * lanes + r % lanes
+            whole[4][i * features + r] = r
+    for lane in range(lanes):
+        known[lane] = -1
+    return of_pairs, whole, of_features, places, known
+
+
+@_inline
+def _take_data_set(lanes, n, group, tables, d, lane):
+    """Put into the lane what is known of the features of data set d."""
+    width, totals, lows, highs, scales, lasts, importances = tables[4:]
+    low, high, scale, last, total0, total1, total2, twice_importance = group[2]
+    (first_line, first_tail), known = group[3:]
+    if known[lane] != d:
+        known[lane] = d
+        for j in range(n):
+            r, feature = j * lanes + lane, d * n + j
+            first_line[r], first_tail[r] = feature * width, feature * (width + 1)
+            total0[r], total1[r], total2[r] = totals[d, j, 0], totals[d, j, 1], totals[d, j, 2]
+            low[r], high[r], scale[r], last[r] = lows[d, j], highs[d, j], scales[d, j], lasts[d, j]
+            twice_importance[r] = 2.0 * importances[d, j]
 
 
 @intrinsic
@@ -107,11 +150,11 @@ def _prefetch(typing, lines, q):
 
 
 @_inline
-def _up_to(t, line):
+def _up_to(t, lines, line):
     """Number, sum and sum of squares of the amplitudes up to t in a line."""
     number, first_power, second_power = 0.0, 0.0, 0.0
     for slot in range(SLOTS[0], SLOTS[1]):
-        amplitude = line[slot]
+        amplitude = lines[line, slot]
         # Multiplied by, because nobody can predict this branch.
         counts = 1.0 if amplitude <= t else 0.0
         number += counts
@@ -122,117 +165,156 @@ def _up_to(t, line):
 
 
 @_inline
-def _loss(m, n, population, x, g, room, data_set):
-    """The loss of one parameter x on one data set, its gradient into g."""
-    (A, dA, threshold), (place,) = room
-    lines, ordered, tails, total, low, high, scale, last, weight, importance = data_set
+def _loss(lanes, m, n, population, x, g, value, group, tables):
+    """The losses (lanes) of parameters x, each on its own data set, into value; their gradients
+    into g.
+
+    With u_ij = A_ij M_2 + b_i M_1 and v_ij = A_ij M_1 + b_i M_0, both less M_2 and M_1 where i = j
+    is the output's own input, the gradient is D_ij = 2 I_i u_ij by A and s_i = 2 I_i sum_j v_ij by
+    b, the M_k held. The loss is quadratic in (A, b), so it is (A D + b s) / 2 and the terms that
+    the quadratic form lacks.
+    """
+    A, D, slope, own1, own2, threshold = group[0]
+    todo, line_of, looked_up, output_of, input_of = group[1]
+    low, high, scale, last, total0, total1, total2, twice_importance = group[2]
+    first_line, first_tail = group[3]
+    lines, ordered, tails, weight = tables[:4]
+    biases = m * n * lanes
+    for r in range(n * lanes):
+        slope[r] = 0.0
     for i in range(n):
-        for j in range(i + 1):
-            a = 0.0
-            for k in range(m):
-                a += x[k * n + i] * x[k * n + j]
-            A[i * n + j] = a
-            A[j * n + i] = a
-    for i in range(n):
-        bias = x[m * n + i]
         for j in range(n):
-            a = A[i * n + j]
-            # Without slope the output is active always or never: at a threshold of -+infinity.
-            t = -bias / a if a != 0.0 else (-np.inf if bias > 0.0 else np.inf)
-            threshold[i * n + j] = t
-            if not population:
-                place[i * n + j] = bucket(t, low[j], scale[j], last[j])
-    if not population:
-        for i in range(n):
-            for j in range(n):
-                _prefetch(lines[j], place[i * n + j])
-    out = 0.0
-    for i in range(n):
-        bias = x[m * n + i]
-        row, slope = 0.0, 0.0
-        for j in range(n):
-            a, t = A[i * n + j], threshold[i * n + j]
-            # Most outputs are off at every amplitude or on at every one: worth the branches.
-            if t < low[j] if a < 0.0 else t >= high[j]:
-                if i == j:
-                    row += total[j, 2]
-                dA[i * n + j] = 0.0
-                continue
-            if t < low[j] if a >= 0.0 else t >= high[j]:
-                m0, m1, m2 = total[j, 0], total[j, 1], total[j, 2]
+            for lane in range(lanes):
+                q, o, r = (i * n + j) * lanes + lane, i * lanes + lane, j * lanes + lane
+                a = 0.0
+                for k in range(m):
+                    a += x[(k * n + i) * lanes + lane] * x[(k * n + j) * lanes + lane]
+                bias = x[biases + o]
+                # What output i is before its ReLU, at the least amplitude and at the largest: it is
+                # off at all of them, on at all of them, or its threshold has to be looked up.
+                at_low, at_high = a * low[r] + bias, a * high[r] + bias
+                most = at_high if at_high > at_low else at_low
+                least = at_low if at_high > at_low else at_high
+                on = 1.0 if least > 0.0 else 0.0
+                looked_up[q] = np.uint64(most > 0.0) & np.uint64(least <= 0.0)
+                m1 = on * total1[r]
+                A[q] = a
+                D[q] = twice_importance[o] * (a * (on * total2[r]) + bias * m1)
+                slope[o] += a * m1 + bias * (on * total0[r])
+        for lane in range(lanes):
+            o = i * lanes + lane
+            on = 1.0 if A[(i * n + i) * lanes + lane] * low[o] + x[biases + o] > 0.0 else 0.0
+            own1[o], own2[o] = on * total1[o], on * total2[o]
+    count = np.uint64(0)
+    for q in range(np.uint64(n * n * lanes)):
+        # Without a branch, which nobody could predict either.
+        todo[count] = q
+        count += looked_up[q]
+    for c in range(count):
+        q = todo[c]
+        r = input_of[q]
+        t = -x[np.uint64(biases) + output_of[q]] / A[q]
+        threshold[c] = t
+        if not population:
+            line_of[c] = first_line[r] + np.uint64(bucket(t, low[r], scale[r], last[r]))
+            _prefetch(lines, line_of[c])
+    for c in range(count):
+        q, t = todo[c], threshold[c]
+        o, r = output_of[q], input_of[q]
+        a, bias = A[q], x[np.uint64(biases) + o]
+        if population:
+            t = t if t > 0.0 else 0.0
+            t = t if t < 1.0 else 1.0
+            m0 = (1.0 - t) * total0[r]
+            m1 = (1.0 - t * t) * total1[r]
+            m2 = (1.0 - t * t * t) * total2[r]
+        else:
+            line = line_of[c]
+            if lines[line, COUNT] <= SLOTS[1] - SLOTS[0]:
+                number, first_power, second_power = _up_to(t, lines, line)
+                m0 = lines[line, 0] - weight * number
+                m1 = lines[line, 1] - weight * first_power
+                m2 = lines[line, 2] - weight * second_power
             else:
-                if population:
-                    t = t if t > 0.0 else 0.0
-                    t = t if t < 1.0 else 1.0
-                    m0 = (1.0 - t) * total[j, 0]
-                    m1 = (1.0 - t * t) * total[j, 1]
-                    m2 = (1.0 - t * t * t) * total[j, 2]
-                else:
-                    line = lines[j, place[i * n + j]]
-                    if line[COUNT] <= SLOTS[1] - SLOTS[0]:
-                        number, first_power, second_power = _up_to(t, line)
-                        m0 = line[0] - weight * number
-                        m1 = line[1] - weight * first_power
-                        m2 = line[2] - weight * second_power
+                first = np.uint64(lines[line, SLOTS[0]])
+                end = first + np.uint64(lines[line, COUNT])
+                while first < end:
+                    middle = (first + end) >> np.uint64(1)
+                    if ordered[first_line[r] + middle] <= t:
+                        first = middle + np.uint64(1)
                     else:
-                        first = np.int64(line[SLOTS[0]])
-                        end = first + np.int64(line[COUNT])
-                        while first < end:
-                            middle = (first + end) >> 1
-                            if ordered[j, middle] <= t:
-                                first = middle + 1
-                            else:
-                                end = middle
-                        m0, m1, m2 = tails[0][j, first], tails[1][j, first], tails[2][j, first]
-                if a < 0.0:
-                    m0, m1, m2 = total[j, 0] - m0, total[j, 1] - m1, total[j, 2] - m2
-            u = a * m2 + bias * m1
-            v = a * m1 + bias * m0
-            row += a * u + bias * v
-            slope += v
-            if i == j:
-                row += total[j, 2] - 2.0 * u
-                slope -= m1
-                u -= m2
-            dA[i * n + j] = 2.0 * importance[i] * u
-        out += importance[i] * row
-        g[m * n + i] = 2.0 * importance[i] * slope
+                        end = middle
+                first += first_tail[r]
+                m0, m1, m2 = tails[0][first], tails[1][first], tails[2][first]
+        falling = 1.0 if a < 0.0 else 0.0
+        sign = 1.0 - 2.0 * falling
+        m0 = falling * total0[r] + sign * m0
+        m1 = falling * total1[r] + sign * m1
+        m2 = falling * total2[r] + sign * m2
+        D[q] = twice_importance[o] * (a * m2 + bias * m1)
+        slope[o] += a * m1 + bias * m0
+        if o == r:
+            own1[o], own2[o] = m1, m2
+    for lane in range(lanes):
+        value[lane] = 0.0
     for i in range(n):
-        for j in range(i + 1):
-            a = dA[i * n + j] + dA[j * n + i]
-            A[i * n + j] = a
-            A[j * n + i] = a
-    for k in range(m):
-        for j in range(n):
-            a = 0.0
-            for i in range(n):
-                a += x[k * n + i] * A[i * n + j]
-            g[k * n + j] = a
-    return out
+        for lane in range(lanes):
+            q, o = (i * n + i) * lanes + lane, i * lanes + lane
+            value[lane] += 0.5 * (twice_importance[o] * total2[o] - D[q])
+            D[q] -= twice_importance[o] * own2[o]
+            s = twice_importance[o] * (slope[o] - own1[o])
+            g[biases + o] = s
+            value[lane] += 0.5 * x[biases + o] * s
+    for j in range(n):
+        for lane in range(lanes):
+            out = 0.0
+            for k in range(m):
+                a = 0.0
+                for i in range(n):
+                    both = D[(i * n + j) * lanes + lane] + D[(j * n + i) * lanes + lane]
+                    a += x[(k * n + i) * lanes + lane] * both
+                g[(k * n + j) * lanes + lane] = a
+                out += x[(k * n + j) * lanes + lane] * a
+            value[lane] += 0.25 * out
+
+
+def _sizes(m: int, n: int) -> tuple[int, int, int, int, int]:
+    """Lanes of a group, and sizes of its arrays: of parameters, of pairs, of lists of pairs, which
+    have a place behind the last, and of features."""
+    lanes = _LANES if n <= MOST_FEATURES else 1
+    return lanes, (m * n + n) * lanes, n * n * lanes, n * n * lanes + 1, n * lanes
 
 
 @functools.cache
 def value_and_grad(m: int, n: int, population: bool) -> Any:
-    # m, n and population are constants of the compiled code: loops unroll, branches go.
-    dim, pairs = m * n + n, n * n
+    # All of these are constants of the compiled code: loops unroll, branches go.
+    lanes, size, pairs, todo, features = _sizes(m, n)
 
     @_jit
     def run(W, b, value, dW, db, which, tables, runs):
-        x, g = arrays(2, dim, np.float64)
-        room = arrays(3, pairs, np.float64), arrays(1, pairs, np.int32)
-        for s in range(runs[0], runs[1]):
-            data_set = _data_set(tables, which[s])
-            for p in range(W.shape[0]):
-                _load(m, n, W[p, s], b[p, s], x)
-                value[p, s] = _loss(m, n, population, x, g, room, data_set)
-                _store(m, n, g, dW[p, s], db[p, s])
+        x, g = arrays(2, size, np.float64)
+        (losses,) = arrays(1, lanes, np.float64)
+        group = _group(lanes, n, pairs, todo, features)
+        n_stack = W.shape[0]
+        n_all = n_stack * (runs[1] - runs[0])
+        for start in range(0, n_all, lanes):
+            for lane in range(lanes):
+                p, s = _parameter(start + lane, n_stack, n_all, runs)
+                _take_data_set(lanes, n, group, tables, which[s], lane)
+                _load(lanes, m, n, W[p, s], b[p, s], x, lane)
+            _loss(lanes, m, n, population, x, g, losses, group, tables)
+            for lane in range(lanes):
+                p, s = _parameter(start + lane, n_stack, n_all, runs)
+                value[p, s] = losses[lane]
+                _store(lanes, m, n, g, lane, dW[p, s], db[p, s])
 
     return run
 
 
 @functools.cache
 def hmc_move(m: int, n: int, population: bool) -> Any:
-    dim, pairs = m * n + n, n * n
+    lanes, size, pairs, todo, features = _sizes(m, n)
+    dim = m * n + n
     even = dim + dim % 2
 
     @_jit
@@ -240,81 +322,121 @@ def hmc_move(m: int, n: int, population: bool) -> Any:
         W, b, value, acceptance, keys, strength, precision, step, n_steps, turn,
         which, tables, runs,
     ):  # fmt: skip
-        x, g = arrays(2, dim, np.float64)
-        room = arrays(3, pairs, np.float64), arrays(1, pairs, np.int32)
-        noise = np.empty((1, even))
-        momentum = noise[0, :dim]
-        for s in range(runs[0], runs[1]):
-            if step[s] == 0.0:
+        x, g, momentum, heat, h = arrays(5, size, np.float64)
+        losses, before, after, threshold = arrays(4, lanes, np.float64)
+        group = _group(lanes, n, pairs, todo, features)
+        key, noise = np.empty(lanes, np.uint64), np.empty((lanes, even))
+        counter = turn * (even + 2)
+        n_stack = W.shape[0]
+        n_all = n_stack * (runs[1] - runs[0])
+        for start in range(0, n_all, lanes):
+            moving = False
+            for lane in range(lanes):
+                p, s = _parameter(start + lane, n_stack, n_all, runs)
+                moving |= step[s] != 0.0
+                key[lane] = keys[p, s]
+                threshold[lane] = np.log(unit(key[lane], counter + even + 1))
+                jitter = unit(key[lane], counter + even)
+                h_s = step[s] * (_JITTER_LOW + (_JITTER_HIGH - _JITTER_LOW) * jitter)
+                _take_data_set(lanes, n, group, tables, which[s], lane)
+                _load(lanes, m, n, W[p, s], b[p, s], x, lane)
+                for q in range(dim):
+                    heat[q * lanes + lane], h[q * lanes + lane] = strength[s], h_s
+            if not moving:
                 continue
-            data_set = _data_set(tables, which[s])
-            heat = strength[s]
-            for p in range(W.shape[0]):
-                counter = turn * (even + 2)
-                normals(keys[p, s : s + 1], counter, noise)
-                jitter = unit(keys[p, s], counter + even)
-                threshold = np.log(unit(keys[p, s], counter + even + 1))
-                h = step[s] * (_JITTER_LOW + (_JITTER_HIGH - _JITTER_LOW) * jitter)
-                _load(m, n, W[p, s], b[p, s], x)
-                before = heat * value[p, s] + 0.5 * (precision * _square(x) + _square(momentum))
-                new = 0.0
-                for t in range(n_steps + 1):
-                    new = _loss(m, n, population, x, g, room, data_set)
-                    kick = h if 0 < t < n_steps else 0.5 * h
-                    drift = h if t < n_steps else 0.0
-                    for i in range(dim):
-                        momentum[i] -= kick * (heat * g[i] + precision * x[i])
-                        x[i] += drift * momentum[i]
-                after = heat * new + 0.5 * (precision * _square(x) + _square(momentum))
-                gain = before - after
+            normals(key, counter, noise)
+            for q in range(dim):
+                for lane in range(lanes):
+                    momentum[q * lanes + lane] = noise[lane, q]
+            _twice_energy(lanes, precision, x, momentum, before)
+            for t in range(n_steps + 1):
+                _loss(lanes, m, n, population, x, g, losses, group, tables)
+                kick = 1.0 if 0 < t < n_steps else 0.5
+                drift = 1.0 if t < n_steps else 0.0
+                for q in range(size):
+                    momentum[q] -= kick * h[q] * (heat[q] * g[q] + precision * x[q])
+                    x[q] += drift * h[q] * momentum[q]
+            _twice_energy(lanes, precision, x, momentum, after)
+            for lane in range(lanes):
+                p, s = _parameter(start + lane, n_stack, n_all, runs)
+                if start + lane >= n_all or step[s] == 0.0:
+                    continue
+                gain = strength[s] * (value[p, s] - losses[lane])
+                gain += 0.5 * (before[lane] - after[lane])
                 # A diverged trajectory has a NaN or infinite energy and is rejected.
                 acceptance[p, s] = np.exp(min(gain, 0.0)) if gain == gain else 0.0
-                if threshold < gain:
-                    value[p, s] = new
-                    _store(m, n, x, W[p, s], b[p, s])
+                if threshold[lane] < gain:
+                    value[p, s] = losses[lane]
+                    _store(lanes, m, n, x, lane, W[p, s], b[p, s])
 
     return run
 
 
 @functools.cache
 def descend(m: int, n: int, population: bool) -> Any:
-    dim, pairs = m * n + n, n * n
+    lanes, size, pairs, todo, features = _sizes(m, n)
 
     @_jit
     def run(W, b, value, slope, taken, tolerance, n_steps, which, tables, runs):
-        x, g, next_x, next_g = arrays(4, dim, np.float64)
-        room = arrays(3, pairs, np.float64), arrays(1, pairs, np.int32)
-        for s in range(runs[0], runs[1]):
-            data_set = _data_set(tables, which[s])
-            for p in range(W.shape[0]):
-                _load(m, n, W[p, s], b[p, s], next_x)
-                old, h, square, t = 0.0, 0.1, 0.0, 0
-                while True:
-                    new = _loss(m, n, population, next_x, next_g, room, data_set)
-                    if t == 0 or new <= old - 0.5 * h * square:
-                        h *= 1.2 if t > 0 else 1.0
-                        old = new
-                        x, next_x = next_x, x
-                        g, next_g = next_g, g
-                        square = _square(g)
-                    else:
-                        h *= 0.5
-                    if t == n_steps or not square > tolerance * tolerance:
-                        break
-                    t += 1
-                    for i in range(dim):
-                        next_x[i] = x[i] - h * g[i]
-                value[p, s] = old
-                slope[p, s] = np.sqrt(square)
-                taken[p, s] = t
-                _store(m, n, x, W[p, s], b[p, s])
+        x, g, next_x, next_g = arrays(4, size, np.float64)
+        losses, old, h, square = arrays(4, lanes, np.float64)
+        steps, own = arrays(2, lanes, np.int64)
+        group = _group(lanes, n, pairs, todo, features)
+        # An empty lane is a model that is off at every input.
+        for q in range(size):
+            next_x[q] = 0.0
+        for each in group[2]:
+            for r in range(features):
+                each[r] = 0.0
+        for lane in range(lanes):
+            own[lane] = -1
+        n_stack = W.shape[0]
+        n_all = n_stack * (runs[1] - runs[0])
+        waiting = 0
+        while True:
+            # A parameter that has arrived makes room for the next one.
+            working = False
+            for lane in range(lanes):
+                if own[lane] < 0 and waiting < n_all:
+                    p, s = _parameter(waiting, n_stack, n_all, runs)
+                    _take_data_set(lanes, n, group, tables, which[s], lane)
+                    _load(lanes, m, n, W[p, s], b[p, s], next_x, lane)
+                    old[lane], h[lane], square[lane], steps[lane] = 0.0, 0.1, 0.0, 0
+                    own[lane] = waiting
+                    waiting += 1
+                working |= own[lane] >= 0
+            if not working:
+                break
+            _loss(lanes, m, n, population, next_x, next_g, losses, group, tables)
+            for lane in range(lanes):
+                if own[lane] < 0:
+                    continue
+                if steps[lane] == 0 or losses[lane] <= old[lane] - 0.5 * h[lane] * square[lane]:
+                    h[lane] *= 1.2 if steps[lane] > 0 else 1.0
+                    old[lane], square[lane] = losses[lane], 0.0
+                    for q in range(lane, size, lanes):
+                        x[q], g[q] = next_x[q], next_g[q]
+                        square[lane] += g[q] * g[q]
+                else:
+                    h[lane] *= 0.5
+                if steps[lane] == n_steps or not square[lane] > tolerance * tolerance:
+                    p, s = _parameter(own[lane], n_stack, n_all, runs)
+                    value[p, s], slope[p, s] = old[lane], np.sqrt(square[lane])
+                    taken[p, s] = steps[lane]
+                    _store(lanes, m, n, x, lane, W[p, s], b[p, s])
+                    own[lane] = -1
+                    continue
+                steps[lane] += 1
+                for q in range(lane, size, lanes):
+                    next_x[q] = x[q] - h[lane] * g[q]
 
     return run
 
 
 @functools.cache
 def langevin(m: int, n: int, population: bool) -> Any:
-    dim, pairs = m * n + n, n * n
+    lanes, size, pairs, todo, features = _sizes(m, n)
+    dim = m * n + n
     even = dim + dim % 2
 
     @_jit
@@ -322,48 +444,66 @@ def langevin(m: int, n: int, population: bool) -> Any:
         W, b, keys, trace, acceptance, nbeta, lr, localization, n_burnin, probe_every,
         which, tables, runs,
     ):  # fmt: skip
-        x, centre, force, old_x, old_force = arrays(5, dim, np.float64)
-        room = arrays(3, pairs, np.float64), arrays(1, pairs, np.int32)
-        noise = np.empty((1, _NOISY_STEPS * even))
-        for s in range(runs[0], runs[1]):
-            data_set = _data_set(tables, which[s])
-            beta, half, root, pull = nbeta[s], 0.5 * lr[s], np.sqrt(lr[s]), localization[s]
-            for p in range(W.shape[0]):
-                _load(m, n, W[p, s], b[p, s], x)
-                _copy(x, centre)
-                accepted, probes, probing, old_energy = 0.0, 0, False, 0.0
-                for t in range(n_burnin + trace.shape[2]):
-                    value = _loss(m, n, population, x, force, room, data_set)
-                    for i in range(dim):
-                        force[i] = beta * force[i] + pull * (x[i] - centre[i])
-                    draw = t - n_burnin
-                    if draw >= 0:
-                        trace[p, s, draw] = value
-                    if draw >= 0 and (probing or draw % probe_every == 0):
+        x, centre, force, old_x, old_force = arrays(5, size, np.float64)
+        beta, half, root, pull = arrays(4, size, np.float64)
+        losses, old_energy, accepted = arrays(3, lanes, np.float64)
+        run_of, place_of = arrays(2, lanes, np.int64)
+        group = _group(lanes, n, pairs, todo, features)
+        key, noise = np.empty(lanes, np.uint64), np.empty((lanes, _NOISY_STEPS * even))
+        n_stack = W.shape[0]
+        n_all = n_stack * (runs[1] - runs[0])
+        for start in range(0, n_all, lanes):
+            for lane in range(lanes):
+                p, s = _parameter(start + lane, n_stack, n_all, runs)
+                place_of[lane], run_of[lane] = p, s
+                key[lane] = keys[p, s]
+                accepted[lane], old_energy[lane] = 0.0, 0.0
+                _take_data_set(lanes, n, group, tables, which[s], lane)
+                _load(lanes, m, n, W[p, s], b[p, s], x, lane)
+                for q in range(lane, size, lanes):
+                    beta[q], half[q], root[q] = nbeta[s], 0.5 * lr[s], np.sqrt(lr[s])
+                    pull[q] = localization[s]
+            _copy(x, centre)
+            probes, probing = 0, False
+            for t in range(n_burnin + trace.shape[2]):
+                _loss(lanes, m, n, population, x, force, losses, group, tables)
+                for q in range(size):
+                    force[q] = beta[q] * force[q] + pull[q] * (x[q] - centre[q])
+                draw = t - n_burnin
+                if draw >= 0:
+                    for lane in range(lanes):
+                        trace[place_of[lane], run_of[lane], draw] = losses[lane]
+                if draw >= 0 and (probing or draw % probe_every == 0):
+                    for lane in range(lanes):
                         away, forth, back = 0.0, 0.0, 0.0
-                        for i in range(dim):
-                            away += (x[i] - centre[i]) ** 2
-                        energy = beta * value + 0.5 * pull * away
+                        for q in range(lane, size, lanes):
+                            away += (x[q] - centre[q]) ** 2
+                        energy = beta[lane] * losses[lane] + 0.5 * pull[lane] * away
                         if probing:
-                            for i in range(dim):
-                                step = x[i] - old_x[i]
-                                forth += (step + half * old_force[i]) ** 2
-                                back += (half * force[i] - step) ** 2
-                            gain = old_energy - energy + (forth - back) / (4.0 * half)
+                            for q in range(lane, size, lanes):
+                                step = x[q] - old_x[q]
+                                forth += (step + half[lane] * old_force[q]) ** 2
+                                back += (half[lane] * force[q] - step) ** 2
+                            gain = old_energy[lane] - energy + (forth - back) / (4.0 * half[lane])
                             # Written so that a NaN goes through.
-                            accepted += np.exp(0.0 if gain > 0.0 else gain)
-                            probes += 1
-                        else:
-                            old_energy = energy
-                            _copy(x, old_x)
-                            _copy(force, old_force)
-                        probing = not probing
-                    ahead = t % _NOISY_STEPS * even
-                    if ahead == 0:
-                        normals(keys[p, s : s + 1], t * even, noise)
-                    for i in range(dim):
-                        x[i] += root * noise[0, ahead + i] - half * force[i]
-                acceptance[p, s] = accepted / probes
-                _store(m, n, x, W[p, s], b[p, s])
+                            accepted[lane] += np.exp(0.0 if gain > 0.0 else gain)
+                        old_energy[lane] = energy
+                    if probing:
+                        probes += 1
+                    else:
+                        _copy(x, old_x)
+                        _copy(force, old_force)
+                    probing = not probing
+                ahead = t % _NOISY_STEPS * even
+                if ahead == 0:
+                    normals(key, t * even, noise)
+                for q in range(dim):
+                    for lane in range(lanes):
+                        i = q * lanes + lane
+                        x[i] += root[i] * noise[lane, ahead + q] - half[i] * force[i]
+            for lane in range(lanes):
+                p, s = place_of[lane], run_of[lane]
+                acceptance[p, s] = accepted[lane] / probes
+                _store(lanes, m, n, x, lane, W[p, s], b[p, s])
 
     return run

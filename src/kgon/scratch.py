@@ -14,8 +14,9 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 from numba.np.numpy_support import as_dtype
 
-_LARGEST = 2**18
-"""Bytes of an array above which it comes from the heap: threads have a stack of megabytes."""
+LARGEST = 2**17
+"""Bytes of an array above which it comes from the heap: a thread's stack has megabytes, and a
+loop some twenty arrays."""
 
 _ALIGNMENT = 64
 
@@ -35,7 +36,7 @@ def arrays(typing, count, size, dtype):
         bytes_each = context.get_abi_sizeof(element)
         on_stack = (
             isinstance(size, types.IntegerLiteral)
-            and 0 < size.literal_value * bytes_each <= _LARGEST
+            and 0 < size.literal_value * bytes_each <= LARGEST
         )
 
         def empty(n: int) -> Any:
