@@ -18,7 +18,7 @@ from kgon.loss import Loss
 from kgon.moment_tables import Tables, tables
 from kgon.threads import share_out
 
-_SECONDS_A_PAIR = 15e-9
+_SECONDS_A_PAIR = 10e-9
 """What a pair of features costs of one value and gradient, about: whether threads pay."""
 
 
