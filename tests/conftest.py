@@ -1,11 +1,21 @@
 """What holds for every test."""
 
 import signal
+import warnings
 
 import pytest
 
 # A shell's background ignores Ctrl-C, and so would the jobs that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config):
+    # ArviZ remarks on itself once a day and notes that in a file; two workers must not do so at
+    # once. Here it is done before they start.
+    if not hasattr(config, "workerinput"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            import arviz  # noqa: F401
 
 
 @pytest.fixture(autouse=True)
