@@ -43,4 +43,4 @@ format: $(READY) ## format the code
 	$(BIN)/ruff format
 
 clean: ## remove the virtual environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache src/*/__pycache__

@@ -18,7 +18,7 @@ def sums(size):
             a[i], b[i] = x[i], 2 * i
         for i in range(x.size):
             c[i] = i + 1
-        return a.sum() - x.sum(), b.sum(), c.sum(), a.dtype.type(1) / a.dtype.type(3)
+        return a[:] - x, b.sum(), c.sum()
 
     return run
 
@@ -27,8 +27,8 @@ def sums(size):
 @pytest.mark.parametrize("size", [5, scratch.LARGEST // 8, scratch.LARGEST])
 def test_arrays_are_apart_on_the_stack_and_on_the_heap(size, dtype):
     x = np.arange(size, dtype=dtype) % 7
-    difference, even, counted, third = sums(size)(x)
-    assert difference == 0 and counted == size * (size + 1) // 2
+    difference, even, counted = sums(size)(x)
+    assert difference.dtype == dtype and not difference.any()
+    assert counted == size * (size + 1) // 2
     # A sum of even numbers in order is exact as long as it has a place for its last digit.
     assert even == pytest.approx(size * (size - 1), rel=size * float(np.finfo(dtype).eps))
-    assert third == dtype(1) / dtype(3)

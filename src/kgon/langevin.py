@@ -4,7 +4,7 @@
 
 is the step of `SGMCMC.sgld` (Lau et al. 2023, arXiv 2308.12108). The rule is elementwise, so one
 optimizer on a stack of parameters makes exactly as many independent chains. What its steps cost is
-dispatch, so on kgon's exact losses plain SGLD runs in one compiled loop a chain instead
+dispatch, so on kgon's exact losses plain SGLD runs in one compiled loop instead
 (`compiled_loss.Kernel.langevin`): every call compares the loop's first step with the optimizer's
 own and refuses to go on if they differ, and a test compares whole chains.
 """
@@ -261,7 +261,7 @@ def _compiled(
     probe_every: int,
     rule: _Rule,
 ) -> tuple[Tensor, Tensor]:
-    """`_stepped` in the compiled loop: a chain's steps together, one chain after the other."""
+    """`_stepped` in the compiled loop: a few chains side by side, all of their steps together."""
     n_chains, batch = len(keys), keys.shape[1:]
     W, b = (p.detach().expand(n_chains, *p.shape).clone() for p in points)
     W, b = W.view(n_chains, -1, *W.shape[-2:]), b.view(n_chains, -1, b.shape[-1])

@@ -12,7 +12,7 @@ Shapes: parameters are (*batch, ...), a stack of chains (n_chains, *batch, ...);
 parameters to (n_chains, *batch).
 
 Memory: the losses of all draws are kept, 8 bytes each, and looking at them takes as much again;
-a call that has no room for it is refused. Chains run one after the other or some thousand at a
+a call that has no room for it is refused. Chains run a few at a time, or some thousand at a
 time (`langevin.CHUNK`), so what they need does not grow with their number.
 """
 

@@ -13,6 +13,9 @@ after the last. Inside a loop a group is `lanes` parameters side by side, so tha
 vector instructions work on several at once: number q of lane l stands at place q * lanes + l, the
 n_hidden * n_features numbers of W first, then those of b. Every lane goes through the same
 arithmetic, so a parameter's results do not depend on who is in the others.
+
+All of this is one file because numba keeps what it compiled until the function's own file changes,
+not until that of a function inlined into it does (`make clean` forgets it).
 """
 
 import functools
@@ -43,6 +46,7 @@ return to where they started."""
 _JITTER_LOW, _JITTER_HIGH = JITTER
 
 _LANES = 8
+
 MOST_FEATURES = 32
 """Beyond, a group does not fit on the stack (`scratch`) and is of one parameter."""
 
@@ -92,23 +96,26 @@ def _parameter(e, n_stack, n_all, runs):
 
 
 @_inline
-def _group(lanes, n, pairs, todo, features):
-    """Room for what `_loss` works with; no lane has a data set yet.
+def _group(lanes, n, pairs, listed, features):
+    """What `_loss` works with, as it takes it apart: numbers of each pair (output i, input j),
+    lists of pairs, what is known of each feature of the lanes' data sets, where its lines and tails
+    start in the tables, and which data set each lane has: none yet.
 
-    The pairs (output i, input j) of each lane are numbered by the places of i's and of j's numbers.
+    Two of the lists are filled for good, with the places of i's and of j's numbers.
     """
     of_pairs = arrays(6, pairs, np.float64)
-    whole = arrays(5, todo, np.uint64)
+    lists = arrays(5, listed, np.uint64)
     of_features = arrays(8, features, np.float64)
-    places = arrays(2, features, np.uint64)
-    (known,) = arrays(1, lanes, np.int64)
+    starts = arrays(2, features, np.uint64)
+    (data_set,) = arrays(1, lanes, np.int64)
+    output_of, input_of = lists[3:]
     for i in range(n):
         for r in range(features):
-            whole[3][i * features + r] = i * lanes + r % lanes
-            whole[4][i * features + r] = r
+            output_of[i * features + r] = i * lanes + r % lanes
+            input_of[i * features + r] = r
     for lane in range(lanes):
-        known[lane] = -1
-    return of_pairs, whole, of_features, places, known
+        data_set[lane] = -1
+    return of_pairs, lists, of_features, starts, data_set
 
 
 @_inline
@@ -116,9 +123,9 @@ def _take_data_set(lanes, n, group, tables, d, lane):
     """Put into the lane what is known of the features of data set d."""
     width, totals, lows, highs, scales, lasts, importances = tables[4:]
     low, high, scale, last, total0, total1, total2, twice_importance = group[2]
-    (first_line, first_tail), known = group[3:]
-    if known[lane] != d:
-        known[lane] = d
+    (first_line, first_tail), data_set = group[3:]
+    if data_set[lane] != d:
+        data_set[lane] = d
         for j in range(n):
             r, feature = j * lanes + lane, d * n + j
             first_line[r], first_tail[r] = feature * width, feature * (width + 1)
@@ -288,13 +295,13 @@ def _sizes(m: int, n: int) -> tuple[int, int, int, int, int]:
 @functools.cache
 def value_and_grad(m: int, n: int, population: bool) -> Any:
     # All of these are constants of the compiled code: loops unroll, branches go.
-    lanes, size, pairs, todo, features = _sizes(m, n)
+    lanes, size, pairs, listed, features = _sizes(m, n)
 
     @_jit
     def run(W, b, value, dW, db, which, tables, runs):
         x, g = arrays(2, size, np.float64)
         (losses,) = arrays(1, lanes, np.float64)
-        group = _group(lanes, n, pairs, todo, features)
+        group = _group(lanes, n, pairs, listed, features)
         n_stack = W.shape[0]
         n_all = n_stack * (runs[1] - runs[0])
         for start in range(0, n_all, lanes):
@@ -313,7 +320,7 @@ def value_and_grad(m: int, n: int, population: bool) -> Any:
 
 @functools.cache
 def hmc_move(m: int, n: int, population: bool) -> Any:
-    lanes, size, pairs, todo, features = _sizes(m, n)
+    lanes, size, pairs, listed, features = _sizes(m, n)
     dim = m * n + n
     even = dim + dim % 2
 
@@ -324,7 +331,7 @@ def hmc_move(m: int, n: int, population: bool) -> Any:
     ):  # fmt: skip
         x, g, momentum, heat, h = arrays(5, size, np.float64)
         losses, before, after, threshold = arrays(4, lanes, np.float64)
-        group = _group(lanes, n, pairs, todo, features)
+        group = _group(lanes, n, pairs, listed, features)
         key, noise = np.empty(lanes, np.uint64), np.empty((lanes, even))
         counter = turn * (even + 2)
         n_stack = W.shape[0]
@@ -374,14 +381,14 @@ def hmc_move(m: int, n: int, population: bool) -> Any:
 
 @functools.cache
 def descend(m: int, n: int, population: bool) -> Any:
-    lanes, size, pairs, todo, features = _sizes(m, n)
+    lanes, size, pairs, listed, features = _sizes(m, n)
 
     @_jit
     def run(W, b, value, slope, taken, tolerance, n_steps, which, tables, runs):
         x, g, next_x, next_g = arrays(4, size, np.float64)
         losses, old, h, square = arrays(4, lanes, np.float64)
         steps, own = arrays(2, lanes, np.int64)
-        group = _group(lanes, n, pairs, todo, features)
+        group = _group(lanes, n, pairs, listed, features)
         # An empty lane is a model that is off at every input.
         for q in range(size):
             next_x[q] = 0.0
@@ -435,7 +442,7 @@ def descend(m: int, n: int, population: bool) -> Any:
 
 @functools.cache
 def langevin(m: int, n: int, population: bool) -> Any:
-    lanes, size, pairs, todo, features = _sizes(m, n)
+    lanes, size, pairs, listed, features = _sizes(m, n)
     dim = m * n + n
     even = dim + dim % 2
 
@@ -448,7 +455,7 @@ def langevin(m: int, n: int, population: bool) -> Any:
         beta, half, root, pull = arrays(4, size, np.float64)
         losses, old_energy, accepted = arrays(3, lanes, np.float64)
         run_of, place_of = arrays(2, lanes, np.int64)
-        group = _group(lanes, n, pairs, todo, features)
+        group = _group(lanes, n, pairs, listed, features)
         key, noise = np.empty(lanes, np.uint64), np.empty((lanes, _NOISY_STEPS * even))
         n_stack = W.shape[0]
         n_all = n_stack * (runs[1] - runs[0])

@@ -31,25 +31,18 @@ def arrays(typing, count, size, dtype):
     scalar = as_dtype(dtype.dtype).type
     result = types.UniTuple(array_type, count.literal_value)
 
+    def empty(n: int) -> Any:
+        return np.empty(n, scalar)
+
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         element = context.get_data_type(dtype.dtype)
         bytes_each = context.get_abi_sizeof(element)
-        on_stack = (
+        fits = (
             isinstance(size, types.IntegerLiteral)
             and 0 < size.literal_value * bytes_each <= LARGEST
         )
 
-        def empty(n: int) -> Any:
-            return np.empty(n, scalar)
-
-        def on_heap() -> Any:
-            kind = array_type(types.intp)
-            number = context.cast(builder, arguments[1], size, types.intp)
-            return context.compile_internal(builder, empty, kind, [number])
-
-        def one() -> Any:
-            if not on_stack:
-                return on_heap()
+        def on_stack() -> Any:
             with builder.goto_entry_block():
                 data = builder.alloca(ir.ArrayType(element, size.literal_value))
                 data.align = _ALIGNMENT
@@ -65,6 +58,11 @@ def arrays(typing, count, size, dtype):
             )
             return array._getvalue()
 
+        def on_heap() -> Any:
+            number = context.cast(builder, arguments[1], size, types.intp)
+            return context.compile_internal(builder, empty, array_type(types.intp), [number])
+
+        one = on_stack if fits else on_heap
         return context.make_tuple(builder, result, [one() for _ in range(count.literal_value)])
 
     return result(count, size, dtype), generate
