@@ -168,6 +168,18 @@ def test_the_figure_against_theory_has_a_line_for_each_theory_value():
         assert matplotlib.colors.to_hex(line.get_color()) == phase_color(label)
 
 
+def test_along_training_starts_at_step_0_and_shows_every_estimate():
+    rows = [
+        {"step": step, "member": 3, "phase": "5", "llc": 6.5, "stderr": 0.1, "verdict": "ok"}
+        for step in (0, 200, 225_000)
+    ]
+    (ax,) = llc_figures.along_training(rows, []).axes
+    low, high = ax.get_xlim()
+    assert low == 0 and high > 225_000
+    ticks = ax.xaxis.get_majorticklocs()
+    assert ticks[0] == 0 and all(b >= 200 for b in ticks[1:])
+
+
 def test_the_calibrations_figure_marks_the_admissible_and_rings_the_chosen():
     mean = [[[7.0], [6.0]], [[7.1], [5.0]], [[9.0], [-3.0]]]
     good = [[[True], [False]], [[True], [False]], [[False], [False]]]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
 from kgon.figure_style import (
@@ -22,6 +22,7 @@ from kgon.figure_style import (
     phase_legend,
     phase_marker,
     phase_order,
+    step_axis,
     write_title,
 )
 
@@ -113,9 +114,10 @@ def along_training(rows: Rows, points: Sequence[Level]) -> Figure:
     for point in points:
         if point.llc is not None and point.label in labels:
             ax.axhline(point.llc, color=phase_color(point.label), lw=0.8, ls="--")
-    first = min((row["step"] for row in rows if row["step"] > 0), default=1)
-    ax.set_xscale("symlog", linthresh=first, linscale=0.35)
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    step = np.array([row["step"] for row in rows])
+    step_axis(ax, step)
+    if step.max(initial=0) > 0:
+        ax.set_xlim(right=1.2 * step.max())  # room for the last marker
     label_axes(ax, "SGD steps", "LLC")
     write_title(figure, "LLC of members; dashed: theory, pale: not ok")
     handles = [
