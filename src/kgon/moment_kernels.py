@@ -30,15 +30,12 @@ from numba.extending import intrinsic
 
 from kgon.moment_tables import COUNT, SLOTS, bucket
 from kgon.scratch import arrays
-from kgon.streams import normals, unit
+from kgon.streams import normal_pair, unit
 
 # As in `kernels`: fused multiply-adds, no reassociation, no assumption that numbers are finite.
 _RULES = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
 _jit = functools.partial(numba.njit, cache=True, **_RULES)
 _inline = functools.partial(numba.njit, inline="always", **_RULES)
-
-_NOISY_STEPS = 8
-"""Steps of a chain whose noise is drawn at once."""
 
 JITTER = (0.6, 1.2)
 """Range of a trajectory's step size in units of the adapted one: trajectories of one length could
@@ -67,6 +64,15 @@ def _store(lanes, m, n, x, lane, W, b):
             W[k, j] = x[(k * n + j) * lanes + lane]
     for j in range(n):
         b[j] = x[(m * n + j) * lanes + lane]
+
+
+@_inline
+def _normals(lanes, keys, start, out):
+    """Fill out, an even number of numbers a lane, with the normal numbers of each lane's stream."""
+    for q in range(0, out.size // lanes, 2):
+        for lane in range(lanes):
+            one, other = normal_pair(keys[lane], start + q)
+            out[q * lanes + lane], out[(q + 1) * lanes + lane] = one, other
 
 
 @_inline
@@ -213,10 +219,12 @@ def _loss(lanes, m, n, population, x, g, value, group, tables):
             on = 1.0 if A[(i * n + i) * lanes + lane] * low[o] + x[biases + o] > 0.0 else 0.0
             own1[o], own2[o] = on * total1[o], on * total2[o]
     count = np.uint64(0)
-    for q in range(np.uint64(n * n * lanes)):
-        # Without a branch, which nobody could predict either.
-        todo[count] = q
-        count += looked_up[q]
+    for pair in range(np.uint64(n * n)):
+        for lane in range(np.uint64(lanes)):
+            q = pair * np.uint64(lanes) + lane
+            # Without a branch, which nobody could predict either.
+            todo[count] = q
+            count += looked_up[q]
     for c in range(count):
         q = todo[c]
         r = input_of[q]
@@ -329,10 +337,12 @@ def hmc_move(m: int, n: int, population: bool) -> Any:
         W, b, value, acceptance, keys, strength, precision, step, n_steps, turn,
         which, tables, runs,
     ):  # fmt: skip
-        x, g, momentum, heat, h = arrays(5, size, np.float64)
+        x, g, heat, h = arrays(4, size, np.float64)
+        # With a place more for an odd number of parameters: normal numbers come in pairs.
+        (momentum,) = arrays(1, even * lanes, np.float64)
         losses, before, after, threshold = arrays(4, lanes, np.float64)
         group = _group(lanes, n, pairs, listed, features)
-        key, noise = np.empty(lanes, np.uint64), np.empty((lanes, even))
+        (key,) = arrays(1, lanes, np.uint64)
         counter = turn * (even + 2)
         n_stack = W.shape[0]
         n_all = n_stack * (runs[1] - runs[0])
@@ -351,10 +361,7 @@ def hmc_move(m: int, n: int, population: bool) -> Any:
                     heat[q * lanes + lane], h[q * lanes + lane] = strength[s], h_s
             if not moving:
                 continue
-            normals(key, counter, noise)
-            for q in range(dim):
-                for lane in range(lanes):
-                    momentum[q * lanes + lane] = noise[lane, q]
+            _normals(lanes, key, counter, momentum)
             _twice_energy(lanes, precision, x, momentum, before)
             for t in range(n_steps + 1):
                 _loss(lanes, m, n, population, x, g, losses, group, tables)
@@ -453,10 +460,11 @@ def langevin(m: int, n: int, population: bool) -> Any:
     ):  # fmt: skip
         x, centre, force, old_x, old_force = arrays(5, size, np.float64)
         beta, half, root, pull = arrays(4, size, np.float64)
-        losses, old_energy, accepted = arrays(3, lanes, np.float64)
+        (noise,) = arrays(1, even * lanes, np.float64)
+        losses, old_energy, accepted, away, forth, back = arrays(6, lanes, np.float64)
         run_of, place_of = arrays(2, lanes, np.int64)
+        (key,) = arrays(1, lanes, np.uint64)
         group = _group(lanes, n, pairs, listed, features)
-        key, noise = np.empty(lanes, np.uint64), np.empty((lanes, _NOISY_STEPS * even))
         n_stack = W.shape[0]
         n_all = n_stack * (runs[1] - runs[0])
         for start in range(0, n_all, lanes):
@@ -482,16 +490,19 @@ def langevin(m: int, n: int, population: bool) -> Any:
                         trace[place_of[lane], run_of[lane], draw] = losses[lane]
                 if draw >= 0 and (probing or draw % probe_every == 0):
                     for lane in range(lanes):
-                        away, forth, back = 0.0, 0.0, 0.0
-                        for q in range(lane, size, lanes):
-                            away += (x[q] - centre[q]) ** 2
-                        energy = beta[lane] * losses[lane] + 0.5 * pull[lane] * away
+                        away[lane], forth[lane], back[lane] = 0.0, 0.0, 0.0
+                    for q in range(dim):
+                        for lane in range(lanes):
+                            i = q * lanes + lane
+                            step = x[i] - old_x[i]
+                            away[lane] += (x[i] - centre[i]) ** 2
+                            forth[lane] += (step + half[i] * old_force[i]) ** 2
+                            back[lane] += (half[i] * force[i] - step) ** 2
+                    for lane in range(lanes):
+                        energy = beta[lane] * losses[lane] + 0.5 * pull[lane] * away[lane]
                         if probing:
-                            for q in range(lane, size, lanes):
-                                step = x[q] - old_x[q]
-                                forth += (step + half[lane] * old_force[q]) ** 2
-                                back += (half[lane] * force[q] - step) ** 2
-                            gain = old_energy[lane] - energy + (forth - back) / (4.0 * half[lane])
+                            gain = old_energy[lane] - energy
+                            gain += (forth[lane] - back[lane]) / (4.0 * half[lane])
                             # Written so that a NaN goes through.
                             accepted[lane] += np.exp(0.0 if gain > 0.0 else gain)
                         old_energy[lane] = energy
@@ -501,13 +512,9 @@ def langevin(m: int, n: int, population: bool) -> Any:
                         _copy(x, old_x)
                         _copy(force, old_force)
                     probing = not probing
-                ahead = t % _NOISY_STEPS * even
-                if ahead == 0:
-                    normals(key, t * even, noise)
-                for q in range(dim):
-                    for lane in range(lanes):
-                        i = q * lanes + lane
-                        x[i] += root[i] * noise[lane, ahead + q] - half[i] * force[i]
+                _normals(lanes, key, t * even, noise)
+                for q in range(size):
+                    x[q] += root[q] * noise[q] - half[q] * force[q]
             for lane in range(lanes):
                 p, s = place_of[lane], run_of[lane]
                 acceptance[p, s] = accepted[lane] / probes

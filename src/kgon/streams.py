@@ -118,24 +118,27 @@ def _cos_sin(u):
     return (-x if ((quarter + 1) & 2) != 0 else x), (-z if (quarter & 2) != 0 else z)
 
 
+@numba.njit(inline="always", error_model="numpy", fastmath={"contract"})
+def normal_pair(key, counter):
+    """Standard normal numbers `counter` (even) and `counter` + 1 of a stream, as `normals` has
+    them: Box and Muller's transform of the uniform numbers of that place."""
+    radius = np.sqrt(-2.0 * _log(unit(key, counter)))
+    cos, sin = _cos_sin(unit(key, counter + 1))
+    return radius * cos, radius * sin
+
+
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 def normals(keys, start, out):
     """Fill out (n_keys, count) with standard normal numbers start, start + 1, ... of each stream.
 
-    Box and Muller's transform of uniform numbers 2i and 2i + 1 gives normal numbers 2i and 2i + 1;
     `start` must be even, so that a stream does not depend on how it is cut into calls.
     """
     for s in range(keys.size):
         key, row = keys[s], out[s]
         for i in range(row.size // 2):
-            radius = np.sqrt(-2.0 * _log(unit(key, start + 2 * i)))
-            cos, sin = _cos_sin(unit(key, start + 2 * i + 1))
-            row[2 * i] = radius * cos
-            row[2 * i + 1] = radius * sin
+            row[2 * i], row[2 * i + 1] = normal_pair(key, start + 2 * i)
         if row.size % 2:
-            last = row.size - 1
-            radius = np.sqrt(-2.0 * _log(unit(key, start + last)))
-            row[last] = radius * _cos_sin(unit(key, start + last + 1))[0]
+            row[row.size - 1] = normal_pair(key, start + row.size - 1)[0]
 
 
 @numba.njit(cache=True, nogil=True)
