@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -146,6 +147,49 @@ def test_the_first_plateau_taken_is_the_longest_level_interval(n):
         )
         found = find_plateaus(step, y, tolerance=0.5e-6, min_length=1e-9)
         assert max((p.end - p.start for p in found), default=0) == length
+
+
+def slow_plateaus(step, y, tolerance, min_length):
+    """The module's docstring, word by word: (start, end) of one finite curve's plateaus."""
+    t, n = step.tolist(), len(step)
+    level = [
+        (i, j)
+        for i, last in enumerate(slow_furthest(y.tolist(), 2 * tolerance))
+        for j in range(i + 2, last + 1)
+        if t[j] - t[i] >= min_length * (t[-1] - t[0])
+    ]
+
+    def width(i, j):
+        return float(y[i : j + 1].max() - y[i : j + 1].min())
+
+    def mean(a, z):
+        """Over a fine grid of times, on which the curve is straight between records."""
+        at = torch.linspace(a, z, 20001, dtype=torch.float64)
+        return float(np.trapezoid(np.interp(at, t, y), dx=1 / 20000))
+
+    found = []
+    while level:
+        i, j = max(level, key=lambda own: t[own[1]] - t[own[0]])
+        level = [own for own in level if own[1] < i or own[0] > j]
+        middle = (t[i] + t[j]) / 2
+        drift = abs(mean(t[i], middle) - mean(middle, t[j]))
+        longer = [(a, z) for a, z in ((i - 1, j), (i, j + 1)) if a >= 0 and z < n]
+        cut = any(width(a, z) <= 2 * tolerance for a, z in longer)
+        if not (drift > width(i, j) / 3 and (cut or drift > tolerance / 4)):
+            found.append((t[i], t[j]))
+    return sorted(found)
+
+
+@pytest.mark.parametrize("tolerance", [3e-4, 1e-3, 4e-3])
+def test_all_plateaus_are_those_of_the_definition(tolerance):
+    g = torch.Generator().manual_seed(1)
+    step = torch.rand(80, generator=g, dtype=torch.float64).cumsum(0)
+    moves = 5e-4 * torch.randn(12, 80, generator=g, dtype=torch.float64)
+    walks = (moves * (torch.rand(12, 80, generator=g) < 0.6)).cumsum(-1) * tolerance / 1e-3
+    slow = [slow_plateaus(step, walk, tolerance, 0.05) for walk in walks]
+    found = find_plateaus(step, walks, tolerance=tolerance, min_length=0.05)
+    assert [[(p.start, p.end) for p in own] for own in found] == slow
+    assert sum(map(len, slow)) > 12
 
 
 def test_time_and_loss_can_be_shifted_and_scaled():

@@ -28,6 +28,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numba
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -101,9 +103,16 @@ def find_plateaus(
     loss = torch.as_tensor(loss).detach()
     _check(step, loss, tolerance, min_length, window)
     curves = loss.reshape(-1, step.numel()).to("cpu", torch.float64)
-    ended = (~curves.isfinite()).cummax(-1).values
-    curves = _running_median(curves.masked_fill(ended, torch.nan), window)
-    found: list = _find(step.to("cpu"), curves, ended, tolerance, min_length)
+    alive = curves.isfinite().cumprod(-1)
+    curves = _running_median(curves.where(alive > 0, torch.nan), window).numpy()
+    steps, times = step.tolist(), step.to("cpu", torch.float64).numpy()
+    shortest = min_length * (times[-1] - times[0])
+    found: list = []
+    records, means = np.empty((len(steps), 2), np.int64), np.empty(len(steps))
+    for curve, n in zip(curves, alive.sum(-1).tolist(), strict=True):
+        count = _find(times[:n], curve[:n], tolerance, shortest, records, means)
+        own = zip(records[:count].tolist(), means[:count].tolist(), strict=True)
+        found.append([Plateau(steps[i], steps[j], mean) for (i, j), mean in sorted(own)])
     for size in reversed(loss.shape[1:-1]):
         found = [found[i : i + size] for i in range(0, len(found), size)]
     return found if loss.ndim > 1 else found[0]
@@ -160,95 +169,91 @@ def _running_median(curves: Tensor, window: int) -> Tensor:
     return torch.where(curves.isnan(), torch.nan, median)
 
 
-def _find(
-    step: Tensor, curves: Tensor, ended: Tensor, tolerance: float, min_length: float
-) -> list[list[Plateau]]:
-    n_curves, n = curves.shape
-    shortest = min_length * float(step[-1] - step[0])
-    times = step.double()
-    index = torch.arange(n)
-    found: list[list[Plateau]] = [[] for _ in range(n_curves)]
-    # Curves leave as soon as they have no candidate left.
-    open_curves = torch.arange(n_curves)
-    furthest, taken = _furthest(curves, 2 * tolerance), ended
-    while True:
-        # An interval ends before the next record that is taken.
-        blocked = torch.where(taken, index, n).flip(-1).cummin(-1).values.flip(-1)
-        last = torch.minimum(furthest, blocked - 1)
-        length = step[last.clamp(min=0)] - step
-        enough = ~taken & (last - index + 1 >= MIN_RECORDS) & (length >= shortest)
-        longest, first = torch.where(enough, length, -1).max(-1)
-        left = (longest >= 0).nonzero().flatten()
-        if left.numel() == 0:
-            break
-        open_curves, curves, furthest, taken, first, last = (
-            x[left] for x in (open_curves, curves, furthest, taken, first, last)
-        )
-        final = last.gather(-1, first[:, None]).squeeze(-1)
-        mean, moving = _mean_and_moving(times, curves, first, final, tolerance)
-        rows = (open_curves, moving, step[first], step[final], mean)
-        for m, slope, start, end, level in zip(*(r.tolist() for r in rows), strict=True):
-            if not slope:
-                found[m].append(Plateau(start, end, level))
-        taken = taken | (index >= first[:, None]) & (index <= final[:, None])
-    return [sorted(plateaus, key=lambda plateau: plateau.start) for plateaus in found]
+@numba.njit(cache=True, error_model="numpy")
+def _furthest(y, width):
+    """For each record i the largest j with max - min <= width over [i, j], (n,).
 
-
-def _furthest(y: Tensor, width: float) -> Tensor:
-    """For each record i the largest j with max - min <= width over [i, j]; (n_curves, n).
-
-    Doubling: with the extrema of all stretches of 2^p records at hand, an interval grows by the
-    longest stretch that fits, for p from large to small. NaN fits nowhere.
+    Both ends only ever move on. Two queues hold the records that can still become the maximum and
+    the minimum of [i, j], from its own one on: high[up:high_end] and low[down:low_end].
     """
-    n = y.shape[-1]
-    highs, lows = [y], [y]
-    while (size := 2 ** len(highs)) <= n:
-        half = size // 2
-        highs.append(torch.maximum(highs[-1][:, :-half], highs[-1][:, half:]))
-        lows.append(torch.minimum(lows[-1][:, :-half], lows[-1][:, half:]))
-    after = torch.arange(n).repeat(y.shape[0], 1)  # one behind the interval's end
-    high, low = torch.full_like(y, -torch.inf), torch.full_like(y, torch.inf)
-    for p in reversed(range(len(highs))):
-        inside = after + 2**p <= n
-        at = torch.where(inside, after, 0).clamp(max=highs[p].shape[-1] - 1)
-        high_new = torch.maximum(high, highs[p].gather(-1, at))
-        low_new = torch.minimum(low, lows[p].gather(-1, at))
-        fits = inside & (high_new - low_new <= width)
-        high, low = torch.where(fits, high_new, high), torch.where(fits, low_new, low)
-        after = torch.where(fits, after + 2**p, after)
-    return after - 1
+    n = y.size
+    last = np.empty(n, np.int64)
+    high, low = np.empty(n, np.int64), np.empty(n, np.int64)
+    up = down = high_end = low_end = 0
+    j = 0  # one behind the interval's end
+    for i in range(n):
+        while j < n:
+            top = y[high[up]] if up < high_end else y[j]
+            bottom = y[low[down]] if down < low_end else y[j]
+            if max(top, y[j]) - min(bottom, y[j]) > width:
+                break
+            while high_end > up and y[high[high_end - 1]] <= y[j]:
+                high_end -= 1
+            while low_end > down and y[low[low_end - 1]] >= y[j]:
+                low_end -= 1
+            high[high_end] = low[low_end] = j
+            high_end += 1
+            low_end += 1
+            j += 1
+        last[i] = j - 1
+        if high[up] == i:
+            up += 1
+        if low[down] == i:
+            down += 1
+    return last
 
 
-def _mean_and_moving(
-    t: Tensor, y: Tensor, first: Tensor, last: Tensor, tolerance: float
-) -> tuple[Tensor, Tensor]:
-    """Mean over time, and whether it is a piece of a slope, for one interval of each curve.
+@numba.njit(cache=True, error_model="numpy")
+def _mean_and_moving(t, y, first, last, tolerance):
+    """Mean over time of the records first, ..., last, and whether they are a piece of a slope."""
+    origin = y[first]  # a constant has its own mean, to the last digit
+    length = t[last] - t[first]
+    middle = (t[first] + t[last]) / 2
+    whole = first_half = high = low = 0.0
+    for i in range(first, last):
+        here, there = y[i] - origin, y[i + 1] - origin
+        area = (t[i + 1] - t[i]) * (here + there) / 2
+        if t[i] < middle <= t[i + 1]:
+            since = middle - t[i]
+            at = here + (there - here) * since / (t[i + 1] - t[i])
+            first_half = whole + since * (here + at) / 2
+        whole += area
+        high, low = max(high, there), min(low, there)
+    drift = abs(whole - 2 * first_half) * 2 / length
+    cut = False
+    for beside in (first - 1, last + 1):
+        if 0 <= beside < y.size:
+            neighbour = y[beside] - origin
+            cut |= max(high, neighbour) - min(low, neighbour) <= 2 * tolerance
+    moving = drift > (high - low) / 3 and (cut or drift > tolerance / 4)
+    return origin + whole / length, moving
 
-    t (n,), y (n_curves, n), first and last (n_curves,).
-    """
-    index = torch.arange(t.numel())
-    inside = (index >= first[:, None]) & (index <= last[:, None])
-    # Relative to the interval's first loss: a constant has its own mean, to the last digit.
-    origin = y.gather(-1, first[:, None])
-    all_y, y = y - origin, torch.where(inside, y - origin, 0.0)
-    area = torch.nn.functional.pad(torch.cumulative_trapezoid(y, t), (1, 0))
-    area = area - area.gather(-1, first[:, None])  # from the interval's first step on
 
-    middle = ((t[first] + t[last]) / 2)[:, None]
-    after = torch.searchsorted(t, middle)  # t[after - 1] < middle <= t[after]
-    since = middle - t[after - 1]
-    before_y, after_y = y.gather(-1, after - 1), y.gather(-1, after)
-    middle_y = before_y + (after_y - before_y) * since / (t[after] - t[after - 1])
-    first_half = area.gather(-1, after - 1) + since * (before_y + middle_y) / 2
-    whole = area.gather(-1, last[:, None])
-
-    length = (t[last] - t[first])[:, None]
-    drift = (whole - 2 * first_half).abs() * 2 / length
-    low, high = y.amin(-1, keepdim=True), y.amax(-1, keepdim=True)  # y is 0 inside and outside
-    cut = torch.zeros_like(drift, dtype=torch.bool)
-    for there, neighbour in ((first > 0, first - 1), (last + 1 < t.numel(), last + 1)):
-        beside = all_y.gather(-1, neighbour.clamp(0, t.numel() - 1)[:, None])
-        level = torch.maximum(high, beside) - torch.minimum(low, beside) <= 2 * tolerance
-        cut |= there[:, None] & level
-    moving = (drift > (high - low) / 3) & (cut | (drift > tolerance / 4))
-    return (origin + whole / length).squeeze(-1), moving.squeeze(-1)
+@numba.njit(cache=True, error_model="numpy")
+def _find(t, y, tolerance, shortest, records, means):
+    """How many plateaus one curve has; in no order, their first and last records go to `records`
+    (>= n / MIN_RECORDS, 2), their means to `means`."""
+    furthest = _furthest(y, 2 * tolerance)
+    # Stretches that nothing was taken from; what is taken from one changes no other.
+    starts, ends = np.empty(y.size + 2, np.int64), np.empty(y.size + 2, np.int64)
+    starts[0], ends[0] = 0, y.size
+    found, left = 0, 1
+    while left > 0:
+        left -= 1
+        start, end = starts[left], ends[left]
+        first, last, longest = -1, -1, -1.0
+        for i in range(start, end):
+            j = min(furthest[i], end - 1)
+            length = t[j] - t[i]
+            if j - i + 1 >= MIN_RECORDS and length >= shortest and length > longest:
+                first, last, longest = i, j, length
+        if first < 0:
+            continue
+        means[found], moving = _mean_and_moving(t, y, first, last, tolerance)
+        if not moving:
+            records[found, 0], records[found, 1] = first, last
+            found += 1
+        starts[left], ends[left] = start, first
+        starts[left + 1], ends[left + 1] = last + 1, end
+        left += 2
+    return found
