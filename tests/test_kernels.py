@@ -19,13 +19,14 @@ OPTIMIZERS = [
 ]
 
 
-def problem(distribution, n_hidden, n_members=5, n_steps=60, dtype=torch.float64):
+def problem(distribution, n_hidden, n_members=5, n_steps=60, dtype=torch.float64, batch_size=4):
     generator = torch.Generator().manual_seed(0)
     n = distribution.n_features
     W = nn.Parameter(torch.randn(n_members, n_hidden, n, generator=generator).to(dtype))
     b = nn.Parameter(torch.randn(n_members, n, generator=generator).to(dtype) / 2)
     x = draw(distribution, streams.member_keys(0, range(n_members), "data"), 0, 50).to(dtype)
-    order = torch.randint(50, (n_members, n_steps, 4), generator=generator, dtype=torch.int32)
+    shape = (n_members, n_steps, batch_size)
+    order = torch.randint(50, shape, generator=generator, dtype=torch.int32)
     return W, b, Minibatches(x, order)
 
 
@@ -41,7 +42,7 @@ def reference(W, b, optimizer, rates, batches, importance):
 @pytest.mark.parametrize("make", OPTIMIZERS)
 @pytest.mark.parametrize("importance", [None, torch.tensor([1.0, 0.5, 2.0, 0.0, 1.0])])
 @pytest.mark.parametrize("distribution", [SingleFeature(5), Sparse(5, 0.3)])
-@pytest.mark.parametrize("n_hidden", [2, 20], ids=["of a fixed size", "of any size"])
+@pytest.mark.parametrize("n_hidden", [2, 20])
 def test_a_block_of_steps_equals_torchs_own_steps(make, importance, distribution, n_hidden):
     W, b, batches = problem(distribution, n_hidden)
     W = nn.Parameter(W.detach() / n_hidden**0.5)  # else large ones diverge
@@ -58,6 +59,19 @@ def test_a_block_of_steps_equals_torchs_own_steps(make, importance, distribution
     kernels.advance(W, b, optimizer, rates[25:], second, importance)
     reference(W_ref, b_ref, optimizer_ref, rates, batches, importance)
     # 60 steps of a contraction multiply a rounding of 1e-16 by far less than 1e4.
+    torch.testing.assert_close(W, W_ref, rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(b, b_ref, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 5, 7, 50])
+@pytest.mark.parametrize("distribution", [SingleFeature(5), Sparse(5, 0.3), Sparse(20, 0.9)])
+def test_a_minibatch_may_have_any_size(distribution, batch_size):
+    """Inputs are taken a few at a time, and features from a list where there are many."""
+    W, b, batches = problem(distribution, 2, batch_size=batch_size)
+    W_ref, b_ref = copy.deepcopy(W), copy.deepcopy(b)
+    rates = torch.full((60,), 0.01).double()
+    kernels.advance(W, b, OPTIMIZERS[0]([W, b]), rates, batches, None)
+    reference(W_ref, b_ref, OPTIMIZERS[0]([W_ref, b_ref]), rates, batches, None)
     torch.testing.assert_close(W, W_ref, rtol=1e-11, atol=1e-12)
     torch.testing.assert_close(b, b_ref, rtol=1e-11, atol=1e-12)
 

@@ -2,8 +2,8 @@
 define, without a framework's cost a step.
 
 A toy model's step is about a microsecond of arithmetic; any tensor library spends a hundred times
-that on dispatch. So on a CPU the steps of a block run in one compiled scalar loop a member, with
-members shared out over threads. The torch definition stays the oracle (the tests hold the two
+that on dispatch. So on a CPU the steps of a block run in one compiled loop a member, a few inputs of a
+minibatch side by side, with members shared out over threads. The torch definition stays the oracle (the tests hold the two
 together) and serves other devices and other optimizers.
 
 Shapes: W (n_members, n_hidden, n_features), b (n_members, n_features), x (n_members, n_rows,
@@ -23,6 +23,7 @@ from torch import Tensor
 from kgon.data import Minibatches
 from kgon.scratch import arrays
 from kgon.threads import share_out
+from kgon.vectors import every, load, store, total, where_positive
 
 # Fused multiply-adds are allowed; reassociation is not, nor anything that assumes finite numbers:
 # a diverged member must turn NaN here as it does in torch.
@@ -30,60 +31,95 @@ _jit = functools.partial(numba.njit, cache=True, nogil=True, error_model="numpy"
 _FASTMATH = {"contract"}
 
 
+_LANES = (1, 2, 4)
+"""Inputs of a minibatch that are worked on side by side: four, or as many as there are."""
+
+_FEW_FEATURES = 12
+"""Up to so many, it is quicker to go through all of them than through a list of those active."""
+
+
 @numba.njit(nogil=True, error_model="numpy", fastmath=_FASTMATH, inline="always")
-def _gradient(m, n, w, c, x, rows, scale, dW, db, h, g, v):
+def _gradient(lanes, m, n, w, c, x, rows, scale, dW, db, room):
     """Gradient of the minibatch loss of one member into dW, db; `scale` is 2 I / batch_size.
 
-    h, g and v, which becomes the transpose of w, are room: inner loops run along memory and have no
-    sum of their own, so that they are done on several numbers at once, in the order written here.
+    w and dW are flat, (m n). With r the inputs, h = W r, p = W^T h + b, g = scale (p - r) where
+    p > 0 and v = W g: db is the sum of g over the inputs, dW that of h g^T + v r^T.
     """
+    dW_of, db_of, r, h, v, active = room
+    few = n <= _FEW_FEATURES
+    zero = every(w.dtype.type(0.0), lanes)
+    for q in range(m * n):
+        store(dW_of, q * lanes, zero)
     for j in range(n):
-        db[j] = 0.0
-        for k in range(m):
-            v[j, k] = w[k, j]
-            dW[k, j] = 0.0
-    for q in range(rows.size):
-        row = x[rows[q]]
-        for k in range(m):
-            h[k] = 0.0
-        for j in range(n):
-            if row[j] != 0.0:
-                for k in range(m):
-                    h[k] += row[j] * v[j, k]
-        for j in range(n):
-            g[j] = c[j]
-        for k in range(m):
+        store(db_of, j * lanes, zero)
+    for first in range(0, rows.size, lanes):
+        left = min(rows.size - first, lanes)
+        for lane in range(left):
+            row = x[rows[first + lane]]
             for j in range(n):
-                g[j] += h[k] * w[k, j]
-        for j in range(n):
-            # Written so that a NaN goes through, as it does through torch's ReLU.
-            g[j] = 0.0 if g[j] <= 0.0 else scale[j] * (g[j] - row[j])
-            db[j] += g[j]
-        for k in range(m):
+                r[j * lanes + lane] = row[j]
+        for lane in range(left, lanes):
             for j in range(n):
-                dW[k, j] += h[k] * g[j]
+                r[j * lanes + lane] = 0.0
+        count = n
+        if not few:
+            count = 0
+            for j in range(n):
+                active[count] = j
+                some = False
+                for lane in range(lanes):
+                    some |= r[j * lanes + lane] != 0.0
+                count += some
         for k in range(m):
-            h[k] = 0.0
+            own = zero
+            for place in range(count):
+                j = place if few else active[place]
+                own = own + load(r, j * lanes, lanes) * every(w[k * n + j], lanes)
+            store(h, k * lanes, own)
+            store(v, k * lanes, zero)
+        # A lane without an input: with h = 0 and r = b its g is 0.
+        for lane in range(left, lanes):
+            for j in range(n):
+                r[j * lanes + lane] = c[j]
         for j in range(n):
+            p = every(c[j], lanes)
             for k in range(m):
-                h[k] += g[j] * v[j, k]
-        for j in range(n):
-            if row[j] != 0.0:
-                for k in range(m):
-                    dW[k, j] += row[j] * h[k]
+                p = p + load(h, k * lanes, lanes) * every(w[k * n + j], lanes)
+            error = every(scale[j], lanes) * (p - load(r, j * lanes, lanes))
+            g = where_positive(p, error)
+            store(db_of, j * lanes, load(db_of, j * lanes, lanes) + g)
+            for k in range(m):
+                q = (k * n + j) * lanes
+                store(dW_of, q, load(dW_of, q, lanes) + load(h, k * lanes, lanes) * g)
+                own = load(v, k * lanes, lanes) + g * every(w[k * n + j], lanes)
+                store(v, k * lanes, own)
+        for k in range(m):
+            own = load(v, k * lanes, lanes)
+            for place in range(count):
+                j = place if few else active[place]
+                q = (k * n + j) * lanes
+                store(dW_of, q, load(dW_of, q, lanes) + own * load(r, j * lanes, lanes))
+    for j in range(n):
+        db[j] = total(load(db_of, j * lanes, lanes))
+    for q in range(m * n):
+        dW[q] = total(load(dW_of, q * lanes, lanes))
 
 
 @functools.cache
-def _steps(m: int, n: int, adam: bool) -> Callable[..., None]:
-    # m, n and adam are constants of the compiled code: inner loops unroll, branches go.
+def _steps(m: int, n: int, lanes: int, adam: bool) -> Callable[..., None]:
+    # All of these are constants of the compiled code: inner loops unroll, branches go.
     size = m * n
+    sizes = size * lanes, n * lanes, m * lanes
 
     @_jit(fastmath=_FASTMATH)
     def steps(W, b, x, order, lr, importance, state, first, decay, decoupled, beta1, beta2, eps):
-        w, dW, v = arrays(3, size, W.dtype)
-        c, db, g, scale = arrays(4, n, W.dtype)
-        (h,) = arrays(1, m, W.dtype)
-        w, dW, v = w.reshape(m, n), dW.reshape(m, n), v.reshape(n, m)
+        w, dW = arrays(2, size, W.dtype)
+        c, db, scale = arrays(3, n, W.dtype)
+        (dW_of,) = arrays(1, sizes[0], W.dtype)
+        db_of, r = arrays(2, sizes[1], W.dtype)
+        h, v = arrays(2, sizes[2], W.dtype)
+        (active,) = arrays(1, n, np.int64)
+        room = dW_of, db_of, r, h, v, active
         mW, mb, vW, vb = state
         for s in range(W.shape[0]):
             rates = lr[s]
@@ -91,20 +127,20 @@ def _steps(m: int, n: int, adam: bool) -> Callable[..., None]:
                 c[j] = b[s, j]
                 scale[j] = 2.0 * importance[s, j] / order.shape[2]
                 for k in range(m):
-                    w[k, j] = W[s, k, j]
+                    w[k * n + j] = W[s, k, j]
             for t in range(order.shape[1]):
-                _gradient(m, n, w, c, x[s], order[s, t], scale, dW, db, h, g, v)
+                _gradient(lanes, m, n, w, c, x[s], order[s, t], scale, dW, db, room)
                 if decoupled:
                     shrink = 1.0 - rates[t] * decay
                     for j in range(n):
                         c[j] *= shrink
-                        for k in range(m):
-                            w[k, j] *= shrink
+                    for q in range(size):
+                        w[q] *= shrink
                 elif decay != 0.0:
                     for j in range(n):
                         db[j] += decay * c[j]
-                        for k in range(m):
-                            dW[k, j] += decay * w[k, j]
+                    for q in range(size):
+                        dW[q] += decay * w[q]
                 if adam:
                     rate = rates[t] / (1.0 - beta1 ** (first + t + 1))
                     root = 1.0 / np.sqrt(1.0 - beta2 ** (first + t + 1))
@@ -113,18 +149,20 @@ def _steps(m: int, n: int, adam: bool) -> Callable[..., None]:
                         vb[s, j] = vb[s, j] * beta2 + (1.0 - beta2) * db[j] * db[j]
                         c[j] -= rate * mb[s, j] / (np.sqrt(vb[s, j]) * root + eps)
                         for k in range(m):
-                            mW[s, k, j] += (dW[k, j] - mW[s, k, j]) * (1.0 - beta1)
-                            vW[s, k, j] = vW[s, k, j] * beta2 + (1.0 - beta2) * dW[k, j] * dW[k, j]
-                            w[k, j] -= rate * mW[s, k, j] / (np.sqrt(vW[s, k, j]) * root + eps)
+                            g = dW[k * n + j]
+                            mW[s, k, j] += (g - mW[s, k, j]) * (1.0 - beta1)
+                            vW[s, k, j] = vW[s, k, j] * beta2 + (1.0 - beta2) * g * g
+                            change = mW[s, k, j] / (np.sqrt(vW[s, k, j]) * root + eps)
+                            w[k * n + j] -= rate * change
                 else:
                     for j in range(n):
                         c[j] -= rates[t] * db[j]
-                        for k in range(m):
-                            w[k, j] -= rates[t] * dW[k, j]
+                    for q in range(size):
+                        w[q] -= rates[t] * dW[q]
             for j in range(n):
                 b[s, j] = c[j]
                 for k in range(m):
-                    W[s, k, j] = w[k, j]
+                    W[s, k, j] = w[k * n + j]
 
     return steps
 
@@ -186,7 +224,8 @@ def advance(
         float(beta2),
         float(group.get("eps", 0.0)),
     )
-    kernel = _steps(m, n, adam)
+    lanes = next(lanes for lanes in _LANES if lanes >= min(batches.order.shape[2], _LANES[-1]))
+    kernel = _steps(m, n, lanes, adam)
     n_steps = lr.shape[-1]
     rates = lr.double().expand(n_members, n_steps).contiguous()
 
