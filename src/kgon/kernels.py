@@ -1,10 +1,10 @@
 """Compiled loops over training steps: what `DirectLoss.value_and_grad` and a torch optimizer
 define, without a framework's cost a step.
 
-A toy model's step is about a microsecond of arithmetic; any tensor library spends a hundred times
-that on dispatch. So on a CPU the steps of a block run in one compiled loop a member, a few inputs of a
-minibatch side by side, with members shared out over threads. The torch definition stays the oracle (the tests hold the two
-together) and serves other devices and other optimizers.
+A toy model's step is half a microsecond of arithmetic; any tensor library spends hundreds of times
+that on dispatch. So on a CPU the steps of a block run in one compiled loop a member, a few inputs
+of a minibatch side by side, with members shared out over threads. The torch definition stays the
+oracle (the tests hold the two together) and serves other devices and other optimizers.
 
 Shapes: W (n_members, n_hidden, n_features), b (n_members, n_features), x (n_members, n_rows,
 n_features), order (n_members, n_steps, batch_size), lr (n_members, n_steps), importance (n_members,

@@ -104,12 +104,12 @@ def find_plateaus(
     _check(step, loss, tolerance, min_length, window)
     curves = loss.reshape(-1, step.numel()).to("cpu", torch.float64)
     alive = curves.isfinite().cumprod(-1)
-    curves = _running_median(curves.where(alive > 0, torch.nan), window).numpy()
+    curves = _running_median(curves.where(alive > 0, torch.nan), window)
     steps, times = step.tolist(), step.to("cpu", torch.float64).numpy()
     shortest = min_length * (times[-1] - times[0])
     found: list = []
     records, means = np.empty((len(steps), 2), np.int64), np.empty(len(steps))
-    for curve, n in zip(curves, alive.sum(-1).tolist(), strict=True):
+    for curve, n in zip(curves.numpy(), alive.sum(-1).tolist(), strict=True):
         count = _find(times[:n], curve[:n], tolerance, shortest, records, means)
         own = zip(records[:count].tolist(), means[:count].tolist(), strict=True)
         found.append([Plateau(steps[i], steps[j], mean) for (i, j), mean in sorted(own)])

@@ -32,9 +32,7 @@ class _Model(PrimitiveModel):
         super().__init__(manager, vector, ir.VectorType(number, vector.count))
 
 
-def _pointer(
-    context: Any, builder: Any, array_type: Any, array: Any, place: Any, vector: Vector
-) -> Any:
+def _pointer(context, builder, array_type, array, place, vector):
     array = context.make_array(array_type)(context, builder, array)
     first = get_item_pointer(context, builder, array_type, array, [place])
     return builder.bitcast(first, context.get_value_type(vector).as_pointer())
@@ -46,7 +44,7 @@ def load(typing, array, place, count):
     vector = Vector(array.dtype, count.literal_value)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = _pointer(context, builder, array, *arguments[:2], vector)
+        pointer = _pointer(context, builder, array, arguments[0], arguments[1], vector)
         return builder.load(pointer, align=array.dtype.bitwidth // 8)
 
     return vector(array, types.intp, count), generate
@@ -57,7 +55,7 @@ def store(typing, array, place, vector):
     """Put a vector's numbers into array[place] and those that follow."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = _pointer(context, builder, array, *arguments[:2], vector)
+        pointer = _pointer(context, builder, array, arguments[0], arguments[1], vector)
         builder.store(arguments[2], pointer, align=array.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
