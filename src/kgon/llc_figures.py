@@ -1,9 +1,10 @@
 """Figures of learning coefficients: against theory, along training, over a grid of settings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
@@ -46,8 +47,6 @@ def against_theory(rows: Rows) -> Figure:
         shift = (place - (len(labels) - 1) / 2) * 0.5 / len(labels)
         colour = phase_color(label)
         own = [row for row in rows if row["label"] == label]
-        if own[0]["theory"] is not None:
-            ax.axhline(own[0]["theory"], color=colour, lw=0.8, ls="--", gid=f"theory-{label}")
         for row in own:
             x = sizes.index(row["n_samples"]) + shift
             ax.errorbar(
@@ -71,6 +70,8 @@ def against_theory(rows: Rows) -> Figure:
                     lw=0.7,
                     zorder=1,
                 )
+    theory = {row["label"]: row["theory"] for row in rows if row["theory"] is not None}
+    _theory_lines(ax, {label: theory[label] for label in labels if label in theory})
     ax.set_xlim(-0.5, len(sizes) - 0.5)
     ax.xaxis.set_major_locator(FixedLocator(range(len(sizes))))
     ax.xaxis.set_major_formatter(
@@ -84,6 +85,15 @@ def against_theory(rows: Rows) -> Figure:
     ]
     phase_legend(figure, handles, 0.2)
     return figure
+
+
+def _theory_lines(ax: Axes, theory: Mapping[str, float]) -> None:
+    """A dashed line for each phase; phases of one value take turns along theirs."""
+    dash = 4.0
+    for label, value in theory.items():
+        same = [other for other, its in theory.items() if its == value]
+        style = (dash * same.index(label), (dash, dash * max(1, len(same) - 1)))
+        ax.axhline(value, color=phase_color(label), lw=0.8, ls=style, gid=f"theory-{label}")
 
 
 def along_training(rows: Rows, points: Sequence[Level]) -> Figure:
@@ -111,9 +121,8 @@ def along_training(rows: Rows, points: Sequence[Level]) -> Figure:
             lw=0.8,
             alpha=1.0 if row["verdict"] == "ok" else 0.35,
         )
-    for point in points:
-        if point.llc is not None and point.label in labels:
-            ax.axhline(point.llc, color=phase_color(point.label), lw=0.8, ls="--")
+    met = [point for point in points if point.label in labels]
+    _theory_lines(ax, {point.label: point.llc for point in met if point.llc is not None})
     step = np.array([row["step"] for row in rows])
     step_axis(ax, step)
     if step.max(initial=0) > 0:

@@ -489,6 +489,8 @@ def langevin(m: int, n: int, population: bool) -> Any:
                     for lane in range(lanes):
                         trace[place_of[lane], run_of[lane], draw] = losses[lane]
                 if draw >= 0 and (probing or draw % probe_every == 0):
+                    # A probe is two steps; at its first, forth and back mean nothing, and are not
+                    # used.
                     for lane in range(lanes):
                         away[lane], forth[lane], back[lane] = 0.0, 0.0, 0.0
                     for q in range(dim):

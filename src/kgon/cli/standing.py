@@ -76,5 +76,6 @@ def _duration(seconds: float | None) -> str:
 
 def _phases(phases: dict[str, int]) -> str:
     most = sorted(phases.items(), key=lambda item: -item[1])
-    words = [f"{label}: {count}" for label, count in most[:5]]
+    # A line breaks between phases, not within one.
+    words = [f"{label}:\N{NO-BREAK SPACE}{count}" for label, count in most[:5]]
     return "  ".join(words) + (" ..." if len(most) > 5 else "")
