@@ -26,7 +26,7 @@ class TMS(L.LightningModule):
 
     The parameters are W (n_members, n_hidden, n_features) and b (n_members, n_features). A
     `training_step` takes a block of minibatches and makes all of its optimizer steps, because a
-    step costs a microsecond a member and a framework's call a hundred times that; Lightning's
+    step costs half a microsecond a member, a framework's call hundreds of times that; Lightning's
     `global_step` counts optimizer steps all the same. Members never meet: a member's parameters
     depend on its own seed, data and start only.
 
