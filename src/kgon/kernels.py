@@ -23,13 +23,12 @@ from torch import Tensor
 from kgon.data import Minibatches
 from kgon.scratch import arrays
 from kgon.threads import share_out
-from kgon.vectors import every, load, store, total, where_positive
+from kgon.vectors import broadcast, load, store, total, where_positive
 
 # Fused multiply-adds are allowed; reassociation is not, nor anything that assumes finite numbers:
 # a diverged member must turn NaN here as it does in torch.
 _jit = functools.partial(numba.njit, cache=True, nogil=True, error_model="numpy")
 _FASTMATH = {"contract"}
-
 
 _LANES = (1, 2, 4)
 """Inputs of a minibatch that are worked on side by side: four, or as many as there are."""
@@ -43,15 +42,16 @@ def _gradient(lanes, m, n, w, c, x, rows, scale, dW, db, room):
     """Gradient of the minibatch loss of one member into dW, db; `scale` is 2 I / batch_size.
 
     w and dW are flat, (m n). With r the inputs, h = W r, p = W^T h + b, g = scale (p - r) where
-    p > 0 and v = W g: db is the sum of g over the inputs, dW that of h g^T + v r^T.
+    p > 0 and v = W g: db is the sum of g over the inputs, dW that of h g^T + v r^T. `room` is for
+    the sums of each lane, for r, h and v, and for the list of active features.
     """
-    dW_of, db_of, r, h, v, active = room
+    dW_lanes, db_lanes, r, h, v, active = room
     few = n <= _FEW_FEATURES
-    zero = every(w.dtype.type(0.0), lanes)
+    zero = broadcast(w.dtype.type(0.0), lanes)
     for q in range(m * n):
-        store(dW_of, q * lanes, zero)
+        store(dW_lanes, q * lanes, zero)
     for j in range(n):
-        store(db_of, j * lanes, zero)
+        store(db_lanes, j * lanes, zero)
     for first in range(0, rows.size, lanes):
         left = min(rows.size - first, lanes)
         for lane in range(left):
@@ -74,7 +74,7 @@ def _gradient(lanes, m, n, w, c, x, rows, scale, dW, db, room):
             own = zero
             for place in range(count):
                 j = place if few else active[place]
-                own = own + load(r, j * lanes, lanes) * every(w[k * n + j], lanes)
+                own = own + load(r, j * lanes, lanes) * broadcast(w[k * n + j], lanes)
             store(h, k * lanes, own)
             store(v, k * lanes, zero)
         # A lane without an input: with h = 0 and r = b its g is 0.
@@ -82,27 +82,27 @@ def _gradient(lanes, m, n, w, c, x, rows, scale, dW, db, room):
             for j in range(n):
                 r[j * lanes + lane] = c[j]
         for j in range(n):
-            p = every(c[j], lanes)
+            p = broadcast(c[j], lanes)
             for k in range(m):
-                p = p + load(h, k * lanes, lanes) * every(w[k * n + j], lanes)
-            error = every(scale[j], lanes) * (p - load(r, j * lanes, lanes))
+                p = p + load(h, k * lanes, lanes) * broadcast(w[k * n + j], lanes)
+            error = broadcast(scale[j], lanes) * (p - load(r, j * lanes, lanes))
             g = where_positive(p, error)
-            store(db_of, j * lanes, load(db_of, j * lanes, lanes) + g)
+            store(db_lanes, j * lanes, load(db_lanes, j * lanes, lanes) + g)
             for k in range(m):
                 q = (k * n + j) * lanes
-                store(dW_of, q, load(dW_of, q, lanes) + load(h, k * lanes, lanes) * g)
-                own = load(v, k * lanes, lanes) + g * every(w[k * n + j], lanes)
+                store(dW_lanes, q, load(dW_lanes, q, lanes) + load(h, k * lanes, lanes) * g)
+                own = load(v, k * lanes, lanes) + g * broadcast(w[k * n + j], lanes)
                 store(v, k * lanes, own)
         for k in range(m):
             own = load(v, k * lanes, lanes)
             for place in range(count):
                 j = place if few else active[place]
                 q = (k * n + j) * lanes
-                store(dW_of, q, load(dW_of, q, lanes) + own * load(r, j * lanes, lanes))
+                store(dW_lanes, q, load(dW_lanes, q, lanes) + own * load(r, j * lanes, lanes))
     for j in range(n):
-        db[j] = total(load(db_of, j * lanes, lanes))
+        db[j] = total(load(db_lanes, j * lanes, lanes))
     for q in range(m * n):
-        dW[q] = total(load(dW_of, q * lanes, lanes))
+        dW[q] = total(load(dW_lanes, q * lanes, lanes))
 
 
 @functools.cache
@@ -115,11 +115,11 @@ def _steps(m: int, n: int, lanes: int, adam: bool) -> Callable[..., None]:
     def steps(W, b, x, order, lr, importance, state, first, decay, decoupled, beta1, beta2, eps):
         w, dW = arrays(2, size, W.dtype)
         c, db, scale = arrays(3, n, W.dtype)
-        (dW_of,) = arrays(1, sizes[0], W.dtype)
-        db_of, r = arrays(2, sizes[1], W.dtype)
+        (dW_lanes,) = arrays(1, sizes[0], W.dtype)
+        db_lanes, r = arrays(2, sizes[1], W.dtype)
         h, v = arrays(2, sizes[2], W.dtype)
         (active,) = arrays(1, n, np.int64)
-        room = dW_of, db_of, r, h, v, active
+        room = dW_lanes, db_lanes, r, h, v, active
         mW, mb, vW, vb = state
         for s in range(W.shape[0]):
             rates = lr[s]

@@ -68,7 +68,7 @@ def _picked(builder: Any, vector: Any, places: list[int]) -> Any:
 
 
 @intrinsic(prefer_literal=True)
-def every(typing, number, count):
+def broadcast(typing, number, count):
     """The vector that has the same number `count` times; `count` is a constant."""
     vector = Vector(number, count.literal_value)
 
