@@ -84,13 +84,14 @@ def test_nothing_is_chosen_where_chains_escape():
 
 
 def test_a_step_too_small_to_have_escaped_yet_is_not_admissible():
-    # A narrow well beside a fall: short chains stay in it, long ones leave.
-    def well(w):
-        x = w[..., 0]
-        return x.square() / 2 - 2 * (x - 0.36).clamp(min=0)
+    # A valley whose level floor falls off at 1.8. By the end chains have walked sqrt(1800 lr) on
+    # it, 0.33, 0.40 and 3: the fall is 4.5 standard deviations away, or less than one.
+    def valley(w):
+        x, y = w.unbind(-1)
+        return x.square() / 2 - 2 * (y - 1.8).clamp(min=0)
 
-    grid = {"lr": [6e-5, 9e-5, 5e-3], "localization": [0.0], "nbeta": [100.0]}
-    result = calibrate(well, torch.zeros(1).double(), **grid, **LENGTHS)
+    grid = {"lr": [6e-5, 9e-5, 5e-3], "localization": [0.0], "nbeta": [150.0]}
+    result = calibrate(valley, torch.zeros(2).double(), **grid, **LENGTHS)
     words = [VERDICTS[code] for code in result.estimate.verdict.flatten().tolist()]
     assert words == ["ok", "ok", "escaped"]
     difference = result.estimate.mean[1] - result.estimate.mean[0]

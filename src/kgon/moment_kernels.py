@@ -203,13 +203,11 @@ def _loss(lanes, m, n, population, x, g, value, group, tables):
                 for k in range(m):
                     a += x[(k * n + i) * lanes + lane] * x[(k * n + j) * lanes + lane]
                 bias = x[biases + o]
-                # What output i is before its ReLU, at the least amplitude and at the largest: it is
-                # off at all of them, on at all of them, or its threshold has to be looked up.
-                at_low, at_high = a * low[r] + bias, a * high[r] + bias
-                most = at_high if at_high > at_low else at_low
-                least = at_low if at_high > at_low else at_high
-                on = 1.0 if least > 0.0 else 0.0
-                looked_up[q] = np.uint64(most > 0.0) & np.uint64(least <= 0.0)
+                # Whether output i is on at the least amplitude and at the largest. Off at both is
+                # off at all of them, on at both is on at all; else its threshold is looked up.
+                on_low, on_high = a * low[r] + bias > 0.0, a * high[r] + bias > 0.0
+                on = 1.0 if on_low & on_high else 0.0
+                looked_up[q] = np.uint64(on_low != on_high)
                 m1 = on * total1[r]
                 A[q] = a
                 D[q] = twice_importance[o] * (a * (on * total2[r]) + bias * m1)
