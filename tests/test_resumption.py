@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from zygote import Zygote
 
@@ -58,6 +59,23 @@ def until(condition, what, seconds=120):
 
 def has_checkpoint(folder):
     return bool(list(folder.glob(f"multirun/*/checkpoints/{checkpoints.LAST}")))
+
+
+def test_a_job_killed_after_its_last_step_ends_equal(zygote, tmp_path, uninterrupted):
+    assert zygote.run(tmp_path, "train", *JOB).status == 0
+    path = the_run(tmp_path)
+    for name in uninterrupted:
+        (path / name).unlink()
+    # As a checkpoint is that was written between the last step and the end of training.
+    last = path / "checkpoints" / checkpoints.LAST
+    state = torch.load(last, weights_only=False)
+    state["history"]["lists"].clear()
+    torch.save(state, last)
+    status = path / "status.json"
+    status.write_text(json.dumps(json.loads(status.read_text()) | {"state": "running"}))
+    done = zygote.run(tmp_path, "train", *JOB)
+    assert done.status == 0, done.output
+    assert results(path) == uninterrupted
 
 
 @pytest.mark.parametrize("seed", range(3))
