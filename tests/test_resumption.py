@@ -62,10 +62,13 @@ def has_checkpoint(folder):
 
 
 def test_a_job_killed_after_its_last_step_ends_equal(zygote, tmp_path, uninterrupted):
-    assert zygote.run(tmp_path, "train", *JOB).status == 0
+    words = ("train", *JOB, "logger=csv")
+    assert zygote.run(tmp_path, *words).status == 0
     path = the_run(tmp_path)
-    for name in uninterrupted:
-        (path / name).unlink()
+    (metrics,) = path.rglob("metrics.csv")
+    logged = metrics.read_text()
+    for file in (metrics, *(path / name for name in uninterrupted)):
+        file.unlink()
     # As a checkpoint is that was written between the last step and the end of training.
     last = path / "checkpoints" / checkpoints.LAST
     state = torch.load(last, weights_only=False)
@@ -73,9 +76,10 @@ def test_a_job_killed_after_its_last_step_ends_equal(zygote, tmp_path, uninterru
     torch.save(state, last)
     status = path / "status.json"
     status.write_text(json.dumps(json.loads(status.read_text()) | {"state": "running"}))
-    done = zygote.run(tmp_path, "train", *JOB)
+    done = zygote.run(tmp_path, *words)
     assert done.status == 0, done.output
     assert results(path) == uninterrupted
+    assert metrics.read_text() == logged
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -189,6 +189,10 @@ class TMS(L.LightningModule):
     def on_train_batch_end(self, *_: Any) -> None:
         self.send(self.loggers)
 
+    def on_fit_end(self) -> None:
+        # Neither of the two above is called where a run goes on from its last step.
+        self.send(self.loggers)
+
     def send(self, loggers: Iterable[Any]) -> None:
         """Give loggers what was noted since the last time."""
         for i in range(self._n_sent, len(self.history.logged)):

@@ -30,7 +30,7 @@ class Plateaus(Recorder):
         module.note(lambda places: {"plateaus/mean_per_member": counts[places].mean(-1)})
 
     def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        # Not on_train_end: it is not called where a run goes on from a checkpoint of its last step.
+        # Not on_train_end, which is not called where a run goes on from its last step.
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(module, TMS) and isinstance(data, EnsembleData)
         found = find_plateaus(*_curves(module))
