@@ -8,7 +8,7 @@ import pytest
 import torch
 from devinterp.optim import SGMCMC
 
-from kgon import langevin, streams
+from kgon import langevin, moment_kernels, streams
 from kgon.critical import critical_point
 from kgon.data import SingleFeature, draw
 from kgon.llc import BELOW, VERDICTS, estimate_llc
@@ -37,7 +37,7 @@ def test_llc_of_a_quadratic_is_half_its_dimension(dimension):
     assert llc.verdicts == ["ok"] * 3
 
 
-@pytest.mark.parametrize(("k1", "k2"), [(1, 2), (2, 3)])
+@pytest.mark.parametrize(("k1", "k2"), [(1, 2), pytest.param(2, 3, marks=pytest.mark.slow)])
 def test_llc_of_a_normal_crossing_is_its_smaller_exponent(k1, k2):
     # x^(2 k1) y^(2 k2) on [-1, 1]^2-like support: lambda = min(1/(2 k1), 1/(2 k2)) = 1/(2 k2).
     # The localization stands for the compact support and costs O(1/log) corrections; at finite
@@ -166,6 +166,19 @@ def test_compiled_chains_are_those_of_devinterps_optimizer(kind, per_point, monk
     torch.testing.assert_close(compiled.trace, stepped.trace, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(compiled.acceptance, stepped.acceptance, rtol=1e-9, atol=1e-9)
     assert not torch.equal(compiled.trace, stepped.trace)  # they are two computations
+
+
+def test_chains_are_compiled_once_whatever_the_settings_and_points_look_like():
+    point = critical_point("5", 6)
+    W, b = torch.stack([point.W] * 3), torch.stack([point.b] * 3)
+    kind = dict(localization=1.0, n_draws=5, n_burnin=0, seed=0)
+    each = torch.linspace(1e-4, 1e-3, 3).double()
+    one = estimate_llc(PopulationLoss(), W, b, nbeta=60.0, lr=1e-3, n_chains=1, **kind)
+    estimate_llc(PopulationLoss(), W, b, nbeta=60.0, lr=each, n_chains=2, **kind)
+    other = W.mT.contiguous().mT  # the same numbers in another order of memory
+    again = estimate_llc(PopulationLoss(), other, b, nbeta=60.0, lr=1e-3, n_chains=1, **kind)
+    assert torch.equal(again.trace, one.trace)
+    assert len(moment_kernels.langevin(2, 6, True).signatures) == 1
 
 
 def test_another_rule_than_the_compiled_one_is_noticed(monkeypatch):
@@ -376,6 +389,7 @@ def test_settings_of_another_shape_are_refused():
         estimate_llc(quadratic, torch.zeros(2, 4), nbeta=10.0, lr=lr, **SETTINGS)
 
 
+@pytest.mark.slow
 def test_the_stack_reads_what_devinterps_own_loop_reads():
     # `sample_single_chain` is the slow reference: same settings, its own noise.
     from devinterp.slt.sampler import sample_single_chain

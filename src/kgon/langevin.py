@@ -5,8 +5,8 @@
 is the step of `SGMCMC.sgld` (Lau et al. 2023, arXiv 2308.12108). The rule is elementwise, so one
 optimizer on a stack of parameters makes exactly as many independent chains. What its steps cost is
 dispatch, so on kgon's exact losses plain SGLD runs in one compiled loop instead
-(`compiled_loss.Kernel.langevin`): every call compares the loop's first step with the optimizer's
-own and refuses to go on if they differ, and a test compares whole chains.
+(`compiled_loss.Kernel.langevin`): the first call for a size of models compares steps of the loop
+with the optimizer's own and refuses to go on if they differ, and a test compares whole chains.
 """
 
 import functools
@@ -28,6 +28,7 @@ from torch.overrides import TorchFunctionMode
 
 from kgon import streams
 from kgon.compiled_loss import CompiledLoss, Kernel
+from kgon.loss import EmpiricalLoss, PopulationLoss
 
 CHUNK = 36_000
 """Most numbers in a stack of chains that one optimizer steps: 2,000 chains of a 6-gon, whose
@@ -79,7 +80,7 @@ def sample(
     rule = _Rule(sampler, nbeta, lr, localization)
     double = all(p.dtype == torch.float64 for p in points)
     if rule.is_plain_sgld and isinstance(loss, CompiledLoss) and double:
-        _check_rule(loss, points, keys[:1], rule)
+        _check_rule(SGLD, *points[0].shape[-2:], loss.tables.population)
         chains: Callable[..., tuple[Tensor, Tensor]] = _compiled
         numbers = COMPILED_CHUNK
     else:
@@ -263,31 +264,42 @@ def _compiled(
 ) -> tuple[Tensor, Tensor]:
     """`_stepped` in the compiled loop: a few chains side by side, all of their steps together."""
     n_chains, batch = len(keys), keys.shape[1:]
-    W, b = (p.detach().expand(n_chains, *p.shape).clone() for p in points)
+    contiguous = torch.contiguous_format
+    W, b = (p.detach().expand(n_chains, *p.shape).clone(memory_format=contiguous) for p in points)
     W, b = W.view(n_chains, -1, *W.shape[-2:]), b.view(n_chains, -1, b.shape[-1])
     n_runs = W.shape[1]
-    settings = {
-        name: torch.as_tensor(getattr(rule, name), dtype=torch.float64).expand(batch).reshape(-1)
-        for name in ("nbeta", "lr", "localization")
-    }
+
+    # All contiguous, one number for all runs too: for arrays of another kind numba compiles again.
+    def of_runs(setting: float | Tensor) -> Tensor:
+        return torch.as_tensor(setting, dtype=torch.float64).expand(batch).flatten().contiguous()
+
     acceptance = Kernel(loss.tables, W.shape[-2], n_runs).langevin(
         W, b, trace.view(n_chains, n_runs, -1), keys=keys.reshape(n_chains, n_runs),
-        **settings, n_burnin=n_burnin, probe_every=probe_every,
+        nbeta=of_runs(rule.nbeta), lr=of_runs(rule.lr), localization=of_runs(rule.localization),
+        n_burnin=n_burnin, probe_every=probe_every,
     )  # fmt: skip
     return torch.cat([W.flatten(2), b], -1).view(*keys.shape, -1), acceptance.view(keys.shape)
 
 
-def _check_rule(
-    loss: CompiledLoss, points: tuple[Tensor, ...], keys: streams.Keys, rule: _Rule
-) -> None:
-    """RuntimeError if a step of the optimizer is not one of the compiled loop."""
-    draw = torch.empty(*keys.shape, 1, dtype=torch.float64)
+@functools.cache
+def _check_rule(sampler: SamplerFactory, n_hidden: int, n_features: int, population: bool) -> None:
+    """RuntimeError if steps of the optimizer are not those of the compiled loop.
+
+    Two steps, because the first one starts at the centre and does not feel the localization.
+    """
+    of_a_sample = EmpiricalLoss(torch.eye(n_features, dtype=torch.float64))
+    loss = CompiledLoss(PopulationLoss() if population else of_a_sample, n_features)
+    values = torch.linspace(-1.0, 1.0, (n_hidden + 1) * n_features, dtype=torch.float64)
+    points = values[n_features:].view(n_hidden, n_features), values[:n_features]
+    keys = streams.member_keys(0, [0], "rule")
+    rule = _Rule(sampler, nbeta=10.0, lr=0.01, localization=2.0)
+    draws = torch.empty(1, 2, dtype=torch.float64)
     looped, stepped = (
-        chains(loss, points, keys, draw, n_burnin=0, probe_every=1, rule=rule)[0]
+        chains(loss, points, keys, draws, n_burnin=0, probe_every=1, rule=rule)[0]
         for chains in (_compiled, _stepped)
     )
     # They differ by the rounding of a handful of terms; another rule would by much more.
-    if not torch.allclose(looped, stepped, rtol=1e-9, atol=1e-12, equal_nan=True):
+    if not torch.allclose(looped, stepped, rtol=1e-9, atol=1e-12):
         raise RuntimeError(
             "the installed devinterp's SGMCMC.sgld does not make the step w - lr/2 (nbeta grad L + "
             "localization (w - w*)) + sqrt(lr) N(0, 1) that kgon's compiled chains make"
