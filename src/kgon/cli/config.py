@@ -312,14 +312,12 @@ def _explain(config_name: str, word: str, key: str, value: str, error: Exception
             f"there are {', '.join(options)}"
         )
     known = list(_keys(hydra.compose(config_name)))
+    group, _, rest = key.partition(".")
+    having = [p.stem for p in sorted((CONF / group).glob("*.yaml")) if _has(p, rest)]
+    if having and group == "callbacks":
+        return f"{word}: this job has no callbacks.{having[0]}; callbacks=[...,{having[0]}] adds it"
     if key in known:
         return f"{word}: {_first_line(error)}"
-    group, _, rest = key.partition(".")
-    having = [
-        path.stem
-        for path in sorted((CONF / group).glob("*.yaml"))
-        if OmegaConf.select(OmegaConf.load(path), rest) is not None
-    ]
     if having:
         return f"{word}: {key} is an option of {' or '.join(f'{group}={o}' for o in having)} only"
     groups = [path.name for path in sorted(CONF.iterdir()) if path.is_dir()]
@@ -330,6 +328,15 @@ def _explain(config_name: str, word: str, key: str, value: str, error: Exception
         for k in _keys(OmegaConf.load(path))
     ]
     return f"{word}: there is no option {key!r}{_nearest(key, [*known, *elsewhere, *groups])}"
+
+
+def _has(path: Path, key: str) -> bool:
+    above, _, name = f".{key}".rpartition(".")
+    """Whether a file's config has a key; what it interpolates is elsewhere."""
+    node: Any = OmegaConf.load(path)
+    if above:
+        node = OmegaConf.select(node, above[1:], throw_on_resolution_failure=False)
+    return isinstance(node, DictConfig) and name in list(node)
 
 
 def _keys(config: Any, prefix: str = "") -> Iterator[str]:
