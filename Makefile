@@ -5,14 +5,15 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run paper test bench check format clean
+.PHONY: help setup run paper test test-slow bench check format clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	# Python compiles what it imports when it imports it; all of it would take twice as long.
+	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
 	@touch $@
 
 setup: $(READY) ## make the virtual environment .venv with everything pinned
@@ -23,8 +24,11 @@ run: $(READY) ## train the default ensemble and open its record (OVERRIDES="memb
 paper: $(READY) ## repeat the paper number by number, an hour; QUICK=1 ten minutes; writes docs/paper
 	$(BIN)/kgon paper $(if $(QUICK),quick=true) $(OVERRIDES)
 
-test: $(READY) ## run the tests
-	$(BIN)/pytest
+test: $(READY) ## run the tests, but for the slow ones
+	$(BIN)/pytest -m "not slow"
+
+test-slow: $(READY) ## run the slow tests: a real Slurm, kills at random moments, long sampling
+	$(BIN)/pytest -m slow
 
 bench: ## measure speed against the peers, in an environment of its own; writes docs/benchmarks.md
 	$(PYTHON) -m venv .venv-bench

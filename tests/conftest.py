@@ -4,6 +4,7 @@ import signal
 import warnings
 
 import pytest
+from zygote import Zygote
 
 # A shell's background ignores Ctrl-C, and so would the jobs that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -22,6 +23,14 @@ def pytest_configure(config):
 def no_account(monkeypatch):
     """Whoever runs the tests sends nothing to an account of theirs."""
     monkeypatch.setenv("WANDB_MODE", "offline")
+
+
+@pytest.fixture(scope="session")
+def zygote(tmp_path_factory):
+    """Runs kgon commands in processes of their own."""
+    zygote = Zygote(tmp_path_factory.mktemp("zygote"))
+    yield zygote
+    zygote.close()
 
 
 @pytest.fixture(scope="module")

@@ -144,6 +144,7 @@ def test_laplace_against_quadrature():
     assert laplace == pytest.approx(exact, abs=1 / math.sqrt(strength) * 5)
 
 
+@pytest.mark.slow
 def test_laplace_against_sampling_at_the_6_gon():
     p = point("6")
     for n_samples in (4e4, 4e5):

@@ -7,18 +7,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from test_resumption import JOB, RESULTS, until
-from zygote import Zygote
 
 from kgon import runs
 
 PACKED = "hydra/launcher=packed"
-
-
-@pytest.fixture(scope="module")
-def zygote(tmp_path_factory):
-    zygote = Zygote(tmp_path_factory.mktemp("zygote"))
-    yield zygote
-    zygote.close()
 
 
 def points(folder):
@@ -56,7 +48,16 @@ SWEEPS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("words", SWEEPS.values(), ids=SWEEPS)
+OFTEN = ("seeds, rates, members", "sparsity")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(words, id=name, marks=() if name in OFTEN else pytest.mark.slow)
+        for name, words in SWEEPS.items()
+    ],
+)
 def test_a_packed_point_is_what_it_would_have_been_alone(zygote, tmp_path, words):
     job = [*JOB, "trainer.max_steps=400", *words]
     packed = zygote.run(tmp_path / "packed", "train", "-m", *job, PACKED)
@@ -72,6 +73,7 @@ def test_a_packed_point_is_what_it_would_have_been_alone(zygote, tmp_path, words
     assert ensembles == (2 if "model.n_features=5,6" in words else 1)
 
 
+@pytest.mark.slow
 def test_an_interrupted_pack_goes_on_packed_alone_and_in_other_company(zygote, tmp_path):
     job = [*JOB, "+callbacks.fault._target_=faults.Fault", "+callbacks.fault.seconds=0.02"]
     whole = zygote.run(tmp_path / "whole", "train", "-m", *job, "seed=1,2,3,4", PACKED)

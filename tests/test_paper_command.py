@@ -43,6 +43,7 @@ def finished(folder):
     return [p for p in found if runs.RunDirectory(p.parent).status()["state"] == "finished"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_paper_goes_on_and_skips_what_is_done(tmp_path):
     first = start(tmp_path)
     patience = time.monotonic() + 120

@@ -110,6 +110,7 @@ def test_one_feature_and_one_hidden_dimension_by_quadrature():
     within(*posterior.mean(bias), (probability * b.flatten()).sum())
 
 
+@pytest.mark.slow
 def test_occupancy_does_not_depend_on_seed_or_particles():
     x = sample(300)[0]
     estimates = []
@@ -141,7 +142,7 @@ def test_a_replicate_of_a_data_set_is_the_same_alone_and_in_company():
 
 
 def test_the_torch_path_too_and_it_samples_the_same_posterior():
-    x = sample(100, n_features=4, n_sets=2)
+    x = sample(100, n_sets=2)
     settings = dict(n_particles=128, n_replicates=4, n_moves=3)
     compiled = sample_posterior(EmpiricalLoss(x), **settings)
     direct = sample_posterior(DirectLoss(x), seed=7, **settings)
@@ -166,9 +167,9 @@ def test_other_shapes_several_active_features_and_importance():
 
 
 def test_only_n_over_twice_the_noise_variance_counts():
-    one = sample_posterior(PopulationLoss(), n_features=3, n_samples=100, n_particles=64,
+    one = sample_posterior(PopulationLoss(), n_features=6, n_samples=100, n_particles=64,
                            n_replicates=2, n_moves=1)  # fmt: skip
-    other = sample_posterior(PopulationLoss(), n_features=3, n_samples=400, noise_std=2.0,
+    other = sample_posterior(PopulationLoss(), n_features=6, n_samples=400, noise_std=2.0,
                              n_particles=64, n_replicates=2, n_moves=1)  # fmt: skip
     assert torch.equal(one.W, other.W)
 
@@ -248,9 +249,9 @@ def test_a_data_set_whose_loss_is_nan_leaves_the_others_alone():
 
 
 def test_no_data_leave_the_prior():
-    prior = sample_posterior(PopulationLoss(), n_samples=0, n_features=3, prior_std=2.0, n_moves=1)
+    prior = sample_posterior(PopulationLoss(), n_samples=0, n_features=6, prior_std=2.0, n_moves=1)
     assert float(prior.log_evidence) == 0 and len(prior.beta) == 1
-    # Variance 4 of 9 x 4096 numbers; those of one particle's trajectory are its own.
+    # Variance 4 of so many numbers; those of one particle's trajectory are its own.
     assert float(prior.W.var()) == pytest.approx(4, abs=6 * 4 * math.sqrt(2 / prior.W.numel()))
 
 

@@ -15,7 +15,7 @@ from kgon.labels import output_labels, quench, quench_labels
 from kgon.loss import DirectLoss, EmpiricalLoss
 from kgon.posterior import sample_posterior
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 class Annealed:

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,25 +22,13 @@ TINY = ["n_samples=[20,40,80]", "n_datasets=2", "smc.n_particles=32", "smc.n_rep
         "smc.n_moves=1", "smc.n_leapfrog=3", "smc.ess=0.3"]  # fmt: skip
 
 
-def kgon(folder, *words, status=0):
-    done = subprocess.run(
-        [sys.executable, "-m", "kgon", "posterior", *words, *TINY],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "140", "PYTHONPATH": str(Path(runs.__file__).parents[1])},
-        timeout=200,
-    )
-    assert done.returncode == status, done.stdout + done.stderr
-    return done
-
-
 @pytest.fixture(scope="module")
-def job(tmp_path_factory):
+def job(zygote, tmp_path_factory):
     folder = tmp_path_factory.mktemp("posterior")
-    done = kgon(folder)
+    done = zygote.run(folder, "posterior", *TINY, COLUMNS="140")
+    assert done.status == 0, done.output
     (path,) = runs.find([folder / "multirun"])
-    return folder, runs.load(path), done.stdout
+    return folder, runs.load(path), done.output
 
 
 def test_a_job_leaves_tables_figures_and_a_status(job):
@@ -87,11 +74,11 @@ def test_a_job_leaves_a_finished_wandb_run(job):
     assert any(key.startswith("share/") for key in summary)
 
 
-def test_the_same_job_again_does_nothing_and_says_so(job):
+def test_the_same_job_again_does_nothing_and_says_so(zygote, job):
     folder, run, _ = job
     kept = [run.path / "status.json", *run.path.glob("*.parquet"), *run.path.glob("points/*")]
     before = {path: path.stat().st_mtime_ns for path in kept}
-    assert "finished already" in kgon(folder).stdout
+    assert "finished already" in zygote.run(folder, "posterior", *TINY).output
     assert before == {path: path.stat().st_mtime_ns for path in kept}
 
 
@@ -125,7 +112,7 @@ def test_a_killed_job_goes_on_and_ends_as_if_nothing_had_happened(job, tmp_path,
 
 
 def test_importance_weights_have_no_theory_and_say_so(tmp_path, monkeypatch, capsys):
-    in_process(monkeypatch, tmp_path, "model.importance=0.8", "model.n_features=4")
+    in_process(monkeypatch, tmp_path, "model.importance=0.8", "model.n_features=5")
     assert "without theory" in capsys.readouterr().out
     (path,) = runs.find([tmp_path / "multirun"])
     assert pq.read_table(path / "predictions.parquet").num_rows == 0
@@ -178,6 +165,7 @@ def test_nuts_without_numpyro_names_the_extra(tmp_path, monkeypatch, capsys):
     assert "kgon[nuts]" in complaint and len(complaint.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_nuts_runs_beside(tmp_path, monkeypatch, capsys):
     pytest.importorskip("numpyro")
     in_process(monkeypatch, tmp_path, "n_samples=[20]", "n_datasets=1", "nuts.run=true",

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from zygote import Zygote
 
 from kgon import checkpoints, runs
 
@@ -22,13 +21,6 @@ JOB = (
     "callbacks.checkpoint.every_seconds=0.05",
 )  # fmt: skip
 RESULTS = ("loss", "llc", "members", "plateaus", "snapshots", "transitions")
-
-
-@pytest.fixture(scope="module")
-def zygote(tmp_path_factory):
-    zygote = Zygote(tmp_path_factory.mktemp("zygote"))
-    yield zygote
-    zygote.close()
 
 
 def the_run(folder):
@@ -82,6 +74,7 @@ def test_a_job_killed_after_its_last_step_ends_equal(zygote, tmp_path, uninterru
     assert metrics.read_text() == logged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_job_killed_at_random_moments_ends_equal(zygote, tmp_path, uninterrupted, seed):
     # A process that lives for 0.2 to 2.5 seconds dies in its imports of configs, in training, while
@@ -138,6 +131,7 @@ def test_a_killed_job_counts_as_interrupted_and_its_lock_is_free(zygote, tmp_pat
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("busy", ["leave", "wait"])
 def test_of_two_starters_of_one_point_one_works(zygote, tmp_path, uninterrupted, busy):
     first = zygote.start(tmp_path, "train", *JOB)

@@ -226,6 +226,7 @@ def test_a_network_lost_in_training_costs_no_row_and_no_second(server, tmp_path,
     assert run.exit_code == 0
 
 
+@pytest.mark.slow
 def test_short_faults_lose_nothing(server, tmp_path):
     server.faults = [("UpsertBucket", 500), ("file_stream", 503), ("file_stream", "drop")]
     server.faults += [("/storage/", 500), ("CreateRunFiles", 502), ("file_stream", 429)]

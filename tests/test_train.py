@@ -1,7 +1,6 @@
 """kgon train from the command line: what it leaves, what it refuses, how it ends."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import wandb
 from omegaconf import OmegaConf
 
 from kgon import runs
@@ -18,17 +18,17 @@ from kgon.cli.config import CONF
 TINY = ["members=2", "trainer.max_steps=20", "callbacks.llc.n_draws=8", "callbacks.llc.n_burnin=2"]
 
 
-def kgon(folder, *words, status=0, tiny=True):
-    done = subprocess.run(
-        [sys.executable, "-m", "kgon", *words, *(TINY if tiny and "train" in words else [])],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "120", "PYTHONPATH": str(Path(runs.__file__).parents[1])},
-        timeout=300,
-    )
-    assert done.returncode == status, done.stdout + done.stderr
-    return done
+@pytest.fixture(scope="module")
+def kgon(zygote):
+    """Runs a command, tiny if it trains, and returns what it prints."""
+
+    def run(folder, *words, status=0):
+        tiny = TINY if "train" in words and "--help" not in words else []
+        done = zygote.run(folder, *words, *tiny)
+        assert done.status == status, done.output
+        return done.output
+
+    return run
 
 
 def only_run(folder):
@@ -51,10 +51,9 @@ def wandb_runs(folder):
 
 
 @pytest.fixture(scope="module")
-def multirun(tmp_path_factory):
+def multirun(kgon, tmp_path_factory):
     folder = tmp_path_factory.mktemp("multirun")
-    done = kgon(folder, "train", "-m", "seed=1,2,3")
-    return folder, done.stdout
+    return folder, kgon(folder, "train", "-m", "seed=1,2,3")
 
 
 def test_a_multirun_leaves_three_finished_runs_with_records_of_their_own(multirun):
@@ -96,25 +95,24 @@ def test_a_multirun_leaves_three_finished_wandb_runs(multirun):
             assert key in summary
 
 
-def test_the_same_job_again_does_nothing_and_says_so(multirun):
+def test_the_same_job_again_does_nothing_and_says_so(kgon, multirun):
     folder, _ = multirun
     before = {path: path.stat().st_mtime_ns for path in folder.glob("multirun/*/*.parquet")}
-    assert "finished already" in kgon(folder, "train", "seed=2").stdout
+    assert "finished already" in kgon(folder, "train", "seed=2")
     assert before == {p: p.stat().st_mtime_ns for p in folder.glob("multirun/*/*.parquet")}
 
 
-def test_report_makes_a_page_of_the_sweep(multirun):
+def test_report_makes_a_page_of_the_sweep(kgon, multirun):
     folder, _ = multirun
-    done = kgon(folder, "report", "multirun")
-    assert "3 runs" in done.stdout
+    assert "3 runs" in kgon(folder, "report", "multirun")
     assert (folder / "multirun" / "report.html").read_text().count("train-") >= 3
 
 
-def test_report_of_nothing_is_an_error(tmp_path):
-    assert "no run in" in kgon(tmp_path, "report", ".", status=2).stderr
+def test_report_of_nothing_is_an_error(kgon, tmp_path):
+    assert "no run in" in kgon(tmp_path, "report", ".", status=2)
 
 
-def test_a_failing_job_is_recorded_as_failed_and_exits_non_zero(tmp_path):
+def test_a_failing_job_is_recorded_as_failed_and_exits_non_zero(kgon, tmp_path):
     # The start is finite and every member overflows within a few steps.
     words = ("train", "init=normal", "init.std=1e4", "trainer.max_steps=20")
     kgon(tmp_path, *words, status=1)
@@ -153,6 +151,8 @@ def test_a_failing_job_is_recorded_as_failed_and_exits_non_zero(tmp_path):
         (["trainer.gradient_clip_val=1.0"], "couple the members"),
         (["members=100000000"], "GiB of memory"),
         (["callbacks.llc.lr=0"], "lr must be positive, got 0"),
+        (["callbacks=[losses]", "callbacks.llc.n_draws=5"], "this job has no callbacks.llc"),
+        (["experiment=first_transition", "callbacks.pictures.steps=[]"], "no callbacks.pictures"),
         (["optimizer._target_=torch.optim.LBFGS", "~optimizer.momentum", "~optimizer.weight_decay"],
          "couples the members"),
         (["scheduler=cosine", "scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau",
@@ -173,9 +173,9 @@ def test_bad_input_is_one_line_before_anything_starts(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_explains_commands_and_groups(tmp_path):
-    assert "train" in kgon(tmp_path, "--help").stdout
-    groups = kgon(tmp_path, "train", "--help", tiny=False).stdout
+def test_help_explains_commands_and_groups(kgon, tmp_path):
+    assert "train" in kgon(tmp_path, "--help")
+    groups = kgon(tmp_path, "train", "--help")
     for group in ("single_feature, sparse", "optimizer: adam, adamw, rmsprop, sgd"):
         assert group in groups
 
@@ -188,43 +188,32 @@ OPTIONS = sorted(
 )
 
 
-def tiny_job(option):
-    """A choice of an option with what keeps it small and goes with it. Figures and pictures, which
-    take most of the time, are for whole experiments."""
+DRAWN = ("experiment=demo", "experiment=superposition")
+"""Figures, pictures and W&B of the others are no different, and would take most of their time."""
+
+
+def is_slow(option):
+    return option.startswith("experiment=") and option not in DRAWN
+
+
+@pytest.mark.parametrize(
+    "option",
+    [pytest.param(o, marks=pytest.mark.slow if is_slow(o) else ()) for o in OPTIONS],
+)
+def test_every_option_trains(tmp_path, monkeypatch, option):
+    """Every option of every group, in a small job with what goes with it."""
     group, name = option.split("=")
     chosen = (CONF / group / f"{name}.yaml").read_text()
-    no_llc = group == "experiment" and ("/callbacks" in chosen or "- superposition" in chosen)
-    drawn = [] if group == "experiment" else ["runs.figures=false", "callbacks.pictures.steps=[]"]
-    return [option, *drawn, *(word for word in TINY if not (no_llc and ".llc." in word))]
-
-
-@pytest.fixture(scope="module")
-def every_option(tmp_path_factory):
-    """Every option of every group, each in a job of its own, in one process."""
-    folder = tmp_path_factory.mktemp("options")
-    script = (
-        "import sys; from kgon.cli import main\n"
-        f"for job in {[tiny_job(option) for option in OPTIONS]!r}:\n"
-        "    folder = 'runs.dir=' + job[0].replace('=', '-')\n"
-        "    sys.argv = ['kgon', 'train', *job, folder]\n"
-        "    main()\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(runs.__file__).parents[1])},
-        timeout=500,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
-
-
-@pytest.mark.parametrize("option", OPTIONS)
-def test_every_option_trains(every_option, option):
-    (path,) = runs.find([every_option / option.replace("=", "-")])
-    run = runs.load(path)
+    bare = group == "experiment" and ("/callbacks" in chosen or "- superposition" in chosen)
+    words = [word for word in TINY if not (bare and ".llc." in word)]
+    if option not in DRAWN:
+        words += ["runs.figures=false", *([] if bare else ["callbacks.pictures.steps=[]"])]
+        words += [] if group == "logger" else ["logger=none"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["kgon", "train", option, *words])
+    main()
+    wandb.teardown()
+    run = only_run(tmp_path)
     assert run.status["state"] == "finished"
     assert len(run.members) == 2
     assert all(np.isfinite(row["final_loss"]) for row in run.members)

@@ -35,6 +35,7 @@ def wandb(folder, *words):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_an_agents_runs_are_kgons_and_tell_the_metric(server, tmp_path):  # noqa: F811
     recipe = yaml.safe_load(RECIPE.read_text())
     at = recipe["command"].index("${args_no_hyphens}")

@@ -30,6 +30,7 @@ class Zygote:
                 "PYTHONPATH": f"{SOURCE}:{Path(__file__).parent}",
                 "COLUMNS": "120",
                 "OMP_NUM_THREADS": "1",
+                "WANDB_MODE": "offline",
             },
         )
         assert self.process.stdout.readline() == "ready\n"
@@ -93,6 +94,7 @@ class Started:
 def _serve() -> None:
     import kgon.cli.llc
     import kgon.cli.posterior
+    import kgon.cli.report
     import kgon.cli.runs
     import kgon.cli.train  # noqa: F401
 
