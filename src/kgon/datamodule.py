@@ -64,6 +64,8 @@ class EnsembleData(L.LightningDataModule):
             raise ValueError(
                 f"batch_size={batch_size} is larger than the data set, n_samples={n_samples}"
             )
+        if block < 1:
+            raise ValueError(f"block must be at least 1, got {block}")
         self.distribution = distribution
         self.n_samples = n_samples
         self.batch_size = batch_size

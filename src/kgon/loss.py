@@ -343,12 +343,13 @@ def importance_weights(
     if importance is None:
         return None
     if isinstance(importance, int | float):
-        weights = torch.tensor([float(importance) ** i for i in range(n_features)]).double()
+        each = [importance**i for i in range(n_features)]
     else:
-        weights = torch.tensor([float(weight) for weight in importance], dtype=torch.float64)
-    if weights.shape != (n_features,) or not bool((weights >= 0).all()):
+        each = list(importance)
+    numbers = all(isinstance(weight, int | float) and weight >= 0 for weight in each)
+    if not numbers or len(each) != n_features:
         raise ValueError(
             f"model.importance must be null, a number >= 0, or n_features={n_features} numbers "
             f">= 0, got {importance}"
         )
-    return weights
+    return torch.tensor(each, dtype=torch.float64)

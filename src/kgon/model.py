@@ -333,7 +333,10 @@ def check_members_stay_apart(
             optimizer.step()
         return p.detach()
 
-    name = type(make_optimizer([nn.Parameter(start.clone())])).__name__
+    try:
+        name = type(make_optimizer([nn.Parameter(start.clone())])).__name__
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"optimizer: {error}") from error
     try:
         together = run(slice(None))
         alone = torch.cat([run(slice(i, i + 1)) for i in range(3)])
@@ -342,7 +345,7 @@ def check_members_stay_apart(
             f"optimizer={name} needs a closure and couples the members of an ensemble; "
             "use an elementwise optimizer such as sgd, adam or adamw"
         ) from error
-    if not torch.allclose(together, alone, rtol=1e-12, atol=1e-12):
+    if not torch.allclose(together, alone, rtol=1e-12, atol=1e-12, equal_nan=True):
         raise ValueError(
             f"optimizer={name} couples the members of an ensemble: a member's step depends on the "
             "others'; use an elementwise optimizer such as sgd, adam or adamw"

@@ -23,6 +23,8 @@ def check_trainer(trainer: L.Trainer) -> None:
             f"trainer.gradient_clip_val={trainer.gradient_clip_val}: the norm of all gradients "
             "would couple the members of an ensemble"
         )
+    if trainer.max_epochs == 0:
+        raise ValueError("trainer.max_epochs must be 1: one pass over the data is max_steps steps")
     if trainer.accumulate_grad_batches != 1:
         raise ValueError(
             f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}: a block of "

@@ -30,6 +30,8 @@ class WeightPictures(Recorder):
         folder: str,
     ):
         super().__init__(steps)
+        if n_members < 1:
+            raise ValueError(f"n_members must be at least 1, got {n_members}")
         self.draw = draw
         self.n_members = n_members
         self.folder = Path(folder)

@@ -1,6 +1,7 @@
 """The base of callbacks that look at the ensemble at given steps."""
 
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
 
 import lightning as L
@@ -16,6 +17,9 @@ class Recorder(L.Callback):
     """
 
     def __init__(self, steps: Iterable[int]):
+        steps = list(steps) if isinstance(steps, Iterable) else [steps]
+        if any(not isinstance(step, Integral) or step < 0 for step in steps):
+            raise ValueError(f"steps must be whole numbers >= 0, got {steps}")
         self.steps = frozenset(steps)
 
     def record(self, module: TMS, data: EnsembleData) -> None:

@@ -5,6 +5,7 @@ import difflib
 import functools
 import itertools
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -221,7 +222,7 @@ def _check_overrides(
             config = _compose(config_name, job)
             with open_dict(config):
                 of_hydra = config.pop("hydra")
-            _check_numbers(config_name, config, job)
+            _check_kinds(config_name, config, job, of_hydra.runtime.choices)
             check(config)
         with open_dict(config):
             config.hydra = of_hydra
@@ -253,25 +254,49 @@ def _choices(override: Override) -> Iterator[str]:
     yield from (f"{key}={value}" for value in dict.fromkeys(values))
 
 
-def _check_numbers(config_name: str, config: DictConfig, words: list[str]) -> None:
-    """Refuse a word where the default is a number; Lightning has words of its own for some."""
-    groups = [word for word in words if (CONF / word.partition("=")[0]).is_dir()]
-    keys = {word: word.lstrip("+~").partition("=")[0] for word in words if word not in groups}
-    own = OmegaConf.load(CONF / f"{config_name}.yaml")
-    are_words = {
-        word: key
-        for word, key in keys.items()
-        if isinstance(OmegaConf.select(config, key, default=None), str)
-        # Composing takes a while; what is a word in the command's own file needs none.
-        and not isinstance(OmegaConf.select(own, key, throw_on_resolution_failure=False), str)
-        and not key.startswith("trainer.")
-        and key not in ("batch_size", "members")
-    }
-    default = hydra.compose(config_name, groups) if are_words else config
-    for word, key in are_words.items():
-        was = OmegaConf.select(default, key, default=None)
-        if isinstance(was, int | float) and not isinstance(was, bool):
-            raise ValueError(f"{word}: {key} must be a number (its default is {was})")
+_OTHERS_TOO = {"train": ("batch_size", "members", "trainer.devices"), "llc": ("n_samples",)}
+"""Numbers in whose place a word or a list may stand; whoever takes them checks them."""
+
+
+def _check_kinds(
+    config_name: str, config: DictConfig, words: list[str], chosen: DictConfig
+) -> None:
+    """Refuse a number that is not finite, and what is of another kind than the default: no number
+    for a number, a fraction for a whole number, one value for settings that have names."""
+    for word in words:
+        key = word.lstrip("+").partition("=")[0]
+        value = OmegaConf.select(config, key, default=None)
+        if value is None or (CONF / key).is_dir() or key in _OTHERS_TOO.get(config_name, ()):
+            continue
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{key} must be finite, got {value}")
+        default = _default(config_name, key, chosen)
+        if OmegaConf.is_dict(default) and not OmegaConf.is_dict(value):
+            raise ValueError(f"{key} has settings of its own ({key}.name=value), got {value}")
+        if not _is_number(default):
+            continue
+        if not _is_number(value):
+            raise ValueError(f"{key} must be a number such as {default}; got {value}")
+        if isinstance(default, int) and isinstance(value, float):
+            raise ValueError(f"{key} must be a whole number such as {default}; got {value}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _default(config_name: str, key: str, chosen: DictConfig) -> Any:
+    """What stands in the command's own file, or in the group's file that the job has chosen: in any
+    that has the key where a job takes several (Hydra does not say which)."""
+    group, _, rest = key.partition(".")
+    options = f"{chosen[group]}.yaml" if chosen.get(group) else "*.yaml"
+    places = [(CONF / f"{config_name}.yaml", key)]
+    places += [(path, rest) for path in sorted((CONF / group).glob(options)) if rest]
+    for path, name in places:
+        found = OmegaConf.select(OmegaConf.load(path), name, throw_on_resolution_failure=False)
+        if found is not None:
+            return found
+    return None
 
 
 def _compose(config_name: str, words: list[str]) -> DictConfig:

@@ -1,6 +1,7 @@
 """One job of any command: its folder, status and logger, from the first line to the exit code."""
 
 import functools
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
@@ -32,12 +34,24 @@ def build(config: Any) -> Any:
         raise
 
 
+def dtype_of(config: DictConfig) -> torch.dtype:
+    """The parameters' dtype; ValueError says what is allowed."""
+    dtypes = {"float64": torch.float64, "float32": torch.float32}
+    if config.dtype not in dtypes:
+        raise ValueError(f"dtype must be float64 or float32, got {config.dtype}")
+    return dtypes[config.dtype]
+
+
 def check_runs(config: DictConfig) -> None:
     """Refuse a value of `runs` that means nothing; ValueError says what is allowed."""
     for name, allowed in {"retry": (None, "failed"), "busy": ("leave", "wait")}.items():
         if config.runs[name] not in allowed:
             words = " or ".join("null" if word is None else word for word in allowed)
             raise ValueError(f"runs.{name} must be {words}, got {config.runs[name]}")
+    folder = Path(config.runs.dir).absolute()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"runs.dir={config.runs.dir}: {there} is no folder that one may write to")
 
 
 def job(work: Work) -> Callable[[DictConfig], float | None]:

@@ -17,7 +17,7 @@ from kgon import figure_style, llc_figures, runs, streams, tracking
 from kgon.calibration import ACCEPTANCE, calibrate
 from kgon.cli import config as configs
 from kgon.cli.artifacts import downloaded
-from kgon.cli.jobs import build, check_runs, job
+from kgon.cli.jobs import build, check_runs, dtype_of, job
 from kgon.cli.llc_table import (
     FOUR_GONS,
     PAPER,
@@ -56,7 +56,7 @@ def check(config: DictConfig) -> None:
     configs.plain(config)
     check_runs(config)
     build(config.sampler)
-    _dtype(config)
+    dtype_of(config)
     if config.loss not in ("population", "sample"):
         raise ValueError(f"loss must be population or sample, got {config.loss}")
     for n in _sizes(config):
@@ -78,7 +78,8 @@ def check(config: DictConfig) -> None:
     else:
         for name in ("lr_factors", "localization", "nbeta_factors"):
             values = config.calibration[name]
-            if not OmegaConf.is_list(values) or not values or not all(v >= 0 for v in values):
+            numbers = OmegaConf.is_list(values) and all(isinstance(v, int | float) for v in values)
+            if not numbers or not values or min(values) < 0:
                 raise ValueError(
                     f"calibration.{name} must be a list of one or more numbers, got {values}"
                 )
@@ -222,7 +223,7 @@ def at_snapshots(config: DictConfig) -> Found:
     kept = np.unique(np.linspace(0, len(weights["step"]) - 1, config.snapshots).round().astype(int))
     count = min(config.members, len(data.members))
     W, b = (
-        torch.from_numpy(np.ascontiguousarray(weights[k][kept][:, :count])).to(_dtype(config))
+        torch.from_numpy(np.ascontiguousarray(weights[k][kept][:, :count])).to(dtype_of(config))
         for k in ("W", "b")
     )
     alive = W.isfinite().all(-1).all(-1) & b.isfinite().all(-1)
@@ -271,13 +272,6 @@ def at_snapshots(config: DictConfig) -> Found:
 
 
 # ------------------------------------------------------------------------------- from the config
-
-
-def _dtype(config: DictConfig) -> torch.dtype:
-    dtypes = {"float64": torch.float64, "float32": torch.float32}
-    if config.dtype not in dtypes:
-        raise ValueError(f"dtype must be float64 or float32, got {config.dtype}")
-    return dtypes[config.dtype]
 
 
 def _list(value: Any) -> list[Any]:
@@ -340,7 +334,7 @@ def _points(config: DictConfig) -> list[CriticalPoint]:
 
 
 def _stacked(config: DictConfig, points: Sequence[CriticalPoint]) -> tuple[Tensor, Tensor]:
-    dtype = _dtype(config)
+    dtype = dtype_of(config)
     return torch.stack([p.W for p in points]).to(dtype), torch.stack([p.b for p in points]).to(
         dtype
     )

@@ -45,11 +45,6 @@ def check(config: DictConfig) -> None:
     """Everything that can be refused before a job starts; ValueError says what."""
     configs.plain(config)
     check_runs(config)
-    for name in ("smc", "nuts", "model", "runs"):
-        if not OmegaConf.is_dict(config[name]):
-            raise ValueError(
-                f"{name} has settings of its own ({name}.name=value), got {config[name]}"
-            )
     if not isinstance(config.nuts.run, bool):
         raise ValueError(f"nuts.run must be true or false, got {config.nuts.run}")
     settings = _settings(config)

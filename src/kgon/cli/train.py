@@ -7,12 +7,13 @@ from typing import Any
 import lightning as L
 from hydra.utils import instantiate
 from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
 from kgon import checkpoints, packing, record, runs, tracking
 from kgon.callbacks import Status
 from kgon.cli import config as configs
-from kgon.cli.jobs import build, check_runs, job
+from kgon.cli.jobs import build, check_runs, dtype_of, job
 from kgon.datamodule import EnsembleData
 from kgon.memory import check_fits
 from kgon.model import TMS
@@ -27,15 +28,25 @@ def main() -> None:
 
 def check(config: DictConfig) -> None:
     """Build, with one member, everything that can refuse a value; ValueError says what."""
+    dtype_of(config)
     check_memory(config)
     configs.plain(config)
     check_runs(config)
     small = config.copy()
     small.members = 1
     build(small.model)
-    build(small.datamodule)
+    data: EnsembleData = build(small.datamodule)
+    if data.distribution.n_features != small.model.n_features:
+        raise ValueError(
+            f"data.n_features must be model.n_features={small.model.n_features}, "
+            f"got {data.distribution.n_features}"
+        )
     build(small.get("callbacks") or {})
-    check_trainer(build_trainer(small, [], False))
+    try:
+        trainer = build_trainer(small, [], False)
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise ValueError(f"trainer: {error}") from error
+    check_trainer(trainer)
 
 
 def check_memory(config: DictConfig) -> None:
@@ -45,11 +56,13 @@ def check_memory(config: DictConfig) -> None:
     n, m = config.model.n_features, config.model.n_hidden
     # Data sets are kept as inputs and, sorted, with three running sums and a line of eight numbers.
     data = 8 * n_members * (config.n_samples or 0) * (n + 12)
+    # A loss looks at every pair of features.
+    pairs = 8 * n_members * n**2
     schedule = Schedule(max_steps=config.trainer.max_steps, **config.schedule)
     # The record is stacked once more to be written.
     record = 2 * schedule.bytes_recorded(n_members, m, n)
     check_fits(
-        data + record,
+        data + pairs + record,
         f"{n_members} members with n_samples={config.n_samples}, n_features={n}, n_hidden={m}, "
         f"{len(schedule.losses)} losses and {len(schedule.snapshots)} snapshots",
         "take fewer members, samples, schedule.n_losses or schedule.n_snapshots",
