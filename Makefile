@@ -12,8 +12,9 @@ help: ## list the targets
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	# Python compiles what it imports when it imports it; all of it would take twice as long.
 	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
+	# pip compiles in one process. (Some packages carry files that are no Python of this version.)
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	@touch $@
 
 setup: $(READY) ## make the virtual environment .venv with everything pinned
@@ -27,7 +28,7 @@ paper: $(READY) ## repeat the paper number by number, an hour; QUICK=1 ten minut
 test: $(READY) ## run the tests, but for the slow ones
 	$(BIN)/pytest -m "not slow"
 
-test-slow: $(READY) ## run the slow tests: a real Slurm, kills at random moments, long sampling
+test-slow: $(READY) ## run the slow tests: sweeps, a real Slurm, kills, a browser, long sampling
 	$(BIN)/pytest -m slow
 
 bench: ## measure speed against the peers, in an environment of its own; writes docs/benchmarks.md

@@ -276,6 +276,13 @@ def test_acceptance_is_that_of_the_metropolis_rule_in_one_dimension():
     assert abs(float(llc.acceptance.mean()) - expected) < 4 * error
 
 
+@pytest.mark.parametrize("name", ["n_chains", "n_draws", "n_burnin"])
+def test_arguments_that_must_be_whole_numbers(name):
+    settings = {**SETTINGS, "nbeta": 1.0, "lr": 1e-3, name: 1.5}
+    with pytest.raises(ValueError, match=f"{name} must be a whole number, got 1.5"):
+        estimate_llc(quadratic, torch.zeros(1, 2), **settings)
+
+
 @pytest.mark.parametrize("name", ["nbeta", "lr", "n_chains", "n_draws"])
 def test_arguments_that_must_be_positive(name):
     settings = {**SETTINGS, "nbeta": 1.0, "lr": 1e-3, name: 0}

@@ -13,6 +13,8 @@ from kgon.labels import output_labels
 from kgon.loss import DirectLoss, EmpiricalLoss
 from kgon.posterior import sample_posterior
 
+pytestmark = pytest.mark.slow
+
 if not os.environ.get("KGON_REQUIRE_ALL"):
     pytest.importorskip("numpyro", reason="needs kgon[nuts]")
 
@@ -45,7 +47,6 @@ def test_its_likelihood_and_gradient_are_torchs(data):
                 )
 
 
-@pytest.mark.slow
 def test_shapes_and_losses():
     x = sample(50)
     chains = nuts.sample_nuts(x, n_chains=2, n_warmup=20, n_draws=10)
@@ -53,7 +54,6 @@ def test_shapes_and_losses():
     torch.testing.assert_close(chains.loss, EmpiricalLoss(x)(chains.W, chains.b))
 
 
-@pytest.mark.slow
 def test_far_beyond_the_transition_occupancy_is_that_of_the_starts():
     # In this sample a feature is weak, and leaving it out costs less than a 6-gon does: by some
     # 0.004 of loss, times n / (2 noise_std^2) = 15,000. The posterior is on a 5-gon.

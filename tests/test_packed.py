@@ -10,6 +10,8 @@ from test_resumption import JOB, RESULTS, until
 
 from kgon import runs
 
+pytestmark = pytest.mark.slow
+
 PACKED = "hydra/launcher=packed"
 
 
@@ -48,16 +50,7 @@ SWEEPS = {
 }  # fmt: skip
 
 
-OFTEN = ("seeds, rates, members", "sparsity")
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        pytest.param(words, id=name, marks=() if name in OFTEN else pytest.mark.slow)
-        for name, words in SWEEPS.items()
-    ],
-)
+@pytest.mark.parametrize("words", SWEEPS.values(), ids=SWEEPS)
 def test_a_packed_point_is_what_it_would_have_been_alone(zygote, tmp_path, words):
     job = [*JOB, "trainer.max_steps=400", *words]
     packed = zygote.run(tmp_path / "packed", "train", "-m", *job, PACKED)
@@ -73,7 +66,6 @@ def test_a_packed_point_is_what_it_would_have_been_alone(zygote, tmp_path, words
     assert ensembles == (2 if "model.n_features=5,6" in words else 1)
 
 
-@pytest.mark.slow
 def test_an_interrupted_pack_goes_on_packed_alone_and_in_other_company(zygote, tmp_path):
     job = [*JOB, "+callbacks.fault._target_=faults.Fault", "+callbacks.fault.seconds=0.02"]
     whole = zygote.run(tmp_path / "whole", "train", "-m", *job, "seed=1,2,3,4", PACKED)

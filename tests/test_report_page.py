@@ -12,6 +12,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from browser import Browser, needed
 from test_report import _run
 
+pytestmark = pytest.mark.slow
+
 N_RUNS = 300
 
 

@@ -11,6 +11,8 @@ from test_resumption import JOB, results, until
 
 from kgon import runs, sweeps
 
+pytestmark = pytest.mark.slow
+
 SHORT = (*JOB, "trainer.max_steps=400")
 FAULT = "+callbacks.fault._target_=faults.Fault"
 
@@ -58,7 +60,6 @@ def test_a_job_that_fails_or_exits_costs_no_other_and_shows(zygote, tmp_path):
     assert zygote.run(tmp_path, "train", *SHORT, "runs.retry=always").status == 2
 
 
-@pytest.mark.slow
 def test_a_process_that_dies_costs_no_other_under_joblib(zygote, tmp_path):
     sweep = zygote.run(
         tmp_path, "train", "-m", *JOB, FAULT, "+callbacks.fault.seconds=0.01",
@@ -75,7 +76,6 @@ def test_a_process_that_dies_costs_no_other_under_joblib(zygote, tmp_path):
     assert results(tmp_path / "multirun" / finished["run"]) == results(path)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["basic", "packed"])
 def test_a_sweep_killed_at_random_moments_ends_equal(zygote, tmp_path, launcher):
     words = ("train", "-m", *JOB, "seed=1,2,3", f"hydra/launcher={launcher}")

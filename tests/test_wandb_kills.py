@@ -16,10 +16,11 @@ from zygote import SOURCE
 
 from kgon import runs, wandb_files
 
+pytestmark = pytest.mark.slow
+
 N_JOBS = 4
 
 
-@pytest.mark.slow
 def test_a_multirun_killed_and_resumed_arrives_complete(zygote, tmp_path):
     job = [word for word in JOB if word != "logger=none"]
     words = ("train", "-m", *job, f"seed=range({N_JOBS})")
@@ -61,7 +62,6 @@ def test_a_multirun_killed_and_resumed_arrives_complete(zygote, tmp_path):
         assert seen == pytest.approx({step: np.mean(v) for step, v in loss.items()}, rel=1e-12)
 
 
-@pytest.mark.slow
 def test_a_kill_costs_the_rows_of_two_seconds_at_most(tmp_path):
     """Of a run that is only seconds old, with all of the client's processes."""
     script = """

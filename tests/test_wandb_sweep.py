@@ -12,6 +12,8 @@ from test_tracking import server  # noqa: F401 (a fixture)
 
 from kgon import runs, wandb_files
 
+pytestmark = pytest.mark.slow
+
 RECIPE = Path(__file__).parents[1] / "docs" / "sweep.yaml"
 QUICK = ["members=2", "trainer.max_steps=100", "schedule.n_llc=2", "schedule.n_losses=5",
          "schedule.n_snapshots=3", "callbacks.llc.n_draws=20", "callbacks.llc.n_burnin=5",
@@ -35,7 +37,6 @@ def wandb(folder, *words):
     return done.stdout
 
 
-@pytest.mark.slow
 def test_an_agents_runs_are_kgons_and_tell_the_metric(server, tmp_path):  # noqa: F811
     recipe = yaml.safe_load(RECIPE.read_text())
     at = recipe["command"].index("${args_no_hyphens}")

@@ -19,6 +19,7 @@ time (`langevin.CHUNK`), so what they need does not grow with their number.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -223,6 +224,9 @@ def check_settings(
     n_burnin: int,
 ) -> None:
     """ValueError that names the first setting out of its range."""
+    for name, count in {"n_chains": n_chains, "n_draws": n_draws, "n_burnin": n_burnin}.items():
+        if not isinstance(count, Integral):
+            raise ValueError(f"{name} must be a whole number, got {count}")
     positive = {"nbeta": nbeta, "lr": lr, "n_chains": n_chains, "n_draws": n_draws}
     for name, value in positive.items():
         for v in _each(value):
