@@ -26,7 +26,7 @@ def assert_equal(one, other):
         assert a.column_names == b.column_names
         for column in a.column_names:
             x, y = a[column].to_pylist(), b[column].to_pylist()
-            if column in ("mean", "stderr", "rhat", "ess", "llc", "llc_stderr"):
+            if column in ("mean", "stderr", "rhat", "ess", "acceptance", "llc", "llc_stderr"):
                 x, y = (np.array(v, dtype=float) for v in (x, y))
                 np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-13)
             else:
