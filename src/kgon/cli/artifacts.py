@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from kgon import wandb_artifacts
 from kgon.cli import config as configs
+from kgon.cli import launch
 
 
 def downloaded(command: str, words: list[str]) -> list[str]:
@@ -26,7 +27,7 @@ def downloaded(command: str, words: list[str]) -> list[str]:
         try:
             return str(wandb_artifacts.download(name, folder))
         except ValueError as error:
-            configs.refuse(command, f"run={name}: {error}")
+            launch.refuse(command, f"run={name}: {error}")
 
     return [
         "run=" + ",".join(map(here, word.removeprefix("run=").split(",")))

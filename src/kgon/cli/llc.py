@@ -16,6 +16,7 @@ from torch import Tensor
 from kgon import figure_style, llc_figures, runs, streams, tracking
 from kgon.calibration import ACCEPTANCE, calibrate
 from kgon.cli import config as configs
+from kgon.cli import launch
 from kgon.cli.artifacts import downloaded
 from kgon.cli.jobs import build, check_runs, dtype_of, job
 from kgon.cli.llc_table import (
@@ -48,7 +49,7 @@ class Found:
 def main() -> None:
     """Console entry: Hydra overrides from the command line; run= may name a W&B artifact."""
     sys.argv[1:] = downloaded("llc", sys.argv[1:])
-    configs.run("llc", task, check)
+    launch.run("llc", task, check)
 
 
 def check(config: DictConfig) -> None:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kgon import runs
 from kgon.cli import config as configs
+from kgon.cli import launch
 from kgon.paper.items import ITEMS, JOBS, Item, Job, Results, check_names
 from kgon.paper.page import write_page
 from kgon.paper.rows import VERDICTS
@@ -22,7 +23,7 @@ from kgon.paper.rows import VERDICTS
 def main() -> None:
     """Console entry: Hydra overrides, and --quick for quick=true."""
     sys.argv = ["quick=true" if word == "--quick" else word for word in sys.argv]
-    configs.run("paper", task, check)
+    launch.run("paper", task, check)
 
 
 def check(config: DictConfig) -> None:

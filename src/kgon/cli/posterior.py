@@ -13,6 +13,7 @@ from rich.table import Table
 
 from kgon import figure_style, posterior_figures, runs, tracking
 from kgon.cli import config as configs
+from kgon.cli import launch
 from kgon.cli.jobs import check_runs, job
 from kgon.critical import parse_label
 from kgon.phase_diagram import (
@@ -38,7 +39,7 @@ REMARK = (
 
 def main() -> None:
     """Console entry: Hydra overrides from the command line."""
-    configs.run("posterior", task, check)
+    launch.run("posterior", task, check)
 
 
 def check(config: DictConfig) -> None:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from kgon import checkpoints, packing, record, runs, tracking
 from kgon.callbacks import Status
 from kgon.cli import config as configs
+from kgon.cli import launch
 from kgon.cli.jobs import build, check_runs, dtype_of, job
 from kgon.datamodule import EnsembleData
 from kgon.memory import check_fits
@@ -23,7 +24,7 @@ from kgon.training import check_trainer, train
 
 def main() -> None:
     """Console entry: Hydra overrides from the command line."""
-    configs.run("train", task, check)
+    launch.run("train", task, check)
 
 
 def check(config: DictConfig) -> None:
