@@ -1,6 +1,7 @@
 """The losses against quadrature, Monte Carlo, the paper's formula, the direct sum and autograd."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -8,7 +9,13 @@ import torch
 from scipy.integrate import quad
 
 from kgon.critical import critical_points
-from kgon.loss import DirectLoss, EmpiricalLoss, PopulationLoss, population_loss
+from kgon.loss import (
+    DirectLoss,
+    EmpiricalLoss,
+    PopulationLoss,
+    importance_weights,
+    population_loss,
+)
 
 SHAPES = list(itertools.product(range(1, 5), range(1, 9)))
 
@@ -335,6 +342,18 @@ def test_importance_weighs_output_coordinates():
     assert EmpiricalLoss(x, importance)(W, b).tolist() == pytest.approx(expected, rel=1e-12)
     ones = torch.ones(6, dtype=torch.float64)
     torch.testing.assert_close(population_loss(W, b, ones), population_loss(W, b), rtol=0, atol=0)
+
+
+def test_importance_weights_are_the_powers_of_a_number_or_as_given():
+    assert importance_weights(0.7, 6).tolist() == [0.7**i for i in range(6)]
+    assert importance_weights([1, 0.3, 0], 3).tolist() == [1.0, 0.3, 0.0]
+    assert importance_weights(None, 3) is None
+
+
+@pytest.mark.parametrize("wrong", ["abc", -1, [1, 2], [1, 2, "c"], [1, 2, math.nan], [1, 2, -3]])
+def test_importance_weights_are_numbers_one_a_feature(wrong):
+    with pytest.raises(ValueError, match=r"model.importance must be null, a number >= 0, or"):
+        importance_weights(wrong, 3)
 
 
 def test_importance_of_its_own_for_each_member():

@@ -17,6 +17,7 @@ The integrand vanishes at the threshold, so the gradient treats the M_k as const
 and the empirical loss are this one function with two `Moments`.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -342,14 +343,16 @@ def importance_weights(
     """
     if importance is None:
         return None
-    if isinstance(importance, int | float):
-        each = [importance**i for i in range(n_features)]
-    else:
-        each = list(importance)
-    numbers = all(isinstance(weight, int | float) and weight >= 0 for weight in each)
-    if not numbers or len(each) != n_features:
+    try:
+        if isinstance(importance, int | float):
+            weights = [float(importance) ** i for i in range(n_features)]
+        else:
+            weights = [float(weight) for weight in importance]
+    except (TypeError, ValueError, OverflowError):
+        weights = []
+    if len(weights) != n_features or not all(0 <= weight < math.inf for weight in weights):
         raise ValueError(
             f"model.importance must be null, a number >= 0, or n_features={n_features} numbers "
             f">= 0, got {importance}"
         )
-    return torch.tensor(each, dtype=torch.float64)
+    return torch.tensor(weights, dtype=torch.float64)
