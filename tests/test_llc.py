@@ -138,7 +138,7 @@ def test_a_stack_of_chains_is_devinterps_optimizer_run_on_each_chain(sampler, mo
         chain_key = streams.subkeys(np.array([key]), 1)[0]
         for t in range(steps):
             assert float(stack.trace[t, 0, i]) == pytest.approx(float(quadratic(w)), rel=1e-12)
-            streams.normals(chain_key, 4 * t, noise)
+            streams.noise(chain_key, 4 * t, noise)
             with monkeypatch.context() as patch:
                 patch.setattr(torch, "normal", lambda z=noise, **_: torch.from_numpy(z[0, :3]))
                 w.grad = w.clone()

@@ -46,8 +46,8 @@ def convergence(draws: Tensor) -> tuple[Tensor, Tensor]:
     chains = draws.movedim(0, -1)
     halves = chains[..., :n], chains[..., -n:]
     means = [half.mean(-1) for half in halves]
-    covariance = _autocovariance(halves[0], means[0]) + _autocovariance(halves[1], means[1])
-    covariance /= 2 * n_chains
+    power = _power(halves[0], means[0]) + _power(halves[1], means[1])
+    covariance = torch.fft.irfft(power, 2 * n)[..., :n] / (2 * n_chains * n)
     within = covariance[..., 0] * n / (n - 1)
     pooled = covariance[..., 0] + torch.cat(means).var(0)
     rho = 1 - (within.unsqueeze(-1) - covariance) / pooled.unsqueeze(-1)
@@ -58,17 +58,18 @@ def convergence(draws: Tensor) -> tuple[Tensor, Tensor]:
     return (pooled / within).sqrt(), ess
 
 
-def _autocovariance(chains: Tensor, mean: Tensor) -> Tensor:
-    """Autocovariances (*batch, n) at lags 0 to n - 1 of chains (m, *batch, n) about their means
-    (m, *batch), summed over m."""
+def _power(chains: Tensor, mean: Tensor) -> Tensor:
+    """Power spectrum (*batch, n + 1) of chains (m, *batch, n) about their means (m, *batch), summed
+    over m: n times the Fourier transform of their autocovariances at lags 0 to n - 1."""
     n = chains.shape[-1]
     total = torch.zeros(*chains.shape[1:-1], n + 1, dtype=torch.float64)
     at_once = max(1, _AT_ONCE // max(chains[0].numel(), 1))
     for part, centre in zip(chains.split(at_once), mean.split(at_once), strict=True):
         # Padded with as many zeros, so that the ends do not meet.
-        spectrum = torch.fft.rfft(part - centre.unsqueeze(-1), 2 * n)
-        total += (spectrum.real.square() + spectrum.imag.square()).sum(0)
-    return torch.fft.irfft(total, 2 * n)[..., :n] / n
+        spectrum = torch.view_as_real(torch.fft.rfft(part - centre.unsqueeze(-1), 2 * n))
+        squares = (spectrum * spectrum).sum(0)
+        total += squares[..., 0] + squares[..., 1]
+    return total
 
 
 def _tau(rho: Tensor, n_all: int) -> Tensor:

@@ -231,7 +231,7 @@ class _ChainNoise(TorchFunctionMode):
 
     def draw(self, step: int) -> None:
         """Draw the noise of one step."""
-        streams.normals(self.keys, step * self.width, self.block.numpy())
+        streams.noise(self.keys, step * self.width, self.block.numpy())
         self.noise = self.block[:, : self.like.shape[-1]].reshape(self.like.shape).to(self.like)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -275,8 +275,9 @@ def _summarise(
     nbeta: float | Tensor,
     discard: float | None,
 ) -> LLC:
-    finite = trace.isfinite().all(0)
-    per_chain = nbeta * (trace.mean(0) - reference)
+    mean_loss = trace.mean(0)
+    finite = mean_loss.isfinite()  # as it is if, and only if, every draw is
+    per_chain = nbeta * (mean_loss - reference)
     below = (trace < reference).sum(0) / len(trace)
     keep = finite if discard is None else finite & (below <= discard)
     kept = keep.sum(0)

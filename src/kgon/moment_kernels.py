@@ -30,7 +30,8 @@ from numba.extending import intrinsic
 
 from kgon.moment_tables import COUNT, SLOTS, bucket
 from kgon.scratch import arrays
-from kgon.streams import normal_pair, unit
+from kgon.streams import noise_pair, normal_pair, unit
+from kgon.vectors import broadcast, differ, load, store, total, where_at_most, where_both_positive
 
 # As in `kernels`: fused multiply-adds, no reassociation, no assumption that numbers are finite.
 _RULES = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
@@ -43,6 +44,13 @@ return to where they started."""
 _JITTER_LOW, _JITTER_HIGH = JITTER
 
 _LANES = 8
+
+_SETS = [[lane for lane in range(_LANES) if mask >> lane & 1] for mask in range(2**_LANES)]
+_BITS = np.array([(lanes + [0] * _LANES)[:_LANES] for lanes in _SETS], dtype=np.uint32).ravel()
+"""The bits of a mask of lanes that are set, one after the other, and how many (`_N_BITS`)."""
+_N_BITS = np.array([len(lanes) for lanes in _SETS], dtype=np.uint8)
+
+_IN_A_LINE = SLOTS[1] - SLOTS[0]
 
 MOST_FEATURES = 32
 """Beyond, a group does not fit on the stack (`scratch`) and is of one parameter."""
@@ -107,28 +115,23 @@ def _group(lanes, n, pairs, listed, features):
     lists of pairs, what is known of each feature of the lanes' data sets, where its lines and tails
     start in the tables, and which data set each lane has: none yet.
 
-    Two of the lists are filled for good, with the places of i's and of j's numbers.
     """
-    of_pairs = arrays(6, pairs, np.float64)
-    lists = arrays(5, listed, np.uint64)
-    of_features = arrays(8, features, np.float64)
+    of_pairs = arrays(4, pairs, np.float64)
+    lists = arrays(3, listed, np.uint32)
+    of_features = arrays(10, features, np.float64)
     starts = arrays(2, features, np.uint64)
     (data_set,) = arrays(1, lanes, np.int64)
-    output_of, input_of = lists[3:]
-    for i in range(n):
-        for r in range(features):
-            output_of[i * features + r] = i * lanes + r % lanes
-            input_of[i * features + r] = r
     for lane in range(lanes):
         data_set[lane] = -1
-    return of_pairs, lists, of_features, starts, data_set
+    (line_of,) = arrays(1, pairs, np.uint64)
+    return of_pairs, (*lists, line_of), of_features, starts, data_set
 
 
 @_inline
 def _take_data_set(lanes, n, group, tables, d, lane):
     """Put into the lane what is known of the features of data set d."""
     width, totals, lows, highs, scales, lasts, importances = tables[4:]
-    low, high, scale, last, total0, total1, total2, twice_importance = group[2]
+    low, high, scale, last, total0, total1, total2, twice_importance = group[2][:8]
     (first_line, first_tail), data_set = group[3:]
     if data_set[lane] != d:
         data_set[lane] = d
@@ -141,14 +144,12 @@ def _take_data_set(lanes, n, group, tables, d, lane):
 
 
 @intrinsic
-def _prefetch(typing, lines, q):
-    """Ask the memory for line q without waiting, so that all of a loss's lines come together."""
+def _prefetch(typing, lines, place):
+    """Ask the memory for a line without waiting, so that all of a loss's lines come together."""
 
     def generate(context, builder, signature, arguments):
         array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        line = get_item_pointer(
-            context, builder, signature.args[0], array, [arguments[1], arguments[1].type(0)]
-        )
+        line = get_item_pointer(context, builder, signature.args[0], array, [arguments[1]])
         number, byte = ir.IntType(32), ir.IntType(8).as_pointer()
         instruction = get_or_insert_function(
             builder.module,
@@ -163,21 +164,6 @@ def _prefetch(typing, lines, q):
 
 
 @_inline
-def _up_to(t, lines, line):
-    """Number, sum and sum of squares of the amplitudes up to t in a line."""
-    number, first_power, second_power = 0.0, 0.0, 0.0
-    for slot in range(SLOTS[0], SLOTS[1]):
-        amplitude = lines[line, slot]
-        # Multiplied by, because nobody can predict this branch.
-        counts = 1.0 if amplitude <= t else 0.0
-        number += counts
-        counts *= amplitude
-        first_power += counts
-        second_power += counts * amplitude
-    return number, first_power, second_power
-
-
-@_inline
 def _loss(lanes, m, n, population, x, g, value, group, tables):
     """The losses (lanes) of parameters x, each on its own data set, into value; their gradients
     into g.
@@ -187,54 +173,50 @@ def _loss(lanes, m, n, population, x, g, value, group, tables):
     b, the M_k held. The loss is quadratic in (A, b), so it is (A D + b s) / 2 and the terms that
     the quadratic form lacks.
     """
-    A, D, slope, own1, own2, threshold = group[0]
-    todo, line_of, looked_up, output_of, input_of = group[1]
-    low, high, scale, last, total0, total1, total2, twice_importance = group[2]
+    A, u, v, threshold = group[0]
+    todo, output_of, input_of, line_of = group[1]
+    low, high, scale, last, total0, total1, total2, twice_importance, own1, own2 = group[2]
     first_line, first_tail = group[3]
     lines, ordered, tails, weight = tables[:4]
     biases = m * n * lanes
-    for r in range(n * lanes):
-        slope[r] = 0.0
-    for i in range(n):
-        for j in range(n):
-            for lane in range(lanes):
-                q, o, r = (i * n + j) * lanes + lane, i * lanes + lane, j * lanes + lane
-                a = 0.0
-                for k in range(m):
-                    a += x[(k * n + i) * lanes + lane] * x[(k * n + j) * lanes + lane]
-                bias = x[biases + o]
-                # Whether output i is on at the least amplitude and at the largest. Off at both is
-                # off at all of them, on at both is on at all; else its threshold is looked up.
-                on_low, on_high = a * low[r] + bias > 0.0, a * high[r] + bias > 0.0
-                on = 1.0 if on_low & on_high else 0.0
-                looked_up[q] = np.uint64(on_low != on_high)
-                m1 = on * total1[r]
-                A[q] = a
-                D[q] = twice_importance[o] * (a * (on * total2[r]) + bias * m1)
-                slope[o] += a * m1 + bias * (on * total0[r])
-        for lane in range(lanes):
-            o = i * lanes + lane
-            on = 1.0 if A[(i * n + i) * lanes + lane] * low[o] + x[biases + o] > 0.0 else 0.0
-            own1[o], own2[o] = on * total1[o], on * total2[o]
     count = np.uint64(0)
-    for pair in range(np.uint64(n * n)):
-        for lane in range(np.uint64(lanes)):
-            q = pair * np.uint64(lanes) + lane
-            # Without a branch, which nobody could predict either.
-            todo[count] = q
-            count += looked_up[q]
+    for i in range(n):
+        bias = load(x, biases + i * lanes, lanes)
+        for j in range(n):
+            q = (i * n + j) * lanes
+            a = load(x, i * lanes, lanes) * load(x, j * lanes, lanes)
+            for k in range(1, m):
+                a = a + load(x, (k * n + i) * lanes, lanes) * load(x, (k * n + j) * lanes, lanes)
+            # Whether output i is on at the least amplitude and at the largest. Off at both is off
+            # at all of them, on at both is on at all; else its threshold is looked up.
+            at_low = a * load(low, j * lanes, lanes) + bias
+            at_high = a * load(high, j * lanes, lanes) + bias
+            m0 = where_both_positive(at_low, at_high, load(total0, j * lanes, lanes))
+            m1 = where_both_positive(at_low, at_high, load(total1, j * lanes, lanes))
+            m2 = where_both_positive(at_low, at_high, load(total2, j * lanes, lanes))
+            store(A, q, a)
+            store(u, q, a * m2 + bias * m1)
+            store(v, q, a * m1 + bias * m0)
+            if i == j:
+                store(own1, i * lanes, m1)
+                store(own2, i * lanes, m2)
+            # Without a branch, which nobody could predict.
+            crossing = np.uint64(differ(at_low, at_high))
+            which = load(_BITS, crossing * np.uint64(_LANES), lanes)
+            store(todo, count, broadcast(np.uint32(q), lanes) + which)
+            store(output_of, count, broadcast(np.uint32(i * lanes), lanes) + which)
+            store(input_of, count, broadcast(np.uint32(j * lanes), lanes) + which)
+            count += np.uint64(_N_BITS[crossing])
     for c in range(count):
-        q = todo[c]
-        r = input_of[q]
-        t = -x[np.uint64(biases) + output_of[q]] / A[q]
-        threshold[c] = t
-        if not population:
-            line_of[c] = first_line[r] + np.uint64(bucket(t, low[r], scale[r], last[r]))
+        threshold[c] = -x[np.uint64(biases) + output_of[c]] / A[todo[c]]
+    if not population:
+        for c in range(count):
+            r = input_of[c]
+            place = np.uint64(bucket(threshold[c], low[r], scale[r], last[r]))
+            line_of[c] = (first_line[r] + place) * np.uint64(SLOTS[1])
             _prefetch(lines, line_of[c])
     for c in range(count):
-        q, t = todo[c], threshold[c]
-        o, r = output_of[q], input_of[q]
-        a, bias = A[q], x[np.uint64(biases) + o]
+        q, o, r, t = todo[c], output_of[c], input_of[c], threshold[c]
         if population:
             t = t if t > 0.0 else 0.0
             t = t if t < 1.0 else 1.0
@@ -243,14 +225,18 @@ def _loss(lanes, m, n, population, x, g, value, group, tables):
             m2 = (1.0 - t * t * t) * total2[r]
         else:
             line = line_of[c]
-            if lines[line, COUNT] <= SLOTS[1] - SLOTS[0]:
-                number, first_power, second_power = _up_to(t, lines, line)
-                m0 = lines[line, 0] - weight * number
-                m1 = lines[line, 1] - weight * first_power
-                m2 = lines[line, 2] - weight * second_power
+            if lines[line + np.uint64(COUNT)] <= _IN_A_LINE:
+                amplitudes = load(lines, line + np.uint64(SLOTS[0]), 2)
+                others = load(lines, line + np.uint64(SLOTS[0] + 2), 2)
+                below = where_at_most(amplitudes, broadcast(t, 2), broadcast(1.0, 2))
+                below_o = where_at_most(others, broadcast(t, 2), broadcast(1.0, 2))
+                p1, p1_o = below * amplitudes, below_o * others
+                m0 = lines[line] - weight * total(below + below_o)
+                m1 = lines[line + np.uint64(1)] - weight * total(p1 + p1_o)
+                m2 = lines[line + np.uint64(2)] - weight * total(p1 * amplitudes + p1_o * others)
             else:
-                first = np.uint64(lines[line, SLOTS[0]])
-                end = first + np.uint64(lines[line, COUNT])
+                first = np.uint64(lines[line + np.uint64(SLOTS[0])])
+                end = first + np.uint64(lines[line + np.uint64(COUNT)])
                 while first < end:
                     middle = (first + end) >> np.uint64(1)
                     if ordered[first_line[r] + middle] <= t:
@@ -259,43 +245,53 @@ def _loss(lanes, m, n, population, x, g, value, group, tables):
                         end = middle
                 first += first_tail[r]
                 m0, m1, m2 = tails[0][first], tails[1][first], tails[2][first]
-        falling = 1.0 if a < 0.0 else 0.0
-        sign = 1.0 - 2.0 * falling
-        m0 = falling * total0[r] + sign * m0
-        m1 = falling * total1[r] + sign * m1
-        m2 = falling * total2[r] + sign * m2
-        D[q] = twice_importance[o] * (a * m2 + bias * m1)
-        slope[o] += a * m1 + bias * m0
-        if o == r:
-            own1[o], own2[o] = m1, m2
-    for lane in range(lanes):
-        value[lane] = 0.0
+        a, bias = A[q], x[np.uint64(biases) + o]
+        r0, r1, r2 = total0[r] - m0, total1[r] - m1, total2[r] - m2
+        falling = a < 0.0
+        m0, m1, m2 = r0 if falling else m0, r1 if falling else m1, r2 if falling else m2
+        u[q] = a * m2 + bias * m1
+        v[q] = a * m1 + bias * m0
+        # Where r is another's input, into a place that nobody reads.
+        own = o if o == r else np.uint32(n * lanes)
+        own1[own], own2[own] = m1, m2
+    half, losses = broadcast(0.5, lanes), broadcast(0.0, lanes)
     for i in range(n):
-        for lane in range(lanes):
-            q, o = (i * n + i) * lanes + lane, i * lanes + lane
-            value[lane] += 0.5 * (twice_importance[o] * total2[o] - D[q])
-            D[q] -= twice_importance[o] * own2[o]
-            s = twice_importance[o] * (slope[o] - own1[o])
-            g[biases + o] = s
-            value[lane] += 0.5 * x[biases + o] * s
-    for j in range(n):
-        for lane in range(lanes):
-            out = 0.0
-            for k in range(m):
-                a = 0.0
-                for i in range(n):
-                    both = D[(i * n + j) * lanes + lane] + D[(j * n + i) * lanes + lane]
-                    a += x[(k * n + i) * lanes + lane] * both
-                g[(k * n + j) * lanes + lane] = a
-                out += x[(k * n + j) * lanes + lane] * a
-            value[lane] += 0.25 * out
+        q, o = (i * n + i) * lanes, i * lanes
+        share, own = load(twice_importance, o, lanes), load(u, q, lanes)
+        losses = losses + half * share * (load(total2, o, lanes) - own)
+        store(u, q, own - load(own2, o, lanes))
+        s = load(v, i * n * lanes, lanes) - load(own1, o, lanes)
+        for j in range(1, n):
+            s = s + load(v, (i * n + j) * lanes, lanes)
+        s = share * s
+        store(g, biases + o, s)
+        losses = losses + half * load(x, biases + o, lanes) * s
+    # D and its transpose together, in place.
+    for i in range(n):
+        for j in range(i + 1):
+            q, p = (i * n + j) * lanes, (j * n + i) * lanes
+            D = load(twice_importance, i * lanes, lanes) * load(u, q, lanes)
+            D = D + load(twice_importance, j * lanes, lanes) * load(u, p, lanes)
+            store(u, q, D)
+            store(u, p, D)
+    quarter = broadcast(0.25, lanes)
+    for k in range(m):
+        for j in range(n):
+            slope_kj = load(x, k * n * lanes, lanes) * load(u, j * lanes, lanes)
+            for i in range(1, n):
+                D = load(u, (i * n + j) * lanes, lanes)
+                slope_kj = slope_kj + load(x, (k * n + i) * lanes, lanes) * D
+            q = (k * n + j) * lanes
+            store(g, q, slope_kj)
+            losses = losses + quarter * load(x, q, lanes) * slope_kj
+    store(value, 0, losses)
 
 
 def _sizes(m: int, n: int) -> tuple[int, int, int, int, int]:
     """Lanes of a group, and sizes of its arrays: of parameters, of pairs, of lists of pairs, which
-    have a place behind the last, and of features."""
+    have room for a pair more, and of features."""
     lanes = _LANES if n <= MOST_FEATURES else 1
-    return lanes, (m * n + n) * lanes, n * n * lanes, n * n * lanes + 1, n * lanes
+    return lanes, (m * n + n) * lanes, n * n * lanes, (n * n + 1) * lanes, (n + 1) * lanes
 
 
 @functools.cache
@@ -456,10 +452,12 @@ def langevin(m: int, n: int, population: bool) -> Any:
         W, b, keys, trace, acceptance, nbeta, lr, localization, n_burnin, probe_every,
         which, tables, runs,
     ):  # fmt: skip
-        x, centre, force, old_x, old_force = arrays(5, size, np.float64)
-        beta, half, root, pull = arrays(4, size, np.float64)
+        x, centre, g, old_x, old_drift = arrays(5, size, np.float64)
+        # A step is root times noise less the drift, warm times the gradient and home times w - w*.
+        beta, warm, root, home, half_pull, by_move = arrays(6, lanes, np.float64)
+        none = broadcast(0.0, lanes)
         (noise,) = arrays(1, even * lanes, np.float64)
-        losses, old_energy, accepted, away, forth, back = arrays(6, lanes, np.float64)
+        losses, old_energy, accepted, gains = arrays(4, lanes, np.float64)
         run_of, place_of = arrays(2, lanes, np.int64)
         (key,) = arrays(1, lanes, np.uint64)
         group = _group(lanes, n, pairs, listed, features)
@@ -473,48 +471,53 @@ def langevin(m: int, n: int, population: bool) -> Any:
                 accepted[lane], old_energy[lane] = 0.0, 0.0
                 _take_data_set(lanes, n, group, tables, which[s], lane)
                 _load(lanes, m, n, W[p, s], b[p, s], x, lane)
-                for q in range(lane, size, lanes):
-                    beta[q], half[q], root[q] = nbeta[s], 0.5 * lr[s], np.sqrt(lr[s])
-                    pull[q] = localization[s]
+                beta[lane], root[lane] = nbeta[s], np.sqrt(lr[s])
+                warm[lane], home[lane] = 0.5 * lr[s] * nbeta[s], 0.5 * lr[s] * localization[s]
+                half_pull[lane], by_move[lane] = 0.5 * localization[s], 0.5 / lr[s]
             _copy(x, centre)
             probes, probing = 0, False
             for t in range(n_burnin + trace.shape[2]):
-                _loss(lanes, m, n, population, x, force, losses, group, tables)
-                for q in range(size):
-                    force[q] = beta[q] * force[q] + pull[q] * (x[q] - centre[q])
+                _loss(lanes, m, n, population, x, g, losses, group, tables)
                 draw = t - n_burnin
                 if draw >= 0:
                     for lane in range(lanes):
                         trace[place_of[lane], run_of[lane], draw] = losses[lane]
                 if draw >= 0 and (probing or draw % probe_every == 0):
-                    # A probe is two steps; at its first, forth and back mean nothing, and are not
-                    # used.
-                    for lane in range(lanes):
-                        away[lane], forth[lane], back[lane] = 0.0, 0.0, 0.0
-                    for q in range(dim):
-                        for lane in range(lanes):
-                            i = q * lanes + lane
-                            step = x[i] - old_x[i]
-                            away[lane] += (x[i] - centre[i]) ** 2
-                            forth[lane] += (step + half[i] * old_force[i]) ** 2
-                            back[lane] += (half[i] * force[i] - step) ** 2
-                    for lane in range(lanes):
-                        energy = beta[lane] * losses[lane] + 0.5 * pull[lane] * away[lane]
-                        if probing:
-                            gain = old_energy[lane] - energy
-                            gain += (forth[lane] - back[lane]) / (4.0 * half[lane])
-                            # Written so that a NaN goes through.
-                            accepted[lane] += np.exp(0.0 if gain > 0.0 else gain)
-                        old_energy[lane] = energy
+                    # A probe is two steps; at its first, gains mean nothing, and are not used.
+                    away, forth, back = none, none, none
+                    for q in range(0, size, lanes):
+                        here = load(x, q, lanes)
+                        off = here - load(centre, q, lanes)
+                        drift = load(warm, 0, lanes) * load(g, q, lanes)
+                        drift = drift + load(home, 0, lanes) * off
+                        moved = here - load(old_x, q, lanes)
+                        ahead = moved + load(old_drift, q, lanes)
+                        behind = drift - moved
+                        store(old_drift, q, drift)
+                        store(old_x, q, here)
+                        away = away + off * off
+                        forth = forth + ahead * ahead
+                        back = back + behind * behind
+                    energy = load(beta, 0, lanes) * load(losses, 0, lanes)
+                    energy = energy + load(half_pull, 0, lanes) * away
+                    gain = load(old_energy, 0, lanes) - energy
+                    store(gains, 0, gain + load(by_move, 0, lanes) * (forth - back))
+                    store(old_energy, 0, energy)
                     if probing:
                         probes += 1
-                    else:
-                        _copy(x, old_x)
-                        _copy(force, old_force)
+                        for lane in range(lanes):
+                            # Written so that a NaN goes through.
+                            accepted[lane] += np.exp(0.0 if gains[lane] > 0.0 else gains[lane])
                     probing = not probing
-                _normals(lanes, key, t * even, noise)
-                for q in range(size):
-                    x[q] += root[q] * noise[q] - half[q] * force[q]
+                for q in range(0, even, 2):
+                    for lane in range(lanes):
+                        one, other = noise_pair(key[lane], (t * even + q) // 2)
+                        noise[q * lanes + lane], noise[(q + 1) * lanes + lane] = one, other
+                for q in range(0, size, lanes):
+                    here = load(x, q, lanes)
+                    drift = load(warm, 0, lanes) * load(g, q, lanes)
+                    drift = drift + load(home, 0, lanes) * (here - load(centre, q, lanes))
+                    store(x, q, here + load(root, 0, lanes) * load(noise, q, lanes) - drift)
             for lane in range(lanes):
                 p, s = place_of[lane], run_of[lane]
                 acceptance[p, s] = accepted[lane] / probes

@@ -66,7 +66,7 @@ class Tables:
     def arguments(self) -> tuple[Any, ...]:
         """What the compiled functions take."""
         return (
-            self.lines.reshape(-1, self.lines.shape[3]), self.ordered.reshape(-1),
+            self.lines.reshape(-1), self.ordered.reshape(-1),
             tuple(tail.reshape(-1) for tail in self.tails), self.weight, self.lines.shape[2],
             self.total, self.low, self.high, self.scale, self.last, self.importance,
         )  # fmt: skip

@@ -20,7 +20,7 @@ from numba.extending import intrinsic, overload
 class Vector(types.Type):
     """`count` numbers of type `dtype`."""
 
-    def __init__(self, dtype: types.Float, count: int):
+    def __init__(self, dtype: types.Number, count: int):
         self.dtype, self.count = dtype, count
         super().__init__(name=f"vector({dtype}, {count})")
 
@@ -107,11 +107,49 @@ def where_positive(typing, condition, vector):
     return vector(condition, vector), generate
 
 
+@intrinsic
+def where_both_positive(typing, a, b, vector):
+    """A vector's numbers, and 0 where a or b is not positive; a NaN there counts as positive."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        zero = ir.Constant(context.get_value_type(vector), [0.0] * vector.count)
+        off = builder.or_(*(builder.fcmp_ordered("<=", each, zero) for each in arguments[:2]))
+        return builder.select(off, zero, arguments[2])
+
+    return vector(a, b, vector), generate
+
+
+@intrinsic
+def where_at_most(typing, a, b, vector):
+    """A vector's numbers where a <= b, and 0 elsewhere."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        zero = ir.Constant(context.get_value_type(vector), [0.0] * vector.count)
+        counts = builder.fcmp_ordered("<=", arguments[0], arguments[1])
+        return builder.select(counts, arguments[2], zero)
+
+    return vector(a, b, vector), generate
+
+
+@intrinsic
+def differ(typing, a, b):
+    """An integer with bit l set where one of a and b is positive in lane l, and the other not."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        zero = ir.Constant(context.get_value_type(a), [0.0] * a.count)
+        off = [builder.fcmp_ordered("<=", each, zero) for each in arguments]
+        bits = builder.bitcast(builder.xor(*off), ir.IntType(a.count))
+        return builder.zext(bits, ir.IntType(64))
+
+    return types.uint64(a, b), generate
+
+
 def _operation(symbol: Callable[..., Any], instruction: str) -> None:
     @intrinsic
     def both(typing, a, b):
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return getattr(builder, instruction)(*arguments)
+            prefix = "f" if isinstance(a.dtype, types.Float) else ""
+            return getattr(builder, prefix + instruction)(*arguments)
 
         return a(a, b), generate
 
@@ -122,6 +160,6 @@ def _operation(symbol: Callable[..., Any], instruction: str) -> None:
         return None
 
 
-_operation(operator.add, "fadd")
-_operation(operator.sub, "fsub")
-_operation(operator.mul, "fmul")
+_operation(operator.add, "add")
+_operation(operator.sub, "sub")
+_operation(operator.mul, "mul")
