@@ -149,7 +149,7 @@ def test_laplace_against_sampling_at_the_6_gon():
     p = point("6")
     for n_samples in (4e4, 4e5):
         posterior = sample_posterior(
-            PopulationLoss(), n_features=6, n_samples=n_samples, n_particles=512, n_replicates=8
+            PopulationLoss(), n_features=6, n_samples=n_samples, n_particles=1024, n_replicates=16
         )
         laplace = laplace_log_evidence(p.W, p.b, n_samples=n_samples)
         # Laplace's own error is of order 1 / n, a tenth of the sampler's here.
