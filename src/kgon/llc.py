@@ -276,7 +276,7 @@ def _summarise(
     discard: float | None,
 ) -> LLC:
     mean_loss = trace.mean(0)
-    finite = mean_loss.isfinite()  # as it is if, and only if, every draw is
+    finite = mean_loss.isfinite()  # one draw that is not is enough
     per_chain = nbeta * (mean_loss - reference)
     below = (trace < reference).sum(0) / len(trace)
     keep = finite if discard is None else finite & (below <= discard)

@@ -31,7 +31,7 @@ from numba.extending import intrinsic
 from kgon.moment_tables import COUNT, SLOTS, bucket
 from kgon.scratch import arrays
 from kgon.streams import noise_pair, normal_pair, unit
-from kgon.vectors import broadcast, differ, load, store, total, where_at_most, where_both_positive
+from kgon.vectors import broadcast, load, signs_differ, store, total, where_at_most, where_positive
 
 # As in `kernels`: fused multiply-adds, no reassociation, no assumption that numbers are finite.
 _RULES = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
@@ -46,11 +46,13 @@ _JITTER_LOW, _JITTER_HIGH = JITTER
 _LANES = 8
 
 _SETS = [[lane for lane in range(_LANES) if mask >> lane & 1] for mask in range(2**_LANES)]
-_BITS = np.array([(lanes + [0] * _LANES)[:_LANES] for lanes in _SETS], dtype=np.uint32).ravel()
-"""The bits of a mask of lanes that are set, one after the other, and how many (`_N_BITS`)."""
-_N_BITS = np.array([len(lanes) for lanes in _SETS], dtype=np.uint8)
+_MEMBERS = np.array([(lanes + [0] * _LANES)[:_LANES] for lanes in _SETS], dtype=np.uint32).ravel()
+"""For each mask of lanes, in `_LANES` places, the lanes whose bits are set; how many of them are
+(`_N_MEMBERS`)."""
+_N_MEMBERS = np.array([len(lanes) for lanes in _SETS], dtype=np.uint8)
 
-_IN_A_LINE = SLOTS[1] - SLOTS[0]
+_HALF = (SLOTS[1] - SLOTS[0]) // 2
+"""Half of the slots of a line: two short vectors are summed sooner than one."""
 
 MOST_FEATURES = 32
 """Beyond, a group does not fit on the stack (`scratch`) and is of one parameter."""
@@ -84,10 +86,18 @@ def _normals(lanes, keys, start, out):
 
 
 @_inline
-def _copy(x, out):
-    # With out[:] = x the compiler would translate two seconds of error messages.
-    for q in range(x.size):
-        out[q] = x[q]
+def _noise(lanes, keys, start, out):
+    """`_normals`, of the numbers for a step's noise."""
+    for q in range(0, out.size // lanes, 2):
+        for lane in range(lanes):
+            one, other = noise_pair(keys[lane], (start + q) // 2)
+            out[q * lanes + lane], out[(q + 1) * lanes + lane] = one, other
+
+
+@_inline
+def _drift(lanes, q, of_gradient, of_distance, g, distance):
+    """What a Langevin step takes off parameter q: half the step size times the force."""
+    return load(of_gradient, 0, lanes) * load(g, q, lanes) + load(of_distance, 0, lanes) * distance
 
 
 @_inline
@@ -114,7 +124,6 @@ def _group(lanes, n, pairs, listed, features):
     """What `_loss` works with, as it takes it apart: numbers of each pair (output i, input j),
     lists of pairs, what is known of each feature of the lanes' data sets, where its lines and tails
     start in the tables, and which data set each lane has: none yet.
-
     """
     of_pairs = arrays(4, pairs, np.float64)
     lists = arrays(3, listed, np.uint32)
@@ -191,9 +200,9 @@ def _loss(lanes, m, n, population, x, g, value, group, tables):
             # at all of them, on at both is on at all; else its threshold is looked up.
             at_low = a * load(low, j * lanes, lanes) + bias
             at_high = a * load(high, j * lanes, lanes) + bias
-            m0 = where_both_positive(at_low, at_high, load(total0, j * lanes, lanes))
-            m1 = where_both_positive(at_low, at_high, load(total1, j * lanes, lanes))
-            m2 = where_both_positive(at_low, at_high, load(total2, j * lanes, lanes))
+            m0 = where_positive(at_low, where_positive(at_high, load(total0, j * lanes, lanes)))
+            m1 = where_positive(at_low, where_positive(at_high, load(total1, j * lanes, lanes)))
+            m2 = where_positive(at_low, where_positive(at_high, load(total2, j * lanes, lanes)))
             store(A, q, a)
             store(u, q, a * m2 + bias * m1)
             store(v, q, a * m1 + bias * m0)
@@ -201,12 +210,12 @@ def _loss(lanes, m, n, population, x, g, value, group, tables):
                 store(own1, i * lanes, m1)
                 store(own2, i * lanes, m2)
             # Without a branch, which nobody could predict.
-            crossing = np.uint64(differ(at_low, at_high))
-            which = load(_BITS, crossing * np.uint64(_LANES), lanes)
-            store(todo, count, broadcast(np.uint32(q), lanes) + which)
-            store(output_of, count, broadcast(np.uint32(i * lanes), lanes) + which)
-            store(input_of, count, broadcast(np.uint32(j * lanes), lanes) + which)
-            count += np.uint64(_N_BITS[crossing])
+            crossing = np.uint64(signs_differ(at_low, at_high))
+            members = load(_MEMBERS, crossing * np.uint64(_LANES), lanes)
+            store(todo, count, broadcast(np.uint32(q), lanes) + members)
+            store(output_of, count, broadcast(np.uint32(i * lanes), lanes) + members)
+            store(input_of, count, broadcast(np.uint32(j * lanes), lanes) + members)
+            count += np.uint64(_N_MEMBERS[crossing])
     for c in range(count):
         threshold[c] = -x[np.uint64(biases) + output_of[c]] / A[todo[c]]
     if not population:
@@ -225,15 +234,19 @@ def _loss(lanes, m, n, population, x, g, value, group, tables):
             m2 = (1.0 - t * t * t) * total2[r]
         else:
             line = line_of[c]
-            if lines[line + np.uint64(COUNT)] <= _IN_A_LINE:
-                amplitudes = load(lines, line + np.uint64(SLOTS[0]), 2)
-                others = load(lines, line + np.uint64(SLOTS[0] + 2), 2)
-                below = where_at_most(amplitudes, broadcast(t, 2), broadcast(1.0, 2))
-                below_o = where_at_most(others, broadcast(t, 2), broadcast(1.0, 2))
-                p1, p1_o = below * amplitudes, below_o * others
-                m0 = lines[line] - weight * total(below + below_o)
-                m1 = lines[line + np.uint64(1)] - weight * total(p1 + p1_o)
-                m2 = lines[line + np.uint64(2)] - weight * total(p1 * amplitudes + p1_o * others)
+            if lines[line + np.uint64(COUNT)] <= 2 * _HALF:
+                limit, one = broadcast(t, _HALF), broadcast(1.0, _HALF)
+                left = load(lines, line + np.uint64(SLOTS[0]), _HALF)
+                right = load(lines, line + np.uint64(SLOTS[0] + _HALF), _HALF)
+                in_left, in_right = (
+                    where_at_most(left, limit, one),
+                    where_at_most(right, limit, one),
+                )
+                m0 = lines[line] - weight * total(in_left + in_right)
+                in_left, in_right = in_left * left, in_right * right
+                m1 = lines[line + np.uint64(1)] - weight * total(in_left + in_right)
+                in_left, in_right = in_left * left, in_right * right
+                m2 = lines[line + np.uint64(2)] - weight * total(in_left + in_right)
             else:
                 first = np.uint64(lines[line + np.uint64(SLOTS[0])])
                 end = first + np.uint64(lines[line + np.uint64(COUNT)])
@@ -257,9 +270,9 @@ def _loss(lanes, m, n, population, x, g, value, group, tables):
     half, losses = broadcast(0.5, lanes), broadcast(0.0, lanes)
     for i in range(n):
         q, o = (i * n + i) * lanes, i * lanes
-        share, own = load(twice_importance, o, lanes), load(u, q, lanes)
-        losses = losses + half * share * (load(total2, o, lanes) - own)
-        store(u, q, own - load(own2, o, lanes))
+        share, u_ii = load(twice_importance, o, lanes), load(u, q, lanes)
+        losses = losses + half * share * (load(total2, o, lanes) - u_ii)
+        store(u, q, u_ii - load(own2, o, lanes))
         s = load(v, i * n * lanes, lanes) - load(own1, o, lanes)
         for j in range(1, n):
             s = s + load(v, (i * n + j) * lanes, lanes)
@@ -453,9 +466,12 @@ def langevin(m: int, n: int, population: bool) -> Any:
         which, tables, runs,
     ):  # fmt: skip
         x, centre, g, old_x, old_drift = arrays(5, size, np.float64)
-        # A step is root times noise less the drift, warm times the gradient and home times w - w*.
-        beta, warm, root, home, half_pull, by_move = arrays(6, lanes, np.float64)
-        none = broadcast(0.0, lanes)
+        # A step is of_noise times the noise less of_gradient times the gradient and of_distance
+        # times w - w*.
+        of_noise, of_gradient, of_distance, beta, half_pull, over_2_lr = arrays(
+            6, lanes, np.float64
+        )
+        zero = broadcast(0.0, lanes)
         (noise,) = arrays(1, even * lanes, np.float64)
         losses, old_energy, accepted, gains = arrays(4, lanes, np.float64)
         run_of, place_of = arrays(2, lanes, np.int64)
@@ -471,10 +487,14 @@ def langevin(m: int, n: int, population: bool) -> Any:
                 accepted[lane], old_energy[lane] = 0.0, 0.0
                 _take_data_set(lanes, n, group, tables, which[s], lane)
                 _load(lanes, m, n, W[p, s], b[p, s], x, lane)
-                beta[lane], root[lane] = nbeta[s], np.sqrt(lr[s])
-                warm[lane], home[lane] = 0.5 * lr[s] * nbeta[s], 0.5 * lr[s] * localization[s]
-                half_pull[lane], by_move[lane] = 0.5 * localization[s], 0.5 / lr[s]
-            _copy(x, centre)
+                of_noise[lane] = np.sqrt(lr[s])
+                of_gradient[lane] = 0.5 * lr[s] * nbeta[s]
+                of_distance[lane] = 0.5 * lr[s] * localization[s]
+                beta[lane], half_pull[lane] = nbeta[s], 0.5 * localization[s]
+                over_2_lr[lane] = 0.5 / lr[s]
+            # With centre[:] = x the compiler would translate two seconds of error messages.
+            for q in range(size):
+                centre[q] = x[q]
             probes, probing = 0, False
             for t in range(n_burnin + trace.shape[2]):
                 _loss(lanes, m, n, population, x, g, losses, group, tables)
@@ -484,24 +504,22 @@ def langevin(m: int, n: int, population: bool) -> Any:
                         trace[place_of[lane], run_of[lane], draw] = losses[lane]
                 if draw >= 0 and (probing or draw % probe_every == 0):
                     # A probe is two steps; at its first, gains mean nothing, and are not used.
-                    away, forth, back = none, none, none
+                    away, forth, back = zero, zero, zero
                     for q in range(0, size, lanes):
                         here = load(x, q, lanes)
-                        off = here - load(centre, q, lanes)
-                        drift = load(warm, 0, lanes) * load(g, q, lanes)
-                        drift = drift + load(home, 0, lanes) * off
+                        distance = here - load(centre, q, lanes)
+                        drift = _drift(lanes, q, of_gradient, of_distance, g, distance)
                         moved = here - load(old_x, q, lanes)
-                        ahead = moved + load(old_drift, q, lanes)
-                        behind = drift - moved
+                        noise_forth, noise_back = moved + load(old_drift, q, lanes), drift - moved
                         store(old_drift, q, drift)
                         store(old_x, q, here)
-                        away = away + off * off
-                        forth = forth + ahead * ahead
-                        back = back + behind * behind
+                        away = away + distance * distance
+                        forth = forth + noise_forth * noise_forth
+                        back = back + noise_back * noise_back
                     energy = load(beta, 0, lanes) * load(losses, 0, lanes)
                     energy = energy + load(half_pull, 0, lanes) * away
                     gain = load(old_energy, 0, lanes) - energy
-                    store(gains, 0, gain + load(by_move, 0, lanes) * (forth - back))
+                    store(gains, 0, gain + load(over_2_lr, 0, lanes) * (forth - back))
                     store(old_energy, 0, energy)
                     if probing:
                         probes += 1
@@ -509,15 +527,12 @@ def langevin(m: int, n: int, population: bool) -> Any:
                             # Written so that a NaN goes through.
                             accepted[lane] += np.exp(0.0 if gains[lane] > 0.0 else gains[lane])
                     probing = not probing
-                for q in range(0, even, 2):
-                    for lane in range(lanes):
-                        one, other = noise_pair(key[lane], (t * even + q) // 2)
-                        noise[q * lanes + lane], noise[(q + 1) * lanes + lane] = one, other
+                _noise(lanes, key, t * even, noise)
                 for q in range(0, size, lanes):
                     here = load(x, q, lanes)
-                    drift = load(warm, 0, lanes) * load(g, q, lanes)
-                    drift = drift + load(home, 0, lanes) * (here - load(centre, q, lanes))
-                    store(x, q, here + load(root, 0, lanes) * load(noise, q, lanes) - drift)
+                    distance = here - load(centre, q, lanes)
+                    drift = _drift(lanes, q, of_gradient, of_distance, g, distance)
+                    store(x, q, here + load(of_noise, 0, lanes) * load(noise, q, lanes) - drift)
             for lane in range(lanes):
                 p, s = place_of[lane], run_of[lane]
                 acceptance[p, s] = accepted[lane] / probes

@@ -108,18 +108,6 @@ def where_positive(typing, condition, vector):
 
 
 @intrinsic
-def where_both_positive(typing, a, b, vector):
-    """A vector's numbers, and 0 where a or b is not positive; a NaN there counts as positive."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        zero = ir.Constant(context.get_value_type(vector), [0.0] * vector.count)
-        off = builder.or_(*(builder.fcmp_ordered("<=", each, zero) for each in arguments[:2]))
-        return builder.select(off, zero, arguments[2])
-
-    return vector(a, b, vector), generate
-
-
-@intrinsic
 def where_at_most(typing, a, b, vector):
     """A vector's numbers where a <= b, and 0 elsewhere."""
 
@@ -132,8 +120,9 @@ def where_at_most(typing, a, b, vector):
 
 
 @intrinsic
-def differ(typing, a, b):
-    """An integer with bit l set where one of a and b is positive in lane l, and the other not."""
+def signs_differ(typing, a, b):
+    """An integer whose bit l says that one of a[l] and b[l] is positive and the other is not; a NaN
+    counts as positive."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         zero = ir.Constant(context.get_value_type(a), [0.0] * a.count)
