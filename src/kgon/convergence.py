@@ -65,8 +65,10 @@ def _power(chains: Tensor, mean: Tensor) -> Tensor:
     total = torch.zeros(*chains.shape[1:-1], n + 1, dtype=torch.float64)
     at_once = max(1, _AT_ONCE // max(chains[0].numel(), 1))
     for part, centre in zip(chains.split(at_once), mean.split(at_once), strict=True):
-        # Padded with as many zeros, so that the ends do not meet.
-        spectrum = torch.view_as_real(torch.fft.rfft(part - centre.unsqueeze(-1), 2 * n))
+        # Padded with as many zeros, so that the ends do not meet; rfft's own padding is slow.
+        padded = part.new_zeros(*part.shape[:-1], 2 * n)
+        torch.sub(part, centre.unsqueeze(-1), out=padded[..., :n])
+        spectrum = torch.view_as_real(torch.fft.rfft(padded))
         squares = (spectrum * spectrum).sum(0)
         total += squares[..., 0] + squares[..., 1]
     return total

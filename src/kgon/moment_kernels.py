@@ -19,6 +19,7 @@ not until that of a function inlined into it does (`make clean` forgets it).
 """
 
 import functools
+import math
 from typing import Any
 
 import numba
@@ -125,9 +126,9 @@ def _group(lanes, n, pairs, listed, features):
     lists of pairs, what is known of each feature of the lanes' data sets, where its lines and tails
     start in the tables, and which data set each lane has: none yet.
     """
-    of_pairs = arrays(4, pairs, np.float64)
+    of_pairs = arrays(6, pairs, np.float64)
     lists = arrays(3, listed, np.uint32)
-    of_features = arrays(10, features, np.float64)
+    of_features = arrays(8, features, np.float64)
     starts = arrays(2, features, np.uint64)
     (data_set,) = arrays(1, lanes, np.int64)
     for lane in range(lanes):
@@ -140,7 +141,7 @@ def _group(lanes, n, pairs, listed, features):
 def _take_data_set(lanes, n, group, tables, d, lane):
     """Put into the lane what is known of the features of data set d."""
     width, totals, lows, highs, scales, lasts, importances = tables[4:]
-    low, high, scale, last, total0, total1, total2, twice_importance = group[2][:8]
+    low, high, scale, last, total0, total1, total2, twice_importance = group[2]
     (first_line, first_tail), data_set = group[3:]
     if data_set[lane] != d:
         data_set[lane] = d
@@ -182,20 +183,25 @@ def _loss(lanes, m, n, population, x, g, value, group, tables):
     b, the M_k held. The loss is quadratic in (A, b), so it is (A D + b s) / 2 and the terms that
     the quadratic form lacks.
     """
-    A, u, v, threshold = group[0]
+    A, u, v, first, second, threshold = group[0]
     todo, output_of, input_of, line_of = group[1]
-    low, high, scale, last, total0, total1, total2, twice_importance, own1, own2 = group[2]
+    low, high, scale, last, total0, total1, total2, twice_importance = group[2]
     first_line, first_tail = group[3]
     lines, ordered, tails, weight = tables[:4]
     biases = m * n * lanes
     count = np.uint64(0)
     for i in range(n):
-        bias = load(x, biases + i * lanes, lanes)
-        for j in range(n):
-            q = (i * n + j) * lanes
+        for j in range(i + 1):
             a = load(x, i * lanes, lanes) * load(x, j * lanes, lanes)
             for k in range(1, m):
                 a = a + load(x, (k * n + i) * lanes, lanes) * load(x, (k * n + j) * lanes, lanes)
+            store(A, (i * n + j) * lanes, a)
+            store(A, (j * n + i) * lanes, a)
+    for i in range(n):
+        bias = load(x, biases + i * lanes, lanes)
+        for j in range(n):
+            q = (i * n + j) * lanes
+            a = load(A, q, lanes)
             # Whether output i is on at the least amplitude and at the largest. Off at both is off
             # at all of them, on at both is on at all; else its threshold is looked up.
             at_low = a * load(low, j * lanes, lanes) + bias
@@ -203,12 +209,11 @@ def _loss(lanes, m, n, population, x, g, value, group, tables):
             m0 = where_positive(at_low, where_positive(at_high, load(total0, j * lanes, lanes)))
             m1 = where_positive(at_low, where_positive(at_high, load(total1, j * lanes, lanes)))
             m2 = where_positive(at_low, where_positive(at_high, load(total2, j * lanes, lanes)))
-            store(A, q, a)
             store(u, q, a * m2 + bias * m1)
             store(v, q, a * m1 + bias * m0)
             if i == j:
-                store(own1, i * lanes, m1)
-                store(own2, i * lanes, m2)
+                store(first, q, m1)
+                store(second, q, m2)
             # Without a branch, which nobody could predict.
             crossing = np.uint64(signs_differ(at_low, at_high))
             members = load(_MEMBERS, crossing * np.uint64(_LANES), lanes)
@@ -248,32 +253,33 @@ def _loss(lanes, m, n, population, x, g, value, group, tables):
                 in_left, in_right = in_left * left, in_right * right
                 m2 = lines[line + np.uint64(2)] - weight * total(in_left + in_right)
             else:
-                first = np.uint64(lines[line + np.uint64(SLOTS[0])])
-                end = first + np.uint64(lines[line + np.uint64(COUNT)])
-                while first < end:
-                    middle = (first + end) >> np.uint64(1)
+                place = np.uint64(lines[line + np.uint64(SLOTS[0])])
+                end = place + np.uint64(lines[line + np.uint64(COUNT)])
+                while place < end:
+                    middle = (place + end) >> np.uint64(1)
                     if ordered[first_line[r] + middle] <= t:
-                        first = middle + np.uint64(1)
+                        place = middle + np.uint64(1)
                     else:
                         end = middle
-                first += first_tail[r]
-                m0, m1, m2 = tails[0][first], tails[1][first], tails[2][first]
+                place += first_tail[r]
+                m0, m1, m2 = tails[0][place], tails[1][place], tails[2][place]
         a, bias = A[q], x[np.uint64(biases) + o]
-        r0, r1, r2 = total0[r] - m0, total1[r] - m1, total2[r] - m2
-        falling = a < 0.0
-        m0, m1, m2 = r0 if falling else m0, r1 if falling else m1, r2 if falling else m2
+        # Where a < 0 the amplitudes below are on. By arithmetic: nobody could predict a branch.
+        sign = math.copysign(1.0, a)
+        falling = 0.5 - 0.5 * sign
+        m0 = falling * total0[r] + sign * m0
+        m1 = falling * total1[r] + sign * m1
+        m2 = falling * total2[r] + sign * m2
         u[q] = a * m2 + bias * m1
         v[q] = a * m1 + bias * m0
-        # Where r is another's input, into a place that nobody reads.
-        own = o if o == r else np.uint32(n * lanes)
-        own1[own], own2[own] = m1, m2
+        first[q], second[q] = m1, m2
     half, losses = broadcast(0.5, lanes), broadcast(0.0, lanes)
     for i in range(n):
         q, o = (i * n + i) * lanes, i * lanes
         share, u_ii = load(twice_importance, o, lanes), load(u, q, lanes)
         losses = losses + half * share * (load(total2, o, lanes) - u_ii)
-        store(u, q, u_ii - load(own2, o, lanes))
-        s = load(v, i * n * lanes, lanes) - load(own1, o, lanes)
+        store(u, q, u_ii - load(second, q, lanes))
+        s = load(v, i * n * lanes, lanes) - load(first, q, lanes)
         for j in range(1, n):
             s = s + load(v, (i * n + j) * lanes, lanes)
         s = share * s
@@ -289,14 +295,17 @@ def _loss(lanes, m, n, population, x, g, value, group, tables):
             store(u, p, D)
     quarter = broadcast(0.25, lanes)
     for k in range(m):
+        for i in range(n):
+            x_ki = load(x, (k * n + i) * lanes, lanes)
+            for j in range(n):
+                q, p = (k * n + j) * lanes, (i * n + j) * lanes
+                if i == 0:
+                    store(g, q, x_ki * load(u, p, lanes))
+                else:
+                    store(g, q, load(g, q, lanes) + x_ki * load(u, p, lanes))
         for j in range(n):
-            slope_kj = load(x, k * n * lanes, lanes) * load(u, j * lanes, lanes)
-            for i in range(1, n):
-                D = load(u, (i * n + j) * lanes, lanes)
-                slope_kj = slope_kj + load(x, (k * n + i) * lanes, lanes) * D
             q = (k * n + j) * lanes
-            store(g, q, slope_kj)
-            losses = losses + quarter * load(x, q, lanes) * slope_kj
+            losses = losses + quarter * load(x, q, lanes) * load(g, q, lanes)
     store(value, 0, losses)
 
 
