@@ -298,11 +298,11 @@ def _loss(lanes, m, n, population, x, g, value, group, tables):
         for i in range(n):
             x_ki = load(x, (k * n + i) * lanes, lanes)
             for j in range(n):
-                q, p = (k * n + j) * lanes, (i * n + j) * lanes
-                if i == 0:
-                    store(g, q, x_ki * load(u, p, lanes))
-                else:
-                    store(g, q, load(g, q, lanes) + x_ki * load(u, p, lanes))
+                q = (k * n + j) * lanes
+                slope_kj = x_ki * load(u, (i * n + j) * lanes, lanes)
+                if i > 0:
+                    slope_kj = load(g, q, lanes) + slope_kj
+                store(g, q, slope_kj)
         for j in range(n):
             q = (k * n + j) * lanes
             losses = losses + quarter * load(x, q, lanes) * load(g, q, lanes)
@@ -313,7 +313,7 @@ def _sizes(m: int, n: int) -> tuple[int, int, int, int, int]:
     """Lanes of a group, and sizes of its arrays: of parameters, of pairs, of lists of pairs, which
     have room for a pair more, and of features."""
     lanes = _LANES if n <= MOST_FEATURES else 1
-    return lanes, (m * n + n) * lanes, n * n * lanes, (n * n + 1) * lanes, (n + 1) * lanes
+    return lanes, (m * n + n) * lanes, n * n * lanes, (n * n + 1) * lanes, n * lanes
 
 
 @functools.cache
