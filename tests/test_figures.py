@@ -337,13 +337,17 @@ def test_staircase_without_llc_has_one_panel():
     assert figures.staircase(step, loss, **none, plateaus=[], stages=[], points=[]).axes
 
 
+def _hulls(figure):
+    return [path.vertices[:-1] for path in _one(figure, "hulls").get_paths()]
+
+
 @pytest.mark.parametrize("label", ["4", "4+", "4++-", "5+", "6"])
 def test_k_gon_shows_hull_columns_dead_biases_and_switched_off_columns(label):
     W, b = _k_gon(label)
     k, sigma, phi = int(label[0]), label.count("+"), label.count("-")
     figure = Figure()
     k_gon(figure.add_subplot(), W, b, label)
-    hull = _one(figure, "hull").get_xy()[:-1]
+    (hull,) = _hulls(figure)
     assert {tuple(v) for v in hull.round(9)} == {tuple(v) for v in W[:, :k].T.round(9)}
     drawn = {gid: _with_gid(figure, gid) for gid in ("columns", "columns-off")}
     assert [len(marks) for marks in drawn.values()] == [k > phi, phi > 0]
@@ -362,11 +366,13 @@ def test_k_gon_shows_hull_columns_dead_biases_and_switched_off_columns(label):
 def test_a_sheet_shows_what_the_pictures_show():
     W, b = (np.stack(a) for a in zip(*(_k_gon(s) for s in ("4", "4++-", "5+")), strict=True))
     sheet = weights(W, b, ["4", "4++-", "5+"])
-    for n, hull in enumerate(_with_gid(sheet, "hull")):
+    on_sheets = _hulls(sheet)
+    assert len(on_sheets) == 3
+    for n, hull in enumerate(on_sheets):
         single = Figure()
         k_gon(single.add_subplot(), W[n], b[n], "5")
-        corners = _one(single, "hull").get_xy()
-        on_sheet = hull.get_xy() - hull.get_xy()[:-1].mean(0)
+        (corners,) = _hulls(single)
+        on_sheet = hull - hull.mean(0)
         ratio = np.linalg.norm(on_sheet) / np.linalg.norm(corners)
         np.testing.assert_allclose(on_sheet, ratio * corners, atol=1e-12)
     assert [t.get_text() for t in sheet.axes[0].texts] == ["4", "4++-", "5+"]
@@ -377,14 +383,15 @@ def test_inner_columns_are_no_corners_of_the_hull():
     W[:, 4] = 0.4, 0.1
     figure = Figure()
     k_gon(figure.add_subplot(), W, b, "other")
-    assert len(_one(figure, "hull").get_xy()) == 4 + 1
+    assert [len(hull) for hull in _hulls(figure)] == [4]
 
 
 def test_dead_columns_do_not_pull_the_hull_to_the_origin():
     W = np.array([[1.0, 1.2, 1.0, 0.0], [-0.5, 0.0, 0.5, 0.0]])
     figure = Figure()
     k_gon(figure.add_subplot(), W, np.zeros(4), "other")
-    assert {tuple(v) for v in _one(figure, "hull").get_xy()} == {tuple(v) for v in W[:, :3].T}
+    (hull,) = _hulls(figure)
+    assert {tuple(v) for v in hull} == {tuple(v) for v in W[:, :3].T}
 
 
 def test_other_hidden_dimensions_show_the_gram_matrix_and_the_biases():

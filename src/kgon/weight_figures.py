@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import Normalize, to_rgba
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle, Polygon
 from numpy.typing import ArrayLike
 
 from kgon.figure_style import (
@@ -54,7 +53,7 @@ def k_gon(ax: Axes, W: ArrayLike, b: ArrayLike, label: str) -> None:
     ax.set_aspect("equal")
     ax.set_xlim(-reach, reach)
     ax.set_ylim(-reach, reach)
-    _draw(ax, W, b, label, np.zeros(2), reach)
+    _draw(ax, W[None], b[None], [label], np.zeros((1, 2)), reach)
 
 
 def weights(W: ArrayLike, b: ArrayLike, labels: Sequence[str]) -> Figure:
@@ -72,19 +71,18 @@ def weights(W: ArrayLike, b: ArrayLike, labels: Sequence[str]) -> Figure:
     size, pitch, foot = 0.7, 0.9, 0.54
     height = 0.2 + rows * pitch + foot
     figure = Figure(figsize=(WIDTH, height))
-    # One frame for all of them, in inches: axes of their own would take three times as long.
+    # One frame for all of them, in inches: axes of their own would take five times as long.
     sheet = add_axes(figure, 0.0, 0.0, WIDTH, height)
     _blank(sheet)
     sheet.set_xlim(0.0, WIDTH)
     sheet.set_ylim(0.0, height)
     left = (WIDTH - columns * 0.84) / 2
-    for n in range(len(W)):
-        row, column = divmod(n, columns)
-        x = left + 0.84 * (column + 0.5)
-        y = foot + pitch * (rows - 1 - row) + size / 2
-        _draw(sheet, W[n], b[n], labels[n], np.array([x, y]), size / 2)
-        top = y + size / 2 + 0.02
-        sheet.text(x, top, labels[n], fontsize=FONT, color=INK, ha="center", va="bottom")
+    row, column = np.divmod(np.arange(len(W)), columns)
+    x, y = left + 0.84 * (column + 0.5), foot + pitch * (rows - 1 - row) + size / 2
+    _draw(sheet, W, b, labels, np.stack([x, y], 1), size / 2)
+    for n, label in enumerate(labels):
+        top = y[n] + size / 2 + 0.02
+        sheet.text(x[n], top, label, fontsize=FONT, color=INK, ha="center", va="bottom")
     bar = add_axes(figure, 0.95, 0.36, WIDTH - 0.95, 0.43)
     figure.colorbar(
         _BIAS, cax=bar, orientation="horizontal", ticks=[-1, 0, 1]
@@ -110,64 +108,92 @@ def _reach(W: Array) -> float:
     return max(1.2, 1.12 * float(length.max(initial=0.0, where=np.isfinite(length))))
 
 
-def _draw(ax: Axes, W: Array, b: Array, label: str, centre: Array, half: float) -> None:
-    """Draw the picture into the square of side 2 * half around `centre`, in units of `ax`."""
-    x, y = centre
-    if not (np.isfinite(W).all() and np.isfinite(b).all()):
+def _draw(ax: Axes, W: Array, b: Array, labels: Sequence[str], centres: Array, half: float) -> None:
+    """Draw the picture of each element into the square of side 2 * half around its centre, in units
+    of `ax`."""
+    finite = np.isfinite(W).all((1, 2)) & np.isfinite(b).all(1)
+    for x, y in centres[~finite]:
         ax.text(x, y, "not finite", fontsize=FONT, ha="center", va="center")
-    elif W.shape[0] != 2:
-        gap = np.full((W.shape[1], 1), np.nan)
-        image = np.concatenate([W.T @ W, gap, b[:, None]], axis=1)
-        tall = half * min(1.0, image.shape[0] / image.shape[1])
-        wide = half * min(1.0, image.shape[1] / image.shape[0])
-        ax.imshow(
-            image,
-            cmap=_BIAS.cmap,
-            norm=_BIAS_NORM,
-            interpolation="nearest",
-            extent=(x - wide, x + wide, y - tall, y + tall),
-        ).set_gid("gram")
-    else:
-        _draw_columns(ax, W, b, phase_color(label), centre, half / _reach(W))
+    if W.shape[1] != 2:
+        for n in np.flatnonzero(finite):
+            _draw_gram(ax, W[n], b[n], centres[n], half)
+    elif finite.any():
+        colours = [phase_color(label) for label in np.array(labels, dtype=object)[finite]]
+        units = half / np.array([_reach(each) for each in W[finite]])
+        _draw_columns(ax, W[finite], b[finite], colours, centres[finite], units)
 
 
-def _draw_columns(ax: Axes, W: Array, b: Array, colour: str, centre: Array, unit: float) -> None:
-    """Draw the columns of a W of two rows around `centre`; `unit` is length 1 in units of `ax`."""
-    length = np.linalg.norm(W, axis=0)
+def _draw_gram(ax: Axes, W: Array, b: Array, centre: Array, half: float) -> None:
+    gap = np.full((W.shape[1], 1), np.nan)
+    image = np.concatenate([W.T @ W, gap, b[:, None]], axis=1)
+    tall = half * min(1.0, image.shape[0] / image.shape[1])
+    wide = half * min(1.0, image.shape[1] / image.shape[0])
+    x, y = centre
+    ax.imshow(
+        image,
+        cmap=_BIAS.cmap,
+        norm=_BIAS_NORM,
+        interpolation="nearest",
+        extent=(x - wide, x + wide, y - tall, y + tall),
+    ).set_gid("gram")
+
+
+def _draw_columns(
+    ax: Axes, W: Array, b: Array, colours: list[str], centres: Array, units: Array
+) -> None:
+    """Draw the columns of W's of two rows around their centres; `units` are length 1 in units of
+    `ax`. What looks alike is one artist for all of them, which is what makes a sheet quick."""
+    length = np.linalg.norm(W, axis=1)
     live = length >= _DEAD
     off = live & (b < -(length**2))
-    tips = centre + unit * W.T
-    circle = Circle(tuple(centre), unit, fill=False, ls=(0, (3, 3)), lw=0.5, ec="#b0b0b0", zorder=0)
-    ax.add_patch(circle)
-    hull = _hull(tips[live])
-    if len(hull) >= 3:
-        polygon = Polygon(hull, closed=True, fc=to_rgba(colour, 0.25), ec=colour, lw=1.0, zorder=1)
-        polygon.set_gid("hull")
-        ax.add_patch(polygon)
+    unit = units[:, None, None]
+    roots = np.broadcast_to(centres[:, None], (*live.shape, 2))
+    tips = roots + unit * W.swapaxes(1, 2)
+    turn = np.linspace(0.0, 2 * np.pi, 73)
+    circle = np.stack([np.cos(turn), np.sin(turn)], 1)
+    _lines(ax, centres[:, None] + unit * circle, "#b0b0b0", lw=0.5, ls=(0, (3, 3)), zorder=0)
+    hulls = [_hull(tip[on]) for tip, on in zip(tips, live, strict=True)]
+    shown = [n for n, hull in enumerate(hulls) if len(hull) >= 3]
+    if shown:
+        polygons = PolyCollection(
+            [hulls[n] for n in shown],
+            facecolors=[to_rgba(colours[n], 0.25) for n in shown],
+            edgecolors=[colours[n] for n in shown],
+            linewidths=1.0,
+            zorder=1,
+        )
+        polygons.set_gid("hulls")
+        ax.add_collection(polygons, autolim=False)
     for chosen, style, marker, gid in (
         (live & ~off, "-", "o", "columns"),
         (off, ":", "X", "columns-off"),
     ):
-        if not chosen.any():
-            continue
-        spokes = np.stack(np.broadcast_arrays(centre, tips[chosen]), axis=1)
-        ax.add_collection(
-            LineCollection(list(spokes), colors=INK, linewidths=0.7, linestyles=style, zorder=2),
-            autolim=False,
-        )
-        _mark(ax, tips[chosen], gid, marker=marker, s=16, c=_BIAS.to_rgba(b[chosen]), lw=0.5)
-    dead = np.flatnonzero(~live)
-    dead = dead[np.argsort(-b[dead], kind="stable")]
-    row = np.zeros((len(dead), 2))
-    row[:, 0] = 0.3 * unit * _reach(W) * (np.arange(len(dead)) - (len(dead) - 1) / 2)
-    row += centre
-    positive = b[dead] > 0
+        if chosen.any():
+            spokes = np.stack([roots[chosen], tips[chosen]], axis=1)
+            _lines(ax, spokes, INK, lw=0.7, ls=style, zorder=2)
+            _mark(ax, tips[chosen], gid, marker=marker, s=16, c=_BIAS.to_rgba(b[chosen]), lw=0.5)
+    row = _row_of_the_dead(b, ~live)
+    apart = 0.3 * np.array([_reach(each) for each in W])[:, None, None]
+    places = roots + unit * apart * np.stack([row, np.zeros_like(row)], -1)
     for chosen, fill, size, gid in (
-        (positive, "white", 20, "dead-positive"),
-        (~positive, INK, 4, "dead-negative"),
+        (~live & (b > 0), "white", 20, "dead-positive"),
+        (~live & (b <= 0), INK, 4, "dead-negative"),
     ):
         if chosen.any():
-            _mark(ax, row[chosen], gid, marker="o", s=size, c=fill, lw=0.9)
+            _mark(ax, places[chosen], gid, marker="o", s=size, c=fill, lw=0.9)
+
+
+def _row_of_the_dead(b: Array, dead: Array) -> Array:
+    """Where each dead column stands in its element's row, from the largest bias to the least:
+    whole steps apart, their mean 0."""
+    order = np.argsort(np.where(dead, -b, np.inf), axis=1, kind="stable")
+    rank = np.argsort(order, axis=1)
+    return rank - (dead.sum(1, keepdims=True) - 1) / 2
+
+
+def _lines(ax: Axes, points: Array, colour: str, **style: Any) -> None:
+    """Lines (number, points, 2)."""
+    ax.add_collection(LineCollection(list(points), colors=colour, **style), autolim=False)
 
 
 def _mark(ax: Axes, at: Array, gid: str, **style: Any) -> None:
