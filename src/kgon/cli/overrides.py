@@ -170,8 +170,8 @@ def _explain(config_name: str, word: str, key: str, value: str, error: Exception
 
 
 def _has(path: Path, key: str) -> bool:
-    above, _, name = f".{key}".rpartition(".")
     """Whether a file's config has a key; what it interpolates is elsewhere."""
+    above, _, name = f".{key}".rpartition(".")
     node: Any = OmegaConf.load(path)
     if above:
         node = OmegaConf.select(node, above[1:], throw_on_resolution_failure=False)
