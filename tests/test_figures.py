@@ -321,7 +321,7 @@ def test_staircase_plots_loss_llc_theory_plateaus_and_pictures():
         np.testing.assert_array_equal(_one(figure, f"stage-{i}").get_xydata(), [[at, nearest]])
     # An estimate far below the frame is marked on its lower edge, not dropped.
     low = lower.get_ylim()[0]
-    hidden = _one(figure, "llc-below-frame").get_xdata()
+    hidden = _one(figure, "below-frame").get_xdata()
     assert set(step[llc < low]) <= set(hidden) <= set(step[llc < low + 1])
     assert llc[0] < low
 
@@ -436,7 +436,7 @@ def test_llc_by_phase_plots_estimates_and_theory():
     np.testing.assert_array_equal(_one(figure, "theory-5").get_xydata(), [[_loss("5"), 7.0]])
     # No cross where no theory is known (4-gons here) or no snapshot is (6).
     assert [t.get_text() for t in _with_gid(figure, "theory-label")] == ["5"]
-    np.testing.assert_array_equal(_one(figure, "llc-below-frame").get_xdata(), [0.3])
+    np.testing.assert_array_equal(_one(figure, "below-frame").get_xdata(), [0.3])
 
 
 # --------------------------------------------------------------------------------- files, errors

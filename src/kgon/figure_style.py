@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.markers import MarkerStyle
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
@@ -329,6 +330,18 @@ def margin_labels(ax: Axes, entries: Sequence[tuple[str, float]], *, lines: bool
             color=INK,
             annotation_clip=False,
         ).set_gid("level-label")
+
+
+def mark_below_frame(ax: Axes, x: Array) -> list[Line2D]:
+    """Triangles on the lower edge at the abscissas of what lies below the frame; the legend's entry
+    for them, none without any."""
+    if not x.size:
+        return []
+    style: dict[str, Any] = {"ls": "", "marker": "v", "ms": 3, "color": INK}
+    on_edge = ax.get_xaxis_transform()
+    marks = ax.plot(x, np.full(x.size, 0.03), transform=on_edge, clip_on=False, zorder=3, **style)
+    marks.pop().set_gid("below-frame")
+    return [Line2D([], [], label="off scale", **style)]
 
 
 def _fraction(ax: Axes, value: float) -> float:

@@ -30,6 +30,7 @@ from kgon.figure_style import (
     loss_limits,
     margin_labels,
     margin_width,
+    mark_below_frame,
     parse_label,
     phase_color,
     phase_legend,
@@ -192,14 +193,14 @@ def staircase(
         below = add_axes(figure, 0.5, bottom, right, bottom + panel)
         linear_step_axis(below, float(span.max()))
         panels.append(below)
-        _draw_llc(
+        hidden = _draw_llc(
             below,
             np.asarray(llc_step, dtype=float),
             np.asarray(llc, dtype=float),
             None if llc_stderr is None else np.asarray(llc_stderr, dtype=float),
             theory,
         )
-        _draw_theory(below, pictured, plateaus, by_label, float(span.max()))
+        _draw_theory(below, pictured, plateaus, by_label, float(span.max()), hidden)
         margin_labels(below, theory, lines=False)
         label_axes(below, None, r"LLC $\hat\lambda$ ($\pm$ s.e.)")
         ax.tick_params(labelbottom=False)
@@ -226,8 +227,8 @@ def staircase(
 
 def _draw_llc(
     ax: Axes, step: Array, llc: Array, stderr: Array | None, theory: Sequence[tuple[str, float]]
-) -> None:
-    """Estimates with error bars; those below the frame as triangles on its lower edge."""
+) -> list[Line2D]:
+    """Estimates with error bars; the legend's entry for those below the frame, if there are any."""
     finite = llc[np.isfinite(llc)]
     values = [*finite, *(value for _, value in theory)] or [0.0, 1.0]
     top = max(values)
@@ -246,19 +247,7 @@ def _draw_llc(
         zorder=3,
         label="estimate",
     ).lines[0].set_gid("llc")
-    hidden = step[llc < floor]
-    if hidden.size:
-        ax.plot(
-            hidden,
-            np.zeros(hidden.size) + 0.03,
-            ls="",
-            marker="v",
-            ms=3,
-            color=INK,
-            transform=ax.get_xaxis_transform(),
-            zorder=3,
-            clip_on=False,
-        ).pop().set_gid("llc-below-frame")
+    return mark_below_frame(ax, step[llc < floor])
 
 
 def _draw_theory(
@@ -267,8 +256,10 @@ def _draw_theory(
     plateaus: Sequence[Mapping[str, Any]],
     by_label: Mapping[str, Level],
     end: float,
+    hidden: list[Line2D],
 ) -> None:
-    """The theory LLC over each stage: over its plateau, or else up to the next stage."""
+    """The theory LLC over each stage: over its plateau, or else up to the next stage; the legend,
+    with the entry for what is hidden."""
     drawn = False
     for i, stage in enumerate(stages):
         point = by_label.get(stage.label)
@@ -292,7 +283,7 @@ def _draw_theory(
         dashes = Line2D([], [], color=GREY, ls="--", lw=1.2, label="theory")
         dots = Line2D([], [], color=INK, marker="o", ms=2.2, lw=0.8, label="estimate")
         ax.legend(
-            handles=[dots, dashes],
+            handles=[dots, dashes, *hidden],
             loc="lower right",
             fontsize=FONT,
             frameon=False,
@@ -394,10 +385,16 @@ def llc_by_phase(
         )
     order = phase_order(phase)
     crosses = [p for p in points if p.llc is not None and p.label in order]
-    body, above = 2.0, 0.24 + legend_height(len(order))
+    known = [float(p.llc) for p in crosses if p.llc is not None]
+    values = [*y[np.isfinite(y)], *known, 1.0]
+    top = max(values)
+    floor = max(min(values), -0.25 * top)
+    hidden = x[y < floor]
+    body, above = 2.0, 0.24 + legend_height(len(order) + bool(hidden.size))
     figure = Figure(figsize=(WIDTH, body + above + 0.4))
     ax = add_axes(figure, 0.5, 0.36, WIDTH - 0.16, 0.36 + body)
     label_axes(ax, "population loss $L(w)$", r"LLC $\hat\lambda$")
+    ax.set_ylim(floor - 0.05 * (top - floor or 1.0), top * 1.15)
     handles = []
     for label in order:
         here = phase == label
@@ -412,7 +409,6 @@ def llc_by_phase(
             f"phase-{label}"
         )
         handles.append(Line2D([], [], ms=4, label=label, **style))
-    known = [float(p.llc) for p in crosses if p.llc is not None]
     for point, value in zip(crosses, known, strict=True):
         colour = phase_color(point.label)
         ax.plot(point.loss, value, marker="x", ms=9, mew=3.0, color="white", zorder=3)
@@ -424,21 +420,7 @@ def llc_by_phase(
         ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.xaxis.set_minor_formatter(NullFormatter())
-    finite = [*y[np.isfinite(y)], *known]
-    if finite:
-        floor = max(min(finite), -0.25 * max(*finite, 1.0))
-        ax.set_ylim(floor - 0.05 * (max(finite) - floor or 1), max(finite) * 1.15)
-        hidden = x[y < floor]
-        if hidden.size:
-            ax.plot(
-                hidden,
-                np.zeros(hidden.size) + 0.02,
-                ls="",
-                marker="v",
-                ms=3,
-                color=GREY,
-                transform=ax.get_xaxis_transform(),
-            ).pop().set_gid("llc-below-frame")
+    handles += mark_below_frame(ax, hidden)
     # Names above the crosses, moved sideways where they would touch.
     named = sorted(zip(crosses, known, strict=True), key=lambda pair: pair[0].loss)
     to_axes = ax.transAxes.inverted().transform

@@ -78,13 +78,17 @@ def against_theory(rows: Rows) -> Figure:
         FuncFormatter(lambda i, _: f"{sizes[round(i)]:,}" if 0 <= round(i) < len(sizes) else "")
     )
     label_axes(ax, "samples n", "LLC")
-    write_title(figure, "LLC and standard error; dashed: theory, x: published")
+    write_title(figure, f"LLC ± s.e.; dashed: theory, x: published{_pale(rows)}")
     handles = [
         Line2D([], [], color=phase_color(p), marker=phase_marker(p), ls="--", ms=5, lw=0.8, label=p)
         for p in labels
     ]
     phase_legend(figure, handles, 0.2)
     return figure
+
+
+def _pale(rows: Rows) -> str:
+    return ", pale: not ok" if any(row["verdict"] != "ok" for row in rows) else ""
 
 
 def _theory_lines(ax: Axes, theory: Mapping[str, float]) -> None:
@@ -128,7 +132,7 @@ def along_training(rows: Rows, points: Sequence[Level]) -> Figure:
     if step.max(initial=0) > 0:
         ax.set_xlim(right=1.2 * step.max())  # room for the last marker
     label_axes(ax, "SGD steps", "LLC")
-    write_title(figure, "LLC of members; dashed: theory, pale: not ok")
+    write_title(figure, f"LLC of members; dashed: theory{_pale(rows)}")
     handles = [
         Line2D([], [], color=phase_color(p), marker=phase_marker(p), ls="", ms=5, label=p)
         for p in labels
