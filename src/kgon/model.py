@@ -1,5 +1,6 @@
 """The toy model of superposition as a LightningModule: an ensemble of members on one axis."""
 
+import functools
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -157,23 +158,12 @@ class TMS(L.LightningModule):
         record, and so of every checkpoint: a run that goes on gives its loggers the whole of it.
         """
         own: dict[str, Tensor] = {}
-        for jobs, places in self._jobs_by_size():
+        for jobs, places in _jobs_by_size(tuple(where.stop for where, _ in self.parts)):
             for name, values in metrics(places).items():
                 empty = torch.full((len(self.parts),), torch.nan, dtype=torch.float64)
                 own.setdefault(name, empty)[jobs] = values.double()
         self.noted |= own
         self.history.log(self.global_step, own)
-
-    def _jobs_by_size(self) -> list[tuple[Tensor, Tensor]]:
-        """For each number of members the jobs that have it, (n_jobs,), and their members' places,
-        (n_jobs, n_members)."""
-        start, end = torch.tensor([(where.start, where.stop) for where, _ in self.parts]).T
-        sizes = end - start
-        return [
-            (jobs, start[jobs][:, None] + torch.arange(size))
-            for size in sizes.unique().tolist()
-            for jobs in [(sizes == size).nonzero().flatten()]
-        ]
 
     def noted_of(self, job: int) -> dict[str, float]:
         """The last value of every metric of a job."""
@@ -221,6 +211,20 @@ class TMS(L.LightningModule):
                 )
         self.history.load_state_dict(checkpoint["history"])
         self._n_loaded = len(self.history.logged)
+
+
+@functools.lru_cache(maxsize=1)
+def _jobs_by_size(ends: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
+    """For each number of members the jobs that have it, (n_jobs,), and their members' places,
+    (n_jobs, n_members). `ends`: where each job's members end on the axis."""
+    end = torch.tensor(ends)
+    start = torch.tensor([0, *ends[:-1]])
+    sizes = end - start
+    return [
+        (jobs, start[jobs][:, None] + torch.arange(size))
+        for size in sizes.unique().tolist()
+        for jobs in [(sizes == size).nonzero().flatten()]
+    ]
 
 
 def coming_rates(optimizer: torch.optim.Optimizer, scheduler: Any, n_steps: int) -> Tensor:
