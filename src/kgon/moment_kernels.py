@@ -183,7 +183,7 @@ def _loss(lanes, m, n, population, x, g, value, group, tables):
     b, the M_k held. The loss is quadratic in (A, b), so it is (A D + b s) / 2 and the terms that
     the quadratic form lacks.
     """
-    A, u, v, first, second, threshold = group[0]
+    A, u, v, moment1, moment2, threshold = group[0]
     todo, output_of, input_of, line_of = group[1]
     low, high, scale, last, total0, total1, total2, twice_importance = group[2]
     first_line, first_tail = group[3]
@@ -212,8 +212,8 @@ def _loss(lanes, m, n, population, x, g, value, group, tables):
             store(u, q, a * m2 + bias * m1)
             store(v, q, a * m1 + bias * m0)
             if i == j:
-                store(first, q, m1)
-                store(second, q, m2)
+                store(moment1, q, m1)
+                store(moment2, q, m2)
             # Without a branch, which nobody could predict.
             crossing = np.uint64(signs_differ(at_low, at_high))
             members = load(_MEMBERS, crossing * np.uint64(_LANES), lanes)
@@ -272,14 +272,14 @@ def _loss(lanes, m, n, population, x, g, value, group, tables):
         m2 = falling * total2[r] + sign * m2
         u[q] = a * m2 + bias * m1
         v[q] = a * m1 + bias * m0
-        first[q], second[q] = m1, m2
+        moment1[q], moment2[q] = m1, m2
     half, losses = broadcast(0.5, lanes), broadcast(0.0, lanes)
     for i in range(n):
         q, o = (i * n + i) * lanes, i * lanes
         share, u_ii = load(twice_importance, o, lanes), load(u, q, lanes)
         losses = losses + half * share * (load(total2, o, lanes) - u_ii)
-        store(u, q, u_ii - load(second, q, lanes))
-        s = load(v, i * n * lanes, lanes) - load(first, q, lanes)
+        store(u, q, u_ii - load(moment2, q, lanes))
+        s = load(v, i * n * lanes, lanes) - load(moment1, q, lanes)
         for j in range(1, n):
             s = s + load(v, (i * n + j) * lanes, lanes)
         s = share * s
