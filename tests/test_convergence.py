@@ -66,8 +66,9 @@ def test_what_is_not_finite_equal_or_too_short():
     assert all(x.isnan().all() and x.shape == (12,) for x in convergence(draws[:3]))
 
 
-def test_draws_transformed_in_parts_are_the_same(monkeypatch):
+@pytest.mark.parametrize("at_once", [1, 5, 12, 3 * 12])  # draws of half a chain of 12 quantities
+def test_draws_transformed_in_parts_are_the_same(monkeypatch, at_once):
     draws = autoregressive(0.5, 40, 7)
     whole = convergence(draws)
-    monkeypatch.setattr(module, "_AT_ONCE", 2 * 20 * 12)
+    monkeypatch.setattr(module, "_AT_ONCE", at_once * 20)
     torch.testing.assert_close(convergence(draws), whole, rtol=1e-12, atol=0)

@@ -23,8 +23,10 @@ from torch import Tensor
 _RESOLUTION = 1e-15
 """Range of draws that counts as none."""
 
-_AT_ONCE = 2**21
-"""Most draws that are transformed at once: what this takes does not grow with their number."""
+_AT_ONCE = 2**15
+"""Most draws that are transformed at once, or a half chain. What this takes does not grow with
+their number, and is small enough to be used again: larger pieces of memory are given back and
+asked for anew each time, which costs more than the transform."""
 
 
 def convergence(draws: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,17 +63,21 @@ def convergence(draws: Tensor) -> tuple[Tensor, Tensor]:
 def _power(chains: Tensor, mean: Tensor) -> Tensor:
     """Power spectrum (*batch, n + 1) of chains (m, *batch, n) about their means (m, *batch), summed
     over m: n times the Fourier transform of their autocovariances at lags 0 to n - 1."""
-    n = chains.shape[-1]
-    total = torch.zeros(*chains.shape[1:-1], n + 1, dtype=torch.float64)
-    at_once = max(1, _AT_ONCE // max(chains[0].numel(), 1))
-    for part, centre in zip(chains.split(at_once), mean.split(at_once), strict=True):
-        # Padded with as many zeros, so that the ends do not meet; rfft's own padding is slow.
-        padded = part.new_zeros(*part.shape[:-1], 2 * n)
-        torch.sub(part, centre.unsqueeze(-1), out=padded[..., :n])
-        spectrum = torch.view_as_real(torch.fft.rfft(padded))
-        squares = (spectrum * spectrum).sum(0)
-        total += squares[..., 0] + squares[..., 1]
-    return total
+    n, batch = chains.shape[-1], chains.shape[1:-1]
+    total = torch.zeros(math.prod(batch), n + 1, dtype=torch.float64)
+    points = max(1, _AT_ONCE // n)
+    parts = chains.reshape(len(chains), -1, n).split(points, 1)
+    centres = mean.reshape(len(chains), -1).split(points, 1)
+    for part, centre, power in zip(parts, centres, total.split(points), strict=True):
+        at_once = max(1, _AT_ONCE // max(part[0].numel(), 1))
+        for draws, average in zip(part.split(at_once), centre.split(at_once), strict=True):
+            # Padded with as many zeros, so that the ends do not meet; rfft's own padding is slow.
+            padded = draws.new_zeros(*draws.shape[:-1], 2 * n)
+            torch.sub(draws, average.unsqueeze(-1), out=padded[..., :n])
+            spectrum = torch.view_as_real(torch.fft.rfft(padded))
+            squares = (spectrum * spectrum).sum(0)
+            power += squares[..., 0] + squares[..., 1]
+    return total.view(*batch, n + 1)
 
 
 def _tau(rho: Tensor, n_all: int) -> Tensor:
