@@ -63,13 +63,14 @@ def convergence(draws: Tensor) -> tuple[Tensor, Tensor]:
 def _power(chains: Tensor, mean: Tensor) -> Tensor:
     """Power spectrum (*batch, n + 1) of chains (m, *batch, n) about their means (m, *batch), summed
     over m: n times the Fourier transform of their autocovariances at lags 0 to n - 1."""
-    n, batch = chains.shape[-1], chains.shape[1:-1]
-    total = torch.zeros(math.prod(batch), n + 1, dtype=torch.float64)
-    points = max(1, _AT_ONCE // n)
-    parts = chains.reshape(len(chains), -1, n).split(points, 1)
-    centres = mean.reshape(len(chains), -1).split(points, 1)
-    for part, centre, power in zip(parts, centres, total.split(points), strict=True):
-        at_once = max(1, _AT_ONCE // max(part[0].numel(), 1))
+    m, *batch, n = chains.shape
+    size = math.prod(batch)
+    total = torch.zeros(size, n + 1, dtype=torch.float64)
+    some = max(1, _AT_ONCE // n)
+    parts = chains.reshape(m, size, n).split(some, 1)
+    centres = mean.reshape(m, size).split(some, 1)
+    for part, centre, power in zip(parts, centres, total.split(some), strict=True):
+        at_once = max(1, _AT_ONCE // part[0].numel())
         for draws, average in zip(part.split(at_once), centre.split(at_once), strict=True):
             # Padded with as many zeros, so that the ends do not meet; rfft's own padding is slow.
             padded = draws.new_zeros(*draws.shape[:-1], 2 * n)
