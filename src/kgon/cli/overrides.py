@@ -143,6 +143,11 @@ def _composes(config_name: str, word: str, words: list[str]) -> bool:
 
 def _explain(config_name: str, word: str, key: str, value: str, error: Exception) -> str:
     if (CONF / key).is_dir():
+        defaults = OmegaConf.load(CONF / f"{config_name}.yaml").defaults
+        own = [str(group) for entry in defaults if isinstance(entry, DictConfig) for group in entry]
+        if key not in own:
+            there_are = ", ".join(g for g in own if "hydra/" not in g) or "none"
+            return f"{word}: kgon {config_name} has no group {key!r}; there are {there_are}"
         options = sorted(path.stem for path in (CONF / key).glob("*.yaml"))
         wrong = [v.strip() for v in value.strip("[]").split(",") if v.strip() not in options]
         missing = wrong[0] if wrong else value
