@@ -19,7 +19,6 @@ not until that of a function inlined into it does (`make clean` forgets it).
 """
 
 import functools
-import math
 from typing import Any
 
 import numba
@@ -29,10 +28,22 @@ from numba.core import types
 from numba.core.cgutils import get_item_pointer, get_or_insert_function
 from numba.extending import intrinsic
 
-from kgon.moment_tables import COUNT, SLOTS, bucket
+from kgon.moment_tables import AT_ONCE, COUNT, SLOTS, bucket
 from kgon.scratch import arrays
 from kgon.streams import noise_pair, normal_pair, unit
-from kgon.vectors import broadcast, load, signs_differ, store, total, where_at_most, where_positive
+from kgon.vectors import (
+    all_at_most,
+    beside,
+    broadcast,
+    columns,
+    load,
+    parts,
+    signs_differ,
+    store,
+    where_at_most,
+    where_positive,
+    with_sign_of,
+)
 
 # As in `kernels`: fused multiply-adds, no reassociation, no assumption that numbers are finite.
 _RULES = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
@@ -51,9 +62,6 @@ _MEMBERS = np.array([(lanes + [0] * _LANES)[:_LANES] for lanes in _SETS], dtype=
 """For each mask of lanes, in `_LANES` places, the lanes whose bits are set; how many of them are
 (`_N_MEMBERS`)."""
 _N_MEMBERS = np.array([len(lanes) for lanes in _SETS], dtype=np.uint8)
-
-_HALF = (SLOTS[1] - SLOTS[0]) // 2
-"""Half of the slots of a line: two short vectors are summed sooner than one."""
 
 MOST_FEATURES = 32
 """Beyond, a group does not fit on the stack (`scratch`) and is of one parameter."""
@@ -121,28 +129,44 @@ def _parameter(e, n_stack, n_all, runs):
 
 
 @_inline
-def _group(lanes, n, pairs, listed, features):
-    """What `_loss` works with, as it takes it apart: numbers of each pair (output i, input j),
-    lists of pairs, what is known of each feature of the lanes' data sets, where its lines and tails
-    start in the tables, and which data set each lane has: none yet.
+def _group(lanes, m, n, pairs, listed, features):
+    """What `_loss` works with, as it takes it apart: numbers of each pair (output i, input j); the
+    place of a pair's input among the features and of its output's bias among the parameters; what
+    is listed of pairs that are looked up; moments of a few of them; what is known of each feature
+    of the lanes' data sets; where its lines and tails start in the tables; and which data set each
+    lane has: none yet.
+
+    Behind the last pair there is one more, which fills up lists: its slope is 1, and nothing reads
+    what is added to it.
     """
-    of_pairs = arrays(6, pairs, np.float64)
-    lists = arrays(3, listed, np.uint32)
+    A, u, v, moment2 = arrays(4, pairs, np.float64)
+    input_of, bias_of = arrays(2, pairs, np.uint32)
+    (todo,) = arrays(1, listed, np.uint32)
+    (line_of,) = arrays(1, listed, np.uint64)
+    slope, bias, threshold = arrays(3, listed, np.float64)
+    above = arrays(3, AT_ONCE, np.float64)
     of_features = arrays(8, features, np.float64)
     starts = arrays(2, features, np.uint64)
     (data_set,) = arrays(1, lanes, np.int64)
     for lane in range(lanes):
         data_set[lane] = -1
-    (line_of,) = arrays(1, pairs, np.uint64)
-    return of_pairs, (*lists, line_of), of_features, starts, data_set
+        for i in range(n):
+            for j in range(n):
+                q = (i * n + j) * lanes + lane
+                input_of[q], bias_of[q] = j * lanes + lane, (m * n + i) * lanes + lane
+        q = n * n * lanes + lane
+        A[q], input_of[q], bias_of[q] = 1.0, lane, m * n * lanes + lane
+    of_pairs = A, u, v, moment2, input_of, bias_of
+    lists = todo, line_of, slope, bias, threshold
+    return of_pairs, lists, above, of_features, starts, data_set
 
 
 @_inline
 def _take_data_set(lanes, n, group, tables, d, lane):
     """Put into the lane what is known of the features of data set d."""
     width, totals, lows, highs, scales, lasts, importances = tables[4:]
-    low, high, scale, last, total0, total1, total2, twice_importance = group[2]
-    (first_line, first_tail), data_set = group[3:]
+    low, high, scale, last, total0, total1, total2, twice_importance = group[3]
+    (first_line, first_tail), data_set = group[4:]
     if data_set[lane] != d:
         data_set[lane] = d
         for j in range(n):
@@ -174,6 +198,149 @@ def _prefetch(typing, lines, place):
 
 
 @_inline
+def _four(numbers, c):
+    """numbers[c] and the next three, with indices that cannot count from the end."""
+    return (
+        numbers[np.uint64(c)],
+        numbers[np.uint64(c + 1)],
+        numbers[np.uint64(c + 2)],
+        numbers[np.uint64(c + 3)],
+    )
+
+
+@_inline
+def _beside(numbers, places):
+    """The vector of the numbers at four places."""
+    one, two, three, four = places
+    return beside(numbers[one], numbers[two], numbers[three], numbers[four])
+
+
+@_inline
+def _add_apart(numbers, places, vector):
+    """Add a vector to the numbers at four places."""
+    one, two, three, four = places
+    part_one, part_two, part_three, part_four = parts(vector)
+    numbers[one] += part_one
+    numbers[two] += part_two
+    numbers[three] += part_three
+    numbers[four] += part_four
+
+
+@_inline
+def _fill_up(lanes, n, todo, count):
+    """Make a list of `count` pairs come out even; its new length."""
+    for c in range(count, count + np.uint64(AT_ONCE - 1)):
+        todo[c] = n * n * lanes
+    return (count + np.uint64(AT_ONCE - 1)) & ~np.uint64(AT_ONCE - 1)
+
+
+@_inline
+def _pair(lanes, m, n, i, j, a, x, group, count):
+    """Pair (i, j) of slope a as if output i were at all of input j's amplitudes what it is at the
+    least. Lanes where it is not go on the list, after `count` others; its new length."""
+    A, u, v, moment2, _, _ = group[0]
+    todo = group[1][0]
+    low, high, _, _, total0, total1, total2, _ = group[3]
+    q = (i * n + j) * lanes
+    bias = load(x, (m * n + i) * lanes, lanes)
+    at_low = a * load(low, j * lanes, lanes) + bias
+    at_high = a * load(high, j * lanes, lanes) + bias
+    m0 = where_positive(at_low, load(total0, j * lanes, lanes))
+    m1 = where_positive(at_low, load(total1, j * lanes, lanes))
+    m2 = where_positive(at_low, load(total2, j * lanes, lanes))
+    u_ij, v_ij = a * m2 + bias * m1, a * m1 + bias * m0
+    if i == j:
+        u_ij, v_ij = u_ij - m2, v_ij - m1
+        store(moment2, q, m2)
+    store(A, q, a)
+    store(u, q, u_ij)
+    store(v, q, v_ij)
+    # Without a branch, which nobody could predict.
+    crossing = np.uint64(signs_differ(at_low, at_high))
+    members = load(_MEMBERS, crossing * np.uint64(_LANES), lanes)
+    store(todo, count, broadcast(np.uint32(q), lanes) + members)
+    return count + np.uint64(_N_MEMBERS[crossing])
+
+
+@_inline
+def _moments_above(t, lines, places, weight):
+    """Moments of the amplitudes above four thresholds t whose lines begin at `places`, and how many
+    amplitudes their buckets have."""
+    m0, m1, m2, counts = columns(lines, places, 0)
+    s0, s1, s2, s3 = columns(lines, places, SLOTS[0])
+    one, share = broadcast(1.0, AT_ONCE), broadcast(weight, AT_ONCE)
+    # Of amplitudes that are not above: ones, then these themselves, then their squares.
+    in0, in1 = where_at_most(s0, t, one), where_at_most(s1, t, one)
+    in2, in3 = where_at_most(s2, t, one), where_at_most(s3, t, one)
+    m0 = m0 - share * (in0 + in1 + (in2 + in3))
+    in0, in1, in2, in3 = in0 * s0, in1 * s1, in2 * s2, in3 * s3
+    m1 = m1 - share * (in0 + in1 + (in2 + in3))
+    in0, in1, in2, in3 = in0 * s0, in1 * s1, in2 * s2, in3 * s3
+    m2 = m2 - share * (in0 + in1 + (in2 + in3))
+    return m0, m1, m2, counts
+
+
+@_jit
+def _bisect(ordered, feature, lines, line, t):
+    """How many of a feature's amplitudes are at most t, which is in the line's bucket."""
+    place = np.uint64(lines[line + np.uint64(SLOTS[0])])
+    end = place + np.uint64(lines[line + np.uint64(COUNT)])
+    while place < end:
+        middle = (place + end) >> np.uint64(1)
+        if ordered[feature + middle] <= t:
+            place = middle + np.uint64(1)
+        else:
+            end = middle
+    return place
+
+
+@_inline
+def _look_up(own, population, begin, end, group, tables):
+    """Add what their thresholds make of pairs begin, ..., end - 1 of the list. `own` says that each
+    is of an output and its own input."""
+    _, u, v, moment2, input_of, _ = group[0]
+    todo, line_of, slope, bias, threshold = group[1]
+    above0, above1, above2 = group[2]
+    total0, total1, total2, _ = group[3][4:]
+    first_line, first_tail = group[4]
+    # Taken apart inside the loop they would have their references counted there.
+    lines, ordered, (tail0, tail1, tail2), weight = tables[:4]
+    one, most = broadcast(1.0, AT_ONCE), broadcast(float(AT_ONCE), AT_ONCE)
+    for c in range(begin, end, AT_ONCE):
+        t = load(threshold, c, AT_ONCE)
+        if population:
+            # The moments of all amplitudes are those of any feature.
+            m0 = (one - t) * broadcast(total0[0], AT_ONCE)
+            m1 = (one - t * t) * broadcast(total1[0], AT_ONCE)
+            m2 = (one - t * t * t) * broadcast(total2[0], AT_ONCE)
+        else:
+            m0, m1, m2, counts = _moments_above(t, lines, _four(line_of, c), weight)
+            if not all_at_most(counts, most):
+                store(above0, 0, m0)
+                store(above1, 0, m1)
+                store(above2, 0, m2)
+                for k in range(AT_ONCE):
+                    line, r = line_of[c + k], input_of[todo[c + k]]
+                    if lines[line + np.uint64(COUNT)] > AT_ONCE:
+                        place = _bisect(ordered, first_line[r], lines, line, threshold[c + k])
+                        place += first_tail[r]
+                        above0[k], above1[k], above2[k] = tail0[place], tail1[place], tail2[place]
+                m0, m1 = load(above0, 0, AT_ONCE), load(above1, 0, AT_ONCE)
+                m2 = load(above2, 0, AT_ONCE)
+        # Where the slope is positive the amplitudes above are on, and were off; else the other way.
+        a, b = load(slope, c, AT_ONCE), load(bias, c, AT_ONCE)
+        sign = with_sign_of(one, a)
+        m0, m1, m2 = sign * m0, sign * m1, sign * m2
+        du, dv = a * m2 + b * m1, a * m1 + b * m0
+        places = _four(todo, c)
+        if own:
+            du, dv = du - m2, dv - m1
+            _add_apart(moment2, places, m2)
+        _add_apart(u, places, du)
+        _add_apart(v, places, dv)
+
+
+@_inline
 def _loss(lanes, m, n, population, x, g, value, group, tables):
     """The losses (lanes) of parameters x, each on its own data set, into value; their gradients
     into g.
@@ -182,104 +349,57 @@ def _loss(lanes, m, n, population, x, g, value, group, tables):
     is the output's own input, the gradient is D_ij = 2 I_i u_ij by A and s_i = 2 I_i sum_j v_ij by
     b, the M_k held. The loss is quadratic in (A, b), so it is (A D + b s) / 2 and the terms that
     the quadratic form lacks.
+
+    An output that is on at a feature's least amplitude and at its largest is on at all of them, off
+    at both is off at all. Else its threshold is looked up, four at once.
     """
-    A, u, v, moment1, moment2, threshold = group[0]
-    todo, output_of, input_of, line_of = group[1]
-    low, high, scale, last, total0, total1, total2, twice_importance = group[2]
-    first_line, first_tail = group[3]
-    lines, ordered, tails, weight = tables[:4]
+    A, u, v, moment2, input_of, bias_of = group[0]
+    todo, line_of, slope, bias, threshold = group[1]
+    low, _, scale, last, _, _, total2, twice_importance = group[3]
+    first_line, _ = group[4]
+    lines = tables[0]
     biases = m * n * lanes
     count = np.uint64(0)
     for i in range(n):
-        for j in range(i + 1):
+        a = load(x, i * lanes, lanes) * load(x, i * lanes, lanes)
+        for k in range(1, m):
+            a = a + load(x, (k * n + i) * lanes, lanes) * load(x, (k * n + i) * lanes, lanes)
+        count = _pair(lanes, m, n, i, i, a, x, group, count)
+    own = count = _fill_up(lanes, n, todo, count)
+    for i in range(n):
+        for j in range(i):
             a = load(x, i * lanes, lanes) * load(x, j * lanes, lanes)
             for k in range(1, m):
                 a = a + load(x, (k * n + i) * lanes, lanes) * load(x, (k * n + j) * lanes, lanes)
-            store(A, (i * n + j) * lanes, a)
-            store(A, (j * n + i) * lanes, a)
-    for i in range(n):
-        bias = load(x, biases + i * lanes, lanes)
-        for j in range(n):
-            q = (i * n + j) * lanes
-            a = load(A, q, lanes)
-            # Whether output i is on at the least amplitude and at the largest. Off at both is off
-            # at all of them, on at both is on at all; else its threshold is looked up.
-            at_low = a * load(low, j * lanes, lanes) + bias
-            at_high = a * load(high, j * lanes, lanes) + bias
-            m0 = where_positive(at_low, where_positive(at_high, load(total0, j * lanes, lanes)))
-            m1 = where_positive(at_low, where_positive(at_high, load(total1, j * lanes, lanes)))
-            m2 = where_positive(at_low, where_positive(at_high, load(total2, j * lanes, lanes)))
-            store(u, q, a * m2 + bias * m1)
-            store(v, q, a * m1 + bias * m0)
-            if i == j:
-                store(moment1, q, m1)
-                store(moment2, q, m2)
-            # Without a branch, which nobody could predict.
-            crossing = np.uint64(signs_differ(at_low, at_high))
-            members = load(_MEMBERS, crossing * np.uint64(_LANES), lanes)
-            store(todo, count, broadcast(np.uint32(q), lanes) + members)
-            store(output_of, count, broadcast(np.uint32(i * lanes), lanes) + members)
-            store(input_of, count, broadcast(np.uint32(j * lanes), lanes) + members)
-            count += np.uint64(_N_MEMBERS[crossing])
+            count = _pair(lanes, m, n, i, j, a, x, group, count)
+            count = _pair(lanes, m, n, j, i, a, x, group, count)
+    count = _fill_up(lanes, n, todo, count)
+    for c in range(0, count, AT_ONCE):
+        one, two, three, four = places = _four(todo, c)
+        a = _beside(A, places)
+        b = _beside(x, (bias_of[one], bias_of[two], bias_of[three], bias_of[four]))
+        store(slope, c, a)
+        store(bias, c, b)
+        store(threshold, c, (broadcast(0.0, AT_ONCE) - b) / a)
     for c in range(count):
-        threshold[c] = -x[np.uint64(biases) + output_of[c]] / A[todo[c]]
-    if not population:
-        for c in range(count):
-            r = input_of[c]
-            place = np.uint64(bucket(threshold[c], low[r], scale[r], last[r]))
-            line_of[c] = (first_line[r] + place) * np.uint64(SLOTS[1])
-            _prefetch(lines, line_of[c])
-    for c in range(count):
-        q, o, r, t = todo[c], output_of[c], input_of[c], threshold[c]
+        t = threshold[c]
         if population:
             t = t if t > 0.0 else 0.0
-            t = t if t < 1.0 else 1.0
-            m0 = (1.0 - t) * total0[r]
-            m1 = (1.0 - t * t) * total1[r]
-            m2 = (1.0 - t * t * t) * total2[r]
+            threshold[c] = t if t < 1.0 else 1.0
         else:
-            line = line_of[c]
-            if lines[line + np.uint64(COUNT)] <= 2 * _HALF:
-                limit, one = broadcast(t, _HALF), broadcast(1.0, _HALF)
-                left = load(lines, line + np.uint64(SLOTS[0]), _HALF)
-                right = load(lines, line + np.uint64(SLOTS[0] + _HALF), _HALF)
-                in_left, in_right = (
-                    where_at_most(left, limit, one),
-                    where_at_most(right, limit, one),
-                )
-                m0 = lines[line] - weight * total(in_left + in_right)
-                in_left, in_right = in_left * left, in_right * right
-                m1 = lines[line + np.uint64(1)] - weight * total(in_left + in_right)
-                in_left, in_right = in_left * left, in_right * right
-                m2 = lines[line + np.uint64(2)] - weight * total(in_left + in_right)
-            else:
-                place = np.uint64(lines[line + np.uint64(SLOTS[0])])
-                end = place + np.uint64(lines[line + np.uint64(COUNT)])
-                while place < end:
-                    middle = (place + end) >> np.uint64(1)
-                    if ordered[first_line[r] + middle] <= t:
-                        place = middle + np.uint64(1)
-                    else:
-                        end = middle
-                place += first_tail[r]
-                m0, m1, m2 = tails[0][place], tails[1][place], tails[2][place]
-        a, bias = A[q], x[np.uint64(biases) + o]
-        # Where a < 0 the amplitudes below are on. By arithmetic: nobody could predict a branch.
-        sign = math.copysign(1.0, a)
-        falling = 0.5 - 0.5 * sign
-        m0 = falling * total0[r] + sign * m0
-        m1 = falling * total1[r] + sign * m1
-        m2 = falling * total2[r] + sign * m2
-        u[q] = a * m2 + bias * m1
-        v[q] = a * m1 + bias * m0
-        moment1[q], moment2[q] = m1, m2
+            r = input_of[todo[c]]
+            place = np.uint64(bucket(t, low[r], scale[r], last[r]))
+            line_of[c] = (first_line[r] + place) * np.uint64(SLOTS[1])
+            _prefetch(lines, line_of[c])
+    _look_up(True, population, np.uint64(0), own, group, tables)
+    _look_up(False, population, own, count, group, tables)
     half, losses = broadcast(0.5, lanes), broadcast(0.0, lanes)
     for i in range(n):
         q, o = (i * n + i) * lanes, i * lanes
-        share, u_ii = load(twice_importance, o, lanes), load(u, q, lanes)
-        losses = losses + half * share * (load(total2, o, lanes) - u_ii)
-        store(u, q, u_ii - load(moment2, q, lanes))
-        s = load(v, i * n * lanes, lanes) - load(moment1, q, lanes)
+        share = load(twice_importance, o, lanes)
+        off = load(total2, o, lanes) - load(moment2, q, lanes) - load(u, q, lanes)
+        losses = losses + half * share * off
+        s = load(v, i * n * lanes, lanes)
         for j in range(1, n):
             s = s + load(v, (i * n + j) * lanes, lanes)
         s = share * s
@@ -310,10 +430,11 @@ def _loss(lanes, m, n, population, x, g, value, group, tables):
 
 
 def _sizes(m: int, n: int) -> tuple[int, int, int, int, int]:
-    """Lanes of a group, and sizes of its arrays: of parameters, of pairs, of lists of pairs, which
-    have room for a pair more, and of features."""
+    """Lanes of a group, and sizes of its arrays: of parameters, of pairs and one more, of lists of
+    pairs, which are filled up twice, and of features."""
     lanes = _LANES if n <= MOST_FEATURES else 1
-    return lanes, (m * n + n) * lanes, n * n * lanes, (n * n + 1) * lanes, n * lanes
+    pairs = (n * n + 1) * lanes
+    return lanes, (m * n + n) * lanes, pairs, pairs + 2 * AT_ONCE, n * lanes
 
 
 @functools.cache
@@ -325,7 +446,7 @@ def value_and_grad(m: int, n: int, population: bool) -> Any:
     def run(W, b, value, dW, db, which, tables, runs):
         x, g = arrays(2, size, np.float64)
         (losses,) = arrays(1, lanes, np.float64)
-        group = _group(lanes, n, pairs, listed, features)
+        group = _group(lanes, m, n, pairs, listed, features)
         n_stack = W.shape[0]
         n_all = n_stack * (runs[1] - runs[0])
         for start in range(0, n_all, lanes):
@@ -357,7 +478,7 @@ def hmc_move(m: int, n: int, population: bool) -> Any:
         # With a place more for an odd number of parameters: normal numbers come in pairs.
         (momentum,) = arrays(1, even * lanes, np.float64)
         losses, before, after, threshold = arrays(4, lanes, np.float64)
-        group = _group(lanes, n, pairs, listed, features)
+        group = _group(lanes, m, n, pairs, listed, features)
         (key,) = arrays(1, lanes, np.uint64)
         counter = turn * (even + 2)
         n_stack = W.shape[0]
@@ -411,11 +532,11 @@ def descend(m: int, n: int, population: bool) -> Any:
         x, g, next_x, next_g = arrays(4, size, np.float64)
         losses, old, h, square = arrays(4, lanes, np.float64)
         steps, own = arrays(2, lanes, np.int64)
-        group = _group(lanes, n, pairs, listed, features)
+        group = _group(lanes, m, n, pairs, listed, features)
         # An empty lane is a model that is off at every input.
         for q in range(size):
             next_x[q] = 0.0
-        for each in group[2]:
+        for each in group[3]:
             for r in range(features):
                 each[r] = 0.0
         for lane in range(lanes):
@@ -485,7 +606,7 @@ def langevin(m: int, n: int, population: bool) -> Any:
         losses, old_energy, accepted, gains = arrays(4, lanes, np.float64)
         run_of, place_of = arrays(2, lanes, np.int64)
         (key,) = arrays(1, lanes, np.uint64)
-        group = _group(lanes, n, pairs, listed, features)
+        group = _group(lanes, m, n, pairs, listed, features)
         n_stack = W.shape[0]
         n_all = n_stack * (runs[1] - runs[0])
         for start in range(0, n_all, lanes):

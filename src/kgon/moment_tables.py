@@ -25,6 +25,8 @@ COUNT = 3
 SLOTS = 4, 8
 """Places in a line of the amplitudes themselves: 64 bytes in all. If there are more, the first of
 these places has the index of the first of them."""
+AT_ONCE = SLOTS[1] - SLOTS[0]
+"""As many thresholds as a bucket has slots are looked up at once: their lines are transposed."""
 
 
 @dataclass(frozen=True)
