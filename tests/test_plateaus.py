@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from kgon.critical import critical_point, critical_points
-from kgon.plateaus import Match, Plateau, find_plateaus, match_plateaus, transitions
+from kgon.plateaus import (
+    Match,
+    Plateau,
+    count_plateaus,
+    find_plateaus,
+    match_plateaus,
+    transitions,
+)
 
 EDGES = [0, 3000, 12000, 40000, 100000]
 LEVELS = [0.1528, 0.1042, 0.0687, 0.0482]
@@ -306,3 +313,16 @@ def test_transitions_are_changes_of_label():
     assert transitions(matches) == [("4++-", "4+"), ("4+", "5"), ("5", "4+")]
     assert transitions(matches[:2]) == []
     assert transitions([]) == []
+
+
+def test_plateaus_are_counted_as_they_are_found():
+    g = torch.Generator().manual_seed(5)
+    noise = torch.randn(2, 9, EVEN.numel(), generator=g, dtype=torch.float64)
+    scale = torch.logspace(-5, -2, 9).double()[:, None]
+    curves = staircase(EVEN) + scale * noise
+    curves[0, 0, 500:], curves[1, 0] = math.nan, math.inf
+    found = find_plateaus(EVEN, curves)
+    expected = torch.tensor([[len(plateaus) for plateaus in row] for row in found])
+    assert expected.unique().numel() > 3
+    assert (count_plateaus(EVEN, curves) == expected).all()
+    assert count_plateaus(EVEN, curves[0, 0]) == expected[0, 0]

@@ -31,6 +31,7 @@ from itertools import pairwise
 import numba
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kgon.critical import CriticalPoint
@@ -99,23 +100,29 @@ def find_plateaus(
     Returns:
         Plateaus in order of time: a list of `Plateau` for one curve, nested lists for a batch.
     """
-    step = torch.as_tensor(step).contiguous()
-    loss = torch.as_tensor(loss).detach()
-    _check(step, loss, tolerance, min_length, window)
-    curves = loss.reshape(-1, step.numel()).to("cpu", torch.float64)
-    alive = curves.isfinite().cumprod(-1)
-    curves = _running_median(curves.where(alive > 0, torch.nan), window)
-    steps, times = step.tolist(), step.to("cpu", torch.float64).numpy()
-    shortest = min_length * (times[-1] - times[0])
-    found: list = []
-    records, means = np.empty((len(steps), 2), np.int64), np.empty(len(steps))
-    for curve, n in zip(curves.numpy(), alive.sum(-1).tolist(), strict=True):
-        count = _find(times[:n], curve[:n], tolerance, shortest, records, means)
-        own = zip(records[:count].tolist(), means[:count].tolist(), strict=True)
+    step, loss = torch.as_tensor(step).contiguous(), torch.as_tensor(loss).detach()
+    counts, records, means = _found(step, loss, tolerance, min_length, window)
+    steps, found = step.tolist(), []
+    for count, own_records, own_means in zip(counts.tolist(), records, means, strict=True):
+        own = zip(own_records[:count].tolist(), own_means[:count].tolist(), strict=True)
         found.append([Plateau(steps[i], steps[j], mean) for (i, j), mean in sorted(own)])
     for size in reversed(loss.shape[1:-1]):
         found = [found[i : i + size] for i in range(0, len(found), size)]
     return found if loss.ndim > 1 else found[0]
+
+
+def count_plateaus(
+    step: Tensor,
+    loss: Tensor,
+    *,
+    tolerance: float = 1e-3,
+    min_length: float = 0.01,
+    window: int = 1,
+) -> Tensor:
+    """How many plateaus each curve has, (*batch) int64. Arguments as of `find_plateaus`."""
+    step, loss = torch.as_tensor(step).contiguous(), torch.as_tensor(loss).detach()
+    counts, _, _ = _found(step, loss, tolerance, min_length, window)
+    return torch.from_numpy(counts).reshape(loss.shape[:-1])
 
 
 def match_plateaus(plateaus: Sequence[Plateau], points: Sequence[CriticalPoint]) -> list[Match]:
@@ -158,6 +165,20 @@ def _check(step: Tensor, loss: Tensor, tolerance: float, min_length: float, wind
         raise ValueError(f"min_length is a share of the steps, in (0, 1], got {min_length}")
     if window < 1 or window % 2 == 0:
         raise ValueError(f"window must be odd and >= 1, got {window}")
+
+
+def _found(
+    step: Tensor, loss: Tensor, tolerance: float, min_length: float, window: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Of each of n_curves: how many plateaus it has, the first and the last record of each
+    (n_curves, n_records // MIN_RECORDS, 2), in no order, and their means."""
+    _check(step, loss, tolerance, min_length, window)
+    curves = loss.reshape(-1, step.numel()).to("cpu", torch.float64)
+    alive = curves.isfinite().cumprod(-1)
+    curves = _running_median(curves.where(alive > 0, torch.nan), window)
+    times = step.to("cpu", torch.float64).numpy()
+    shortest = min_length * (times[-1] - times[0])
+    return _find_all(times, curves.numpy(), alive.sum(-1).numpy(), tolerance, shortest)
 
 
 def _running_median(curves: Tensor, window: int) -> Tensor:
@@ -232,7 +253,7 @@ def _mean_and_moving(t, y, first, last, tolerance):
 @numba.njit(cache=True, error_model="numpy")
 def _find(t, y, tolerance, shortest, records, means):
     """How many plateaus one curve has; in no order, their first and last records go to `records`
-    (>= n / MIN_RECORDS, 2), their means to `means`."""
+    (n / MIN_RECORDS, 2), their means to `means`."""
     furthest = _furthest(y, 2 * tolerance)
     # Stretches that nothing was taken from; what is taken from one changes no other.
     starts, ends = np.empty(y.size + 2, np.int64), np.empty(y.size + 2, np.int64)
@@ -257,3 +278,15 @@ def _find(t, y, tolerance, shortest, records, means):
         starts[left + 1], ends[left + 1] = last + 1, end
         left += 2
     return found
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _find_all(t, curves, lengths, tolerance, shortest):
+    """`_find` for every curve, of which the first lengths[c] records count."""
+    n_curves, most = len(curves), t.size // MIN_RECORDS
+    counts = np.empty(n_curves, np.int64)
+    records, means = np.empty((n_curves, most, 2), np.int64), np.empty((n_curves, most))
+    for c in range(n_curves):
+        n = lengths[c]
+        counts[c] = _find(t[:n], curves[c, :n], tolerance, shortest, records[c], means[c])
+    return counts, records, means

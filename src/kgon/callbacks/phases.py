@@ -25,12 +25,14 @@ class Phases(Recorder):
 
         def metrics(places: Tensor) -> dict[str, Tensor]:
             now = codes[places]
-            ever = so_far[:, places]
+            none = torch.zeros(*now.shape[:-1], len(labels), dtype=torch.float64)
+            seen = none.scatter(-1, so_far[:, places].movedim(0, -2).flatten(-2), 1.0) > 0
+            count = none.scatter_add(-1, now, torch.ones_like(now, dtype=none.dtype))
+            noted = count.where(seen, torch.nan)
+            codes_seen = seen.reshape(-1, len(labels)).any(0).nonzero().squeeze(-1).tolist()
             return {
-                f"phase/{label}": torch.where(
-                    (ever == code).any(-1).any(0), (now == code).sum(-1).double(), torch.nan
-                )
-                for label, code in sorted((labels[c], c) for c in ever.unique().tolist())
+                f"phase/{label}": noted[..., code]
+                for label, code in sorted((labels[c], c) for c in codes_seen)
             }
 
         module.note(metrics)

@@ -3,7 +3,6 @@
 from typing import Any
 
 import lightning as L
-import torch
 from torch import Tensor
 
 from kgon.callbacks.losses import Losses
@@ -11,7 +10,7 @@ from kgon.callbacks.recorder import Recorder
 from kgon.critical import CriticalPoint
 from kgon.datamodule import EnsembleData
 from kgon.model import TMS
-from kgon.plateaus import Plateau, find_plateaus, match_plateaus
+from kgon.plateaus import Plateau, count_plateaus, find_plateaus, match_plateaus
 
 
 class Plateaus(Recorder):
@@ -25,8 +24,7 @@ class Plateaus(Recorder):
             raise ValueError("callbacks=plateaus looks at recorded losses: add losses to callbacks")
 
     def record(self, module: TMS, data: EnsembleData) -> None:
-        found = find_plateaus(*_curves(module))
-        counts = torch.tensor([len(plateaus) for plateaus in found], dtype=torch.float64)
+        counts = count_plateaus(*_curves(module)).double()
         module.note(lambda places: {"plateaus/mean_per_member": counts[places].mean(-1)})
 
     def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
