@@ -48,6 +48,10 @@ def _k_gon(label, n_features=6):
     return W, b
 
 
+def _legend(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
 def _staircase_data():
     step = np.array([0, 50, 200, 1_000, 5_000, 20_000, 100_000, 225_000])
     labels = ["4++-"] * 3 + ["4+"] * 3 + ["5"] * 2
@@ -324,6 +328,22 @@ def test_staircase_plots_loss_llc_theory_plateaus_and_pictures():
     hidden = _one(figure, "below-frame").get_xdata()
     assert set(step[llc < low]) <= set(hidden) <= set(step[llc < low + 1])
     assert llc[0] < low
+    assert _legend(lower) == ["estimate", "theory", "off scale"]
+
+
+def test_a_staircases_legend_explains_what_is_off_scale_where_no_theory_is_known():
+    step, loss, plateaus, stages = _staircase_data()
+    figure = figures.staircase(
+        step,
+        loss,
+        llc_step=step,
+        llc=np.linspace(-60, 8, 8),
+        llc_stderr=None,
+        plateaus=plateaus,
+        stages=stages[:1],
+        points=[],
+    )
+    assert _legend(figure.axes[1]) == ["estimate", "off scale"]
 
 
 def test_staircase_without_llc_has_one_panel():

@@ -279,18 +279,17 @@ def _draw_theory(
             zorder=2,
         ).pop().set_gid(f"theory-{stage.label}")
         drawn = True
-    if drawn:
-        dashes = Line2D([], [], color=GREY, ls="--", lw=1.2, label="theory")
-        dots = Line2D([], [], color=INK, marker="o", ms=2.2, lw=0.8, label="estimate")
-        ax.legend(
-            handles=[dots, dashes, *hidden],
-            loc="lower right",
-            fontsize=FONT,
-            frameon=False,
-            handlelength=1.8,
-            borderpad=0.1,
-            labelspacing=0.2,
-        )
+    dots = Line2D([], [], color=INK, marker="o", ms=2.2, lw=0.8, label="estimate")
+    dashes = Line2D([], [], color=GREY, ls="--", lw=1.2, label="theory")
+    ax.legend(
+        handles=[dots, *([dashes] if drawn else []), *hidden],
+        loc="lower right",
+        fontsize=FONT,
+        frameon=False,
+        handlelength=1.8,
+        borderpad=0.1,
+        labelspacing=0.2,
+    )
 
 
 def _place_pictures(
