@@ -291,7 +291,7 @@ def test_arguments_that_must_be_positive(name):
 
 
 def test_bad_points_and_losses_are_refused():
-    settings = {**SETTINGS, "nbeta": 1.0, "lr": 1e-3}
+    settings = {**SETTINGS, "nbeta": 2.0, "lr": 1e-3}
     with pytest.raises(ValueError, match="NaN"):
         estimate_llc(quadratic, torch.tensor([math.nan]), **settings)
     W = torch.zeros(2, 3)
@@ -299,6 +299,18 @@ def test_bad_points_and_losses_are_refused():
         estimate_llc(lambda w, v: w.sum((-1, -2)), W, W.view(3, 2), **settings)
     with pytest.raises(ValueError, match="one value for each point"):
         estimate_llc(lambda w: w.new_zeros(5), torch.zeros(3, 2), **settings)
+    with pytest.raises(ValueError, match="float, not a tensor with one value for each point"):
+        estimate_llc(lambda w: float(w.sum()), torch.zeros(3, 2), **settings)
+    # A sum over everything is the loss of one point, until it is asked for several chains.
+    chains = SETTINGS["n_chains"]
+    message = rf"shape \(\) for parameters stacked as \({chains},\).* one value for each"
+    with pytest.raises(ValueError, match=message):
+        estimate_llc(lambda w: w.square().sum(), torch.zeros(3, 2), **settings)
+    points = torch.zeros(3, 2), torch.zeros(3, 4)
+    with pytest.raises(ValueError, match=r"not depend on parameter 1, of shape \(4,\)"):
+        estimate_llc(lambda w, v: w.square().sum(-1), *points, **settings)
+    with pytest.raises(ValueError, match=r"not depend on parameter 0, of shape \(2,\)"):
+        estimate_llc(lambda w, v: torch.zeros(w.shape[:-1]), *points, **settings)
 
 
 def test_verdicts_are_named():

@@ -71,6 +71,8 @@ def sample(
 
     Raises:
         RuntimeError: devinterp's SGLD makes another step than the compiled loop does.
+        ValueError: the loss does not return one value for each chain and point, or does not depend
+            on one of the parameters.
     """
     # A chain's draws lie side by side: so a compiled chain writes them, and so they are read.
     trace = torch.empty(*keys.shape, n_draws, dtype=torch.float64)
@@ -168,7 +170,7 @@ def _stepped(
     previous: tuple[Tensor, Tensor, Tensor] | None = None
     for t in range(n_burnin + trace.shape[-1]):
         with torch.no_grad():
-            value, *grads = _value_and_grad(loss, params)
+            value, *grads = _value_and_grad(loss, params, keys.shape)
             w.grad = torch.cat([g.reshape(*keys.shape, -1) for g in grads], -1)
             draw = t - n_burnin
             if draw >= 0:
@@ -189,13 +191,32 @@ def _stepped(
     return w, accepted / probes if probes else accepted + math.nan
 
 
-def _value_and_grad(loss: Callable[..., Tensor], params: list[Tensor]) -> tuple[Tensor, ...]:
+def _value_and_grad(
+    loss: Callable[..., Tensor], params: list[Tensor], shape: tuple[int, ...]
+) -> tuple[Tensor, ...]:
+    """The loss, which must be of this shape, and its gradient by each parameter."""
     if hasattr(loss, "value_and_grad"):
-        return loss.value_and_grad(*params)
-    leaves = [p.detach().contiguous().requires_grad_() for p in params]
-    with torch.enable_grad():
-        value = loss(*leaves)
-        return value.detach(), *torch.autograd.grad(value.sum(), leaves)
+        value, *grads = loss.value_and_grad(*params)
+    else:
+        leaves = [p.detach().contiguous().requires_grad_() for p in params]
+        with torch.enable_grad():
+            value = loss(*leaves)
+            grads = [None] * len(leaves)
+            if value.requires_grad:
+                grads = torch.autograd.grad(value.sum(), leaves, allow_unused=True)
+    if value.shape != shape:
+        raise ValueError(
+            f"loss returned shape {tuple(value.shape)} for parameters stacked as {tuple(shape)} "
+            "(chains, then points): it must give one value for each"
+        )
+    for i, (grad, param) in enumerate(zip(grads, params, strict=True)):
+        if grad is None:
+            own = tuple(param.shape[len(shape) :])
+            raise ValueError(
+                f"loss does not depend on parameter {i}, of shape {own}: it must be a function of "
+                "the parameters that it is given; leave out others"
+            )
+    return value.detach(), *grads
 
 
 def _square(x: Tensor) -> Tensor:

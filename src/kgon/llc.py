@@ -137,7 +137,7 @@ def estimate_llc(
         ValueError: an argument out of range, more draws than fit into memory, NaN in w*,
             parameters that share storage (each would get noise of its own: the tied weights of
             devinterp's notebook read 13.3 for 8.3), or a loss that does not return one value for
-            each point.
+            each point or does not depend on one of the parameters.
     """
     check_settings(nbeta, lr, localization, n_chains, n_draws, n_burnin)
     loss, points = _unpacked(loss, params)
@@ -146,8 +146,12 @@ def estimate_llc(
     if isinstance(loss, PopulationLoss | EmpiricalLoss) and on_cpu:
         loss = CompiledLoss(loss, points[0].shape[-1])
     with torch.no_grad():
-        reference = loss(*points).double()
-    batch = reference.shape
+        reference = loss(*points)
+    if not isinstance(reference, Tensor):
+        raise ValueError(
+            f"loss returned {type(reference).__name__}, not a tensor with one value for each point"
+        )
+    reference, batch = reference.double(), reference.shape
     if any(p.shape[: len(batch)] != batch for p in points):
         raise ValueError(
             f"loss returned shape {tuple(batch)}, which is not a leading part of the parameters' "
