@@ -235,6 +235,15 @@ def _fill_up(lanes, n, todo, count):
 
 
 @_inline
+def _slope(lanes, m, n, i, j, x):
+    """A_ij = W_i . W_j."""
+    a = load(x, i * lanes, lanes) * load(x, j * lanes, lanes)
+    for k in range(1, m):
+        a = a + load(x, (k * n + i) * lanes, lanes) * load(x, (k * n + j) * lanes, lanes)
+    return a
+
+
+@_inline
 def _pair(lanes, m, n, i, j, a, x, group, count):
     """Pair (i, j) of slope a as if output i were at all of input j's amplitudes what it is at the
     least. Lanes where it is not go on the list, after `count` others; its new length."""
@@ -361,16 +370,11 @@ def _loss(lanes, m, n, population, x, g, value, group, tables):
     biases = m * n * lanes
     count = np.uint64(0)
     for i in range(n):
-        a = load(x, i * lanes, lanes) * load(x, i * lanes, lanes)
-        for k in range(1, m):
-            a = a + load(x, (k * n + i) * lanes, lanes) * load(x, (k * n + i) * lanes, lanes)
-        count = _pair(lanes, m, n, i, i, a, x, group, count)
+        count = _pair(lanes, m, n, i, i, _slope(lanes, m, n, i, i, x), x, group, count)
     own = count = _fill_up(lanes, n, todo, count)
     for i in range(n):
         for j in range(i):
-            a = load(x, i * lanes, lanes) * load(x, j * lanes, lanes)
-            for k in range(1, m):
-                a = a + load(x, (k * n + i) * lanes, lanes) * load(x, (k * n + j) * lanes, lanes)
+            a = _slope(lanes, m, n, i, j, x)
             count = _pair(lanes, m, n, i, j, a, x, group, count)
             count = _pair(lanes, m, n, j, i, a, x, group, count)
     count = _fill_up(lanes, n, todo, count)

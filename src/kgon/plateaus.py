@@ -253,7 +253,7 @@ def _mean_and_moving(t, y, first, last, tolerance):
 @numba.njit(cache=True, error_model="numpy")
 def _find(t, y, tolerance, shortest, records, means):
     """How many plateaus one curve has; in no order, their first and last records go to `records`
-    (n / MIN_RECORDS, 2), their means to `means`."""
+    (n // MIN_RECORDS, 2), their means to `means`."""
     furthest = _furthest(y, 2 * tolerance)
     # Stretches that nothing was taken from; what is taken from one changes no other.
     starts, ends = np.empty(y.size + 2, np.int64), np.empty(y.size + 2, np.int64)

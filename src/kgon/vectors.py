@@ -131,8 +131,7 @@ def columns(typing, array, rows, first):
         each = []
         for column in (0, 2):
             one, two, three, four = halves(column)
-            # Halves come from memory to where they belong: only neighbours then change places,
-            # which some processors do eight times as fast.
+            # Halves come from memory to where they belong, so that only neighbours change places.
             a, b = mixed(one, three, [0, 1, 2, 3]), mixed(two, four, [0, 1, 2, 3])
             each += [mixed(a, b, [0, 4, 2, 6]), mixed(a, b, [1, 5, 3, 7])]
         return context.make_tuple(builder, out, each)

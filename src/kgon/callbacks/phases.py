@@ -25,9 +25,9 @@ class Phases(Recorder):
 
         def metrics(places: Tensor) -> dict[str, Tensor]:
             now = codes[places]
-            none = torch.zeros(*now.shape[:-1], len(labels), dtype=torch.float64)
-            seen = none.scatter(-1, so_far[:, places].movedim(0, -2).flatten(-2), 1.0) > 0
-            count = none.scatter_add(-1, now, torch.ones_like(now, dtype=none.dtype))
+            zeros = torch.zeros(*now.shape[:-1], len(labels), dtype=torch.float64)
+            seen = zeros.scatter(-1, so_far[:, places].movedim(0, -2).flatten(-2), 1.0) > 0
+            count = zeros.scatter_add(-1, now, torch.ones_like(now, dtype=zeros.dtype))
             noted = count.where(seen, torch.nan)
             codes_seen = seen.reshape(-1, len(labels)).any(0).nonzero().squeeze(-1).tolist()
             return {
