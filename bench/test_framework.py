@@ -13,11 +13,11 @@ from test_training import SGD
 
 from kgon.callbacks import LLCEstimates
 from kgon.data import SingleFeature
-from kgon.datamodule import EnsembleData
-from kgon.init import KGon
-from kgon.langevin import SGLD
-from kgon.model import TMS, advance
-from kgon.training import train
+from kgon.llc.langevin import SGLD
+from kgon.training.datamodule import EnsembleData
+from kgon.training.fit import train
+from kgon.training.init import KGon
+from kgon.training.model import TMS, advance
 
 MEMBERS, BLOCK = 100, 500
 STEPS = 22_500  # a tenth of the default job, which stops, and is looked at, as often on its way

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from kgon import streams
-from kgon.compiled_loss import CompiledLoss
-from kgon.critical import critical_point
+from kgon.compiled.exact_loss import CompiledLoss
 from kgon.data import SingleFeature, draw
-from kgon.llc import estimate_llc
-from kgon.loss import DirectLoss, EmpiricalLoss
+from kgon.llc.estimate import estimate_llc
+from kgon.theory.critical import critical_point
+from kgon.theory.loss import DirectLoss, EmpiricalLoss
 
 POINT = critical_point("6", 6)
 

@@ -2,9 +2,9 @@
 
 The same data, prior, share of effective particles, number and length of trajectories, and the same
 exact likelihood, whose cost does not depend on n. Its thresholds are looked up in two ways: by
-`jax.numpy.searchsorted` in prefix sums, and by kgon's own tables (`kgon.nuts` has them in JAX). The
-sum over the sample would take thirty times as long. Every round is another replicate, so that
-errors are measured along with the time.
+`jax.numpy.searchsorted` in prefix sums, and by kgon's own tables (`kgon.posterior.nuts` has them in
+JAX). The sum over the sample would take thirty times as long. Every round is another replicate, so
+that errors are measured along with the time.
 """
 
 import functools
@@ -15,8 +15,8 @@ import torch
 
 from kgon import streams
 from kgon.data import SingleFeature, draw
-from kgon.labels import quench, quench_labels
-from kgon.posterior import sample_posterior
+from kgon.posterior.labels import quench, quench_labels
+from kgon.posterior.smc import sample_posterior
 
 N_SAMPLES, N_PARTICLES = 600, 4096
 SETTINGS = {"ess": 0.6, "n_moves": 8, "n_leapfrog": 10, "target_acceptance": 0.85}
@@ -62,11 +62,11 @@ def test_kgon(per_step, benchmark):
 
 
 def searched(x):
-    """-n L_n(w) / 2 as one writes it in JAX: `kgon.loss`, with `jax.numpy.searchsorted`."""
+    """-n L_n(w) / 2 as one writes it in JAX: `kgon.theory.loss`, with `jax.numpy.searchsorted`."""
     import jax
     import jax.numpy as jnp
 
-    from kgon.loss import SampleMoments
+    from kgon.theory.loss import SampleMoments
 
     moments = SampleMoments(x)
     amplitudes = jnp.asarray(moments.sorted.numpy())
@@ -96,7 +96,7 @@ def test_blackjax(per_step, benchmark, lookup, rounds):
     import jax.numpy as jnp
     from blackjax.smc import adaptive_tempered, resampling
 
-    from kgon.nuts import log_likelihood
+    from kgon.posterior.nuts import log_likelihood
 
     jax.config.update("jax_enable_x64", True)
     likelihood = (searched if lookup == "searchsorted" else log_likelihood)(sample())

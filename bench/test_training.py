@@ -13,9 +13,9 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from kgon.data import SingleFeature, Sparse
-from kgon.datamodule import EnsembleData
-from kgon.init import Normal
-from kgon.model import TMS, advance
+from kgon.training.datamodule import EnsembleData
+from kgon.training.init import Normal
+from kgon.training.model import TMS, advance
 
 SIZES = [1, 10, 100, 1000, 10000]
 BATCH = 20

@@ -4,8 +4,8 @@ from scipy import stats
 
 from kgon import streams
 from kgon.data import Pairs, SingleFeature, Sparse, draw
-from kgon.datamodule import EnsembleData
-from kgon.loss import population_loss
+from kgon.theory.loss import population_loss
+from kgon.training.datamodule import EnsembleData
 
 KEYS = streams.member_keys(0, range(4), "data")
 DISTRIBUTIONS = [SingleFeature(6), SingleFeature(1), Sparse(6, 0.0), Sparse(3, 0.9),

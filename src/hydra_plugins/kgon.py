@@ -16,7 +16,7 @@ from hydra_plugins.hydra_joblib_launcher import joblib_launcher
 from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 
 if TYPE_CHECKING:
-    from kgon.cli.points import Point
+    from kgon.launch.points import Point
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Sweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
         """Launch what is not done yet of every combination of `arguments`."""
-        from kgon.cli.points import announce, points, waiting
+        from kgon.launch.points import announce, points, waiting
 
         assert self.hydra_context is not None and self.config is not None
         assert self.launcher is not None
@@ -83,7 +83,7 @@ class JoblibLauncher(joblib_launcher.JoblibLauncher):
         """Run the jobs; one that dies is a failed one."""
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-        from kgon.cli.points import points
+        from kgon.launch.points import points
 
         assert self.hydra_context is not None and self.config is not None
         results: dict[int, JobReturn] = {}
@@ -127,7 +127,7 @@ class PackedLauncher(BasicLauncher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Run the jobs with these overrides."""
-        from kgon.cli.points import points
+        from kgon.launch.points import points
 
         assert self.hydra_context is not None and self.config is not None
         loader = self.hydra_context.config_loader
@@ -135,7 +135,7 @@ class PackedLauncher(BasicLauncher):
 
     def launch_points(self, points: "Sequence[Point]") -> Sequence[JobReturn]:
         """Run the jobs of these points."""
-        from kgon.cli import packed
+        from kgon.launch import packed
 
         return packed.launch(points)
 
@@ -167,7 +167,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Submit the jobs; wait for their ends and collect their results, if so configured."""
-        from kgon.cli import slurm
+        from kgon.launch import slurm
 
         jobs = slurm.submit(self, self.params, job_overrides, initial_job_idx)
         if not self.wait:

@@ -1,36 +1,42 @@
 """kgon: phase transitions in the toy model of superposition.
 
-The public names below are imported on first use, so that `import kgon` and the command line's help
-cost nothing.
+The public names and the subpackages are imported on first use, so that `import kgon` and the
+command line's help cost nothing.
 """
 
 from importlib import import_module
 from typing import Any
 
 _HOME = {
-    "CriticalPoint": "critical",
-    "EmpiricalLoss": "loss",
-    "LLC": "llc",
-    "Plateau": "plateaus",
-    "classify": "phases",
-    "critical_point": "critical",
-    "critical_points": "critical",
-    "critical_sample_size": "free_energy",
-    "estimate_llc": "llc",
-    "find_plateaus": "plateaus",
-    "match_plateaus": "plateaus",
-    "population_loss": "loss",
-    "sample_posterior": "posterior",
+    "CriticalPoint": "theory.critical",
+    "EmpiricalLoss": "theory.loss",
+    "LLC": "llc.estimate",
+    "Plateau": "theory.plateaus",
+    "classify": "theory.phases",
+    "critical_point": "theory.critical",
+    "critical_points": "theory.critical",
+    "critical_sample_size": "theory.free_energy",
+    "estimate_llc": "llc.estimate",
+    "find_plateaus": "theory.plateaus",
+    "match_plateaus": "theory.plateaus",
+    "population_loss": "theory.loss",
+    "sample_posterior": "posterior.smc",
 }
+_ROOMS = (
+    "callbacks", "compiled", "data", "figures", "llc", "paper", "posterior", "record", "streams",
+    "theory", "tracking", "training",
+)  # fmt: skip
 
 __all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'kgon' has no attribute {name!r}")
-    return getattr(import_module(f"kgon.{_HOME[name]}"), name)
+    if name in _HOME:
+        return getattr(import_module(f"kgon.{_HOME[name]}"), name)
+    if name in _ROOMS:
+        return import_module(f"kgon.{name}")
+    raise AttributeError(f"module 'kgon' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return [*globals(), *__all__, *_ROOMS]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from kgon import streams
-from kgon.critical import CriticalPoint, critical_points
-from kgon.loss import DirectLoss, EmpiricalLoss, Loss, PopulationLoss
+from kgon.theory.critical import CriticalPoint, critical_points
+from kgon.theory.loss import DirectLoss, EmpiricalLoss, Loss, PopulationLoss
 
 EXPECTATION_SAMPLES = 4096
 

@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
-from kgon import checkpoints
+from kgon.training import checkpoints
 
 _SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 """What tells a job to stop: a cluster's preemption or time limit, and everybody else."""

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from kgon.callbacks.recorder import Recorder
-from kgon.datamodule import EnsembleData
-from kgon.langevin import SamplerFactory
-from kgon.llc import VERDICTS, check_settings, estimate_llc
-from kgon.model import TMS
+from kgon.llc.estimate import VERDICTS, check_settings, estimate_llc
+from kgon.llc.langevin import SamplerFactory
+from kgon.training.datamodule import EnsembleData
+from kgon.training.model import TMS
 
 
 class LLCEstimates(Recorder):

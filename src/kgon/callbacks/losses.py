@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from kgon.callbacks.recorder import Recorder
-from kgon.datamodule import EnsembleData
-from kgon.model import TMS
+from kgon.training.datamodule import EnsembleData
+from kgon.training.model import TMS
 
 
 class Losses(Recorder):

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from kgon.callbacks.recorder import Recorder
-from kgon.datamodule import EnsembleData
-from kgon.model import TMS
-from kgon.phases import phase_codes, phase_labels
+from kgon.theory.phases import phase_codes, phase_labels
+from kgon.training.datamodule import EnsembleData
+from kgon.training.model import TMS
 
 
 class Phases(Recorder):

@@ -7,9 +7,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 
 from kgon.callbacks.recorder import Recorder
-from kgon.datamodule import EnsembleData
-from kgon.model import TMS
-from kgon.phases import classify
+from kgon.theory.phases import classify
+from kgon.training.datamodule import EnsembleData
+from kgon.training.model import TMS
 
 
 class WeightPictures(Recorder):

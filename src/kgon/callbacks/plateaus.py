@@ -7,10 +7,10 @@ from torch import Tensor
 
 from kgon.callbacks.losses import Losses
 from kgon.callbacks.recorder import Recorder
-from kgon.critical import CriticalPoint
-from kgon.datamodule import EnsembleData
-from kgon.model import TMS
-from kgon.plateaus import Plateau, count_plateaus, find_plateaus, match_plateaus
+from kgon.theory.critical import CriticalPoint
+from kgon.theory.plateaus import Plateau, count_plateaus, find_plateaus, match_plateaus
+from kgon.training.datamodule import EnsembleData
+from kgon.training.model import TMS
 
 
 class Plateaus(Recorder):

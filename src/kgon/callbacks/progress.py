@@ -6,7 +6,7 @@ import lightning as L
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from kgon.model import TMS
+from kgon.training.model import TMS
 
 
 class Progress(L.Callback):

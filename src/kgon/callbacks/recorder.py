@@ -6,8 +6,8 @@ from typing import Any
 
 import lightning as L
 
-from kgon.datamodule import EnsembleData
-from kgon.model import TMS
+from kgon.training.datamodule import EnsembleData
+from kgon.training.model import TMS
 
 
 class Recorder(L.Callback):

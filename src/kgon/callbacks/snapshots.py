@@ -1,8 +1,8 @@
 """The parameters of every member over training time."""
 
 from kgon.callbacks.recorder import Recorder
-from kgon.datamodule import EnsembleData
-from kgon.model import TMS
+from kgon.training.datamodule import EnsembleData
+from kgon.training.model import TMS
 
 
 class Snapshots(Recorder):

@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning as L
 
-from kgon.model import TMS
+from kgon.training.model import TMS
 
 
 class Status(L.Callback):

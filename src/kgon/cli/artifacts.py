@@ -7,9 +7,9 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from kgon import wandb_artifacts
-from kgon.cli import config as configs
-from kgon.cli import launch
+from kgon.launch import command_line
+from kgon.launch import config as configs
+from kgon.tracking import artifacts
 
 
 def downloaded(command: str, words: list[str]) -> list[str]:
@@ -25,9 +25,9 @@ def downloaded(command: str, words: list[str]) -> list[str]:
         if ":" not in name or Path(name).exists():
             return name
         try:
-            return str(wandb_artifacts.download(name, folder))
+            return str(artifacts.download(name, folder))
         except ValueError as error:
-            launch.refuse(command, f"run={name}: {error}")
+            command_line.refuse(command, f"run={name}: {error}")
 
     return [
         "run=" + ",".join(map(here, word.removeprefix("run=").split(",")))

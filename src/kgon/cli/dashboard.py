@@ -5,7 +5,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from kgon import dashboards, wandb_account
+from kgon.tracking import account, dashboards
 
 
 def main() -> None:
@@ -41,10 +41,10 @@ def main() -> None:
     build = dashboards.report if arguments.report else dashboards.workspace
     entity = arguments.entity
     if arguments.offline is None:
-        key = wandb_account.api_key()
+        key = account.api_key()
         if key is None:
             parser.error("no W&B API key is configured (run: wandb login); or use --offline")
-        server = wandb_account.Server(wandb_account.base_url(), key)
+        server = account.Server(account.base_url(), key)
         if trouble := server.trouble():
             print(f"kgon dashboard: error: {trouble}", file=sys.stderr)
             sys.exit(1)

@@ -13,12 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import Tensor
 
-from kgon import figure_style, llc_figures, runs, streams, tracking
-from kgon.calibration import ACCEPTANCE, calibrate
-from kgon.cli import config as configs
-from kgon.cli import launch
+from kgon import streams
 from kgon.cli.artifacts import downloaded
-from kgon.cli.jobs import build, check_runs, dtype_of, job
 from kgon.cli.llc_table import (
     FOUR_GONS,
     PAPER,
@@ -28,13 +24,21 @@ from kgon.cli.llc_table import (
     calibrated_table,
     estimates_table,
 )
-from kgon.critical import CriticalPoint, critical_point
 from kgon.data import SingleFeature, draw
-from kgon.datamodule import EnsembleData
-from kgon.llc import LLC, VERDICTS, check_memory, check_settings, estimate_llc
-from kgon.loss import EmpiricalLoss, Loss, PopulationLoss, importance_weights
-from kgon.phases import classify
-from kgon.wandb_artifacts import FORM
+from kgon.figures import llc as llc_figures
+from kgon.figures import style
+from kgon.launch import command_line
+from kgon.launch import config as configs
+from kgon.launch.jobs import build, check_runs, dtype_of, job
+from kgon.llc.calibration import ACCEPTANCE, calibrate
+from kgon.llc.estimate import LLC, VERDICTS, check_memory, check_settings, estimate_llc
+from kgon.record import run_directory
+from kgon.theory.critical import CriticalPoint, critical_point
+from kgon.theory.loss import EmpiricalLoss, Loss, PopulationLoss, importance_weights
+from kgon.theory.phases import classify
+from kgon.tracking.artifacts import FORM
+from kgon.tracking.logger import log_artifacts, log_results, where_to_look
+from kgon.training.datamodule import EnsembleData
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Found:
 def main() -> None:
     """Console entry: Hydra overrides from the command line; run= may name a W&B artifact."""
     sys.argv[1:] = downloaded("llc", sys.argv[1:])
-    launch.run("llc", task, check)
+    command_line.run("llc", task, check)
 
 
 def check(config: DictConfig) -> None:
@@ -95,7 +99,7 @@ def check(config: DictConfig) -> None:
 
 
 @job
-def task(config: DictConfig, running: runs.Job, logger: Any) -> Callable[[], None]:
+def task(config: DictConfig, running: run_directory.Job, logger: Any) -> Callable[[], None]:
     """Estimate, write tables and figures, give them to the logger."""
     work = at_snapshots if config.run else calibrated if config.calibrate else at_critical_points
     found: Found = work(config)
@@ -103,15 +107,15 @@ def task(config: DictConfig, running: runs.Job, logger: Any) -> Callable[[], Non
     for name, rows in found.tables.items():
         directory.save_rows(name, rows)
     drawn = {
-        name: figure_style.save(figure, directory.path / "figures" / name)[0]
+        name: style.save(figure, directory.path / "figures" / name)[0]
         for name, figure in found.figures.items()
     }
     summary = _summary(found)
     running.report(1.0, summary)
-    tracking.log_results(logger, summary, found.tables, drawn)
+    log_results(logger, summary, found.tables, drawn)
     artifacts = {"llc": "config.yaml " + " ".join(f"{name}.parquet" for name in found.tables)}
-    tracking.log_artifacts(logger, directory.path, artifacts, summary, {})
-    looks = tracking.where_to_look(logger)
+    log_artifacts(logger, directory.path, artifacts, summary, {})
+    looks = where_to_look(logger)
     return lambda: _print(found, directory.path, [*drawn.values()], looks)
 
 
@@ -379,7 +383,7 @@ def _check_run(config: DictConfig) -> None:
             f"run={folder} has no weights.safetensors: it must be a finished run of kgon train "
             "with the callback snapshots"
         )
-    settings = runs.load(folder).config
+    settings = run_directory.load(folder).config
     if config.loss == "sample" and settings["n_samples"] is None:
         raise ValueError(
             f"loss=sample: run={folder} has no data set (it was trained on fresh inputs, "
@@ -389,8 +393,8 @@ def _check_run(config: DictConfig) -> None:
         raise ValueError(f"n_samples must be one number with run=DIR, got {config.n_samples}")
 
 
-def _training_run(config: DictConfig) -> tuple[runs.Run, EnsembleData, Tensor | None]:
-    run = runs.load(Path(str(config.run)))
+def _training_run(config: DictConfig) -> tuple[run_directory.Run, EnsembleData, Tensor | None]:
+    run = run_directory.load(Path(str(config.run)))
     data: EnsembleData = build(OmegaConf.create(run.config["datamodule"]))
     importance = importance_weights(
         run.config["model"]["importance"], run.config["model"]["n_features"]
@@ -398,7 +402,7 @@ def _training_run(config: DictConfig) -> tuple[runs.Run, EnsembleData, Tensor | 
     return run, data, importance
 
 
-def _first_members(run: runs.Run, count: int) -> EnsembleData:
+def _first_members(run: run_directory.Run, count: int) -> EnsembleData:
     """The run's data, of its first members only: a member's data set is the same in any company."""
     node = OmegaConf.create(run.config["datamodule"])
     node.members = list(node.members)[:count]

@@ -12,18 +12,18 @@ from types import FrameType
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from kgon import runs
-from kgon.cli import config as configs
-from kgon.cli import launch
+from kgon.launch import command_line
+from kgon.launch import config as configs
 from kgon.paper.items import ITEMS, JOBS, Item, Job, Results, check_names
 from kgon.paper.page import write_page
 from kgon.paper.rows import VERDICTS
+from kgon.record import run_directory
 
 
 def main() -> None:
     """Console entry: Hydra overrides, and --quick for quick=true."""
     sys.argv = ["quick=true" if word == "--quick" else word for word in sys.argv]
-    launch.run("paper", task, check)
+    command_line.run("paper", task, check)
 
 
 def check(config: DictConfig) -> None:
@@ -89,11 +89,11 @@ def _directories(job: Job, config: DictConfig) -> list[Path]:
 
 
 def _finished(path: Path) -> bool:
-    return runs.RunDirectory(path).status()["state"] == "finished"
+    return run_directory.RunDirectory(path).status()["state"] == "finished"
 
 
 def _seconds(path: Path) -> float:
-    return float(runs.RunDirectory(path).status()["seconds"] or 0.0)
+    return float(run_directory.RunDirectory(path).status()["seconds"] or 0.0)
 
 
 def _run(place: str, job: Job, directories: list[Path], config: DictConfig) -> None:

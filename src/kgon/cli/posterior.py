@@ -11,12 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from kgon import figure_style, posterior_figures, runs, tracking
-from kgon.cli import config as configs
-from kgon.cli import launch
-from kgon.cli.jobs import check_runs, job
-from kgon.critical import parse_label
-from kgon.phase_diagram import (
+from kgon.figures import posterior as posterior_figures
+from kgon.figures import style
+from kgon.launch import command_line
+from kgon.launch import config as configs
+from kgon.launch.jobs import check_runs, job
+from kgon.posterior.phase_diagram import (
     LEAST_SHARE,
     PhaseDiagram,
     check_settings,
@@ -25,7 +25,10 @@ from kgon.phase_diagram import (
     prediction_rows,
     transition_rows,
 )
-from kgon.posterior import VERDICTS
+from kgon.posterior.smc import VERDICTS
+from kgon.record import run_directory
+from kgon.theory.critical import parse_label
+from kgon.tracking.logger import log_results, where_to_look
 
 Rows = list[dict[str, Any]]
 
@@ -39,7 +42,7 @@ REMARK = (
 
 def main() -> None:
     """Console entry: Hydra overrides from the command line."""
-    launch.run("posterior", task, check)
+    command_line.run("posterior", task, check)
 
 
 def check(config: DictConfig) -> None:
@@ -62,7 +65,7 @@ def check(config: DictConfig) -> None:
 
 
 @job
-def task(config: DictConfig, running: runs.Job, logger: Any) -> Callable[[], None]:
+def task(config: DictConfig, running: run_directory.Job, logger: Any) -> Callable[[], None]:
     """Sample what is missing, write tables and figures, give them to the logger."""
     directory = running.directory
 
@@ -85,8 +88,8 @@ def task(config: DictConfig, running: runs.Job, logger: Any) -> Callable[[], Non
     small["transitions"] = _of_note(tables["transitions"])
     summary = _summary(config, diagram, tables)
     running.report(1.0, summary)
-    tracking.log_results(logger, summary, small, drawn)
-    looks = tracking.where_to_look(logger)
+    log_results(logger, summary, small, drawn)
+    looks = where_to_look(logger)
     return lambda: _print(config, diagram, tables, directory.path, [*drawn.values()], looks)
 
 
@@ -180,7 +183,7 @@ def _draw(
         "starts": posterior_figures.starts(diagram),
     }
     return {
-        name: figure_style.save(figure, folder / name)[0]
+        name: style.save(figure, folder / name)[0]
         for name, figure in drawn.items()
         if figure is not None
     }
@@ -292,7 +295,7 @@ def _print_chains(console: Console, diagram: PhaseDiagram) -> None:
         return
     table = Table(title=f"SMC, and NUTS from each start, by {diagram.rules[0]}")
     found = {start: diagram.share(start=start) for start in (None, *diagram.starts)}
-    phases = figure_style.phase_order(phase for shares in found.values() for phase in shares)
+    phases = style.phase_order(phase for shares in found.values() for phase in shares)
     table.add_column("n", justify="right")
     table.add_column("sampler", no_wrap=True)
     for title in (*(f"P({phase})" for phase in phases), "R-hat", "ESS", "passages", "diverged"):

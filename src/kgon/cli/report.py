@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from kgon import runs
-from kgon.report import write_report
+from kgon.record import run_directory
+from kgon.record.report import write_report
 
 
 def main() -> None:
@@ -19,10 +19,11 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     try:
-        found = runs.find(arguments.folder)
+        found = run_directory.find(arguments.folder)
     except ValueError as error:
         parser.error(str(error))
     page = write_report(
-        [runs.load(path) for path in found], arguments.out or arguments.folder[0] / "report.html"
+        [run_directory.load(path) for path in found],
+        arguments.out or arguments.folder[0] / "report.html",
     )
     print(f"{len(found)} run{'s' if len(found) > 1 else ''}: {page}")

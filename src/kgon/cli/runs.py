@@ -11,8 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from kgon import runs, sweeps
-from kgon.cli.standing import standing_table
+from kgon.launch.standing import standing_table
+from kgon.record import run_directory, sweeps
 
 _AT_WORK = ("pending", "running")
 _LOOK_SECONDS = 1.0
@@ -30,7 +30,10 @@ def main() -> None:
         help="a run, or a folder of runs (default: multirun)",
     )  # fmt: skip
     parser.add_argument(
-        "--state", action="append", choices=runs.STATES, help="only runs in this state; repeatable"
+        "--state",
+        action="append",
+        choices=run_directory.STATES,
+        help="only runs in this state; repeatable",
     )
     parser.add_argument(
         "--where", action="append", default=[], metavar="WORD",
@@ -71,7 +74,7 @@ def _rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             raise ValueError(f"no sweep {arguments.sweep!r} in {_title(arguments)}")
         found = [path for sweep in known for path in sweep.points()]
     else:
-        found = runs.find(arguments.folder)
+        found = run_directory.find(arguments.folder)
     return [
         row
         for row in sweeps.standing(found)

@@ -6,9 +6,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from kgon import wandb_account
-from kgon.sync import Outcome, find, sync
-from kgon.wandb_account import Server
+from kgon.tracking import account
+from kgon.tracking.account import Server
+from kgon.tracking.sync import Outcome, find, sync
 
 
 def main() -> None:
@@ -36,10 +36,10 @@ def main() -> None:
         folders = find(arguments.folder)
     except ValueError as error:
         parser.error(str(error))
-    key = wandb_account.api_key()
+    key = account.api_key()
     if key is None:
         parser.error("no W&B API key is configured; run: wandb login")
-    server = Server(wandb_account.base_url(), key)
+    server = Server(account.base_url(), key)
     counts: Counter[str] = Counter()
 
     def report(outcome: Outcome) -> None:

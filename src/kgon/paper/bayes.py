@@ -8,16 +8,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from kgon.critical import critical_point
-from kgon.free_energy import critical_sample_size
-from kgon.labels import quench, quench_labels
-from kgon.loss import PopulationLoss
-from kgon.occupancy import bayesian_transitions, shares_by_k
 from kgon.paper.rows import Published, Row
 from kgon.paper.theory import Table
-from kgon.phase_diagram import PhaseDiagram, transition_rows
-from kgon.posterior import sample_posterior
-from kgon.runs import Run
+from kgon.posterior.labels import quench, quench_labels
+from kgon.posterior.occupancy import bayesian_transitions, shares_by_k
+from kgon.posterior.phase_diagram import PhaseDiagram, transition_rows
+from kgon.posterior.smc import sample_posterior
+from kgon.record.run_directory import Run
+from kgon.theory.critical import critical_point
+from kgon.theory.free_energy import critical_sample_size
+from kgon.theory.loss import PopulationLoss
 
 Rows = list[dict[str, Any]]
 

@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from kgon import figures, llc_figures, posterior_figures
-from kgon.critical import critical_points
-from kgon.figure_style import (
+from kgon.figures import llc as llc_figures
+from kgon.figures import posterior as posterior_figures
+from kgon.figures import training as training_figures
+from kgon.figures.style import (
     FONT,
     GREY,
     INK,
@@ -29,15 +30,16 @@ from kgon.figure_style import (
     phase_order,
     write_title,
 )
-from kgon.phase_diagram import PhaseDiagram
-from kgon.weight_figures import k_gon
+from kgon.figures.weights import k_gon
+from kgon.posterior.phase_diagram import PhaseDiagram
+from kgon.theory.critical import critical_points
 
 Data = Mapping[str, Any]
 
 
 def staircase(data: Data) -> Figure:
     """Figure 1."""
-    return figures.staircase(
+    return training_figures.staircase(
         data["step"],
         data["loss"],
         llc_step=data["llc_step"],
@@ -51,7 +53,7 @@ def staircase(data: Data) -> Figure:
 
 def losses(data: Data) -> Figure:
     """Figure 3, the losses."""
-    return figures.loss_curves(
+    return training_figures.loss_curves(
         data["step"],
         data["loss"],
         critical_points(data["n_features"]),

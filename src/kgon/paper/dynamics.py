@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kgon import record
-from kgon.critical import CriticalPoint, critical_points
-from kgon.free_energy import critical_sample_size
 from kgon.paper.rows import Published, Row, share_stderr
 from kgon.paper.theory import Table
-from kgon.runs import Run
+from kgon.record.results import LEVEL_TOLERANCE, stages
+from kgon.record.run_directory import Run
+from kgon.theory.critical import CriticalPoint, critical_points
+from kgon.theory.free_energy import critical_sample_size
 
 Rows = list[dict[str, Any]]
 Array = NDArray[Any]
@@ -38,7 +38,7 @@ class Ensemble:
         for plateau in self.run.plateaus:
             plateaus[plateau["member"]].append(plateau)
         return {
-            row["member"]: record.stages(plateaus[row["member"]], row["member"])
+            row["member"]: stages(plateaus[row["member"]], row["member"])
             for row in self.run.members
         }
 
@@ -169,7 +169,7 @@ def figure_3(many: Ensemble) -> tuple[list[Row], dict[str, Any], dict[str, Any]]
     off = [min(abs(loss - p.loss) for p in points) for loss in resting]
     where = "Fig. 3"
     c = many.n_features
-    settled = sum(d <= record.LEVEL_TOLERANCE for d in off)
+    settled = sum(d <= LEVEL_TOLERANCE for d in off)
     lowest = ["6"] if c == 6 else []
     rows = [
         Row(f"c = {c}: critical levels drawn", float(len(points)), digits=0,
@@ -177,8 +177,8 @@ def figure_3(many: Ensemble) -> tuple[list[Row], dict[str, Any], dict[str, Any]]
         Row(f"c = {c}: of these met as plateaus by some run", float(len(met)), digits=0,
             text=f"{len(met)}: {', '.join(p.label for p in points if p.label in met)}",
             remark=f"nearest two levels differ by {min(gaps):.4f}, a plateau counts within "
-            f"{record.LEVEL_TOLERANCE:g}" if len(gaps) else ""),
-        Row(f"c = {c}: runs that end within {record.LEVEL_TOLERANCE:g} of a critical level",
+            f"{LEVEL_TOLERANCE:g}" if len(gaps) else ""),
+        Row(f"c = {c}: runs that end within {LEVEL_TOLERANCE:g} of a critical level",
             settled / many.n_members, digits=3,
             text=f"{settled} of {many.n_members}",
             remark="the paper shows that losses settle on the levels, without a number"),

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kgon import runs
 from kgon.paper import bayes, dynamics, superposition, theory
 from kgon.paper.dynamics import Ensemble
 from kgon.paper.rows import Row
 from kgon.paper.theory import Table
-from kgon.runs import Run
+from kgon.record import run_directory
+from kgon.record.run_directory import Run
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Results:
         return json.loads(file.read_text())["result"]
 
     def all(self, job: str) -> list[Run]:
-        return [runs.load(path) for path in self.folders[job]]
+        return [run_directory.load(path) for path in self.folders[job]]
 
     def one(self, job: str) -> Run:
         (run,) = self.all(job)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kgon.figure_style import save
+from kgon.figures.style import save
 from kgon.paper.drawings import DRAWINGS
 from kgon.paper.items import ITEMS, Block, Item, Picture, Section
 from kgon.paper.rows import MARKS, NOT, REMARK, REPRODUCED, UNPUBLISHED, VERDICTS, Row

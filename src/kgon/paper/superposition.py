@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kgon.paper.rows import Row
-from kgon.runs import Run
+from kgon.record.run_directory import Run
 
 Rows = list[dict[str, Any]]
 Array = NDArray[Any]

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kgon.critical import CriticalPoint, critical_point, critical_points
-from kgon.free_energy import critical_sample_size, prior_constant
-from kgon.loss import PopulationLoss, population_loss
 from kgon.paper.rows import Published, Row
+from kgon.theory.critical import CriticalPoint, critical_point, critical_points
+from kgon.theory.free_energy import critical_sample_size, prior_constant
+from kgon.theory.loss import PopulationLoss, population_loss
 
 Table = tuple[str, list[str], list[list[str]]]
 

@@ -1,0 +1,1 @@
+"""Compiled loops: the exact losses and the training step."""

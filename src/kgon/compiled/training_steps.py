@@ -1,0 +1,242 @@
+"""Compiled loops over training steps: what `DirectLoss.value_and_grad` and a torch optimizer
+define, without a framework's cost a step.
+
+A toy model's step is half a microsecond of arithmetic; any tensor library spends hundreds of times
+that on dispatch. So on a CPU the steps of a block run in one compiled loop a member, a few inputs
+of a minibatch side by side, with members shared out over threads. The torch definition stays the
+oracle (the tests hold the two together) and serves other devices and other optimizers.
+
+Shapes: W (n_members, n_hidden, n_features), b (n_members, n_features), x (n_members, n_rows,
+n_features), order (n_members, n_steps, batch_size), lr (n_members, n_steps), importance (n_members,
+n_features).
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from kgon.compiled.machine import share_out
+from kgon.compiled.scratch import arrays
+from kgon.compiled.vectors import broadcast, load, store, total, where_positive
+from kgon.data import Minibatches
+
+# Fused multiply-adds are allowed; reassociation is not, nor anything that assumes finite numbers:
+# a diverged member must turn NaN here as it does in torch.
+_jit = functools.partial(numba.njit, cache=True, nogil=True, error_model="numpy")
+_FASTMATH = {"contract"}
+
+_LANES = (1, 2, 4)
+"""Inputs of a minibatch that are worked on side by side: four, or as many as there are."""
+
+_FEW_FEATURES = 12
+"""Up to so many, it is quicker to go through all of them than through a list of those active."""
+
+
+@numba.njit(nogil=True, error_model="numpy", fastmath=_FASTMATH, inline="always")
+def _gradient(lanes, m, n, w, c, x, rows, scale, dW, db, room):
+    """Gradient of the minibatch loss of one member into dW, db; `scale` is 2 I / batch_size.
+
+    w and dW are flat, (m n). With r the inputs, h = W r, p = W^T h + b, g = scale (p - r) where
+    p > 0 and v = W g: db is the sum of g over the inputs, dW that of h g^T + v r^T. `room` is for
+    the sums of each lane, for r, h and v, and for the list of active features.
+    """
+    dW_lanes, db_lanes, r, h, v, active = room
+    few = n <= _FEW_FEATURES
+    zero = broadcast(w.dtype.type(0.0), lanes)
+    for q in range(m * n):
+        store(dW_lanes, q * lanes, zero)
+    for j in range(n):
+        store(db_lanes, j * lanes, zero)
+    for first in range(0, rows.size, lanes):
+        left = min(rows.size - first, lanes)
+        for lane in range(left):
+            row = x[rows[first + lane]]
+            for j in range(n):
+                r[j * lanes + lane] = row[j]
+        for lane in range(left, lanes):
+            for j in range(n):
+                r[j * lanes + lane] = 0.0
+        count = n
+        if not few:
+            count = 0
+            for j in range(n):
+                active[count] = j
+                some = False
+                for lane in range(lanes):
+                    some |= r[j * lanes + lane] != 0.0
+                count += some
+        for k in range(m):
+            own = zero
+            for place in range(count):
+                j = place if few else active[place]
+                own = own + load(r, j * lanes, lanes) * broadcast(w[k * n + j], lanes)
+            store(h, k * lanes, own)
+            store(v, k * lanes, zero)
+        # A lane without an input: with h = 0 and r = b its g is 0.
+        for lane in range(left, lanes):
+            for j in range(n):
+                r[j * lanes + lane] = c[j]
+        for j in range(n):
+            p = broadcast(c[j], lanes)
+            for k in range(m):
+                p = p + load(h, k * lanes, lanes) * broadcast(w[k * n + j], lanes)
+            error = broadcast(scale[j], lanes) * (p - load(r, j * lanes, lanes))
+            g = where_positive(p, error)
+            store(db_lanes, j * lanes, load(db_lanes, j * lanes, lanes) + g)
+            for k in range(m):
+                q = (k * n + j) * lanes
+                store(dW_lanes, q, load(dW_lanes, q, lanes) + load(h, k * lanes, lanes) * g)
+                own = load(v, k * lanes, lanes) + g * broadcast(w[k * n + j], lanes)
+                store(v, k * lanes, own)
+        for k in range(m):
+            own = load(v, k * lanes, lanes)
+            for place in range(count):
+                j = place if few else active[place]
+                q = (k * n + j) * lanes
+                store(dW_lanes, q, load(dW_lanes, q, lanes) + own * load(r, j * lanes, lanes))
+    for j in range(n):
+        db[j] = total(load(db_lanes, j * lanes, lanes))
+    for q in range(m * n):
+        dW[q] = total(load(dW_lanes, q * lanes, lanes))
+
+
+@functools.cache
+def _steps(m: int, n: int, lanes: int, adam: bool) -> Callable[..., None]:
+    # All of these are constants of the compiled code: inner loops unroll, branches go.
+    size = m * n
+    sizes = size * lanes, n * lanes, m * lanes
+
+    @_jit(fastmath=_FASTMATH)
+    def steps(W, b, x, order, lr, importance, state, first, decay, decoupled, beta1, beta2, eps):
+        w, dW = arrays(2, size, W.dtype)
+        c, db, scale = arrays(3, n, W.dtype)
+        (dW_lanes,) = arrays(1, sizes[0], W.dtype)
+        db_lanes, r = arrays(2, sizes[1], W.dtype)
+        h, v = arrays(2, sizes[2], W.dtype)
+        (active,) = arrays(1, n, np.int64)
+        room = dW_lanes, db_lanes, r, h, v, active
+        mW, mb, vW, vb = state
+        for s in range(W.shape[0]):
+            rates = lr[s]
+            for j in range(n):
+                c[j] = b[s, j]
+                scale[j] = 2.0 * importance[s, j] / order.shape[2]
+                for k in range(m):
+                    w[k * n + j] = W[s, k, j]
+            for t in range(order.shape[1]):
+                _gradient(lanes, m, n, w, c, x[s], order[s, t], scale, dW, db, room)
+                if decoupled:
+                    shrink = 1.0 - rates[t] * decay
+                    for j in range(n):
+                        c[j] *= shrink
+                    for q in range(size):
+                        w[q] *= shrink
+                elif decay != 0.0:
+                    for j in range(n):
+                        db[j] += decay * c[j]
+                    for q in range(size):
+                        dW[q] += decay * w[q]
+                if adam:
+                    rate = rates[t] / (1.0 - beta1 ** (first + t + 1))
+                    root = 1.0 / np.sqrt(1.0 - beta2 ** (first + t + 1))
+                    for j in range(n):
+                        mb[s, j] += (db[j] - mb[s, j]) * (1.0 - beta1)
+                        vb[s, j] = vb[s, j] * beta2 + (1.0 - beta2) * db[j] * db[j]
+                        c[j] -= rate * mb[s, j] / (np.sqrt(vb[s, j]) * root + eps)
+                        for k in range(m):
+                            g = dW[k * n + j]
+                            mW[s, k, j] += (g - mW[s, k, j]) * (1.0 - beta1)
+                            vW[s, k, j] = vW[s, k, j] * beta2 + (1.0 - beta2) * g * g
+                            change = mW[s, k, j] / (np.sqrt(vW[s, k, j]) * root + eps)
+                            w[k * n + j] -= rate * change
+                else:
+                    for j in range(n):
+                        c[j] -= rates[t] * db[j]
+                    for q in range(size):
+                        w[q] -= rates[t] * dW[q]
+            for j in range(n):
+                b[s, j] = c[j]
+                for k in range(m):
+                    W[s, k, j] = w[k * n + j]
+
+    return steps
+
+
+def _is_plain_sgd(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> bool:
+    return type(optimizer) is torch.optim.SGD and group["momentum"] == 0 and not group["maximize"]
+
+
+def _is_plain_adam(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> bool:
+    return type(optimizer) in (torch.optim.Adam, torch.optim.AdamW) and not (
+        group["amsgrad"] or group["maximize"]
+    )
+
+
+def has_kernel(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether `advance` knows this optimizer: SGD without momentum, Adam, AdamW, on a CPU."""
+    (group, *others) = optimizer.param_groups
+    plain = _is_plain_sgd(optimizer, group) or _is_plain_adam(optimizer, group)
+    return plain and not others and all(p.device.type == "cpu" for p in group["params"])
+
+
+def advance(
+    W: Tensor,
+    b: Tensor,
+    optimizer: torch.optim.Optimizer,
+    lr: Tensor,
+    batches: Minibatches,
+    importance: Tensor | None,
+) -> None:
+    """Advance W and b in place by as many steps of `optimizer` as there are learning rates, each on
+    the loss of its minibatch.
+
+    Learning rates (n_steps,) and importance (n_features,) are those of all members; a first axis
+    (n_members) gives each its own. The optimizer's own state is used and kept, so a run may go on
+    with torch's `step`, and a checkpoint of one is a checkpoint of the other. Only for optimizers
+    with `has_kernel`.
+    """
+    (group,) = optimizer.param_groups
+    n_members, m, n = W.shape
+    adam = _is_plain_adam(optimizer, group)
+    first, moments = 0, [W.new_empty(0, 1, 1), b.new_empty(0, 1)] * 2
+    if adam:
+        for p in (W, b):
+            if not optimizer.state[p]:
+                optimizer.state[p] = {
+                    "step": torch.tensor(0.0),
+                    "exp_avg": torch.zeros_like(p),
+                    "exp_avg_sq": torch.zeros_like(p),
+                }
+        first = int(optimizer.state[W]["step"])
+        moments = [optimizer.state[p][k] for k in ("exp_avg", "exp_avg_sq") for p in (W, b)]
+    weight = torch.ones(n) if importance is None else importance
+    weight = weight.to(W.dtype).expand(n_members, n).contiguous()
+    beta1, beta2 = group.get("betas", (0.0, 0.0))
+    rule = (
+        float(group["weight_decay"]),
+        isinstance(optimizer, torch.optim.AdamW),
+        float(beta1),
+        float(beta2),
+        float(group.get("eps", 0.0)),
+    )
+    lanes = next(lanes for lanes in _LANES if lanes >= min(batches.order.shape[2], _LANES[-1]))
+    kernel = _steps(m, n, lanes, adam)
+    n_steps = lr.shape[-1]
+    rates = lr.double().expand(n_members, n_steps).contiguous()
+
+    def advance_slice(part: slice) -> None:
+        members = (W, b, batches.x, batches.order, rates, weight)
+        params = [t.detach()[part].numpy() for t in members]
+        state = tuple(t.detach()[part].numpy() for t in moments)
+        kernel(*params, state, first, *rule)
+
+    # About 20 ns an input, 6 features and 2 hidden dimensions.
+    share_out(advance_slice, n_members, n_steps * batches.order.shape[2] * m * n * 2e-9)
+    if adam:
+        for p in (W, b):
+            optimizer.state[p]["step"] += n_steps

@@ -1,0 +1,221 @@
+"""Pictures of weights: the columns of W as k-gons, or W^T W as a heat map."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.colors import Normalize, to_rgba
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from kgon.figures.style import (
+    FONT,
+    INK,
+    WIDTH,
+    Array,
+    add_axes,
+    label_axes,
+    phase_color,
+    write_title,
+)
+
+MAX_WEIGHTS = 16
+"""Most pictures on one sheet of `weights`."""
+
+# Below this length a column is drawn as dead. It concerns pictures only: live columns of the
+# critical points have length >= 1.
+_DEAD = 0.3
+
+_BIAS_NORM = Normalize(-1.0, 1.0)
+_BIAS = ScalarMappable(_BIAS_NORM, "PuOr_r")
+
+
+def k_gon(ax: Axes, W: ArrayLike, b: ArrayLike, label: str) -> None:
+    """Draw one element's columns of W as vectors with their convex hull, and the biases.
+
+    A tip is filled with the colour of its bias. A live column that its bias switches off
+    (b_i < -|W_i|^2, phi) is dotted and ends in a cross. Dead columns stand in a row at the origin:
+    a ring for a positive bias (sigma), a dot for a negative one. The dashed circle is the unit
+    circle. For n_hidden != 2 the picture is the heat map of W^T W with the biases as a last column.
+    """
+    W, b = np.asarray(W, dtype=float), np.asarray(b, dtype=float)
+    if W.ndim != 2 or b.shape != W.shape[1:]:
+        raise ValueError(
+            f"W must be (n_hidden, n_features) and b (n_features), got {W.shape} and {b.shape}"
+        )
+    _blank(ax)
+    ax.set_title(label, fontsize=FONT, color=INK, pad=1.5)
+    reach = _reach(W)
+    ax.set_aspect("equal")
+    ax.set_xlim(-reach, reach)
+    ax.set_ylim(-reach, reach)
+    _draw(ax, W[None], b[None], [label], np.zeros((1, 2)), reach)
+
+
+def weights(W: ArrayLike, b: ArrayLike, labels: Sequence[str]) -> Figure:
+    """The k-gon pictures of up to 16 members: W (N, n_hidden, n_features), b (N, n_features)."""
+    W, b = np.asarray(W, dtype=float), np.asarray(b, dtype=float)
+    if W.ndim != 3 or b.shape != (W.shape[0], W.shape[2]) or len(labels) != len(W):
+        raise ValueError(
+            "W must be (N, n_hidden, n_features), b (N, n_features) and labels N, "
+            f"got {W.shape}, {b.shape} and {len(labels)}"
+        )
+    if not 1 <= len(W) <= MAX_WEIGHTS:
+        raise ValueError(f"weights draws 1 to {MAX_WEIGHTS} members, got {len(W)}")
+    columns = min(4, len(W))
+    rows = math.ceil(len(W) / columns)
+    size, pitch, foot = 0.7, 0.9, 0.54
+    height = 0.2 + rows * pitch + foot
+    figure = Figure(figsize=(WIDTH, height))
+    # One frame for all of them, in inches: axes of their own would take five times as long.
+    sheet = add_axes(figure, 0.0, 0.0, WIDTH, height)
+    _blank(sheet)
+    sheet.set_xlim(0.0, WIDTH)
+    sheet.set_ylim(0.0, height)
+    left = (WIDTH - columns * 0.84) / 2
+    row, column = np.divmod(np.arange(len(W)), columns)
+    x, y = left + 0.84 * (column + 0.5), foot + pitch * (rows - 1 - row) + size / 2
+    _draw(sheet, W, b, labels, np.stack([x, y], 1), size / 2)
+    for n, label in enumerate(labels):
+        top = y[n] + size / 2 + 0.02
+        sheet.text(x[n], top, label, fontsize=FONT, color=INK, ha="center", va="bottom")
+    bar = add_axes(figure, 0.95, 0.36, WIDTH - 0.95, 0.43)
+    figure.colorbar(
+        _BIAS, cax=bar, orientation="horizontal", ticks=[-1, 0, 1]
+    ).outline.set_linewidth(0.4)
+    label_axes(bar, _KEY if W.shape[1] == 2 else "$W^TW$, then $b$ as a last column", None)
+    write_title(figure, f"Weights of {len(W)} member{'s' * (len(W) != 1)}")
+    return figure
+
+
+_KEY = "bias $b_i$; dead columns: ring +, dot \N{MINUS SIGN}; cross: off by its bias"
+
+
+def _blank(ax: Axes) -> None:
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    ax.set_xticks([])
+    ax.set_yticks([])
+
+
+def _reach(W: Array) -> float:
+    """Half the side of the square that shows W."""
+    length = np.linalg.norm(W, axis=0)
+    return max(1.2, 1.12 * float(length.max(initial=0.0, where=np.isfinite(length))))
+
+
+def _draw(ax: Axes, W: Array, b: Array, labels: Sequence[str], centres: Array, half: float) -> None:
+    """Draw the picture of each element into the square of side 2 * half around its centre, in units
+    of `ax`."""
+    finite = np.isfinite(W).all((1, 2)) & np.isfinite(b).all(1)
+    for x, y in centres[~finite]:
+        ax.text(x, y, "not finite", fontsize=FONT, ha="center", va="center")
+    if W.shape[1] != 2:
+        for n in np.flatnonzero(finite):
+            _draw_gram(ax, W[n], b[n], centres[n], half)
+    elif finite.any():
+        colours = [phase_color(label) for label in np.array(labels, dtype=object)[finite]]
+        units = half / np.array([_reach(each) for each in W[finite]])
+        _draw_columns(ax, W[finite], b[finite], colours, centres[finite], units)
+
+
+def _draw_gram(ax: Axes, W: Array, b: Array, centre: Array, half: float) -> None:
+    gap = np.full((W.shape[1], 1), np.nan)
+    image = np.concatenate([W.T @ W, gap, b[:, None]], axis=1)
+    tall = half * min(1.0, image.shape[0] / image.shape[1])
+    wide = half * min(1.0, image.shape[1] / image.shape[0])
+    x, y = centre
+    ax.imshow(
+        image,
+        cmap=_BIAS.cmap,
+        norm=_BIAS_NORM,
+        interpolation="nearest",
+        extent=(x - wide, x + wide, y - tall, y + tall),
+    ).set_gid("gram")
+
+
+def _draw_columns(
+    ax: Axes, W: Array, b: Array, colours: list[str], centres: Array, units: Array
+) -> None:
+    """Draw the columns of W's of two rows around their centres; `units` are length 1 in units of
+    `ax`. What looks alike is one artist for all of them, which is what makes a sheet quick."""
+    length = np.linalg.norm(W, axis=1)
+    live = length >= _DEAD
+    off = live & (b < -(length**2))
+    unit = units[:, None, None]
+    roots = np.broadcast_to(centres[:, None], (*live.shape, 2))
+    tips = roots + unit * W.swapaxes(1, 2)
+    turn = np.linspace(0.0, 2 * np.pi, 73)
+    circle = np.stack([np.cos(turn), np.sin(turn)], 1)
+    _lines(ax, centres[:, None] + unit * circle, "#b0b0b0", lw=0.5, ls=(0, (3, 3)), zorder=0)
+    hulls = [_hull(tip[on]) for tip, on in zip(tips, live, strict=True)]
+    shown = [n for n, hull in enumerate(hulls) if len(hull) >= 3]
+    if shown:
+        polygons = PolyCollection(
+            [hulls[n] for n in shown],
+            facecolors=[to_rgba(colours[n], 0.25) for n in shown],
+            edgecolors=[colours[n] for n in shown],
+            linewidths=1.0,
+            zorder=1,
+        )
+        polygons.set_gid("hulls")
+        ax.add_collection(polygons, autolim=False)
+    for chosen, style, marker, gid in (
+        (live & ~off, "-", "o", "columns"),
+        (off, ":", "X", "columns-off"),
+    ):
+        if chosen.any():
+            spokes = np.stack([roots[chosen], tips[chosen]], axis=1)
+            _lines(ax, spokes, INK, lw=0.7, ls=style, zorder=2)
+            _mark(ax, tips[chosen], gid, marker=marker, s=16, c=_BIAS.to_rgba(b[chosen]), lw=0.5)
+    row = _row_of_the_dead(b, ~live)
+    apart = 0.3 * np.array([_reach(each) for each in W])[:, None, None]
+    places = roots + unit * apart * np.stack([row, np.zeros_like(row)], -1)
+    for chosen, fill, size, gid in (
+        (~live & (b > 0), "white", 20, "dead-positive"),
+        (~live & (b <= 0), INK, 4, "dead-negative"),
+    ):
+        if chosen.any():
+            _mark(ax, places[chosen], gid, marker="o", s=size, c=fill, lw=0.9)
+
+
+def _row_of_the_dead(b: Array, dead: Array) -> Array:
+    """Where each dead column stands in its element's row, from the largest bias to the least:
+    whole steps apart, their mean 0."""
+    order = np.argsort(np.where(dead, -b, np.inf), axis=1, kind="stable")
+    rank = np.argsort(order, axis=1)
+    return rank - (dead.sum(1, keepdims=True) - 1) / 2
+
+
+def _lines(ax: Axes, points: Array, colour: str, **style: Any) -> None:
+    """Lines (number, points, 2)."""
+    ax.add_collection(LineCollection(list(points), colors=colour, **style), autolim=False)
+
+
+def _mark(ax: Axes, at: Array, gid: str, **style: Any) -> None:
+    ax.scatter(*at.T, edgecolors=INK, zorder=3, **style).set_gid(gid)
+
+
+def _hull(xy: Array) -> Array:
+    """The vertices of the convex hull of points (n, 2), counter-clockwise (monotone chain)."""
+    ordered = [tuple(p) for p in np.unique(xy, axis=0)]
+    if len(ordered) < 3:
+        return np.array(ordered).reshape(-1, 2)
+
+    def half(points: Iterable[tuple[float, ...]]) -> list[tuple[float, ...]]:
+        chain: list[tuple[float, ...]] = []
+        for p in points:
+            while len(chain) > 1 and (
+                (chain[-1][0] - chain[-2][0]) * (p[1] - chain[-2][1])
+                - (chain[-1][1] - chain[-2][1]) * (p[0] - chain[-2][0])
+                <= 0
+            ):
+                chain.pop()
+            chain.append(p)
+        return chain[:-1]
+
+    return np.array(half(ordered) + half(reversed(ordered)))

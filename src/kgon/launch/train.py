@@ -1,0 +1,119 @@
+"""A training job: build the objects of a config, train, leave a record."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+from hydra.utils import instantiate
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig
+
+from kgon.callbacks import Status
+from kgon.compiled.machine import check_fits
+from kgon.launch import config as configs
+from kgon.launch.jobs import build, check_runs, dtype_of, job
+from kgon.record import run_directory
+from kgon.record.results import Results, print_results, write
+from kgon.tracking.logger import log_artifacts, log_results, where_to_look
+from kgon.training import checkpoints, packing
+from kgon.training.datamodule import EnsembleData
+from kgon.training.fit import check_trainer, train
+from kgon.training.model import TMS
+from kgon.training.schedule import Schedule
+
+
+def check(config: DictConfig) -> None:
+    """Build, with one member, everything that can refuse a value; ValueError says what."""
+    dtype_of(config)
+    check_memory(config)
+    configs.plain(config)
+    check_runs(config)
+    small = config.copy()
+    small.members = 1
+    build(small.model)
+    data: EnsembleData = build(small.datamodule)
+    if data.distribution.n_features != small.model.n_features:
+        raise ValueError(
+            f"data.n_features must be model.n_features={small.model.n_features}, "
+            f"got {data.distribution.n_features}"
+        )
+    build(small.get("callbacks") or {})
+    try:
+        trainer = build_trainer(small, [], False)
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise ValueError(f"trainer: {error}") from error
+    check_trainer(trainer)
+
+
+def check_memory(config: DictConfig) -> None:
+    """Refuse a job whose data sets and record would not fit; it does not grow with the steps."""
+    # Not from the list of members, which itself may be too long to make.
+    n_members = configs.count_members(config.members)
+    n, m = config.model.n_features, config.model.n_hidden
+    # Data sets are kept as inputs and, sorted, with three running sums and a line of eight numbers.
+    data = 8 * n_members * (config.n_samples or 0) * (n + 12)
+    # A loss looks at every pair of features.
+    pairs = 8 * n_members * n**2
+    schedule = Schedule(max_steps=config.trainer.max_steps, **config.schedule)
+    # The record is stacked once more to be written.
+    record = 2 * schedule.bytes_recorded(n_members, m, n)
+    check_fits(
+        data + pairs + record,
+        f"{n_members} members with n_samples={config.n_samples}, n_features={n}, n_hidden={m}, "
+        f"{len(schedule.losses)} losses and {len(schedule.snapshots)} snapshots",
+        "take fewer members, samples, schedule.n_losses or schedule.n_snapshots",
+    )
+
+
+def build_trainer(config: DictConfig, callbacks: list[L.Callback], logger: Any) -> L.Trainer:
+    # What Lightning says at INFO is about itself: devices found, products to try.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    trainer = instantiate(config.trainer, _partial_=True, _convert_="all")
+    return trainer(
+        callbacks=callbacks,
+        logger=logger,
+        enable_checkpointing=bool(callbacks),
+        default_root_dir=config.runs.dir,
+        # One process whatever started it: no cluster's environment says otherwise.
+        plugins=[LightningEnvironment()],
+    )
+
+
+@job
+def task(config: DictConfig, running: run_directory.Job, logger: Any) -> Callable[[], None]:
+    """Train, write the record, give the results to the logger."""
+    model: TMS = build(config.model)
+    data: EnsembleData = build(config.datamodule)
+    callbacks = list(build(config.get("callbacks") or {}).values())
+    callbacks.append(Status([running.report], config.trainer.max_steps))
+    directory = running.directory
+    packing.leave_pack(directory.path / checkpoints.FOLDER, model)
+    trainer = build_trainer(config, callbacks, logger)
+    train(model, data, trainer, directory.path)
+    results = conclude(running, model, data, logger, draw=config.runs.figures)
+    looks = where_to_look(logger)
+    return lambda: print_results(results, directory.path, looks)
+
+
+def conclude(
+    running: run_directory.Job, model: TMS, data: EnsembleData, logger: Any, *, draw: bool
+) -> Results:
+    """Write a trained ensemble's record, and give the results to the logger."""
+    results = write(running.directory, model, data, draw=draw)
+    running.report(1.0, results.summary)
+    log_results(logger, results.summary, results.tables, results.figures)
+    # The first is all that kgon llc run=FOLDER needs.
+    artifacts = {
+        "run": "config.yaml status.json weights.safetensors members.parquet",
+        "llc": "llc.parquet",
+    }
+    log_artifacts(
+        logger,
+        running.directory.path,
+        artifacts,
+        results.summary,
+        {"status.json": running.as_finished()},
+    )
+    return results

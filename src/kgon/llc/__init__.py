@@ -1,0 +1,1 @@
+"""Local learning coefficients, with verdicts."""

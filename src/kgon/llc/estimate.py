@@ -1,0 +1,319 @@
+r"""Local learning coefficients by Langevin dynamics, with a verdict on every estimate.
+
+The estimator (Lau et al. 2023, arXiv 2308.12108) at a parameter w* is
+
+    llc = nbeta (E[L_n(w)] - L_n(w*)),   w ~ exp(-nbeta L_n(w) - (localization / 2) |w - w*|^2),
+
+with nbeta = n / log n for n samples. The draws are those of devinterp's `SGMCMC` on parameters that
+stack all chains of all points (`kgon.llc.langevin`). nbeta, lr and localization may differ from
+point to point, so a grid of settings is one stack too (`kgon.llc.calibration`).
+
+Shapes: parameters are (*batch, ...), a stack of chains (n_chains, *batch, ...); a loss maps
+parameters to (n_chains, *batch).
+
+Memory: the losses of all draws are kept, 8 bytes each, and looking at them takes as much again;
+a call that has no room for it is refused. Chains run a few at a time, or some thousand at a
+time (`langevin.CHUNK`), so what they need does not grow with their number.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kgon import streams
+from kgon.compiled.exact_loss import CompiledLoss
+from kgon.compiled.machine import check_fits
+from kgon.llc.convergence import convergence
+from kgon.llc.langevin import SGLD, SamplerFactory, sample
+from kgon.theory.loss import EmpiricalLoss, PopulationLoss
+
+VERDICTS = ("ok", "unconverged", "escaped", "diverged")
+
+BELOW = 0.05
+"""The paper discards a chain with more than this share of draws below L(w*) (App. K)."""
+RHAT = math.sqrt(2)
+"""Split R-hat above which a chain's draws are not enough.
+
+R-hat^2 - 1 is the variance of the means of half chains over the variance inside them, one over
+the number of independent draws in half a chain. sqrt(2) means one: a chain forgets where it was
+within half its length. Chains that have not forgotten their start read far more, sqrt(6) = 2.4 for
+a loss that wanders like Brownian motion. Stricter rules (1.1, 1.01) are for single posteriors that
+need every chain; here many independent chains are averaged, each chain's share of noise is in
+their standard error, and what is left of the start shows as drift."""
+DRIFT = 4.0
+"""Standard errors by which the two halves of the draws may differ."""
+
+
+@dataclass(frozen=True)
+class LLC:
+    """Estimates of local learning coefficients, each field over (*batch) unless it says otherwise.
+
+    Attributes:
+        mean: the estimate, the mean of `per_chain` over the chains that were kept.
+        stderr: its standard error over chains (NaN for a single chain).
+        per_chain: (n_chains, *batch), each chain's own estimate.
+        rhat: split R-hat of the loss trace.
+        ess: effective number of draws of the loss trace, all chains together.
+        below: share of draws with a loss below L(w*).
+        drift: mean of the second half of the draws less the first's, in LLC units.
+        acceptance: mean acceptance probability that a Metropolis correction would have had (MALA):
+            near 1 the discretisation error is small. NaN for preconditioned samplers.
+        kept: number of chains kept.
+        verdict: code of the verdict, an index into VERDICTS; `verdicts` has the words.
+        trace: (n_draws, n_chains, *batch), the losses of the draws.
+    """
+
+    mean: Tensor
+    stderr: Tensor
+    per_chain: Tensor
+    rhat: Tensor
+    ess: Tensor
+    below: Tensor
+    drift: Tensor
+    acceptance: Tensor
+    kept: Tensor
+    verdict: Tensor
+    trace: Tensor
+
+    @property
+    def verdicts(self) -> Any:
+        """The verdicts in words, as a nested list over (*batch)."""
+        words = np.array(VERDICTS, dtype=object)[self.verdict.numpy()]
+        return np.asarray(words, dtype=object).tolist()
+
+
+def estimate_llc(
+    loss: Callable[..., Tensor],
+    *params: Tensor | Mapping[str, Tensor],
+    nbeta: float | Tensor,
+    lr: float | Tensor,
+    localization: float | Tensor,
+    n_chains: int,
+    n_draws: int,
+    n_burnin: int,
+    seed: int | streams.Keys,
+    discard: float | None = None,
+    sampler: SamplerFactory = SGLD,
+) -> LLC:
+    """Local learning coefficients at any number of parameters at once.
+
+    Args:
+        loss: maps stacked parameters to losses (n_chains, *batch), each depending on its own
+            parameters only. A `value_and_grad` method is used where there is one, else autograd.
+        params: the points w*, one tensor for each parameter with the same leading axes: W
+            (*batch, n_hidden, n_features) and b (*batch, n_features) for the losses of kgon. The
+            shape is that of loss(*params). Or one dict of such tensors, which the loss then takes.
+            The chains are computed in the parameters' dtype; losses are kept and averaged in
+            float64.
+        nbeta: inverse temperature times the number of samples; n / log n as a rule. It, lr and
+            localization are numbers, or tensors that broadcast to the batch shape: a value for
+            each point.
+        lr: step size (eps of the Langevin step).
+        localization: strength of the pull towards w* (gamma).
+        n_chains: chains at each point.
+        n_draws: draws of each chain that count, after n_burnin that do not.
+        seed: of the noise. An integer, or stream keys (*batch) if a point's noise must not depend
+            on which other points are estimated with it.
+        discard: leave out chains with more than this share of draws below L(w*) (the paper: 0.05);
+            None keeps all.
+        sampler: `SGMCMC.sgld`, `SGMCMC.rmsprop_sgld`, or a partial of one.
+
+    Returns:
+        Estimates over (*batch). The first of these rules that holds gives the verdict:
+        *diverged*: a draw of some chain is not finite;
+        *escaped*: more than a share BELOW of all draws lie below L(w*), or no chain was kept:
+        the chains found lower ground, and the number says nothing about w*;
+        *unconverged*: split R-hat above RHAT, or the halves of the draws differ by more than DRIFT
+        standard errors;
+        *ok*: none of these.
+
+    Raises:
+        ValueError: an argument out of range, more draws than fit into memory, NaN in w*,
+            parameters that share storage (each would get noise of its own: the tied weights of
+            devinterp's notebook read 13.3 for 8.3), or a loss that does not return one value for
+            each point or does not depend on one of the parameters.
+    """
+    check_settings(nbeta, lr, localization, n_chains, n_draws, n_burnin)
+    loss, points = _unpacked(loss, params)
+    _check_params(points)
+    on_cpu = all(p.device.type == "cpu" for p in points)
+    if isinstance(loss, PopulationLoss | EmpiricalLoss) and on_cpu:
+        loss = CompiledLoss(loss, points[0].shape[-1])
+    with torch.no_grad():
+        reference = loss(*points)
+    if not isinstance(reference, Tensor):
+        raise ValueError(
+            f"loss returned {type(reference).__name__}, not a tensor with one value for each point"
+        )
+    reference, batch = reference.double(), reference.shape
+    if any(p.shape[: len(batch)] != batch for p in points):
+        raise ValueError(
+            f"loss returned shape {tuple(batch)}, which is not a leading part of the parameters' "
+            f"shapes {[tuple(p.shape) for p in points]}: it must give one value for each point"
+        )
+    check_memory(n_draws, n_chains, math.prod(batch))
+    settings = {
+        name: _per_point(name, value, batch)
+        for name, value in {"nbeta": nbeta, "lr": lr, "localization": localization}.items()
+    }
+    keys = subkeys(seed, batch, n_chains)
+    trace, acceptance = sample(loss, points, keys, n_draws, n_burnin, sampler, **settings)
+    return _summarise(trace, reference, acceptance.mean(0), settings["nbeta"], discard)
+
+
+def _unpacked(
+    loss: Callable[..., Tensor], params: tuple[Tensor | Mapping[str, Tensor], ...]
+) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
+    """The loss as a function of tensors, and the tensors, where a dict of them was given."""
+    if len(params) == 1 and isinstance(params[0], Mapping):
+        names = list(params[0])
+        of_dict = loss
+        return (
+            lambda *tensors: of_dict(dict(zip(names, tensors, strict=True))),
+            tuple(params[0].values()),
+        )
+    tensors = tuple(p for p in params if isinstance(p, Tensor))
+    if len(tensors) < len(params):
+        raise ValueError(
+            "the parameters must be tensors, or one dict of tensors; got "
+            + ", ".join(type(p).__name__ for p in params)
+        )
+    return loss, tensors
+
+
+def _per_point(name: str, value: float | Tensor, batch: tuple[int, ...]) -> float | Tensor:
+    """A setting as a number, or as a value for each point (*batch)."""
+    if not isinstance(value, Tensor) or value.ndim == 0:
+        return float(value)
+    try:
+        return value.double().expand(batch)
+    except RuntimeError:
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}; it must be a number or broadcast to the "
+            f"points' shape {tuple(batch)}"
+        ) from None
+
+
+def check_memory(n_draws: int, n_chains: int, n_points: int) -> None:
+    """ValueError if the losses of all draws would not fit into memory."""
+    # 8 bytes each, and as much again to look at them.
+    check_fits(
+        2 * 8 * n_draws * n_chains * n_points,
+        f"the losses of n_draws={n_draws} of n_chains={n_chains} chains at {n_points} points",
+        "take fewer draws, chains or points",
+    )
+
+
+def subkeys(seed: int | streams.Keys, batch: tuple[int, ...], n_chains: int) -> streams.Keys:
+    """The chains' stream keys, (n_chains, *batch)."""
+    if isinstance(seed, int):
+        seed = streams.member_keys(seed, range(math.prod(batch)), "llc").reshape(batch)
+    if seed.shape != tuple(batch):
+        raise ValueError(f"seed has keys of shape {seed.shape}, the points have {tuple(batch)}")
+    return np.ascontiguousarray(np.moveaxis(streams.subkeys(seed, n_chains), -1, 0))
+
+
+def check_settings(
+    nbeta: float | Tensor,
+    lr: float | Tensor,
+    localization: float | Tensor,
+    n_chains: int,
+    n_draws: int,
+    n_burnin: int,
+) -> None:
+    """ValueError that names the first setting out of its range."""
+    for name, count in {"n_chains": n_chains, "n_draws": n_draws, "n_burnin": n_burnin}.items():
+        if not isinstance(count, Integral):
+            raise ValueError(f"{name} must be a whole number, got {count}")
+    positive = {"nbeta": nbeta, "lr": lr, "n_chains": n_chains, "n_draws": n_draws}
+    for name, value in positive.items():
+        for v in _each(value):
+            if not 0 < v < math.inf:
+                raise ValueError(f"{name} must be positive, got {v}")
+    for name, value in {"localization": localization, "n_burnin": n_burnin}.items():
+        for v in _each(value):
+            if not 0 <= v < math.inf:
+                raise ValueError(f"{name} must be >= 0, got {v}")
+
+
+def _each(value: float | Tensor) -> list[float]:
+    return value.flatten().tolist() if isinstance(value, Tensor) else [value]
+
+
+def _check_params(params: tuple[Tensor, ...]) -> None:
+    if not params:
+        raise ValueError("estimate_llc needs at least one parameter tensor")
+    if len({p.dtype for p in params}) > 1:
+        raise ValueError(
+            f"the parameters must have one dtype, got {', '.join(str(p.dtype) for p in params)}"
+        )
+    if any(not bool(p.isfinite().all()) for p in params):
+        raise ValueError("the parameters w* hold NaN or infinite values")
+    for i, p in enumerate(params):
+        if any(_share_elements(p, q) for q in params[:i]):
+            raise ValueError(
+                "two parameters share storage (tied weights): each would get noise of its own. "
+                "Pass one tensor and tie inside the loss, W.mT @ W for instance"
+            )
+
+
+def _share_elements(p: Tensor, q: Tensor) -> bool:
+    storage = p.untyped_storage()
+    if storage.data_ptr() != q.untyped_storage().data_ptr() or not p.numel() * q.numel():
+        return False
+    places = torch.arange(storage.nbytes() // p.element_size())
+    mine, other = (places.as_strided(t.shape, t.stride(), t.storage_offset()) for t in (p, q))
+    return bool(torch.isin(mine, other).any())
+
+
+def _summarise(
+    trace: Tensor,
+    reference: Tensor,
+    acceptance: Tensor,
+    nbeta: float | Tensor,
+    discard: float | None,
+) -> LLC:
+    mean_loss = trace.mean(0)
+    finite = mean_loss.isfinite()  # one draw that is not is enough
+    per_chain = nbeta * (mean_loss - reference)
+    below = (trace < reference).sum(0) / len(trace)
+    keep = finite if discard is None else finite & (below <= discard)
+    kept = keep.sum(0)
+    mean, stderr = _mean_over_chains(per_chain, keep)
+    half = len(trace) // 2
+    halves = nbeta * (trace[half:].mean(0) - trace[: max(half, 1)].mean(0))
+    drift, drift_error = _mean_over_chains(halves, finite)
+    rhat, ess = convergence(trace)
+    diverged = ~finite.all(0)
+    escaped = (below.mean(0) > BELOW) | (kept == 0)
+    unconverged = (rhat > RHAT) | (drift.abs() > DRIFT * drift_error)
+    verdict = torch.where(unconverged, 1, 0)
+    verdict = torch.where(escaped, 2, verdict)
+    verdict = torch.where(diverged, 3, verdict)
+    return LLC(
+        mean=mean,
+        stderr=stderr,
+        per_chain=per_chain,
+        rhat=rhat,
+        ess=ess,
+        below=below.mean(0),
+        drift=drift,
+        acceptance=acceptance,
+        kept=kept,
+        verdict=verdict,
+        trace=trace,
+    )
+
+
+def _mean_over_chains(x: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard error over the chains (first axis) that are kept; NaN without enough."""
+    kept = keep.sum(0)
+    mean = x.where(keep, 0.0).sum(0) / kept
+    variance = (x - mean).square().where(keep, 0.0).sum(0) / (kept - 1)
+    return mean, (variance / kept).sqrt().where(kept > 1, math.nan)

@@ -1,0 +1,1 @@
+"""Samples of the Bayesian posterior, and its phases against the sample size."""

@@ -1,0 +1,190 @@
+"""Classes (k, sigma, phi) of posterior draws, by three rules side by side.
+
+A draw is far from every critical point: columns shake by 1/sqrt(n). Each rule below makes a class
+of it; where they disagree a share of the posterior is a matter of definition (below some 400
+samples at n_features = 6).
+
+- `quench_labels`, the reference: descend the population loss from the draw and see on which
+  critical level it ends. The class is that of the basin.
+- `output_labels`, fast: k is the number of features whose own output f_i(e_i) = l_i^2 + b_i is
+  above ON_OUTPUT, sigma the number of positive biases among the others.
+- `hull_labels`, the paper's (Sec. 4): k is the number of vertices of the convex hull of the
+  columns, sigma the number of positive biases.
+
+For trajectories of training, which lie on critical points up to small noise, see `phases`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kgon.compiled import moments
+from kgon.compiled.exact_loss import Kernel
+from kgon.theory.critical import critical_points, format_label, parse_label
+from kgon.theory.loss import PopulationLoss
+from kgon.theory.phases import ON_OUTPUT, OTHER
+
+LEVEL_TOLERANCE = 0.002
+"""Largest distance of a quenched loss from a critical level. The nearest two levels at
+n_features = 6 are 0.007 apart; a descent that has converged ends within 1e-6 of one."""
+
+QUENCH_SLOPE = 1e-6
+"""Norm of the gradient at which a descent has arrived."""
+QUENCH_STEPS = 50_000
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """The classes of a stack of parameters, each field (*batch); k = -1 stands for `other`."""
+
+    k: Tensor
+    sigma: Tensor
+    phi: Tensor
+
+    def where(self, label: str) -> Tensor:
+        """Which elements have this label, (*batch)."""
+        if label == OTHER:
+            return self.k < 0
+        k, sigma, phi = parse_label(label)
+        return (self.k == k) & (self.sigma == sigma) & (self.phi == phi)
+
+    @property
+    def present(self) -> list[str]:
+        """The labels that occur, the most frequent first."""
+        rows = torch.stack([self.k, self.sigma, self.phi], -1).reshape(-1, 3)
+        distinct, counts = rows.unique(dim=0, return_counts=True)
+        order = counts.argsort(descending=True, stable=True)
+        return [_name(*row) for row in distinct[order].tolist()]
+
+    @property
+    def names(self) -> Any:
+        """The labels in words, nested as deeply as the batch."""
+        rows = torch.stack([self.k, self.sigma, self.phi], -1).reshape(-1, 3).tolist()
+        words = np.array([_name(*row) for row in rows], dtype=object).reshape(self.k.shape)
+        return words.tolist() if words.ndim else words.item()
+
+
+def _name(k: int, sigma: int, phi: int) -> str:
+    if k < 0:
+        return OTHER
+    return "0" + "+" * sigma if k == 0 else format_label(k, sigma, phi)
+
+
+@dataclass(frozen=True, eq=False)
+class Quench:
+    """Where gradient descent of the population loss ends.
+
+    Attributes:
+        W: (*batch, n_hidden, n_features).
+        b: (*batch, n_features).
+        loss: (*batch), the population loss there.
+        slope: (*batch), the norm of its gradient; above QUENCH_SLOPE the descent was cut short.
+    """
+
+    W: Tensor
+    b: Tensor
+    loss: Tensor
+    slope: Tensor
+
+
+def quench(W: Tensor, b: Tensor) -> Quench:
+    """Descend the population loss from each parameter until its gradient has vanished.
+
+    Args:
+        W: (*batch, n_hidden, n_features).
+        b: (*batch, n_features).
+    """
+    _check(W, b)
+    n_hidden, n_features = W.shape[-2:]
+    tables = moments.tables(PopulationLoss(), n_features)
+    assert tables is not None  # the population loss has a compiled form
+    end_W = W.detach().double().reshape(-1, 1, n_hidden, n_features).clone()
+    end_b = b.detach().double().reshape(-1, 1, n_features).clone()
+    loss, slope, _ = Kernel(tables, n_hidden, n_runs=1).descend(
+        end_W, end_b, tolerance=QUENCH_SLOPE, n_steps=QUENCH_STEPS
+    )
+    batch = b.shape[:-1]
+    return Quench(
+        end_W.reshape(W.shape), end_b.reshape(b.shape), loss.view(batch), slope.view(batch)
+    )
+
+
+def quench_labels(quenched: Quench, tolerance: float = LEVEL_TOLERANCE) -> Labels:
+    """The critical point whose loss is nearest to the quenched one's; `other` beyond `tolerance`.
+
+    For n_hidden = 2, where the critical levels are known.
+    """
+    if quenched.W.shape[-2] != 2:
+        raise ValueError(
+            f"critical levels are known for n_hidden = 2, got n_hidden={quenched.W.shape[-2]}"
+        )
+    points = critical_points(quenched.b.shape[-1])
+    levels = torch.tensor([point.loss for point in points], dtype=torch.float64)
+    classes = torch.tensor([[point.k, point.sigma, point.phi] for point in points])
+    distance, nearest = (quenched.loss.unsqueeze(-1) - levels).abs().min(-1)
+    matched = (distance <= tolerance).unsqueeze(-1)
+    k, sigma, phi = torch.where(matched, classes[nearest], torch.tensor([-1, 0, 0])).unbind(-1)
+    return Labels(k, sigma, phi)
+
+
+def output_labels(W: Tensor, b: Tensor) -> Labels:
+    """k = features with l_i^2 + b_i > ON_OUTPUT, sigma = positive biases of the others.
+
+    With n_features >= 4 and fewer than four on, the class is that of a 4-gon with the rest switched
+    off (phi), whose loss it has.
+    """
+    _check(W, b)
+    on = W.square().sum(-2) + b > ON_OUTPUT
+    n_on = on.sum(-1)
+    k = n_on.clamp(min=4) if b.shape[-1] >= 4 else n_on
+    return Labels(k, (~on & (b > 0)).sum(-1), k - n_on)
+
+
+def hull_labels(W: Tensor, b: Tensor) -> Labels:
+    """k = vertices of the convex hull of W's columns, sigma = positive biases (n_hidden = 2)."""
+    _check(W, b)
+    if W.shape[-2] != 2:
+        raise ValueError(f"the hull rule is for n_hidden = 2, got n_hidden={W.shape[-2]}")
+    n = b.shape[-1]
+    k = torch.ones_like(b[..., 0], dtype=torch.int64)
+    if n > 1:
+        others = torch.tensor([[j for j in range(n) if j != i] for i in range(n)])
+        difference = W[..., others] - W.unsqueeze(-1)
+        # A column is a vertex if all others lie within less than half a turn of it.
+        angle = torch.atan2(difference[..., 1, :, :], difference[..., 0, :, :]).sort(-1).values
+        turn = torch.cat([angle, angle[..., :1] + 2 * math.pi], -1)
+        k = (turn.diff(dim=-1).amax(-1) > math.pi).sum(-1)
+    return Labels(k, (b > 0).sum(-1), torch.zeros_like(k))
+
+
+def agreement(one: Labels, other: Labels, by: str = "k") -> Tensor:
+    """Whether two rules agree on each element, (*batch): on `k` alone, or on the whole `label`.
+
+    Its mean over draws is what to report beside a share.
+    """
+    if by not in ("k", "label"):
+        raise ValueError(f"by must be 'k' or 'label', got {by!r}")
+    same = one.k == other.k
+    return same if by == "k" else same & (one.sigma == other.sigma) & (one.phi == other.phi)
+
+
+def agreement_table(rules: dict[str, Labels], by: str = "k") -> dict[tuple[str, str], float]:
+    """The share of elements on which each two of the named rules agree."""
+    names = list(rules)
+    return {
+        (a, z): float(agreement(rules[a], rules[z], by).double().mean())
+        for i, a in enumerate(names)
+        for z in names[i + 1 :]
+    }
+
+
+def _check(W: Tensor, b: Tensor) -> None:
+    if W.ndim < 2 or b.ndim < 1 or W.shape[:-2] + W.shape[-1:] != b.shape:
+        raise ValueError(
+            "W must be (*batch, n_hidden, n_features) and b (*batch, n_features), "
+            f"got {tuple(W.shape)} and {tuple(b.shape)}"
+        )

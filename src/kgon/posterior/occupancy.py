@@ -1,0 +1,126 @@
+"""Phases of the posterior against the sample size: shares, learning coefficients, transitions."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kgon.posterior.labels import Labels, Quench
+from kgon.posterior.smc import Posterior
+from kgon.theory.loss import Loss
+
+
+def shares(posterior: Posterior, labels: Labels) -> dict[str, tuple[Tensor, Tensor]]:
+    """Posterior probability of each label that occurs, and its standard error, each (*batch)."""
+    return {name: posterior.mean(labels.where(name)) for name in labels.present}
+
+
+def shares_by_k(posterior: Posterior, labels: Labels) -> dict[int, tuple[Tensor, Tensor]]:
+    """Posterior probability of each k that occurs (-1 for `other`), with its standard error."""
+    return {int(k): posterior.mean(labels.k == k) for k in labels.k.unique()}
+
+
+def posterior_llc(
+    posterior: Posterior, loss: Loss, quenched: Quench, where: Tensor
+) -> tuple[Tensor, Tensor]:
+    """n beta (E[L_n(w)] - L_n(w*)) over the draws of one phase, and its standard error, (*batch).
+
+    n beta is the posterior's n_samples / (2 noise_std^2). w* is each draw's own critical point,
+    where its quench ends: the image under rotation and permutation in whose neighbourhood it lies,
+    which matters because L_n is not invariant under permutations. On a finite sample L_n(w*) is not
+    the minimum of L_n, so a draw's excess may be negative.
+
+    Args:
+        posterior: of the loss, at any temperature.
+        loss: the loss that it was sampled with, L_n.
+        quenched: of the posterior's draws.
+        where: (n_particles, n_replicates, *batch), the draws of the phase.
+    """
+    excess = posterior.loss - loss(quenched.W, quenched.b)
+    mean, stderr = posterior.mean_where(excess, where)
+    return posterior.strength * mean, posterior.strength * stderr
+
+
+@dataclass(frozen=True, eq=False)
+class Transition:
+    """The odds of phase beta against alpha as the sample grows.
+
+    Attributes:
+        alpha, beta: labels.
+        n_samples: (n_sizes), ascending.
+        log_odds: (n_sizes, n_datasets), log P(beta) / P(alpha); NaN where neither occurs.
+        crossing: (n_datasets), the n at which the odds pass through 1 towards beta for the last
+            time, interpolated linearly; NaN if they do not within the sizes.
+    """
+
+    alpha: str
+    beta: str
+    n_samples: Tensor
+    log_odds: Tensor
+    crossing: Tensor
+
+    @property
+    def crossed(self) -> float:
+        """The share of data sets in which the posterior moves from alpha to beta."""
+        return float(self.crossing.isfinite().double().mean())
+
+    @property
+    def location(self) -> tuple[float, float]:
+        """Mean and standard deviation of the crossing over the data sets that cross."""
+        found = self.crossing[self.crossing.isfinite()]
+        if len(found) == 0:
+            return math.nan, math.nan
+        return float(found.mean()), float(found.std()) if len(found) > 1 else math.nan
+
+    @property
+    def change(self) -> Tensor:
+        """By how much the log odds grow between the first and the last size, (n_datasets)."""
+        return self.log_odds[-1] - self.log_odds[0]
+
+
+def bayesian_transitions(
+    n_samples: Tensor, share: dict[str, Tensor], n_draws: int
+) -> list[Transition]:
+    """For each ordered pair of phases whether, and at which n, the posterior moves from one to the
+    other.
+
+    Args:
+        n_samples: (n_sizes), ascending.
+        share: for each label the posterior probability (n_sizes, n_datasets).
+        n_draws: draws behind a share. A share of 0 counts as half a draw, so that log odds are
+            finite bounds; pairs of which neither ever has a draw are left out.
+    """
+    n_samples = torch.as_tensor(n_samples, dtype=torch.float64)
+    if n_samples.ndim != 1 or not bool((n_samples.diff() > 0).all()):
+        raise ValueError(f"n_samples must be one ascending row of sizes, got {n_samples.tolist()}")
+    for label, values in share.items():
+        if values.ndim != 2 or len(values) != len(n_samples):
+            raise ValueError(
+                f"share[{label!r}] must be (n_sizes={len(n_samples)}, n_datasets), got shape "
+                f"{tuple(values.shape)}"
+            )
+    out = []
+    for alpha, of_alpha in share.items():
+        for beta, of_beta in share.items():
+            if alpha == beta or not bool(((of_alpha > 0) | (of_beta > 0)).any()):
+                continue
+            log_odds = (
+                of_beta.clamp(min=0.5 / n_draws).log() - of_alpha.clamp(min=0.5 / n_draws).log()
+            )
+            log_odds = log_odds.where((of_alpha > 0) | (of_beta > 0), math.nan)
+            out.append(
+                Transition(alpha, beta, n_samples, log_odds, _last_rise(n_samples, log_odds))
+            )
+    return out
+
+
+def _last_rise(x: Tensor, y: Tensor) -> Tensor:
+    """Where y (n_sizes, n_datasets) last passes from below 0 to above, linear between the x."""
+    rises = (y[:-1] < 0) & (y[1:] >= 0)
+    place = torch.arange(1, len(x)).unsqueeze(-1)
+    last = (rises * place).amax(0) if len(x) > 1 else torch.zeros(y.shape[1], dtype=torch.int64)
+    low, high = (last - 1).clamp(min=0).unsqueeze(0), last.unsqueeze(0)
+    y_low, y_high = y.gather(0, low)[0], y.gather(0, high)[0]
+    crossing = x[low[0]] - y_low * (x[high[0]] - x[low[0]]) / (y_high - y_low)
+    return crossing.where(last > 0, math.nan)

@@ -1,0 +1,1 @@
+"""Exact mathematics of the toy model: losses, critical points, phases, plateaus, free energies."""

@@ -1,0 +1,292 @@
+"""Plateaus: intervals of training steps on which the loss hardly moves. Model-free.
+
+Let y_s be the loss recorded at steps t_1 < t_2 < ..., unevenly spaced as may be. An interval of
+records I = [i, j] is *level* if
+
+    max_I y - min_I y <= 2 tolerance.
+
+Level intervals that cannot be extended overlap on slopes, so they are taken greedily: the longest
+in steps first, then the longest of what is left, as long as they have MIN_RECORDS records and
+t_j - t_i >= min_length (t_last - t_first). One that was taken is a plateau unless it is a piece of
+a slope: the mean losses of its two halves (halves in time) differ by
+
+    more than (max_I y - min_I y) / 3.
+
+On a straight slope they differ by a half of max - min; on a plateau that the loss reaches fast or
+leaves fast, and on one with jitter, by a small part of it. (Trained ensembles show two heaps, about
+1/2 and below 1/4.) One that differs by no more than tolerance / 4 is at rest all the same, unless
+it is only what a longer interval has left of a slope: unless it could be extended and stay level.
+
+Means are over time (trapezoidal), not over records: a plateau keeps its level if the steps are
+recorded more densely somewhere. The definition does not change if time is scaled, or shifted, or
+the loss shifted; it scales with the loss if tolerance does.
+
+What a plateau's level has to do with critical points is a second step, `match_plateaus`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kgon.theory.critical import CriticalPoint
+
+MIN_RECORDS = 3
+"""Two records are level by chance alone; the third is the first that could say otherwise."""
+
+SAME_LEVEL = 1e-9
+"""Critical points whose losses differ by less share a level: rounding is 1e-16, and families with
+really different losses are at least 1e-6 apart for n_features <= 20."""
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """An interval of steps on which the loss hardly moves.
+
+    Attributes:
+        start: the first step.
+        end: the last step, included.
+        loss: mean over time.
+    """
+
+    start: int
+    end: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Match:
+    """The critical level nearest to a plateau.
+
+    Attributes:
+        label: of the critical point; of several that share the level, the first.
+        distance: |plateau's loss - critical loss|.
+        ties: labels of all points at that level, `label` included.
+    """
+
+    label: str
+    distance: float
+    ties: tuple[str, ...]
+
+
+def find_plateaus(
+    step: Tensor,
+    loss: Tensor,
+    *,
+    tolerance: float = 1e-3,
+    min_length: float = 0.01,
+    window: int = 1,
+) -> list:
+    """The plateaus of one curve or of many (module docstring).
+
+    Args:
+        step: (n_records,), strictly increasing.
+        loss: (*batch, n_records). A value that is not finite ends its curve: nothing from there on
+            belongs to a plateau.
+        tolerance: half the range of the loss within a plateau. The default is twice the jitter that
+            SGD with lr 0.005 and batches of 20 leaves on the population loss, and a seventh of the
+            least distance of critical levels at n_features = 6, 1 / (4 n_features^2).
+        min_length: least length, as a share of the steps recorded. The default is 2,250 of the
+            paper's 225,000 steps, 45 epochs.
+        window: records in the running median that is applied first, odd; 1 for none. For losses of
+            minibatches, whose noise is wider than `tolerance`. A median keeps sharp edges in place,
+            between levels longer than half of it.
+
+    Returns:
+        Plateaus in order of time: a list of `Plateau` for one curve, nested lists for a batch.
+    """
+    step, loss = torch.as_tensor(step).contiguous(), torch.as_tensor(loss).detach()
+    counts, records, means = _found(step, loss, tolerance, min_length, window)
+    steps, found = step.tolist(), []
+    for count, own_records, own_means in zip(counts.tolist(), records, means, strict=True):
+        own = zip(own_records[:count].tolist(), own_means[:count].tolist(), strict=True)
+        found.append([Plateau(steps[i], steps[j], mean) for (i, j), mean in sorted(own)])
+    for size in reversed(loss.shape[1:-1]):
+        found = [found[i : i + size] for i in range(0, len(found), size)]
+    return found if loss.ndim > 1 else found[0]
+
+
+def count_plateaus(
+    step: Tensor,
+    loss: Tensor,
+    *,
+    tolerance: float = 1e-3,
+    min_length: float = 0.01,
+    window: int = 1,
+) -> Tensor:
+    """How many plateaus each curve has, (*batch) int64. Arguments as of `find_plateaus`."""
+    step, loss = torch.as_tensor(step).contiguous(), torch.as_tensor(loss).detach()
+    counts, _, _ = _found(step, loss, tolerance, min_length, window)
+    return torch.from_numpy(counts).reshape(loss.shape[:-1])
+
+
+def match_plateaus(plateaus: Sequence[Plateau], points: Sequence[CriticalPoint]) -> list[Match]:
+    """The critical level nearest to each plateau, however far it is: `distance` says.
+
+    Args:
+        plateaus: of one curve.
+        points: critical points, of `critical_points(n_features)` for instance.
+    """
+    if not points:
+        raise ValueError("points is empty: there is no critical level to match with")
+    matches = []
+    for plateau in plateaus:
+        nearest = min(points, key=lambda point: abs(plateau.loss - point.loss))
+        ties = tuple(p.label for p in points if abs(p.loss - nearest.loss) <= SAME_LEVEL)
+        matches.append(Match(ties[0], abs(plateau.loss - nearest.loss), ties))
+    return matches
+
+
+def transitions(matches: Sequence[Match]) -> list[tuple[str, str]]:
+    """The passages from one critical level to another, in order: (from, to).
+
+    Consecutive matches with the same label are one stay at that level.
+    """
+    labels = [match.label for match in matches]
+    return [(a, b) for a, b in pairwise(labels) if a != b]
+
+
+def _check(step: Tensor, loss: Tensor, tolerance: float, min_length: float, window: int) -> None:
+    if step.ndim != 1 or step.numel() < 1 or loss.shape[-1:] != step.shape:
+        raise ValueError(
+            "step must be (n_records >= 1,) and loss (*batch, n_records), "
+            f"got {tuple(step.shape)} and {tuple(loss.shape)}"
+        )
+    if not bool((step[1:] > step[:-1]).all()):
+        raise ValueError("step must be strictly increasing")
+    if not tolerance > 0:
+        raise ValueError(f"tolerance must be > 0, got {tolerance}")
+    if not 0 < min_length <= 1:
+        raise ValueError(f"min_length is a share of the steps, in (0, 1], got {min_length}")
+    if window < 1 or window % 2 == 0:
+        raise ValueError(f"window must be odd and >= 1, got {window}")
+
+
+def _found(
+    step: Tensor, loss: Tensor, tolerance: float, min_length: float, window: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Of each of n_curves: how many plateaus it has, the first and the last record of each
+    (n_curves, n_records // MIN_RECORDS, 2), in no order, and their means."""
+    _check(step, loss, tolerance, min_length, window)
+    curves = loss.reshape(-1, step.numel()).to("cpu", torch.float64)
+    alive = curves.isfinite().cumprod(-1)
+    curves = _running_median(curves.where(alive > 0, torch.nan), window)
+    times = step.to("cpu", torch.float64).numpy()
+    shortest = min_length * (times[-1] - times[0])
+    return _find_all(times, curves.numpy(), alive.sum(-1).numpy(), tolerance, shortest)
+
+
+def _running_median(curves: Tensor, window: int) -> Tensor:
+    """Of the records within window // 2 on both sides, fewer at a curve's ends."""
+    if window == 1:
+        return curves
+    padded = torch.nn.functional.pad(curves, (window // 2, window // 2), value=torch.nan)
+    median = padded.unfold(-1, window, 1).nanmedian(-1).values
+    return torch.where(curves.isnan(), torch.nan, median)
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _furthest(y, width):
+    """For each record i the largest j with max - min <= width over [i, j], (n,).
+
+    Both ends only ever move on. Two queues hold the records that can still become the maximum and
+    the minimum of [i, j], from its own one on: high[up:high_end] and low[down:low_end].
+    """
+    n = y.size
+    last = np.empty(n, np.int64)
+    high, low = np.empty(n, np.int64), np.empty(n, np.int64)
+    up = down = high_end = low_end = 0
+    j = 0  # one behind the interval's end
+    for i in range(n):
+        while j < n:
+            top = y[high[up]] if up < high_end else y[j]
+            bottom = y[low[down]] if down < low_end else y[j]
+            if max(top, y[j]) - min(bottom, y[j]) > width:
+                break
+            while high_end > up and y[high[high_end - 1]] <= y[j]:
+                high_end -= 1
+            while low_end > down and y[low[low_end - 1]] >= y[j]:
+                low_end -= 1
+            high[high_end] = low[low_end] = j
+            high_end += 1
+            low_end += 1
+            j += 1
+        last[i] = j - 1
+        if high[up] == i:
+            up += 1
+        if low[down] == i:
+            down += 1
+    return last
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _mean_and_moving(t, y, first, last, tolerance):
+    """Mean over time of the records first, ..., last, and whether they are a piece of a slope."""
+    origin = y[first]  # a constant has its own mean, to the last digit
+    length = t[last] - t[first]
+    middle = (t[first] + t[last]) / 2
+    whole = first_half = high = low = 0.0
+    for i in range(first, last):
+        here, there = y[i] - origin, y[i + 1] - origin
+        area = (t[i + 1] - t[i]) * (here + there) / 2
+        if t[i] < middle <= t[i + 1]:
+            since = middle - t[i]
+            at = here + (there - here) * since / (t[i + 1] - t[i])
+            first_half = whole + since * (here + at) / 2
+        whole += area
+        high, low = max(high, there), min(low, there)
+    drift = abs(whole - 2 * first_half) * 2 / length
+    cut = False
+    for beside in (first - 1, last + 1):
+        if 0 <= beside < y.size:
+            neighbour = y[beside] - origin
+            cut |= max(high, neighbour) - min(low, neighbour) <= 2 * tolerance
+    moving = drift > (high - low) / 3 and (cut or drift > tolerance / 4)
+    return origin + whole / length, moving
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _find(t, y, tolerance, shortest, records, means):
+    """How many plateaus one curve has; in no order, their first and last records go to `records`
+    (n // MIN_RECORDS, 2), their means to `means`."""
+    furthest = _furthest(y, 2 * tolerance)
+    # Stretches that nothing was taken from; what is taken from one changes no other.
+    starts, ends = np.empty(y.size + 2, np.int64), np.empty(y.size + 2, np.int64)
+    starts[0], ends[0] = 0, y.size
+    found, left = 0, 1
+    while left > 0:
+        left -= 1
+        start, end = starts[left], ends[left]
+        first, last, longest = -1, -1, -1.0
+        for i in range(start, end):
+            j = min(furthest[i], end - 1)
+            length = t[j] - t[i]
+            if j - i + 1 >= MIN_RECORDS and length >= shortest and length > longest:
+                first, last, longest = i, j, length
+        if first < 0:
+            continue
+        means[found], moving = _mean_and_moving(t, y, first, last, tolerance)
+        if not moving:
+            records[found, 0], records[found, 1] = first, last
+            found += 1
+        starts[left], ends[left] = start, first
+        starts[left + 1], ends[left + 1] = last + 1, end
+        left += 2
+    return found
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _find_all(t, curves, lengths, tolerance, shortest):
+    """`_find` for every curve, of which the first lengths[c] records count."""
+    n_curves, most = len(curves), t.size // MIN_RECORDS
+    counts = np.empty(n_curves, np.int64)
+    records, means = np.empty((n_curves, most, 2), np.int64), np.empty((n_curves, most))
+    for c in range(n_curves):
+        n = lengths[c]
+        counts[c] = _find(t[:n], curves[c, :n], tolerance, shortest, records[c], means[c])
+    return counts, records, means

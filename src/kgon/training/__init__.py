@@ -1,0 +1,1 @@
+"""Ensembles in Lightning: the model, its steps, data, starts, checkpoints."""

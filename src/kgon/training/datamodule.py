@@ -1,0 +1,184 @@
+"""Feeding an ensemble: each member's data set and batch order, in blocks of many steps."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from kgon import streams
+from kgon.compiled.exact_loss import CompiledLoss
+from kgon.data import Distribution, FullBatches, Minibatches, draw
+from kgon.theory.critical import CriticalPoint
+from kgon.theory.loss import EmpiricalLoss, Loss, SplitLoss
+
+_BLOCK_BYTES = 2**26
+"""A block's inputs, or rows of inputs: what a large ensemble needs does not grow with its block."""
+
+
+class EnsembleData(L.LightningDataModule):
+    """Training data of an ensemble, one independent stream for each member.
+
+    Args:
+        distribution: of the inputs.
+        n_samples: size of each member's data set, or None for fresh inputs at every step.
+        batch_size: inputs a step, or "full" for gradient descent on the whole data set, whose cost
+            for single-feature data does not depend on n_samples. A finite data set is visited in
+            epochs of floor(n_samples / batch_size) batches, in an order that is a function of
+            (seed, member, epoch); what does not fill a batch is left out of that epoch.
+        seed: of the job, or one for each member.
+        members: numbers of the members; each one's stream is a function of (seed, number).
+        stops: steps at which a block of steps must end, because somebody wants to look.
+        block: the most steps in one block.
+        dtype: of the inputs.
+    """
+
+    def __init__(
+        self,
+        distribution: Distribution,
+        n_samples: int | None,
+        batch_size: int | Literal["full"],
+        seed: int | Sequence[int],
+        members: Sequence[int],
+        stops: Sequence[int],
+        block: int,
+        dtype: torch.dtype,
+    ):
+        super().__init__()
+        if n_samples is not None and n_samples < 1:
+            raise ValueError(f"n_samples must be at least 1 or null, got {n_samples}")
+        if batch_size == "full":
+            if n_samples is None:
+                raise ValueError("batch_size=full needs a data set, got n_samples=null")
+            batch_size = n_samples
+            self.full_batch = True
+        elif not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, or full, got {batch_size}")
+        else:
+            self.full_batch = False
+        if n_samples is not None and batch_size > n_samples:
+            raise ValueError(
+                f"batch_size={batch_size} is larger than the data set, n_samples={n_samples}"
+            )
+        if block < 1:
+            raise ValueError(f"block must be at least 1, got {block}")
+        self.distribution = distribution
+        self.n_samples = n_samples
+        self.batch_size = batch_size
+        self.members = list(members)
+        self.seeds = [seed] * len(self.members) if isinstance(seed, int) else list(seed)
+        self.stops = sorted(set(stops))
+        self.block = block
+        self.dtype = dtype
+        self._train_loss: Loss | None = None
+        self.distributions = [(slice(0, len(self.members)), distribution)]
+        """Whose members' inputs are whose; one alone, or those of a pack."""
+        self.x = None if n_samples is None else self._draw("data", 0, n_samples)
+
+    @classmethod
+    def pack(cls, parts: Sequence["EnsembleData"]) -> "EnsembleData":
+        """The data of several ensembles, members one after the other, as that of one.
+
+        They may differ in seeds, members and distributions of one kind.
+        """
+        whole = copy.copy(parts[0])
+        whole._train_loss = None
+        whole.members = [member for part in parts for member in part.members]
+        whole.seeds = [seed for part in parts for seed in part.seeds]
+        whole.distributions = []
+        start = 0
+        for part in parts:
+            end = start + len(part.members)
+            if whole.distributions and _equal(whole.distributions[-1][1], part.distribution):
+                before = whole.distributions.pop()[0]
+                whole.distributions.append((slice(before.start, end), part.distribution))
+            else:
+                whole.distributions.append((slice(start, end), part.distribution))
+            start = end
+        inputs = [part.x for part in parts if part.x is not None]
+        whole.x = torch.cat(inputs) if inputs else None
+        return whole
+
+    def keys(self, purpose: str) -> streams.Keys:
+        """The members' streams for a purpose, (n_members,)."""
+        return streams.member_keys(self.seeds, self.members, purpose)
+
+    def _draw(self, purpose: str, start: int, count: int) -> Tensor:
+        keys = self.keys(purpose)
+        drawn = [draw(d, keys[where], start, count) for where, d in self.distributions]
+        return torch.cat(drawn).to(self.dtype)
+
+    def expected_loss(self, importance: Tensor | None) -> Loss:
+        """The loss under the distribution of the inputs."""
+
+        def weights(where: slice) -> Tensor | None:
+            return importance if importance is None or importance.ndim == 1 else importance[where]
+
+        losses = [(where, d.expected_loss(weights(where))) for where, d in self.distributions]
+        return losses[0][1] if len(losses) == 1 else SplitLoss(losses)
+
+    def train_loss(self, importance: Tensor | None) -> Loss | None:
+        """The loss of each member's own data set, or None where inputs are fresh at every step."""
+        if self._train_loss is None and self.x is not None:
+            loss = self.distribution.sample_loss(self.x, importance)
+            exact = isinstance(loss, EmpiricalLoss) and self.dtype == torch.float64
+            self._train_loss = CompiledLoss(loss, self.distribution.n_features) if exact else loss
+        return self._train_loss
+
+    def critical_points(self, n_hidden: int, importance: Tensor | None) -> list[CriticalPoint]:
+        """The known critical points of the expected loss; none where the paper's theory is silent:
+        inputs with several active features, n_hidden other than 2, importance weights."""
+        if n_hidden != 2 or importance is not None:
+            return []
+        return self.distribution.critical_points()
+
+    def minibatches(self, start: int, end: int) -> Minibatches:
+        """The inputs of steps start, ..., end - 1."""
+        n_members, n_steps = len(self.members), end - start
+        if self.x is None:
+            x = self._draw("fresh", start * self.batch_size, n_steps * self.batch_size)
+            rows = torch.arange(n_steps * self.batch_size, dtype=torch.int32)
+            return Minibatches(x, rows.view(1, n_steps, -1).expand(n_members, -1, -1))
+        per_epoch = self.x.shape[1] // self.batch_size
+        epochs = np.arange(start // per_epoch, (end - 1) // per_epoch + 1)
+        order = torch.from_numpy(streams.shuffles(self.keys("order"), epochs, self.x.shape[1]))
+        order = order[..., : per_epoch * self.batch_size].reshape(n_members, -1, self.batch_size)
+        offset = start - int(epochs[0]) * per_epoch
+        return Minibatches(self.x, order[:, offset : offset + n_steps].contiguous())
+
+    def blocks(self, start: int) -> Iterator[Minibatches | FullBatches]:
+        """The blocks of steps from step `start` to the last stop."""
+        longest = max(1, min(self.block, _BLOCK_BYTES // self._bytes_a_step))
+        for stop in self.stops:
+            while start < stop:
+                end = min(start + longest, stop)
+                yield FullBatches(end - start) if self.full_batch else self.minibatches(start, end)
+                start = end
+
+    @property
+    def _bytes_a_step(self) -> int:
+        inputs = len(self.members) * self.batch_size
+        fresh = 8 * (self.distribution.n_uniforms + 2 * self.distribution.n_features)
+        return inputs * (4 if self.x is not None else fresh)
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(_Blocks(self), batch_size=None)
+
+
+def _equal(one: Distribution, other: Distribution) -> bool:
+    return type(one) is type(other) and vars(one) == vars(other)
+
+
+class _Blocks(IterableDataset):
+    """The blocks that remain, as Lightning wants to be given them."""
+
+    def __init__(self, data: EnsembleData):
+        self.data = data
+
+    def __iter__(self) -> Iterator[Minibatches | FullBatches]:
+        assert self.data.trainer is not None
+        return self.data.blocks(self.data.trainer.global_step)

@@ -1,0 +1,74 @@
+"""Where training starts: parameters of every member from its own stream."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from kgon import streams
+from kgon.theory.critical import critical_point
+
+
+class Init(Protocol):
+    """Start parameters: W (n_members, n_hidden, n_features), b (n_members, n_features), float64."""
+
+    def __call__(self, keys: streams.Keys, n_hidden: int, n_features: int) -> tuple[Tensor, Tensor]:
+        """One start for each stream."""
+        ...
+
+
+def _check_std(name: str, value: float) -> None:
+    if value < 0:
+        raise ValueError(f"init.{name} is a standard deviation and must be >= 0, got {value}")
+
+
+def _normal_parameters(keys: streams.Keys, m: int, n: int) -> tuple[Tensor, Tensor]:
+    z = torch.empty(len(keys), m * n + n, dtype=torch.float64)
+    streams.normals(keys, 0, z.numpy())
+    return z[:, : m * n].reshape(-1, m, n), z[:, m * n :]
+
+
+class KGon:
+    """A critical point with noise: the paper starts at 4-gons (Sec. 5).
+
+    W is the critical point's plus N(0, noise^2). The biases are N(0, bias_std^2), or, where
+    bias_std is None, the critical point's plus N(0, noise^2).
+
+    Args:
+        label: of the critical point, "4" or "5+" for instance.
+        noise: standard deviation about the critical point.
+        bias_std: standard deviation of the biases, or None.
+    """
+
+    def __init__(self, label: str | int, noise: float, bias_std: float | None):
+        _check_std("noise", noise)
+        if bias_std is not None:
+            _check_std("bias_std", bias_std)
+        self.label = str(label)
+        self.noise = noise
+        self.bias_std = bias_std
+
+    def __call__(self, keys: streams.Keys, n_hidden: int, n_features: int) -> tuple[Tensor, Tensor]:
+        if n_hidden != 2:
+            raise ValueError(
+                f"init=kgon is a figure in the plane and needs model.n_hidden=2, got {n_hidden}; "
+                "use init=normal"
+            )
+        point = critical_point(self.label, n_features)
+        W, b = _normal_parameters(keys, n_hidden, n_features)
+        W = point.W + self.noise * W
+        return W, point.b + self.noise * b if self.bias_std is None else self.bias_std * b
+
+
+class Normal:
+    """Independent normal parameters: W of standard deviation std, b of bias_std."""
+
+    def __init__(self, std: float, bias_std: float):
+        _check_std("std", std)
+        _check_std("bias_std", bias_std)
+        self.std = std
+        self.bias_std = bias_std
+
+    def __call__(self, keys: streams.Keys, n_hidden: int, n_features: int) -> tuple[Tensor, Tensor]:
+        W, b = _normal_parameters(keys, n_hidden, n_features)
+        return self.std * W, self.bias_std * b

@@ -1,0 +1,197 @@
+"""kgon llc from the command line: tables, files and figures, and what it refuses."""
+
+import math
+import sys
+
+import matplotlib.colors
+import pyarrow.parquet as pq
+import pytest
+
+from kgon.cli import main
+from kgon.figures import llc as llc_figures
+from kgon.figures.style import phase_color
+from kgon.record import run_directory
+from kgon.theory.critical import critical_point, critical_points
+
+TINY = ["discard=null", "n_chains=8", "n_draws=60", "n_burnin=20", "logger=none"]
+
+
+@pytest.fixture
+def kgon(tmp_path, monkeypatch, capsys):
+    """Runs a command in an empty folder; returns what it printed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["kgon", *words])
+        main()
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capsys):
+    """Runs a command that must be refused; returns the complaint."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["kgon", "llc", *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 2
+        complaint = capsys.readouterr().err
+        assert len(complaint.strip().splitlines()) == 1
+        assert not (tmp_path / "multirun").exists()
+        return complaint
+
+    return run
+
+
+def only_run(folder, command="llc"):
+    (path,) = [p for p in run_directory.find([folder / "multirun"]) if p.name.startswith(command)]
+    return path
+
+
+def test_critical_points_give_the_papers_table_a_file_and_a_figure(kgon, tmp_path):
+    printed = kgon("llc", "point=[5,5+,4++]", "n_samples=[5000,50000]", *TINY)
+    path = only_run(tmp_path)
+    assert run_directory.load(path).status["state"] == "finished"
+    rows = pq.read_table(path / "estimates.parquet").to_pylist()
+    assert [(r["label"], r["n_samples"]) for r in rows] == [
+        (label, n) for n in (5000, 50000) for label in ("5", "5+", "4++")
+    ]
+    for row in rows:
+        n = row["n_samples"]
+        assert row["theory"] == critical_point(row["label"], 6).llc
+        assert row["nbeta"] == pytest.approx(n / math.log(n))
+        assert row["lr"] * row["nbeta"] == pytest.approx(0.02935)
+        assert row["kept"] == row["n_chains"] == 8
+    published = [row["published"] for row in rows]
+    assert published == [7.705, 9.906, None, 7.32, 8.74, None]
+    assert rows[0]["source"] != rows[3]["source"]
+    assert "7.705±0.85" in printed and "7.32 *" in printed and "4 .. 5.5" in printed
+    assert (path / "figures" / "llc.png").stat().st_size > 1000
+    assert "finished already" in kgon("llc", "point=[5,5+,4++]", "n_samples=[5000,50000]", *TINY)
+
+
+def test_a_points_estimate_does_not_depend_on_the_others_asked_for(kgon, tmp_path):
+    found = []
+    for i, points in enumerate(("[5,6]", "[6]")):
+        kgon("llc", f"point={points}", f"runs.dir=multirun{i}", "dtype=float32", *TINY)
+        (path,) = run_directory.find([tmp_path / f"multirun{i}"])
+        rows = pq.read_table(path / "estimates.parquet").to_pylist()
+        found += [row["llc"] for row in rows if row["label"] == "6"]
+    # The noise is the same; the mean over another shape of array may round otherwise.
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
+
+
+def test_calibration_draws_the_grid_and_chooses_from_it(kgon, tmp_path):
+    words = ["calibration.n_draws=300", "calibration.n_chains=8", "calibration.n_burnin=100"]
+    printed = kgon("llc", "calibrate=true", "point=6", "loss=population", *words, *TINY)
+    assert "Chosen settings" in printed
+    path = only_run(tmp_path)
+    grid = pq.read_table(path / "calibration.parquet").to_pylist()
+    assert len(grid) == 5 * 3 * 2
+    assert sum(row["chosen"] for row in grid) <= 1
+    assert all(row["admissible"] for row in grid if row["chosen"])
+    assert (path / "figures" / "calibration-6-5000.png").exists()
+
+
+def test_snapshots_of_a_training_run(kgon, tmp_path):
+    small = ["members=3", "trainer.max_steps=40", "callbacks=[losses,snapshots,progress]"]
+    kgon("train", *small, "n_samples=300", "logger=none")
+    trained = only_run(tmp_path, "train")
+    weights = run_directory.load(trained).weights()
+    for words in ([], ["loss=population", "n_samples=300"]):
+        kgon("llc", f"run={trained}", "snapshots=2", "members=2", *words, *TINY, "runs.dir=other")
+    paths = run_directory.find([tmp_path / "other"])
+    tables = [pq.read_table(path / "estimates.parquet").to_pylist() for path in paths]
+    for rows in tables:
+        assert [(r["step"], r["member"]) for r in rows] == [
+            (int(weights["step"][i]), m) for i in (0, -1) for m in (0, 1)
+        ]
+        assert all(row["nbeta"] == pytest.approx(300 / math.log(300)) for row in rows)
+    assert {rows[0]["loss"] for rows in tables} == {"sample", "population"}
+    assert tables[0][0]["llc"] != tables[1][0]["llc"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["point=[5x]"], "got '5x'"),
+        (["point=7"], "'7' has 7 live columns and needs n_features >= 7"),
+        (["point=[]"], "point must be one or more labels"),
+        (["point=[5,5]"], "label twice"),
+        (["run=nowhere"], "run=nowhere is not a run directory"),
+        (["calibrate=true", "calibration.lr_factors=[]"], "calibration.lr_factors must be a list"),
+        (["calibrate=true", "calibration.lr_factors=[1]"], "two or more increasing"),
+        (["calibrate=true", "calibration.localization=[]"], "calibration.localization must be"),
+        (["lr=0"], "lr must be positive, got 0"),
+        (["nbeta=-1"], "nbeta must be positive, got -1"),
+        (["lr=[1e-5]", "n_samples=[5000,50000]"], "as long as n_samples=[5000, 50000]"),
+        (["n_samples=1"], "n_samples must be one or more numbers >= 2, got 1"),
+        (["loss=exact"], "loss must be population or sample, got exact"),
+        (["dtype=half"], "dtype must be float64 or float32, got half"),
+        (["n_chains=0"], "n_chains must be positive, got 0"),
+        (["n_chains=100000000"], "GiB of memory"),
+        (["localization=-1"], "localization must be >= 0, got -1"),
+        (["discard=2"], "discard must lie in [0, 1]"),
+        (["sampler=sgnht"], "there are rmsprop_sgld, sgld"),
+        (["data=sparse"], "no group 'data'; there are sampler, logger, llc_experiment"),
+        (["n_features=6"], "did you mean model.n_features"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_starts(refused, words, message):
+    assert message in refused(*words)
+
+
+def test_a_run_directory_without_weights_is_refused(refused, tmp_path):
+    with run_directory.RunDirectory(tmp_path / "empty").job("train", [], {"n_samples": 10}):
+        pass
+    assert "has no weights.safetensors" in refused(f"run={tmp_path / 'empty'}")
+
+
+ROW = {"n_samples": 5000, "stderr": 0.1, "published": None, "published_spread": None}
+
+
+def test_the_figure_against_theory_has_a_line_for_each_theory_value():
+    rows = [
+        {**ROW, "label": p.label, "llc": 8.0, "theory": p.llc, "verdict": "ok"}
+        for p in critical_points(6)
+    ]
+    (ax,) = llc_figures.against_theory(rows).axes
+    lines = {line.get_gid(): line for line in ax.lines if line.get_gid()}
+    known = {p.label: p.llc for p in critical_points(6) if p.llc is not None}
+    assert set(lines) == {f"theory-{label}" for label in known}
+    for label, value in known.items():
+        line = lines[f"theory-{label}"]
+        assert line.get_ydata()[0] == value
+        assert matplotlib.colors.to_hex(line.get_color()) == phase_color(label)
+
+
+def test_along_training_starts_at_step_0_and_shows_every_estimate():
+    rows = [
+        {"step": step, "member": 3, "phase": "5", "llc": 6.5, "stderr": 0.1, "verdict": "ok"}
+        for step in (0, 200, 225_000)
+    ]
+    (ax,) = llc_figures.along_training(rows, []).axes
+    low, high = ax.get_xlim()
+    assert low == 0 and high > 225_000
+    ticks = ax.xaxis.get_majorticklocs()
+    assert ticks[0] == 0 and all(b >= 200 for b in ticks[1:])
+
+
+def test_the_calibrations_figure_marks_the_admissible_and_rings_the_chosen():
+    mean = [[[7.0], [6.0]], [[7.1], [5.0]], [[9.0], [-3.0]]]
+    good = [[[True], [False]], [[True], [False]], [[False], [False]]]
+    error = [[[0.1], [0.1]]] * 3
+    figure = llc_figures.calibration(
+        "5", [1e-5, 1e-4, 1e-3], [0.1, 1.0], [587.0], mean, error, good, (1, 0, 0), 7.0
+    )
+    (ax,) = figure.axes
+    by_id = {line.get_gid(): line.get_xydata().tolist() for line in ax.lines if line.get_gid()}
+    assert by_id["admissible-0-0"] == [[1e-5, 7.0], [1e-4, 7.1]]
+    assert by_id["rejected-0-0"] == [[1e-3, 9.0]]
+    assert len(by_id["rejected-1-0"]) == 3
+    assert by_id["chosen"] == [[1e-4, 7.1]]

@@ -1,0 +1,248 @@
+"""kgon train from the command line: what it leaves, what it refuses, how it ends."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import wandb
+from omegaconf import OmegaConf
+
+from kgon.cli import main
+from kgon.launch.config import CONF
+from kgon.record import run_directory
+
+TINY = ["members=2", "trainer.max_steps=20", "callbacks.llc.n_draws=8", "callbacks.llc.n_burnin=2"]
+
+
+@pytest.fixture(scope="module")
+def kgon(zygote):
+    """Runs a command, tiny if it trains, and returns what it prints."""
+
+    def run(folder, *words, status=0):
+        tiny = TINY if "train" in words and "--help" not in words else []
+        done = zygote.run(folder, *words, *tiny)
+        assert done.status == status, done.output
+        return done.output
+
+    return run
+
+
+def only_run(folder):
+    (path,) = run_directory.find([folder / "multirun"])
+    return run_directory.load(path)
+
+
+def wandb_runs(folder):
+    """Config, summary and exit code of each offline W&B run, read by wandb's own reader."""
+    found = []
+    for path in sorted(folder.glob("multirun/*/wandb/offline-run-*")):
+        done = subprocess.run(
+            [Path(sys.executable).parent / "wandb", "leet", "inspect", "--json", "--summary", path],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found.append(json.loads(done.stdout))
+    return found
+
+
+@pytest.fixture(scope="module")
+def multirun(kgon, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("multirun")
+    return folder, kgon(folder, "train", "-m", "seed=1,2,3")
+
+
+def test_a_multirun_leaves_three_finished_runs_with_records_of_their_own(multirun):
+    folder, printed = multirun
+    found = [run_directory.load(path) for path in run_directory.find([folder / "multirun"])]
+    assert [run.status["state"] for run in found] == ["finished"] * 3
+    assert {run.config["seed"] for run in found} == {1, 2, 3}
+    assert printed.count("Final phases of 2 members") == 3
+    for run in found:
+        assert [row["member"] for row in run.members] == [0, 1]
+        assert set(pq.read_table(run.path / "loss.parquet").column_names) == {
+            "step", "member", "loss", "train_loss",
+        }  # fmt: skip
+        weights = run.weights()
+        assert weights["step"][[0, -1]].tolist() == [0, 20]
+        assert weights["W"].shape == (len(weights["step"]), 2, 2, 6)
+        final = {row["member"]: row["final_loss"] for row in run.members}
+        last = run.loss.filter(np.asarray(run.loss["step"]) == 20).to_pylist()
+        assert {row["member"]: row["loss"] for row in last} == final
+        for name in ("loss", "staircase", "phases", "weights", "llc"):
+            assert (run.path / "figures" / f"{name}.png").stat().st_size > 1000
+            assert (run.path / "figures" / f"{name}.svg").stat().st_size > 1000
+    assert found[0].members != found[1].members
+
+
+def test_a_multirun_leaves_three_finished_wandb_runs(multirun):
+    folder, _ = multirun
+    found = wandb_runs(folder)
+    assert len(found) == 3
+    assert {run["config"]["seed"] for run in found} == {1, 2, 3}
+    for run in found:
+        assert run["exit_code"] == 0
+        summary = run["summary"]
+        assert summary["trainer/global_step"] == 20
+        assert summary["final/members"] == 2
+        for key in ("loss/mean", "llc/mean", "final/loss", "final/transitions"):
+            assert np.isfinite(summary[key])
+        for key in ("tables/members", "figures/loss", "media/weights"):
+            assert key in summary
+
+
+def test_the_same_job_again_does_nothing_and_says_so(kgon, multirun):
+    folder, _ = multirun
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("multirun/*/*.parquet")}
+    assert "finished already" in kgon(folder, "train", "seed=2")
+    assert before == {p: p.stat().st_mtime_ns for p in folder.glob("multirun/*/*.parquet")}
+
+
+def test_report_makes_a_page_of_the_sweep(kgon, multirun):
+    folder, _ = multirun
+    assert "3 runs" in kgon(folder, "report", "multirun")
+    assert (folder / "multirun" / "report.html").read_text().count("train-") >= 3
+
+
+def test_report_of_nothing_is_an_error(kgon, tmp_path):
+    assert "no run in" in kgon(tmp_path, "report", ".", status=2)
+
+
+def test_a_failing_job_is_recorded_as_failed_and_exits_non_zero(kgon, tmp_path):
+    # The start is finite and every member overflows within a few steps.
+    words = ("train", "init=normal", "init.std=1e4", "trainer.max_steps=20")
+    kgon(tmp_path, *words, status=1)
+    run = only_run(tmp_path)
+    assert run.status["state"] == "failed"
+    assert "all 2 members diverged" in run.status["error"]
+    assert "FloatingPointError" in (run.path / "error.txt").read_text()
+    (tracked,) = wandb_runs(tmp_path)
+    assert tracked["exit_code"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data.sparsty=0.5"], "did you mean data.sparsity"),
+        (["data.sparsity=0.5"], "or data=sparse only"),
+        (["data=sparce"], "did you mean sparse"),
+        (["n_features=5"], "did you mean model.n_features"),
+        (["data=sparse", "data.sparsity=1.0"], "data.sparsity must lie in [0, 1), got 1.0"),
+        (["-m", "data=sparse", "data.sparsity=0.5,1.5"], "got 1.5"),
+        (["model.n_hidden=0"], "model.n_hidden must be at least 1, got 0"),
+        (["batch_size=2000"], "batch_size=2000 is larger than the data set, n_samples=1000"),
+        (["init.label=7"], "'7' has 7 live columns and needs n_features >= 7"),
+        (["init.label=4x"], "4x"),
+        (["model.n_hidden=3"], "n_hidden=2, got 3"),
+        (["init.noise=-0.1"], "init.noise"),
+        (["seed=one"], "seed must be a number"),
+        (["seed=1.5"], "seed must be a whole number such as 0; got 1.5"),
+        (["seed=[1,2]"], "seed must be a number such as 0; got [1, 2]"),
+        (["n_samples=1.5"], "n_samples must be a whole number such as 1000; got 1.5"),
+        (["trainer.max_steps=1e3"], "trainer.max_steps must be a whole number"),
+        (["trainer.max_steps=many"], "trainer.max_steps must be a number such as 225000; got many"),
+        (["callbacks.llc.n_chains=1.5"], "callbacks.llc.n_chains must be a whole number such as 4"),
+        (["-m", "callbacks.llc.n_chains=2,1.5"], "callbacks.llc.n_chains must be a whole number"),
+        (["callbacks.llc=3"], "callbacks.llc has settings of its own"),
+        (["optimizer=adam", "optimizer.lr=fast"], "optimizer.lr must be a number such as 0.001"),
+        (["schedule=5"], "schedule has settings of its own (schedule.name=value), got 5"),
+        (["optimizer.lr=nan"], "optimizer.lr must be finite, got nan"),
+        (["optimizer.lr=true"], "optimizer.lr must be a number such as 0.005; got True"),
+        (["optimizer.lr=-0.1"], "optimizer: Invalid learning rate: -0.1"),
+        (["+optimizer.speed=2"], "optimizer: SGD.__init__() got an unexpected"),
+        (["data.n_features=3"], "data.n_features must be model.n_features=6, got 3"),
+        (["model.importance=high"], "model.importance must be null"),
+        (["dtype=float33"], "dtype must be float64 or float32, got float33"),
+        (["datamodule.block=0"], "block must be at least 1, got 0"),
+        (["trainer.accelerator=abacus"], "trainer: You selected an invalid accelerator name"),
+        (["trainer.max_epochs=0"], "trainer.max_epochs must be 1"),
+        (["runs.dir=/dev/null/runs"], "/dev/null is no folder that one may write to"),
+        (["callbacks.llc.steps=-5"], "steps must be whole numbers >= 0, got [-5]"),
+        (["callbacks.pictures.n_members=0"], "n_members must be at least 1, got 0"),
+        (["seed=1,2"], "seed=1,2: several values are a job each, with -m"),
+        (["optimizer.lr=range(1,3)"], "several values are a job each, with -m"),
+        (["members=[]"], "members must be"),
+        (["members=null"], "members must be a positive number"),
+        (["members=true"], "members must be a positive number"),
+        (["members=[1,1]"], "members must be different"),
+        (["trainer.devices=2"], "one device"),
+        (["+trainer.strategy=ddp", "trainer.devices=2"], "one device"),
+        (["trainer.gradient_clip_val=1.0"], "couple the members"),
+        (["members=100000000"], "GiB of memory"),
+        (["callbacks.llc.lr=0"], "lr must be positive, got 0"),
+        (["callbacks=[losses]", "callbacks.llc.n_draws=5"], "this job has no callbacks.llc"),
+        (["experiment=first_transition", "callbacks.pictures.steps=[]"], "no callbacks.pictures"),
+        (["optimizer._target_=torch.optim.LBFGS", "~optimizer.momentum", "~optimizer.weight_decay"],
+         "couples the members"),
+        (["scheduler=cosine", "scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau",
+          "~scheduler.T_max", "~scheduler.eta_min"], "couples the members"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_before_anything_starts(
+    tmp_path, monkeypatch, capsys, words, message
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["kgon", "train", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    complaint = capsys.readouterr().err
+    assert message in complaint
+    assert len(complaint.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_explains_commands_and_groups(kgon, tmp_path):
+    assert "train" in kgon(tmp_path, "--help")
+    groups = kgon(tmp_path, "train", "--help")
+    for group in ("single_feature, sparse", "optimizer: adam, adamw, rmsprop, sgd"):
+        assert group in groups
+
+
+OPTIONS = sorted(
+    f"{path.parent.name}={path.stem}"
+    for path in CONF.glob("*/*.yaml")
+    if path.parent.name
+    not in ("callbacks", "llc_experiment", "posterior_experiment", "model", "trainer")
+)
+
+
+DRAWN = ("experiment=demo", "experiment=superposition")
+"""Figures, pictures and W&B of the others are no different, and would take most of their time."""
+
+
+def is_slow(option):
+    return option.startswith("experiment=") and option not in DRAWN
+
+
+@pytest.mark.parametrize(
+    "option",
+    [pytest.param(o, marks=pytest.mark.slow if is_slow(o) else ()) for o in OPTIONS],
+)
+def test_every_option_trains(tmp_path, monkeypatch, option):
+    """Every option of every group, in a small job with what goes with it."""
+    group, name = option.split("=")
+    chosen = (CONF / group / f"{name}.yaml").read_text()
+    bare = group == "experiment" and ("/callbacks" in chosen or "- superposition" in chosen)
+    words = [word for word in TINY if not (bare and ".llc." in word)]
+    if option not in DRAWN:
+        words += ["runs.figures=false", *([] if bare else ["callbacks.pictures.steps=[]"])]
+        words += [] if group == "logger" else ["logger=none"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["kgon", "train", option, *words])
+    main()
+    wandb.teardown()
+    run = only_run(tmp_path)
+    assert run.status["state"] == "finished"
+    assert len(run.members) == 2
+    assert all(np.isfinite(row["final_loss"]) for row in run.members)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONF.glob("callbacks/*.yaml")))
+def test_every_callback_option_has_a_target(name):
+    (node,) = OmegaConf.load(CONF / "callbacks" / f"{name}.yaml").values()
+    assert "_target_" in node

@@ -1,0 +1,123 @@
+"""Packed sweeps: each point as if it had been alone, at the cost of one job."""
+
+import json
+import signal
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from small_job import JOB, RESULTS, until
+
+from kgon.record import run_directory
+
+pytestmark = pytest.mark.slow
+
+PACKED = "hydra/launcher=packed"
+
+
+def points(folder):
+    return {path.name: path for path in run_directory.find([folder / "multirun"])}
+
+
+def assert_equal(one, other):
+    """Bit by bit, but for what is summed over chains, in an order that depends on their number."""
+    for name in RESULTS:
+        a, b = (pq.read_table(path / f"{name}.parquet") for path in (one, other))
+        assert a.column_names == b.column_names
+        for column in a.column_names:
+            x, y = a[column].to_pylist(), b[column].to_pylist()
+            if column in ("mean", "stderr", "rhat", "ess", "acceptance", "llc", "llc_stderr"):
+                x, y = (np.array(v, dtype=float) for v in (x, y))
+                np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-13)
+            else:
+                assert str(x) == str(y), (name, column)
+    assert (one / "weights.safetensors").read_bytes() == (
+        other / "weights.safetensors"
+    ).read_bytes()
+    a, b = ((path / "config.yaml").read_text() for path in (one, other))
+    assert a == b
+
+
+SWEEPS = {
+    "seeds, rates, members": ("seed=1,2", "optimizer.lr=0.005,0.02", "members=2,3"),
+    "starts": ("init.label=4,4+,5", "init.noise=0.01,0.1"),
+    "scheduler": ("scheduler=cosine", "optimizer.lr=0.005,0.02"),
+    "sparsity": ("data=sparse", "data.sparsity=0.5,0.9", "init=normal", "optimizer=adam",
+                 "callbacks.llc.n_draws=4"),
+    "importance": ("model.importance=null,0.9,0.5",),
+    "fresh inputs": ("n_samples=null", "callbacks.llc.nbeta=100", "seed=1,2"),
+    "two shapes": ("model.n_features=5,6", "seed=1,2"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", SWEEPS.values(), ids=SWEEPS)
+def test_a_packed_point_is_what_it_would_have_been_alone(zygote, tmp_path, words):
+    job = [*JOB, "trainer.max_steps=400", *words]
+    packed = zygote.run(tmp_path / "packed", "train", "-m", *job, PACKED)
+    assert packed.status == 0, packed.output
+    alone = zygote.run(tmp_path / "alone", "train", "-m", *job)
+    assert alone.status == 0, alone.output
+    one, other = points(tmp_path / "packed"), points(tmp_path / "alone")
+    assert one.keys() == other.keys() and len(one) > 1
+    for name in one:
+        assert run_directory.load(one[name]).status["state"] == "finished"
+        assert_equal(one[name], other[name])
+    ensembles = packed.output.count("points as one ensemble")
+    assert ensembles == (2 if "model.n_features=5,6" in words else 1)
+
+
+def test_an_interrupted_pack_goes_on_packed_alone_and_in_other_company(zygote, tmp_path):
+    job = [*JOB, "+callbacks.fault._target_=faults.Fault", "+callbacks.fault.seconds=0.02"]
+    whole = zygote.run(tmp_path / "whole", "train", "-m", *job, "seed=1,2,3,4", PACKED)
+    assert whole.status == 0, whole.output
+    folder = tmp_path / "torn"
+    for signum in (signal.SIGTERM, signal.SIGKILL):
+        sweep = zygote.start(folder, "train", "-m", *job, "seed=1,2,3", PACKED)
+        until(lambda: list(folder.glob("multirun/packs/*/checkpoints/last.ckpt")), "it has saved")
+        sweep.kill(signum)
+        sweep.wait()
+        rows = json.loads(zygote.run(folder, "runs", "--json").output)
+        assert [row["state"] for row in rows] == ["interrupted"] * 3
+        if signum == signal.SIGTERM:  # a job that is told to stop says how far it got
+            assert all(0 < row["progress"] < 1 for row in rows)
+    alone = zygote.run(folder, "train", *job, "seed=2")
+    assert alone.status == 0, alone.output
+    wider = zygote.run(folder, "train", "-m", *job, "seed=1,2,3,4", PACKED)
+    assert wider.status == 0, wider.output
+    # Two go on from their checkpoint, one starts.
+    assert "2 points as one ensemble" in wider.output
+    assert not list(folder.glob("multirun/packs/*"))
+    for name, path in points(tmp_path / "whole").items():
+        assert_equal(points(folder)[name], path)
+
+
+def test_a_point_that_diverges_fails_alone(zygote, tmp_path):
+    sweep = zygote.run(
+        tmp_path, "train", "-m", *JOB, "trainer.max_steps=400", "init=normal", "init.std=1,1e4",
+        PACKED,
+    )  # fmt: skip
+    assert sweep.status == 1
+    found = {p.status["state"]: p for p in map(run_directory.load, points(tmp_path).values())}
+    assert found.keys() == {"finished", "failed"}
+    assert "members diverged" in found["failed"].status["error"]
+    alone = zygote.run(tmp_path / "alone", "train", *JOB, "trainer.max_steps=400", "init=normal",
+                       "init.std=1e4")  # fmt: skip
+    assert alone.status == 1
+    (path,) = points(tmp_path / "alone").values()
+    assert run_directory.load(path).status["error"] == found["failed"].status["error"]
+
+
+def test_what_is_finished_is_not_run_again_and_a_wider_sweep_shares_it(zygote, tmp_path):
+    job = [*JOB, "trainer.max_steps=400"]
+    zygote.run(tmp_path, "train", "-m", *job, "seed=1,2", PACKED)
+    before = {p: (p / "loss.parquet").stat().st_mtime_ns for p in points(tmp_path).values()}
+    wider = zygote.run(tmp_path, "train", "-m", *job, "seed=1,2,3,4", PACKED)
+    assert "2 points as one ensemble" in wider.output
+    assert "4 finished" in wider.output
+    assert before == {p: (p / "loss.parquet").stat().st_mtime_ns for p in before}
+
+
+def test_other_commands_are_not_packed(zygote, tmp_path):
+    refused = zygote.run(tmp_path, "llc", "-m", "seed=1,2", PACKED)
+    assert refused.status == 1
+    assert "hydra/launcher=packed packs the points of kgon train" in refused.output

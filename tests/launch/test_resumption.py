@@ -1,0 +1,175 @@
+"""A job that was interrupted, however often and whenever, ends equal to one that was not."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from small_job import JOB, results, until
+
+from kgon.record import run_directory
+from kgon.training import checkpoints
+
+
+def the_run(folder):
+    (path,) = run_directory.find([folder / "multirun"])
+    return path
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(zygote, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    done = zygote.run(folder, "train", *JOB)
+    assert done.status == 0, done.output
+    return results(the_run(folder))
+
+
+def has_checkpoint(folder):
+    return bool(list(folder.glob(f"multirun/*/checkpoints/{checkpoints.LAST}")))
+
+
+def test_a_job_killed_after_its_last_step_ends_equal(zygote, tmp_path, uninterrupted):
+    words = ("train", *JOB, "logger=csv")
+    assert zygote.run(tmp_path, *words).status == 0
+    path = the_run(tmp_path)
+    (metrics,) = path.rglob("metrics.csv")
+    logged = metrics.read_text()
+    for file in (metrics, *(path / name for name in uninterrupted)):
+        file.unlink()
+    # As a checkpoint is that was written between the last step and the end of training.
+    last = path / "checkpoints" / checkpoints.LAST
+    state = torch.load(last, weights_only=False)
+    state["history"]["lists"].clear()
+    torch.save(state, last)
+    status = path / "status.json"
+    status.write_text(json.dumps(json.loads(status.read_text()) | {"state": "running"}))
+    done = zygote.run(tmp_path, *words)
+    assert done.status == 0, done.output
+    assert results(path) == uninterrupted
+    assert metrics.read_text() == logged
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_a_job_killed_at_random_moments_ends_equal(zygote, tmp_path, uninterrupted, seed):
+    # A process that lives for 0.2 to 2.5 seconds dies in its imports of configs, in training, while
+    # a checkpoint is written, or while the record is.
+    rng = np.random.default_rng(seed)
+    for _ in range(4):
+        job = zygote.start(tmp_path, "train", *JOB)
+        time.sleep(rng.uniform(0.2, 2.5))
+        job.kill(signal.SIGKILL)
+        job.wait()
+    done = zygote.run(tmp_path, "train", *JOB)
+    assert done.status == 0, done.output
+    assert results(the_run(tmp_path)) == uninterrupted
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
+def test_a_job_told_to_stop_says_so_and_goes_on_when_asked(zygote, tmp_path, uninterrupted, signum):
+    job = zygote.start(tmp_path, "train", *JOB)
+    until(lambda: has_checkpoint(tmp_path), "there is a checkpoint")
+    job.kill(signum)
+    assert job.wait() == 128 + signum, job.output
+    status = run_directory.RunDirectory(the_run(tmp_path)).status()
+    assert status["state"] == "interrupted"
+    assert 0 < status["progress"] < 1
+    assert zygote.run(tmp_path, "train", *JOB).status == 0
+    assert results(the_run(tmp_path)) == uninterrupted
+
+
+def test_a_torn_checkpoint_is_not_read_and_the_one_before_is(zygote, tmp_path, uninterrupted):
+    job = zygote.start(tmp_path, "train", *JOB)
+    until(lambda: list(tmp_path.glob("multirun/*/checkpoints/before.ckpt")), "there are two")
+    job.kill(signal.SIGKILL)
+    job.wait()
+    last = the_run(tmp_path) / "checkpoints" / checkpoints.LAST
+    # Killed between two renamings it has no last one; half of the one before is as torn.
+    whole = (last.parent / checkpoints.BEFORE).read_bytes()
+    last.write_bytes(whole[: len(whole) // 2])
+    assert checkpoints.newest(last.parent).name == checkpoints.BEFORE
+    assert zygote.run(tmp_path, "train", *JOB).status == 0
+    assert results(the_run(tmp_path)) == uninterrupted
+
+
+def test_a_killed_job_counts_as_interrupted_and_its_lock_is_free(zygote, tmp_path):
+    job = zygote.start(tmp_path, "train", *JOB)
+    until(lambda: has_checkpoint(tmp_path), "there is a checkpoint")
+    directory = run_directory.RunDirectory(the_run(tmp_path))
+    assert directory.status()["state"] == "running"
+    job.kill(signal.SIGKILL)
+    job.wait()
+    assert directory.status()["state"] == "interrupted"
+    listing = zygote.run(tmp_path, "runs", "--json")
+    assert [row["state"] for row in json.loads(listing.output)] == ["interrupted"]
+    with directory.lock(wait=False):
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("busy", ["leave", "wait"])
+def test_of_two_starters_of_one_point_one_works(zygote, tmp_path, uninterrupted, busy):
+    first = zygote.start(tmp_path, "train", *JOB)
+    until(lambda: list(tmp_path.glob("multirun/*/status.json")), "it has started")
+    first.kill(signal.SIGSTOP)
+    second = zygote.start(tmp_path, "train", *JOB, f"runs.busy={busy}")
+    if busy == "leave":
+        assert second.wait() == 0, second.output
+        assert f"is being worked on by process {first.pid}" in second.output
+        first.kill(signal.SIGCONT)
+    else:
+        time.sleep(3)
+        assert second.poll() is None
+        first.kill(signal.SIGCONT)
+        assert second.wait() == 0, second.output
+        assert "finished already" in second.output
+    assert first.wait() == 0, first.output
+    assert results(the_run(tmp_path)) == uninterrupted
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder])
+    if mounted.returncode:
+        assert not os.environ.get("KGON_REQUIRE_ALL"), "CI may mount a tmpfs"
+        pytest.skip("mounting a tmpfs needs root")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_is_an_error_and_the_checkpoint_before_stays(zygote, small_disk, uninterrupted):
+    job = zygote.start(small_disk, "train", *JOB)
+    until(lambda: has_checkpoint(small_disk), "there is a checkpoint")
+    folder = the_run(small_disk) / "checkpoints"
+    with (small_disk / "filler").open("wb", buffering=0) as filler:
+        try:
+            while True:
+                filler.write(bytes(4096))
+        except OSError:
+            # Room for a status, none for a checkpoint.
+            filler.truncate((small_disk / "filler").stat().st_size - 3 * 4096)
+    assert job.wait() == 1
+    assert "could not be written" in job.output and "is whole" in job.output
+    assert checkpoints.newest(folder) is not None
+    assert [file.name for file in folder.iterdir() if file.name.startswith(".")] == []
+    (small_disk / "filler").unlink()
+    subprocess.run(["mount", "-o", "remount,size=16m", small_disk], check=True)
+    assert zygote.run(small_disk, "train", *JOB).status == 0
+    assert results(the_run(small_disk)) == uninterrupted
+
+
+def test_what_has_no_effect_on_results_has_none_on_identity(zygote, tmp_path, uninterrupted):
+    zygote.run(
+        tmp_path, "train", *JOB, "datamodule.block=7", "callbacks.checkpoint.every_seconds=9"
+    )
+    assert results(the_run(tmp_path)) == uninterrupted
+    settings = yaml.safe_load((the_run(tmp_path) / "config.yaml").read_text())
+    assert settings["datamodule"]["block"] == 7

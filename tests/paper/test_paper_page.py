@@ -1,0 +1,138 @@
+"""The committed page: figures show their files, verdicts follow from the rows."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kgon.paper.drawings import DRAWINGS
+from kgon.paper.items import ITEMS, JOBS, Block, Picture, Section, check_names
+from kgon.paper.page import draw, write_page
+from kgon.paper.rows import NOT, VERDICTS, Published, Row
+from kgon.theory.critical import critical_points
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "paper"
+RESULTS = json.loads((PAGE / "results.json").read_text(encoding="utf-8"))
+FILES = sorted((PAGE / "data").glob("*.json"))
+
+
+def stored(name):
+    return json.loads((PAGE / "data" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def by_gid(figure):
+    return {a.get_gid(): a for ax in figure.axes for a in ax.get_children() if a.get_gid()}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_figure_is_there_drawn_from_a_file_and_named_on_the_page(file):
+    data = json.loads(file.read_text(encoding="utf-8"))
+    assert data["drawing"] in DRAWINGS
+    text = (PAGE / "README.md").read_text(encoding="utf-8")
+    assert f"data/{file.name}" in text and f"figures/{file.stem}.png" in text
+    for ending in ("png", "svg"):
+        assert (PAGE / "figures" / f"{file.stem}.{ending}").stat().st_size > 1000
+
+
+def test_figure_1_shows_its_file():
+    data = stored("figure_1")
+    shown = by_gid(DRAWINGS["staircase"](data))
+    assert np.array_equal(shown["loss"].get_xydata(), np.c_[data["step"], data["loss"]])
+    assert np.array_equal(shown["llc"].get_xydata(), np.c_[data["llc_step"], data["llc"]])
+
+
+def test_figure_3_shows_its_file_and_all_levels():
+    data = stored("figure_3_c5")
+    shown = by_gid(DRAWINGS["losses"](data))
+    for m in range(len(data["final_phase"])):
+        assert np.array_equal(shown[f"member-{m}"].get_ydata(), np.array(data["loss"])[:, m])
+    assert len(stored("figure_3")["final_phase"]) >= 1000
+    levels = {k.removeprefix("level-") for k in by_gid(DRAWINGS["losses"](few(stored("figure_3"))))
+              if k.startswith("level-") and k != "level-label"}  # fmt: skip
+    assert levels == {point.label for point in critical_points(6)}
+
+
+def few(data):
+    """The highest and some other members: the frame is theirs, and drawing is quick."""
+    loss = np.array(data["loss"])
+    kept = [*np.argsort(-loss[-1])[:5], *range(20)]
+    return data | {"loss": loss[:, kept].tolist(),
+                   "final_phase": [data["final_phase"][i] for i in kept]}  # fmt: skip
+
+
+def test_the_dimensionality_shown_is_that_of_the_weights_in_the_file():
+    for name in ("superposition_weights", "superposition_dimensions"):
+        for picture in stored(name)["pictures"]:
+            W = np.array(picture["W"])
+            gram = W.T @ W
+            direct = np.diag(gram) ** 2 / np.maximum((gram**2).sum(0), 1e-300)
+            assert picture["dimensionality"] == pytest.approx(direct.tolist(), abs=1e-4)
+
+
+def test_verdicts_follow_from_the_rows_by_the_rules():
+    assert sum(RESULTS["verdicts"].values()) == len(RESULTS["rows"])
+    for row in RESULTS["rows"]:
+        published = None
+        if row["published"] is not None:
+            value = row["published"]
+            published = Published(
+                tuple(value) if isinstance(value, list) else value, tuple(row["marks"]),
+                row["source"], row["published_spread"], row["published_digits"],
+            )  # fmt: skip
+        again = Row(row["quantity"], row["kgon"], published, row["stderr"], remark=row["remark"])
+        assert again.verdict == row["verdict"], row
+
+
+def test_the_whole_paper_was_run_and_every_item_is_on_the_page():
+    assert RESULTS["not_run"] == []
+    assert {row["item"] for row in RESULTS["rows"]} == {item.name for item in ITEMS}
+    text = (PAGE / "README.md").read_text(encoding="utf-8")
+    for item in ITEMS:
+        assert f"### {item.title}" in text
+    assert "quick version" not in text
+
+
+def test_items_need_jobs_that_there_are():
+    assert {name for item in ITEMS for name in item.needs} == set(JOBS)
+    with pytest.raises(ValueError, match=r"item must be some of lemma, .*got figure_9"):
+        check_names(["figure_9"])
+
+
+def test_the_readme_quotes_rows_of_the_table():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    extract = text.partition("| what | published | kgon |")[2].partition("\n\n")[0]
+    lines = [line for line in extract.splitlines()[2:] if line.startswith("|")]
+    assert len(lines) == 10
+    page = (PAGE / "README.md").read_text(encoding="utf-8")
+    rows = {}
+    for line in page.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        if len(cells) == 8:
+            rows[cells[0]] = cells
+    for line in lines:
+        what, published, kgon, difference, verdict = (
+            cell.strip() for cell in line.strip().strip("|").split(" | ")
+        )
+        found = rows[what]
+        assert [published, kgon, difference] == found[1:4], what
+        assert verdict == found[4].strip("*"), what
+
+
+def test_what_is_not_reproduced_stands_out_and_counts(tmp_path):
+    rows = [Row("a", 2.0, Published(1.0, ("P",), "Sec. 1")), Row("b", 1.0)]
+    picture = Picture("p", "pairs", stored("pairs"), "caption")
+    sections = {item.name: None for item in ITEMS}
+    sections["lemma"] = Section([Block("kgon x", rows)], pictures=[picture])
+    results = write_page(tmp_path, sections, "how")
+    assert results["verdicts"] == dict(zip(VERDICTS, (0, 0, 1, 1), strict=True))
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert f"**{NOT}**" in text and "Not run yet: `kgon paper item=figure_1`" in text
+
+
+def test_a_figure_is_drawn_from_what_was_written(tmp_path):
+    draw(tmp_path, Picture("again", "survival", {"rows": stored("sparsity")["rows"]}, "c"))
+    written = json.loads((tmp_path / "data" / "again.json").read_text(encoding="utf-8"))
+    assert written["rows"] == stored("sparsity")["rows"]
+    assert (tmp_path / "figures" / "again.svg").exists()

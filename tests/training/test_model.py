@@ -1,0 +1,267 @@
+"""Training: members apart, Lightning's own bookkeeping, what is refused."""
+
+import functools
+
+import lightning as L
+import pytest
+import torch
+
+from kgon.callbacks import Checkpoints, LLCEstimates, Losses, Snapshots
+from kgon.data import SingleFeature, Sparse
+from kgon.llc.estimate import VERDICTS
+from kgon.theory.loss import DirectLoss, EmpiricalLoss, population_loss
+from kgon.training.datamodule import EnsembleData
+from kgon.training.fit import train
+from kgon.training.init import KGon, Normal
+from kgon.training.model import TMS, check_members_stay_apart
+
+SGD = functools.partial(torch.optim.SGD, lr=0.05)
+
+
+def fit(
+    tmp_path,
+    members=(0, 1, 2),
+    optimizer=SGD,
+    scheduler=None,
+    callbacks=(),
+    max_steps=60,
+    distribution=None,
+    stops=(20, 60),
+    init=None,
+    batch_size=4,
+    **trainer,
+):
+    distribution = distribution or SingleFeature(5)
+    model = TMS(
+        distribution.n_features, 2, members, 0, init or Normal(0.7, 0.5), optimizer, scheduler
+    )
+    data = EnsembleData(distribution, 40, batch_size, 0, members, stops, 7, torch.float64)
+    trainer = L.Trainer(
+        max_steps=max_steps,
+        max_epochs=1,
+        callbacks=list(callbacks),
+        logger=False,
+        accelerator="cpu",
+        enable_checkpointing=any(isinstance(c, L.pytorch.callbacks.Checkpoint) for c in callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+        **trainer,
+    )
+    train(model, data, trainer, tmp_path)
+    return model, data, trainer
+
+
+def by_hand(member, optimizer, scheduler=None, max_steps=60):
+    """One model, one minibatch at a time, autograd: the definition of what training is."""
+    model = TMS(5, 2, [member], 0, Normal(0.7, 0.5), optimizer)
+    data = EnsembleData(SingleFeature(5), 40, 4, 0, [member], [max_steps], 7, torch.float64)
+    batches = data.minibatches(0, max_steps)
+    steps = optimizer([model.W, model.b])
+    schedule = scheduler(steps) if scheduler else None
+    for t in range(max_steps):
+        steps.zero_grad()
+        x = batches.step(t)
+        (x - (x @ model.W.mT @ model.W + model.b[:, None]).relu()).square().sum(
+            -1
+        ).mean().backward()
+        steps.step()
+        if schedule:
+            schedule.step()
+    return model
+
+
+COSINE = functools.partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=60)
+EXPONENTIAL = functools.partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.97)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        SGD,
+        functools.partial(torch.optim.SGD, lr=0.02, momentum=0.9),
+        functools.partial(torch.optim.Adam, lr=0.02),
+        functools.partial(torch.optim.AdamW, lr=0.02),
+        functools.partial(torch.optim.RMSprop, lr=0.01),
+    ],
+)
+@pytest.mark.parametrize("scheduler", [None, COSINE, EXPONENTIAL])
+def test_training_an_ensemble_is_training_each_member_by_hand(tmp_path, optimizer, scheduler):
+    model, _, _ = fit(tmp_path, optimizer=optimizer, scheduler=scheduler)
+    for i in range(3):
+        alone = by_hand(i, optimizer, scheduler)
+        torch.testing.assert_close(model.W[i], alone.W[0], rtol=1e-10, atol=1e-11)
+        torch.testing.assert_close(model.b[i], alone.b[0], rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("distribution", [SingleFeature(5), Sparse(5, 0.5)])
+@pytest.mark.parametrize("optimizer", [SGD, functools.partial(torch.optim.Adam, lr=0.02)])
+def test_full_batches_are_gradient_descent_on_the_data_set(tmp_path, distribution, optimizer):
+    model, data, _ = fit(
+        tmp_path, distribution=distribution, batch_size="full", optimizer=optimizer
+    )
+    alone = TMS(5, 2, [0, 1, 2], 0, Normal(0.7, 0.5), optimizer)
+    steps = optimizer([alone.W, alone.b])
+    for _ in range(60):
+        steps.zero_grad()
+        DirectLoss(data.x)(alone.W, alone.b).sum().backward()
+        steps.step()
+    torch.testing.assert_close(model.W, alone.W, rtol=1e-9, atol=1e-10)
+
+
+def test_a_member_is_bitwise_the_same_alone_and_in_company(tmp_path):
+    together, _, _ = fit(tmp_path, members=(0, 7, 3))
+    alone, _, _ = fit(tmp_path, members=(7,))
+    assert torch.equal(together.W[1], alone.W[0]) and torch.equal(together.b[1], alone.b[0])
+
+
+def test_global_step_counts_optimizer_steps_and_checkpoints_follow_it(tmp_path):
+    checkpoint = L.pytorch.callbacks.ModelCheckpoint(
+        tmp_path, filename="{step}", every_n_train_steps=20, save_top_k=-1
+    )
+    _, _, trainer = fit(tmp_path, callbacks=[checkpoint], stops=(20, 40, 60))
+    assert trainer.global_step == 60
+    assert {p.name for p in tmp_path.glob("*.ckpt")} == {
+        "step=20.ckpt",
+        "step=40.ckpt",
+        "step=60.ckpt",
+    }
+
+
+@pytest.mark.parametrize("optimizer", [SGD, functools.partial(torch.optim.Adam, lr=0.02)])
+def test_a_run_resumed_in_the_middle_ends_bitwise_the_same(tmp_path, optimizer):
+    def once(folder, *others):
+        steps = (0, 10, 20, 40, 60)
+        checkpoint = Checkpoints(str(folder / "checkpoints"), every_seconds=1e-9)
+        return fit(
+            folder,
+            optimizer=optimizer,
+            scheduler=COSINE,
+            callbacks=[Losses(steps), Snapshots(steps), checkpoint, *others],
+            stops=(10, 20, 40, 60),
+        )[0]
+
+    class Fault(L.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step >= 40:
+                raise RuntimeError("a fault")
+
+    whole = once(tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="a fault"):
+        once(tmp_path / "parts", Fault())
+    resumed = once(tmp_path / "parts")
+    assert torch.equal(whole.W, resumed.W) and torch.equal(whole.b, resumed.b)
+    for table in ("loss", "weights"):
+        assert torch.equal(whole.history.steps(table), resumed.history.steps(table))
+        for name, column in whole.history.columns(table).items():
+            assert torch.equal(column, resumed.history.column(table, name))
+
+
+def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
+    folder = str(tmp_path / "checkpoints")
+    fit(tmp_path, callbacks=[Checkpoints(folder, 1.0)], max_steps=20)
+    with pytest.raises(ValueError, match=r"shape \(3, 2, 5\), this model's \(2, 2, 5\)"):
+        fit(tmp_path, members=(0, 1), callbacks=[Checkpoints(folder, 1.0)])
+
+
+def estimates(steps):
+    from devinterp.optim import SGMCMC
+
+    return LLCEstimates(steps, None, 1e-3, 1.0, 2, 20, 5, SGMCMC.sgld)
+
+
+def test_estimating_llcs_leaves_training_bitwise_the_same(tmp_path):
+    plain, _, _ = fit(tmp_path)
+    watched, _, _ = fit(tmp_path, callbacks=[estimates((0, 20, 60))])
+    assert torch.equal(plain.W, watched.W) and torch.equal(plain.b, watched.b)
+    assert watched.history.steps("llc").tolist() == [0, 20, 60]
+
+
+def test_a_members_llc_is_the_same_in_any_company(tmp_path):
+    together, _, _ = fit(tmp_path, members=(0, 7), callbacks=[estimates((20,))])
+    alone, _, _ = fit(tmp_path, members=(7,), callbacks=[estimates((20,))])
+    torch.testing.assert_close(
+        together.history.column("llc", "mean")[:, 1:], alone.history.column("llc", "mean")
+    )
+
+
+@pytest.mark.parametrize("distribution", [SingleFeature(5), Sparse(5, 0.5)])
+def test_recorded_losses_are_those_of_the_recorded_weights(tmp_path, distribution):
+    model, data, _ = fit(
+        tmp_path, distribution=distribution, callbacks=[Losses((0, 20, 60)), Snapshots((0, 20, 60))]
+    )
+    W, b = (model.history.column("weights", name) for name in ("W", "b"))
+    direct = DirectLoss(data.x)(W, b)
+    torch.testing.assert_close(model.history.column("loss", "train_loss"), direct)
+    if isinstance(distribution, SingleFeature):
+        torch.testing.assert_close(model.history.column("loss", "loss"), population_loss(W, b))
+        torch.testing.assert_close(EmpiricalLoss(data.x)(W, b), direct)
+
+
+class _OneFarOff:
+    """A start whose second member overflows at once."""
+
+    def __call__(self, keys, n_hidden, n_features):
+        W, b = Normal(0.7, 0.5)(keys, n_hidden, n_features)
+        W[1] *= 1e4
+        return W, b
+
+
+def test_a_diverged_member_stops_and_the_others_do_not_notice(tmp_path):
+    callbacks = [Losses((0, 20, 60)), estimates((60,))]
+    model, _, _ = fit(tmp_path, init=_OneFarOff(), callbacks=callbacks)
+    plain, _, _ = fit(tmp_path)
+    assert (model.diverged_at >= 0).tolist() == [False, True, False]
+    assert torch.equal(model.W[[0, 2]], plain.W[[0, 2]])
+    last = model.history.column("llc", "verdict")[-1]
+    assert VERDICTS[int(last[1])] == "diverged" and VERDICTS[int(last[0])] != "diverged"
+
+
+def test_a_job_whose_members_all_diverge_fails(tmp_path):
+    with pytest.raises(FloatingPointError, match="all 3 members diverged"):
+        fit(tmp_path, init=Normal(1e4, 1.0))
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        functools.partial(torch.optim.LBFGS, lr=0.1),
+        functools.partial(torch.optim.Adafactor, lr=0.1),
+    ],
+)
+def test_optimizers_that_couple_members_are_refused(optimizer):
+    with pytest.raises(ValueError, match="couples the members"):
+        check_members_stay_apart(optimizer, None)
+
+
+def test_schedulers_that_couple_members_are_refused():
+    with pytest.raises(ValueError, match="couples the members"):
+        check_members_stay_apart(SGD, torch.optim.lr_scheduler.ReduceLROnPlateau)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "message"),
+    [
+        ({"gradient_clip_val": 1.0}, "gradient_clip_val=1.0.*couple"),
+        ({"devices": 2}, "trainer.devices=2.*one device"),
+        ({"accumulate_grad_batches": 2}, "accumulate_grad_batches=2"),
+    ],
+)
+def test_trainers_that_do_not_fit_an_ensemble_are_refused(tmp_path, trainer, message):
+    with pytest.raises(ValueError, match=message):
+        fit(tmp_path, **trainer)
+
+
+@pytest.mark.parametrize(
+    ("start", "n_hidden", "message"),
+    [
+        (lambda: KGon("4", -0.1, 1.0), 2, "init.noise"),
+        (lambda: Normal(1.0, -1.0), 2, "init.bias_std"),
+        (lambda: KGon("4", 0.1, 1.0), 3, "n_hidden=2, got 3"),
+        (lambda: KGon("7", 0.1, 1.0), 2, "7"),
+        (lambda: Normal(1.0, 1.0), 0, "n_hidden must be at least 1, got 0"),
+    ],
+)
+def test_bad_starts_are_refused(start, n_hidden, message):
+    with pytest.raises(ValueError, match=message):
+        TMS(5, n_hidden, [0], 0, start(), SGD)
