@@ -17,7 +17,8 @@ from kgon.llc.langevin import SGLD
 from kgon.training.datamodule import EnsembleData
 from kgon.training.fit import train
 from kgon.training.init import KGon
-from kgon.training.model import TMS, advance
+from kgon.training.model import TMS
+from kgon.training.steps import minibatch_steps
 
 MEMBERS, BLOCK = 100, 500
 STEPS = 22_500  # a tenth of the default job, which stops, and is looked at, as often on its way
@@ -64,7 +65,7 @@ def test_bare_loop(per_step):
         rate = optimizer.param_groups[0]["lr"]
         for block in data.blocks(0):
             rates = torch.full((block.n_steps,), rate, dtype=torch.float64)
-            advance(model.W, model.b, optimizer, rates, block, None)
+            minibatch_steps(model.W, model.b, optimizer, rates, block, None)
 
     per_step(run, what="framework", who="bare loop", members=MEMBERS, steps=STEPS)
 

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from kgon.data import SingleFeature, Sparse
 from kgon.training.datamodule import EnsembleData
 from kgon.training.init import Normal
-from kgon.training.model import TMS, advance
+from kgon.training.model import TMS
+from kgon.training.steps import minibatch_steps
 
 SIZES = [1, 10, 100, 1000, 10000]
 BATCH = 20
@@ -43,7 +44,7 @@ def kgon_run(distribution, members, n_samples, optimizer, **about):
     def run():
         for block in data.blocks(0):
             rates = torch.full((block.n_steps,), torch_optimizer.param_groups[0]["lr"])
-            advance(model.W, model.b, torch_optimizer, rates, block, None)
+            minibatch_steps(model.W, model.b, torch_optimizer, rates, block, None)
 
     return run, steps
 

@@ -62,7 +62,7 @@ def test_a_packed_point_is_what_it_would_have_been_alone(zygote, tmp_path, words
     for name in one:
         assert run_directory.load(one[name]).status["state"] == "finished"
         assert_equal(one[name], other[name])
-    ensembles = packed.output.count("points as one ensemble")
+    ensembles = packed.output.count("jobs as one ensemble")
     assert ensembles == (2 if "model.n_features=5,6" in words else 1)
 
 
@@ -85,7 +85,7 @@ def test_an_interrupted_pack_goes_on_packed_alone_and_in_other_company(zygote, t
     wider = zygote.run(folder, "train", "-m", *job, "seed=1,2,3,4", PACKED)
     assert wider.status == 0, wider.output
     # Two go on from their checkpoint, one starts.
-    assert "2 points as one ensemble" in wider.output
+    assert "2 jobs as one ensemble" in wider.output
     assert not list(folder.glob("multirun/packs/*"))
     for name, path in points(tmp_path / "whole").items():
         assert_equal(points(folder)[name], path)
@@ -112,7 +112,7 @@ def test_what_is_finished_is_not_run_again_and_a_wider_sweep_shares_it(zygote, t
     zygote.run(tmp_path, "train", "-m", *job, "seed=1,2", PACKED)
     before = {p: (p / "loss.parquet").stat().st_mtime_ns for p in points(tmp_path).values()}
     wider = zygote.run(tmp_path, "train", "-m", *job, "seed=1,2,3,4", PACKED)
-    assert "2 points as one ensemble" in wider.output
+    assert "2 jobs as one ensemble" in wider.output
     assert "4 finished" in wider.output
     assert before == {p: (p / "loss.parquet").stat().st_mtime_ns for p in before}
 
@@ -120,4 +120,4 @@ def test_what_is_finished_is_not_run_again_and_a_wider_sweep_shares_it(zygote, t
 def test_other_commands_are_not_packed(zygote, tmp_path):
     refused = zygote.run(tmp_path, "llc", "-m", "seed=1,2", PACKED)
     assert refused.status == 1
-    assert "hydra/launcher=packed packs the points of kgon train" in refused.output
+    assert "hydra/launcher=packed takes jobs of kgon train" in refused.output

@@ -6,12 +6,10 @@ import math
 import pytest
 import torch
 
-from kgon.callbacks import Phases
 from kgon.theory import phases
 from kgon.theory.critical import critical_point, critical_points
 from kgon.theory.loss import PopulationLoss
 from kgon.theory.phases import OTHER, classify, phase_codes, phase_labels
-from kgon.training.history import History
 
 THRESHOLDS = ["ON_LENGTH", "ON_OUTPUT", "LENGTH_TOLERANCE", "GAP_TOLERANCE", "OFF_OUTPUT"]
 
@@ -198,47 +196,3 @@ def test_gradient_descent_ends_in_the_phase_of_its_loss():
 def test_shapes_are_checked(W, b):
     with pytest.raises(ValueError, match="W must be"):
         classify(torch.zeros(W), torch.zeros(b))
-
-
-class Ensemble:
-    """As much of a module as `Phases` looks at."""
-
-    def __init__(self):
-        self.history, self.global_step = History(), 0
-
-    def show(self, labels):
-        points = [critical_point(label, 6) for label in labels]
-        self.W = torch.stack([point.W for point in points])
-        self.b = torch.stack([point.b for point in points])
-
-    def on_cpu(self):
-        return self.W, self.b
-
-    def note(self, metrics):
-        self.noted = metrics(torch.tensor([[0, 1, 2], [3, 4, 5]]))  # two jobs of three members
-
-
-def test_what_is_noted_of_phases_is_a_count_of_members_from_a_phases_first_time_on():
-    ensemble, callback, so_far = Ensemble(), Phases([]), []
-    for labels in (
-        ["4", "4", "4", "4", "4", "4"],
-        ["4", "5", "5", "4", "4", "4+"],
-        ["5", "5", "5", "4", "5+", "4+"],
-    ):
-        ensemble.show(labels)
-        callback.record(ensemble, None)
-        ensemble.global_step += 1
-        so_far.append(labels)
-        jobs = slice(0, 3), slice(3, 6)
-        expected = {
-            f"phase/{label}": [
-                labels[job].count(label) if any(label in past[job] for past in so_far) else math.nan
-                for job in jobs
-            ]
-            for label in sorted({label for past in so_far for label in past})
-        }
-        assert list(ensemble.noted) == list(expected)
-        for name, values in expected.items():
-            torch.testing.assert_close(
-                ensemble.noted[name], torch.tensor(values).double(), equal_nan=True
-            )

@@ -13,7 +13,8 @@ from kgon.theory.loss import DirectLoss, EmpiricalLoss, population_loss
 from kgon.training.datamodule import EnsembleData
 from kgon.training.fit import train
 from kgon.training.init import KGon, Normal
-from kgon.training.model import TMS, check_members_stay_apart
+from kgon.training.model import TMS
+from kgon.training.steps import check_members_are_independent
 
 SGD = functools.partial(torch.optim.SGD, lr=0.05)
 
@@ -231,12 +232,12 @@ def test_a_job_whose_members_all_diverge_fails(tmp_path):
 )
 def test_optimizers_that_couple_members_are_refused(optimizer):
     with pytest.raises(ValueError, match="couples the members"):
-        check_members_stay_apart(optimizer, None)
+        check_members_are_independent(optimizer, None)
 
 
 def test_schedulers_that_couple_members_are_refused():
     with pytest.raises(ValueError, match="couples the members"):
-        check_members_stay_apart(SGD, torch.optim.lr_scheduler.ReduceLROnPlateau)
+        check_members_are_independent(SGD, torch.optim.lr_scheduler.ReduceLROnPlateau)
 
 
 @pytest.mark.parametrize(
@@ -257,7 +258,7 @@ def test_trainers_that_do_not_fit_an_ensemble_are_refused(tmp_path, trainer, mes
     [
         (lambda: KGon("4", -0.1, 1.0), 2, "init.noise"),
         (lambda: Normal(1.0, -1.0), 2, "init.bias_std"),
-        (lambda: KGon("4", 0.1, 1.0), 3, "n_hidden=2, got 3"),
+        (lambda: KGon("4", 0.1, 1.0), 3, "model.n_hidden=2"),
         (lambda: KGon("7", 0.1, 1.0), 2, "7"),
         (lambda: Normal(1.0, 1.0), 0, "n_hidden must be at least 1, got 0"),
     ],

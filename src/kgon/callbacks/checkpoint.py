@@ -1,4 +1,4 @@
-"""Training's whole state on disk, so that an interrupted run goes on from there."""
+"""Checkpoints, from which an interrupted run is resumed."""
 
 import signal
 import threading
@@ -13,19 +13,19 @@ from lightning.pytorch.callbacks import Checkpoint
 from kgon.training import checkpoints
 
 _SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
-"""What tells a job to stop: a cluster's preemption or time limit, and everybody else."""
+"""Signals that stop a job: USR2 is a cluster's preemption or time limit."""
 
 
 class Checkpoints(Checkpoint):
-    """Saves model, optimizer and record: now and then, at the end, and when told to stop.
+    """Saves model, optimizer and record: at intervals, at the end, and when told to stop.
 
-    A signal that stops the job is obeyed at the end of the block of steps: the state is saved, then
-    whoever wanted the signal before (submitit, who asks for a new start) gets it. When a checkpoint
-    is written has no effect on results.
+    A stop signal takes effect at the end of the block of steps: the state is saved, then the
+    handler that was there before is called (submitit's, for instance, which requeues the job).
+    Results do not depend on when checkpoints are written.
 
     Args:
-        folder: where `checkpoints.LAST` and the one before it are.
-        every_seconds: time between checkpoints, about: what a kill costs at most.
+        folder: where the checkpoints are written.
+        every_seconds: approximate time between checkpoints, and so the most that a kill costs.
     """
 
     def __init__(self, folder: str, every_seconds: float):
@@ -34,29 +34,29 @@ class Checkpoints(Checkpoint):
         self.folder = Path(folder)
         self.every_seconds = every_seconds
         self._saved = time.monotonic()
-        self._told: int | None = None
+        self._signal: int | None = None
         self._before: dict[int, Any] = {}
         self._during: dict[int, Any] = {}
 
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
-        # Lightning puts handlers of its own on top later, which end training on SIGTERM even where
-        # somebody below has decided to ignore it.
+        # Before Lightning installs its own handlers, which end training on SIGTERM even where the
+        # earlier handler ignores it.
         self._before = {s: signal.getsignal(s) for s in _SIGNALS}
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._saved = time.monotonic()
         if threading.current_thread() is threading.main_thread():
-            self._during = {s: signal.signal(s, self._tell) for s in _SIGNALS}
+            self._during = {s: signal.signal(s, self._note_signal) for s in _SIGNALS}
 
-    def _tell(self, signum: int, frame: FrameType | None) -> None:
-        self._told = signum
+    def _note_signal(self, signum: int, frame: FrameType | None) -> None:
+        self._signal = signum
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         due = time.monotonic() - self._saved > self.every_seconds
-        if due or self._told is not None:
+        if due or self._signal is not None:
             self._save(trainer)
-        if self._told is not None:
-            self._obey(self._told)
+        if self._signal is not None:
+            self._obey(self._signal)
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._save(trainer)
@@ -72,7 +72,7 @@ class Checkpoints(Checkpoint):
         self._saved = time.monotonic()
 
     def _obey(self, signum: int) -> None:
-        self._told = None
+        self._signal = None
         handler = self._before[signum]
         try:
             if callable(handler):

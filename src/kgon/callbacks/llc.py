@@ -1,4 +1,4 @@
-"""Learning coefficients of the members during training."""
+"""Local learning coefficients of the members during training."""
 
 import math
 from collections.abc import Iterable
@@ -14,17 +14,19 @@ from kgon.training.model import TMS
 
 
 class LLCEstimates(Recorder):
-    """Adds to the table `llc` an estimate at each member's parameters, all members' chains in one
-    stack, under the loss of its own data set (the expected loss where inputs are fresh).
+    """Records in the table `llc` an estimate at each member's parameters, under the loss of its own
+    data set (the expected loss where inputs are fresh). The chains of all members are one stack.
 
-    The noise is a stream of its own, a function of seed, member and step: training is the same
-    with and without this callback, and a member's estimate the same in any company.
+    The chains' noise is a function of seed, member and step, in a stream of its own: training is
+    the same with and without this callback, and a member's estimate the same in any ensemble.
 
     Args:
         steps: when.
         nbeta: inverse temperature times n; None for n / log n with n the size of the data set.
         lr, localization, n_chains, n_draws, n_burnin, sampler: as of `estimate_llc`.
     """
+
+    table = "llc"
 
     def __init__(
         self,
@@ -50,10 +52,11 @@ class LLCEstimates(Recorder):
         self.sampler = sampler
 
     def record(self, module: TMS, data: EnsembleData) -> None:
+        """Add the estimates of all members."""
         loss = data.train_loss(module.importance) or data.expected_loss(module.importance)
         W, b = module.on_cpu()
         alive = module.diverged_at.cpu() < 0
-        # A diverged member stays in the stack, at parameters that cost nothing and mean nothing.
+        # A diverged member stays in the stack, at parameters 0, and its estimates become NaN below.
         W = torch.where(alive[:, None, None], W, 0.0)
         b = torch.where(alive[:, None], b, 0.0)
         estimate = estimate_llc(
@@ -75,22 +78,23 @@ class LLCEstimates(Recorder):
             for name in ("mean", "stderr", "rhat", "ess", "below", "acceptance")
         }
         verdict = estimate.verdict.masked_fill(dead, VERDICTS.index("diverged"))
-        module.history.add("llc", module.global_step, **columns, verdict=verdict)
+        module.history.add(self.table, module.global_step, **columns, verdict=verdict)
 
-        def metrics(places: Tensor) -> dict[str, Tensor]:
-            own = verdict[places]
-            return {"llc/mean": columns["mean"][places].nanmean(-1)} | {
-                f"llc/share_{v}": (own == i).double().mean(-1) for i, v in enumerate(VERDICTS)
-            }
-
-        module.note(metrics)
+    def metrics(self, module: TMS, records: slice) -> dict[str, Tensor]:
+        """The mean over members, and the share of each verdict."""
+        columns = module.history.columns(self.table, records)
+        shares = {
+            f"llc/share_{name}": (columns["verdict"] == code).double().mean(-1)
+            for code, name in enumerate(VERDICTS)
+        }
+        return {"llc/mean": columns["mean"].nanmean(-1)} | shares
 
     def _nbeta(self, data: EnsembleData) -> float:
         if self.nbeta is not None:
             return self.nbeta
         if data.n_samples is None:
             raise ValueError(
-                "callbacks.llc.nbeta must be given where inputs are fresh at every step "
-                "(data.n_samples=null): there is no data set whose size n would set it"
+                "callbacks.llc.nbeta must be given where n_samples=null: inputs are fresh at every "
+                "step, and there is no data set of size n for the default n / log n"
             )
         return data.n_samples / math.log(data.n_samples)

@@ -10,29 +10,25 @@ from kgon.training.model import TMS
 
 
 class Phases(Recorder):
-    """Adds to the table `phases` each member's phase, by geometry, as an index into
-    `phase_labels`, and notes how many members are in each as phase/<label>.
+    """Records in the table `phases` each member's phase, by geometry, as an index into
+    `phase_labels`."""
 
-    A phase that was seen once is noted ever after, at 0 if need be: a dashboard's curve must come
-    down again when its members leave.
-    """
+    table = "phases"
 
     def record(self, module: TMS, data: EnsembleData) -> None:
-        codes = phase_codes(*module.on_cpu())
-        module.history.add("phases", module.global_step, code=codes)
-        so_far = module.history.column("phases", "code")
+        """Add the phases of all members."""
+        module.history.add(self.table, module.global_step, code=phase_codes(*module.on_cpu()))
+
+    def metrics(self, module: TMS, records: slice) -> dict[str, Tensor]:
+        """phase/<label>: how many members are in a phase, from the first time that one is.
+
+        An empty phase that was seen before counts 0, so that a dashboard's curve comes down again.
+        """
+        code = module.history.column(self.table, "code")
         labels = phase_labels(module.b.shape[-1])
-
-        def metrics(places: Tensor) -> dict[str, Tensor]:
-            now = codes[places]
-            zeros = torch.zeros(*now.shape[:-1], len(labels), dtype=torch.float64)
-            seen = zeros.scatter(-1, so_far[:, places].movedim(0, -2).flatten(-2), 1.0) > 0
-            count = zeros.scatter_add(-1, now, torch.ones_like(now, dtype=zeros.dtype))
-            noted = count.where(seen, torch.nan)
-            codes_seen = seen.reshape(-1, len(labels)).any(0).nonzero().squeeze(-1).tolist()
-            return {
-                f"phase/{label}": noted[..., code]
-                for label, code in sorted((labels[c], c) for c in codes_seen)
-            }
-
-        module.note(metrics)
+        present = torch.zeros(len(code), len(labels), dtype=torch.float64)
+        count = present.scatter_add(1, code, torch.ones_like(code, dtype=torch.float64))
+        seen = count.cummax(0).values > 0
+        counted = count.where(seen, torch.nan)[records]
+        met = seen[records].any(0).nonzero().flatten().tolist()
+        return {f"phase/{labels[c]}": counted[:, c] for c in sorted(met, key=labels.__getitem__)}

@@ -13,14 +13,17 @@ from kgon.training.model import TMS
 
 
 class WeightPictures(Recorder):
-    """Draws the first members at the given steps into a folder, and gives them to the loggers.
+    """Draws the first members at the given steps, as step_00001000.png, and gives the pictures to
+    the loggers.
 
     Args:
         steps: when.
         draw: (W, b, labels) to a figure.
         n_members: how many members.
-        folder: where the pictures go, as step_00001000.png.
+        folder: where the pictures are written.
     """
+
+    table = "pictures"
 
     def __init__(
         self,
@@ -37,12 +40,19 @@ class WeightPictures(Recorder):
         self.folder = Path(folder)
 
     def record(self, module: TMS, data: EnsembleData) -> None:
+        """Draw the first members into a file."""
         W, b = (p[: self.n_members] for p in module.on_cpu())
         figure = self.draw(W.numpy(), b.numpy(), classify(W, b))
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"step_{module.global_step:08d}.png"
-        figure.savefig(path, dpi=150)
-        module.note_picture("media/weights", path)
+        figure.savefig(self._path(module.global_step), dpi=150)
+        module.history.add(self.table, module.global_step)
         for logger in module.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_figure("media/weights", figure, module.global_step)
+
+    def pictures(self, step: int) -> dict[str, Path]:
+        """The file of a step."""
+        return {"media/weights": self._path(step)}
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step_{step:08d}.png"

@@ -1,5 +1,6 @@
-"""The plateaus of every member's loss, found as training goes."""
+"""The plateaus of every member's loss, found during training."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
@@ -14,54 +15,55 @@ from kgon.training.model import TMS
 
 
 class Plateaus(Recorder):
-    """Notes how many plateaus the losses so far have, and in the end leaves the list `plateaus`:
-    member, start, end, loss, nearest critical point, distance in loss.
-    The last two are None where no catalogue of critical points applies. Needs the callback Losses.
+    """Records in the table `plateau_count` how many plateaus each member's loss has so far, and in
+    the end the list `plateaus`: member, start, end, loss, nearest critical point, distance in loss.
+
+    The last two are None where no critical points are known. Needs the callback Losses.
     """
+
+    table = "plateau_count"
 
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if not any(isinstance(callback, Losses) for callback in trainer.callbacks):  # type: ignore[attr-defined]
-            raise ValueError("callbacks=plateaus looks at recorded losses: add losses to callbacks")
+            raise ValueError("callbacks=plateaus needs recorded losses: add losses to callbacks")
 
     def record(self, module: TMS, data: EnsembleData) -> None:
-        counts = count_plateaus(*_curves(module)).double()
-        module.note(lambda places: {"plateaus/mean_per_member": counts[places].mean(-1)})
+        """Add the number of plateaus so far."""
+        count = count_plateaus(*_curves(module))
+        module.history.add(self.table, module.global_step, count=count)
 
-    def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        # Not on_train_end, which is not called where a run goes on from its last step.
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(module, TMS) and isinstance(data, EnsembleData)
-        found = find_plateaus(*_curves(module))
+    def metrics(self, module: TMS, records: slice) -> dict[str, Tensor]:
+        """The mean number of plateaus over members."""
+        count = module.history.column(self.table, "count", records)
+        return {"plateaus/mean_per_member": count.double().mean(-1)}
+
+    def finish(self, module: TMS, data: EnsembleData) -> None:
+        """Find the plateaus of the whole run and match them with critical levels."""
+        critical_points = data.critical_points(module.W.shape[-2], module.importance)
         module.history.lists["plateaus"] = [
-            rows
-            for where, part in module.parts
-            for rows in _rows(
-                part, found[where], data.critical_points(part.W.shape[-2], part.importance)
+            _rows(member, plateaus, critical_points)
+            for member, plateaus in zip(
+                module.members, find_plateaus(*_curves(module)), strict=True
             )
         ]
 
 
 def _rows(
-    module: TMS, found: list[list[Plateau]], points: list[CriticalPoint]
-) -> list[list[dict[str, Any]]]:
-    """The plateaus of each member of a job, matched with critical levels."""
+    member: int, plateaus: Sequence[Plateau], critical_points: list[CriticalPoint]
+) -> list[dict[str, Any]]:
+    matches = (
+        match_plateaus(plateaus, critical_points) if critical_points else [None] * len(plateaus)
+    )
     return [
-        [
-            {
-                "member": member,
-                "start": plateau.start,
-                "end": plateau.end,
-                "loss": plateau.loss,
-                "nearest": None if match is None else match.label,
-                "distance": None if match is None else match.distance,
-            }
-            for plateau, match in zip(
-                plateaus,
-                match_plateaus(plateaus, points) if points else [None] * len(plateaus),
-                strict=True,
-            )
-        ]
-        for member, plateaus in zip(module.members, found, strict=True)
+        {
+            "member": member,
+            "start": plateau.start,
+            "end": plateau.end,
+            "loss": plateau.loss,
+            "nearest": match and match.label,
+            "distance": match and match.distance,
+        }
+        for plateau, match in zip(plateaus, matches, strict=True)
     ]
 
 

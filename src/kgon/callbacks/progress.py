@@ -10,13 +10,12 @@ from kgon.training.model import TMS
 
 
 class Progress(L.Callback):
-    """Steps, mean loss, members by phase, time left. On a terminal only."""
+    """A bar of steps, mean loss, members by phase and time left, on a terminal only."""
 
     def __init__(self, max_steps: int):
         self.max_steps = max_steps
         self.bar: Bar | None = None
         self.task = TaskID(0)
-        self.shown: dict[str, str] = {}
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.bar = Bar(
@@ -31,8 +30,8 @@ class Progress(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         if self.bar is not None and isinstance(module, TMS):
-            words = _describe(module.noted_of(0)) if len(module.parts) == 1 else ""
-            self.bar.update(self.task, completed=trainer.global_step, description=words)
+            description = _describe(module.metrics)
+            self.bar.update(self.task, completed=trainer.global_step, description=description)
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._stop()

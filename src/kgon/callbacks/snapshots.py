@@ -6,7 +6,10 @@ from kgon.training.model import TMS
 
 
 class Snapshots(Recorder):
-    """Adds W and b to the table `weights`."""
+    """Records W and b in the table `weights`."""
+
+    table = "weights"
 
     def record(self, module: TMS, data: EnsembleData) -> None:
-        module.history.add("weights", module.global_step, W=module.W, b=module.b)
+        """Add the parameters of all members."""
+        module.history.add(self.table, module.global_step, W=module.W, b=module.b)

@@ -1,7 +1,7 @@
-"""A running job's word on how far it is."""
+"""A running job's report of how far it is."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -10,17 +10,21 @@ from kgon.training.model import TMS
 
 
 class Status(L.Callback):
-    """Calls `report(progress, metrics)` of each job of the ensemble after blocks of steps, once in
-    `every_seconds`, and when something ends the training early: progress from 0 to 1, and the last
-    value of every metric of the job."""
+    """Calls `report` with the ensemble after blocks of steps, and when an error ends the training.
+
+    Args:
+        report: (progress from 0 to 1, model).
+        max_steps: length of the run.
+        every_seconds: least time between two reports.
+    """
 
     def __init__(
         self,
-        reports: Sequence[Callable[[float, Mapping[str, float]], None]],
+        report: Callable[[float, TMS], None],
         max_steps: int,
         every_seconds: float = 0.0,
     ):
-        self.reports = reports
+        self.report = report
         self.max_steps = max_steps
         self.every_seconds = every_seconds
         self._reported = time.monotonic()
@@ -37,5 +41,4 @@ class Status(L.Callback):
     def _report(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         assert isinstance(module, TMS)
         self._reported = time.monotonic()
-        for job, report in enumerate(self.reports):
-            report(trainer.global_step / self.max_steps, module.noted_of(job))
+        self.report(trainer.global_step / self.max_steps, module)

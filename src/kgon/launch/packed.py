@@ -1,8 +1,8 @@
-"""hydra/launcher=packed: points of a sweep as one ensemble, in one process.
+"""hydra/launcher=packed: the jobs of a sweep as one ensemble, in one process.
 
-Each point still has its directory, lock, status and record, equal to those of a run of its own but
-for figures, which take longer to draw than such a point takes to train: kgon report draws from the
-record. Its W&B run is written at the end, from the record too.
+Each job has its own directory, lock, status and record, the same as if it had run alone, except for
+figures, which take longer to draw than such a job takes to train (kgon report draws them from the
+record). Its W&B run is written at the end, from the record.
 """
 
 import copy
@@ -15,11 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
 from kgon.callbacks import Checkpoints, Progress, Status
+from kgon.callbacks.loggers import send
+from kgon.callbacks.recorder import Recorder, logged_rows
 from kgon.compiled import training_steps
 from kgon.launch.jobs import build, objective, stoppable
 from kgon.launch.points import Point
@@ -29,6 +32,7 @@ from kgon.tracking.logger import Logger, tracked
 from kgon.training import checkpoints, packing
 from kgon.training.datamodule import EnsembleData
 from kgon.training.fit import train
+from kgon.training.history import LAST
 from kgon.training.model import TMS
 
 CARRIED = (
@@ -37,20 +41,20 @@ CARRIED = (
     "datamodule.seed", "datamodule.members", "datamodule.block",
     "callbacks.pictures", "callbacks.checkpoint", "callbacks.progress",
 )  # fmt: skip
-"""Settings in which points of one pack may differ. So may the distribution's arguments, but for
-n_features, and the learning rate where a compiled kernel makes the steps."""
+"""Settings in which the jobs of a pack may differ. So may the distribution's arguments except
+n_features, and the learning rate where the steps are compiled."""
 
 _REPORT_SECONDS = 10.0
-"""Time between two reports of a pack's points: each one writes a file."""
+"""Time between two status reports: each writes a file per job."""
 
 
 def launch(points: Sequence[Point]) -> list[JobReturn]:
-    """Run the points, those that can share an ensemble together; their results, in order."""
+    """Run the sweep's jobs, those that can share an ensemble together; their results, in order."""
     wrong = {point.command for point in points} - {"train"}
     if wrong:
         raise ValueError(
-            f"hydra/launcher=packed packs the points of kgon train, not of kgon {wrong.pop()}; "
-            "hydra/launcher=joblib runs any side by side"
+            f"hydra/launcher=packed takes jobs of kgon train, not of kgon {wrong.pop()}; "
+            "use hydra/launcher=joblib"
         )
     _allow_open_files(len(points) + 200)
     groups: dict[str, list[Point]] = {}
@@ -65,14 +69,14 @@ def launch(points: Sequence[Point]) -> list[JobReturn]:
 
 
 def _allow_open_files(count: int) -> None:
-    """A lock is an open file; the usual limit is 1024."""
+    """Raise the limit of open files (usually 1024): every job keeps a lock file open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < count:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(count, hard), hard))
 
 
 def _key(settings: dict[str, Any]) -> str:
-    """Equal for points that can share an ensemble."""
+    """Equal for jobs that can share an ensemble."""
     shared = copy.deepcopy(settings)
     paths = list(CARRIED)
     if _has_kernel(settings):
@@ -95,7 +99,7 @@ def _has_kernel(settings: dict[str, Any]) -> bool:
 
 
 def _that_fit(points: Sequence[Point]) -> list[list[Point]]:
-    """The points in as few packs as memory allows."""
+    """The jobs in as few packs as memory allows."""
     config = OmegaConf.create(copy.deepcopy(points[0].settings))
     config.datamodule.members = [m for p in points for m in p.settings["datamodule"]["members"]]
     try:
@@ -110,7 +114,7 @@ def _that_fit(points: Sequence[Point]) -> list[list[Point]]:
 
 @dataclass
 class _Opened:
-    """A point at work: `stack` holds its lock and status."""
+    """A job in progress; `stack` holds its lock and status."""
 
     point: Point
     stack: ExitStack
@@ -133,7 +137,7 @@ def _run(points: Sequence[Point]) -> dict[Path, JobReturn]:
         try:
             stack.enter_context(point.directory.lock(wait=False))
         except run_directory.Busy as busy:
-            print(f"{busy}; left to it")
+            print(f"{busy}; skipping it")
             continue
         if point.directory.status()["state"] == "finished":
             if not point.settings["runs"]["overwrite"]:
@@ -147,7 +151,7 @@ def _run(points: Sequence[Point]) -> dict[Path, JobReturn]:
                 one.stack = stack.pop_all()
             opened.append(one)
         except Exception as error:
-            # The point's directory has it; the others go on.
+            # The job's directory records the error; the other jobs go on.
             results[point.directory.path] = JobReturn(status=JobStatus.FAILED, _return_value=error)
     steps = {_step(one) for one in opened}
     for step in sorted(steps):
@@ -171,7 +175,7 @@ def _open(point: Point, stack: ExitStack, running: run_directory.Job) -> _Opened
 
 
 def _data(node: dict[str, Any]) -> EnsembleData:
-    # Hydra would make a config node of every number of the list.
+    # Hydra would make a config node of every step, which takes seconds.
     rest = {name: value for name, value in node.items() if name != "stops"}
     make = build(rest | {"_partial_": True})
     data: EnsembleData = make(stops=node["stops"])
@@ -183,28 +187,32 @@ def _step(one: _Opened) -> int:
 
 
 def _train(opened: Sequence[_Opened]) -> dict[Path, JobReturn]:
-    """Train points that stand at the same step; write each one's record."""
+    """Train jobs that are at the same step, and write each one's record."""
     runs_dir = opened[0].point.directory.path.parent
     names = "\n".join(one.point.directory.path.name for one in opened)
     pack = runs_dir / "packs" / hashlib.sha256(names.encode()).hexdigest()[:10]
     waiting = list(opened)
+    jobs = [one.model for one in opened]
     try:
-        whole = packing.packed_model([one.model for one in opened])
+        whole = packing.packed_model(jobs)
         data = packing.packed_data([one.data for one in opened])
         if _step(opened[0]):
-            joined = packing.joined([one.checkpoint for one in opened if one.checkpoint])
+            joined = packing.joined_checkpoint([o.checkpoint for o in opened if o.checkpoint])
             checkpoints.save(pack / checkpoints.FOLDER, lambda path: torch.save(joined, path))
-        for one, (where, _) in zip(opened, whole.parts, strict=True):
-            packing.join_pack(one.folder, pack, one.point.directory.path.name, where)
+        for one, place in zip(opened, packing.places(jobs), strict=True):
+            packing.join_pack(one.folder, pack, one.point.directory.path.name, place)
         config = OmegaConf.create(opened[0].point.settings)
-        trainer = build_trainer(config, _callbacks(config, opened, pack), False)
-        print(f"{len(opened)} points as one ensemble of {len(whole.members)} members")
+        callbacks = _callbacks(config)
+        recorders = [each for each in callbacks if isinstance(each, Recorder)]
+        own = _own_callbacks(config, recorders, opened, pack)
+        trainer = build_trainer(config, [*callbacks, *own], False)
+        print(f"{len(opened)} jobs as one ensemble of {len(whole.members)} members")
         train(whole, data, trainer, pack)
-        packing.unpack(whole)
+        packing.unpack(jobs, whole)
         results = {}
-        for job, one in enumerate(opened):
+        for one in opened:
             waiting.remove(one)
-            results[one.point.directory.path] = _conclude(one, whole, job)
+            results[one.point.directory.path] = _conclude(one, recorders)
     except BaseException as error:
         for one in waiting:
             try:
@@ -219,37 +227,51 @@ def _train(opened: Sequence[_Opened]) -> dict[Path, JobReturn]:
     return results
 
 
-def _callbacks(config: DictConfig, opened: Sequence[_Opened], pack: Path) -> list[Any]:
+def _callbacks(config: DictConfig) -> list[L.Callback]:
+    """The jobs' callbacks, but for those that a pack has of its own or does without."""
     nodes = {
         name: node
         for name, node in (config.get("callbacks") or {}).items()
         if name not in ("pictures", "checkpoint", "progress")
     }
-    own = config.callbacks.get("checkpoint") or {}
-    seconds = own.get("every_seconds", 20.0)
+    return list(build(OmegaConf.create(nodes)).values())
 
+
+def _own_callbacks(
+    config: DictConfig, recorders: Sequence[Recorder], opened: Sequence[_Opened], pack: Path
+) -> list[L.Callback]:
+    jobs = [one.model for one in opened]
+
+    def report(done: float, whole: TMS) -> None:
+        for one, place in zip(opened, packing.places(jobs), strict=True):
+            packing.take_record(one.model, whole, place, LAST)
+            rows = logged_rows(recorders, one.model, LAST)
+            one.running.report(done, {k: v for row in rows for k, v in row.metrics.items()})
+
+    own = config.callbacks.get("checkpoint") or {}
     return [
-        *build(OmegaConf.create(nodes)).values(),
-        Status([one.running.report for one in opened], config.trainer.max_steps, _REPORT_SECONDS),
-        Checkpoints(str(pack / checkpoints.FOLDER), seconds),
+        Status(report, config.trainer.max_steps, _REPORT_SECONDS),
+        Checkpoints(str(pack / checkpoints.FOLDER), own.get("every_seconds", 20.0)),
         Progress(config.trainer.max_steps),
     ]
 
 
-def _conclude(one: _Opened, whole: TMS, job: int) -> JobReturn:
-    """Write the record of a point whose members have been trained, and its logger's run."""
+def _conclude(one: _Opened, recorders: Sequence[Recorder]) -> JobReturn:
+    """Write the record of a trained job, and its logger's run."""
     try:
         with one.stack:
             logger = build(one.point.logger)
             with tracked(logger, one.point.settings):
                 one.model.check_alive()
+                for recorder in recorders:
+                    recorder.finish(one.model, one.data)
                 if isinstance(logger, Logger):
-                    one.model.history.logged = whole.history.logged_of(job)
-                    one.model.send([logger])
+                    for row in logged_rows(recorders, one.model):
+                        send(row, [logger])
                 conclude(one.running, one.model, one.data, logger, draw=False)
             packing.leave_pack(one.folder, None)
     except Exception as error:
-        # The point's directory has it; the others go on.
+        # The job's directory records the error; the other jobs go on.
         return JobReturn(status=JobStatus.FAILED, _return_value=error)
     status = one.point.directory.status()
     return JobReturn(

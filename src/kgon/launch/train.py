@@ -1,4 +1,4 @@
-"""A training job: build the objects of a config, train, leave a record."""
+"""A training job: build the objects of a config, train, write the record."""
 
 import logging
 from collections.abc import Callable
@@ -6,11 +6,12 @@ from typing import Any
 
 import lightning as L
 from hydra.utils import instantiate
-from lightning.pytorch.plugins.environments import LightningEnvironment
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
-from kgon.callbacks import Status
+from kgon.callbacks import Loggers, Status
+from kgon.callbacks.recorder import Recorder
 from kgon.compiled.machine import check_fits
 from kgon.launch import config as configs
 from kgon.launch.jobs import build, check_runs, dtype_of, job
@@ -25,7 +26,7 @@ from kgon.training.schedule import Schedule
 
 
 def check(config: DictConfig) -> None:
-    """Build, with one member, everything that can refuse a value; ValueError says what."""
+    """ValueError for a bad setting: builds everything that checks its arguments, for one member."""
     dtype_of(config)
     check_memory(config)
     configs.plain(config)
@@ -48,8 +49,8 @@ def check(config: DictConfig) -> None:
 
 
 def check_memory(config: DictConfig) -> None:
-    """Refuse a job whose data sets and record would not fit; it does not grow with the steps."""
-    # Not from the list of members, which itself may be too long to make.
+    """ValueError for a job whose data sets and record would not fit into memory."""
+    # The list of members may itself be too long to make.
     n_members = configs.count_members(config.members)
     n, m = config.model.n_features, config.model.n_hidden
     # Data sets are kept as inputs and, sorted, with three running sums and a line of eight numbers.
@@ -68,26 +69,32 @@ def check_memory(config: DictConfig) -> None:
 
 
 def build_trainer(config: DictConfig, callbacks: list[L.Callback], logger: Any) -> L.Trainer:
-    # What Lightning says at INFO is about itself: devices found, products to try.
+    """The trainer of a config, for one process."""
+    # At level INFO Lightning lists devices and advertises products.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    trainer = instantiate(config.trainer, _partial_=True, _convert_="all")
-    return trainer(
+    make_trainer = instantiate(config.trainer, _partial_=True, _convert_="all")
+    trainer: L.Trainer = make_trainer(
         callbacks=callbacks,
         logger=logger,
         enable_checkpointing=bool(callbacks),
         default_root_dir=config.runs.dir,
-        # One process whatever started it: no cluster's environment says otherwise.
+        # A job is one process, whatever the cluster's environment says.
         plugins=[LightningEnvironment()],
     )
+    return trainer
 
 
 @job
 def task(config: DictConfig, running: run_directory.Job, logger: Any) -> Callable[[], None]:
-    """Train, write the record, give the results to the logger."""
+    """Train, write the record and log the results; return what prints them."""
     model: TMS = build(config.model)
     data: EnsembleData = build(config.datamodule)
-    callbacks = list(build(config.get("callbacks") or {}).values())
-    callbacks.append(Status([running.report], config.trainer.max_steps))
+    callbacks: list[L.Callback] = list(build(config.get("callbacks") or {}).values())
+    recorders = [callback for callback in callbacks if isinstance(callback, Recorder)]
+    callbacks += [
+        Loggers(recorders),
+        Status(lambda done, model: running.report(done, model.metrics), config.trainer.max_steps),
+    ]
     directory = running.directory
     packing.leave_pack(directory.path / checkpoints.FOLDER, model)
     trainer = build_trainer(config, callbacks, logger)
@@ -100,11 +107,11 @@ def task(config: DictConfig, running: run_directory.Job, logger: Any) -> Callabl
 def conclude(
     running: run_directory.Job, model: TMS, data: EnsembleData, logger: Any, *, draw: bool
 ) -> Results:
-    """Write a trained ensemble's record, and give the results to the logger."""
+    """Write the record of a trained ensemble and log its results."""
     results = write(running.directory, model, data, draw=draw)
     running.report(1.0, results.summary)
     log_results(logger, results.summary, results.tables, results.figures)
-    # The first is all that kgon llc run=FOLDER needs.
+    # The artifact `run` is all that kgon llc run=FOLDER needs.
     artifacts = {
         "run": "config.yaml status.json weights.safetensors members.parquet",
         "llc": "llc.parquet",

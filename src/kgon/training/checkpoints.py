@@ -1,4 +1,4 @@
-"""Files with the whole state of training: written whole, read whole, the one before kept."""
+"""Checkpoint files: written safely, and the previous one kept."""
 
 import os
 import zipfile
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class Stopped(SystemExit):
-    """The job was told to stop (a signal, Ctrl-C): it is interrupted, and can go on later."""
+    """The job was told to stop (a signal, Ctrl-C): it is interrupted and can be resumed."""
 
 
 FOLDER = "checkpoints"
@@ -17,12 +17,13 @@ BEFORE = "before.ckpt"
 
 
 def save(folder: Path, write: Callable[[Path], None]) -> None:
-    """Make `write(path)` the last checkpoint in `folder`, and the last one the one before.
+    """Write the last checkpoint in `folder` by `write(path)`; the last one so far becomes the one
+    before.
 
-    Whoever is killed in between, or finds the disk full, leaves at least one that is whole.
+    A process that is killed in between, or finds the disk full, leaves at least one whole file.
 
     Raises:
-        OSError: it could not be written; what was there is untouched.
+        OSError: it could not be written; the earlier files are untouched.
     """
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{LAST}.{os.getpid()}"
@@ -38,7 +39,7 @@ def save(folder: Path, write: Callable[[Path], None]) -> None:
         kept = newest(folder)
         raise OSError(
             f"the checkpoint {folder / LAST} could not be written ({error}); "
-            + (f"the one before is whole: {kept}" if kept else "there is none before it")
+            + (f"the last whole one is {kept}" if kept else "there is no earlier one")
         ) from error
     finally:
         partial.unlink(missing_ok=True)

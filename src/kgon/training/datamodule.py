@@ -1,6 +1,5 @@
 """Feeding an ensemble: each member's data set and batch order, in blocks of many steps."""
 
-import copy
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -14,25 +13,25 @@ from kgon import streams
 from kgon.compiled.exact_loss import CompiledLoss
 from kgon.data import Distribution, FullBatches, Minibatches, draw
 from kgon.theory.critical import CriticalPoint
-from kgon.theory.loss import EmpiricalLoss, Loss, SplitLoss
+from kgon.theory.loss import EmpiricalLoss, Loss
 
 _BLOCK_BYTES = 2**26
-"""A block's inputs, or rows of inputs: what a large ensemble needs does not grow with its block."""
+"""Most memory for the inputs of a block: a large ensemble gets shorter blocks."""
 
 
 class EnsembleData(L.LightningDataModule):
-    """Training data of an ensemble, one independent stream for each member.
+    """The training data of an ensemble: a data set or a stream of inputs for each member.
 
     Args:
         distribution: of the inputs.
         n_samples: size of each member's data set, or None for fresh inputs at every step.
-        batch_size: inputs a step, or "full" for gradient descent on the whole data set, whose cost
-            for single-feature data does not depend on n_samples. A finite data set is visited in
-            epochs of floor(n_samples / batch_size) batches, in an order that is a function of
-            (seed, member, epoch); what does not fill a batch is left out of that epoch.
-        seed: of the job, or one for each member.
+        batch_size: inputs per step, or "full" for gradient descent on the whole data set, whose
+            cost for single-feature data does not depend on n_samples. A finite data set is visited
+            in epochs of floor(n_samples / batch_size) batches, in an order that is a function of
+            (seed, member, epoch); inputs that do not fill a batch are left out of that epoch.
+        seed: one for all members, or one for each.
         members: numbers of the members; each one's stream is a function of (seed, number).
-        stops: steps at which a block of steps must end, because somebody wants to look.
+        stops: steps at which a block of steps must end, because a callback records there.
         block: the most steps in one block.
         dtype: of the inputs.
     """
@@ -75,51 +74,18 @@ class EnsembleData(L.LightningDataModule):
         self.block = block
         self.dtype = dtype
         self._train_loss: Loss | None = None
-        self.distributions = [(slice(0, len(self.members)), distribution)]
-        """Whose members' inputs are whose; one alone, or those of a pack."""
         self.x = None if n_samples is None else self._draw("data", 0, n_samples)
-
-    @classmethod
-    def pack(cls, parts: Sequence["EnsembleData"]) -> "EnsembleData":
-        """The data of several ensembles, members one after the other, as that of one.
-
-        They may differ in seeds, members and distributions of one kind.
-        """
-        whole = copy.copy(parts[0])
-        whole._train_loss = None
-        whole.members = [member for part in parts for member in part.members]
-        whole.seeds = [seed for part in parts for seed in part.seeds]
-        whole.distributions = []
-        start = 0
-        for part in parts:
-            end = start + len(part.members)
-            if whole.distributions and _equal(whole.distributions[-1][1], part.distribution):
-                before = whole.distributions.pop()[0]
-                whole.distributions.append((slice(before.start, end), part.distribution))
-            else:
-                whole.distributions.append((slice(start, end), part.distribution))
-            start = end
-        inputs = [part.x for part in parts if part.x is not None]
-        whole.x = torch.cat(inputs) if inputs else None
-        return whole
 
     def keys(self, purpose: str) -> streams.Keys:
         """The members' streams for a purpose, (n_members,)."""
         return streams.member_keys(self.seeds, self.members, purpose)
 
     def _draw(self, purpose: str, start: int, count: int) -> Tensor:
-        keys = self.keys(purpose)
-        drawn = [draw(d, keys[where], start, count) for where, d in self.distributions]
-        return torch.cat(drawn).to(self.dtype)
+        return draw(self.distribution, self.keys(purpose), start, count).to(self.dtype)
 
     def expected_loss(self, importance: Tensor | None) -> Loss:
         """The loss under the distribution of the inputs."""
-
-        def weights(where: slice) -> Tensor | None:
-            return importance if importance is None or importance.ndim == 1 else importance[where]
-
-        losses = [(where, d.expected_loss(weights(where))) for where, d in self.distributions]
-        return losses[0][1] if len(losses) == 1 else SplitLoss(losses)
+        return self.distribution.expected_loss(importance)
 
     def train_loss(self, importance: Tensor | None) -> Loss | None:
         """The loss of each member's own data set, or None where inputs are fresh at every step."""
@@ -130,8 +96,8 @@ class EnsembleData(L.LightningDataModule):
         return self._train_loss
 
     def critical_points(self, n_hidden: int, importance: Tensor | None) -> list[CriticalPoint]:
-        """The known critical points of the expected loss; none where the paper's theory is silent:
-        inputs with several active features, n_hidden other than 2, importance weights."""
+        """The known critical points of the expected loss: none for inputs with several active
+        features, n_hidden other than 2, or importance weights."""
         if n_hidden != 2 or importance is not None:
             return []
         return self.distribution.critical_points()
@@ -165,16 +131,13 @@ class EnsembleData(L.LightningDataModule):
         fresh = 8 * (self.distribution.n_uniforms + 2 * self.distribution.n_features)
         return inputs * (4 if self.x is not None else fresh)
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader[Minibatches | FullBatches]:
+        """The blocks from the trainer's step on."""
         return DataLoader(_Blocks(self), batch_size=None)
 
 
-def _equal(one: Distribution, other: Distribution) -> bool:
-    return type(one) is type(other) and vars(one) == vars(other)
-
-
-class _Blocks(IterableDataset):
-    """The blocks that remain, as Lightning wants to be given them."""
+class _Blocks(IterableDataset[Minibatches | FullBatches]):
+    """The blocks from the trainer's step on."""
 
     def __init__(self, data: EnsembleData):
         self.data = data

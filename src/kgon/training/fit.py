@@ -1,4 +1,4 @@
-"""Training an ensemble, from built objects."""
+"""Training an ensemble from built objects."""
 
 import warnings
 from pathlib import Path
@@ -11,40 +11,42 @@ from kgon.training.model import TMS
 
 
 def check_trainer(trainer: L.Trainer) -> None:
-    """Refuse what an ensemble on one axis cannot be trained with; ValueError says why."""
+    """ValueError for a trainer that cannot train an ensemble."""
     if trainer.num_devices * trainer.num_nodes > 1:
         raise ValueError(
             f"trainer.devices={trainer.num_devices}, trainer.num_nodes={trainer.num_nodes}: the "
-            "members of a job are one tensor program on one device; start one job a device "
-            "(kgon train -m seed=0,1) instead"
+            "members of a job are one tensor program on one device; start one job per device "
+            "instead (kgon train -m seed=0,1)"
         )
     if trainer.gradient_clip_val is not None:
         raise ValueError(
-            f"trainer.gradient_clip_val={trainer.gradient_clip_val}: the norm of all gradients "
-            "would couple the members of an ensemble"
+            f"trainer.gradient_clip_val={trainer.gradient_clip_val}: clipping by the norm of all "
+            "gradients would couple the members of an ensemble; set it to null"
         )
     if trainer.max_epochs == 0:
-        raise ValueError("trainer.max_epochs must be 1: one pass over the data is max_steps steps")
+        raise ValueError(
+            "trainer.max_epochs must be 1 (got 0): one epoch makes all max_steps steps"
+        )
     if trainer.accumulate_grad_batches != 1:
         raise ValueError(
             f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}: a block of "
-            "minibatches is already many optimizer steps; set batch_size instead"
+            "minibatches already makes many optimizer steps; set batch_size instead"
         )
 
 
 def train(model: TMS, data: EnsembleData, trainer: L.Trainer, directory: Path) -> None:
-    """Train to the end, from the directory's last checkpoint if it holds one.
+    """Train to the end, from the last checkpoint in the directory if there is one.
 
     Raises:
-        ValueError: a trainer that `check_trainer` refuses, a checkpoint of another shape.
+        ValueError: `check_trainer` refuses the trainer, or the checkpoint is of another shape.
         FloatingPointError: every member diverged.
     """
     check_trainer(trainer)
     checkpoint = checkpoints.newest(directory / checkpoints.FOLDER)
     with warnings.catch_warnings():
-        # Blocks are computed, not loaded: there is nothing for worker processes to do.
+        # Blocks are computed, not loaded, so there is no work for worker processes.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        # One process is meant, also where there is a cluster.
+        # A job is one process, on a cluster too.
         warnings.filterwarnings("ignore", message=".*`srun` command is available")
         # Lightning's own use of torch's pytree.
         warnings.filterwarnings(

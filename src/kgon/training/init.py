@@ -1,4 +1,4 @@
-"""Where training starts: parameters of every member from its own stream."""
+"""Initial parameters, of every member from its own random stream."""
 
 from typing import Protocol
 
@@ -10,10 +10,10 @@ from kgon.theory.critical import critical_point
 
 
 class Init(Protocol):
-    """Start parameters: W (n_members, n_hidden, n_features), b (n_members, n_features), float64."""
+    """Makes W (n_members, n_hidden, n_features) and b (n_members, n_features), float64."""
 
     def __call__(self, keys: streams.Keys, n_hidden: int, n_features: int) -> tuple[Tensor, Tensor]:
-        """One start for each stream."""
+        """Initial parameters of one member for each stream."""
         ...
 
 
@@ -29,7 +29,7 @@ def _normal_parameters(keys: streams.Keys, m: int, n: int) -> tuple[Tensor, Tens
 
 
 class KGon:
-    """A critical point with noise: the paper starts at 4-gons (Sec. 5).
+    """A critical point plus noise: the paper starts at 4-gons (Sec. 5).
 
     W is the critical point's plus N(0, noise^2). The biases are N(0, bias_std^2), or, where
     bias_std is None, the critical point's plus N(0, noise^2).
@@ -51,8 +51,8 @@ class KGon:
     def __call__(self, keys: streams.Keys, n_hidden: int, n_features: int) -> tuple[Tensor, Tensor]:
         if n_hidden != 2:
             raise ValueError(
-                f"init=kgon is a figure in the plane and needs model.n_hidden=2, got {n_hidden}; "
-                "use init=normal"
+                "init=kgon starts from polygons in the plane: set model.n_hidden=2 "
+                f"(got {n_hidden}), or use init=normal"
             )
         point = critical_point(self.label, n_features)
         W, b = _normal_parameters(keys, n_hidden, n_features)

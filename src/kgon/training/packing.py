@@ -1,136 +1,213 @@
-"""Several jobs' ensembles as one: what a tensor axis can carry need not cost a process.
+"""Several jobs' ensembles trained as one ensemble.
 
-Jobs that see inputs of the same kind and number, in models of the same shape, with the same
-optimizer up to its learning rate, are stacked along the axis of members. A member's result depends
-on its own settings only, so each job gets what it would have got alone.
+Jobs with inputs of the same kind and number, models of the same shape, and the same optimizer up to
+its learning rate can share the axis of members. A member's result depends on its own settings only,
+so each job gets what it would have got alone. Only this module and `launch.packed` know that
+members belong to jobs.
 """
 
 import json
 import os
 import shutil
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from kgon.data import Distribution
+from kgon.theory.critical import CriticalPoint
+from kgon.theory.loss import Loss, SplitLoss
 from kgon.training import checkpoints
 from kgon.training.datamodule import EnsembleData
 from kgon.training.history import History
-from kgon.training.model import TMS, Clock
+from kgon.training.model import TMS
+from kgon.training.steps import next_learning_rates
 
 Checkpoint = dict[str, Any]
 
 
-def packed_model(parts: Sequence[TMS]) -> TMS:
-    """One model with the members of all parts, which it keeps as its `parts`."""
-    first = parts[0]
-    W, b = (torch.cat([getattr(part, name).detach() for part in parts]) for name in ("W", "b"))
-    whole = TMS(
+def places(jobs: Sequence[TMS] | Sequence[EnsembleData]) -> list[slice]:
+    """Where each job's members are on the axis of the pack."""
+    ends = torch.tensor([0, *(len(job.members) for job in jobs)]).cumsum(0).tolist()
+    return [slice(start, end) for start, end in pairwise(ends)]
+
+
+def packed_model(jobs: Sequence[TMS]) -> TMS:
+    """One model with the members of all jobs."""
+    first = jobs[0]
+    W, b = (torch.cat([getattr(job, name).detach() for job in jobs]) for name in ("W", "b"))
+    rates = JobRates(jobs)
+    return TMS(
         n_features=W.shape[-1],
         n_hidden=W.shape[-2],
-        members=[member for part in parts for member in part.members],
-        seed=[seed for part in parts for seed in part.seeds],
+        members=[member for job in jobs for member in job.members],
+        seed=[seed for job in jobs for seed in job.seeds],
         init=lambda keys, m, n: (W, b),
         optimizer=first.make_optimizer,
         scheduler=first.make_scheduler,
-        importance=_importance(parts),
+        importance=_importance(jobs),
         dtype=W.dtype,
+        learning_rates=rates if rates.differ else None,
     )
-    whole.parts = list(zip(places([len(part.members) for part in parts]), parts, strict=True))
-    clocks = [Clock(part) for part in parts]
-    rates = {float(clock.optimizer.param_groups[0]["lr"]) for clock in clocks}
-    whole.clocks = clocks if len(rates) > 1 else []
-    return whole
 
 
-def places(sizes: Sequence[int]) -> list[slice]:
-    """Neighbouring slices of these sizes."""
-    ends = torch.tensor(sizes).cumsum(0).tolist()
-    return [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
-
-
-def _importance(parts: Sequence[TMS]) -> Tensor | None:
+def _importance(jobs: Sequence[TMS]) -> Tensor | None:
     """The weights of all members' features, a row each; one row or None where all agree."""
-    weights = [part.importance for part in parts]
-    if all(w is None for w in weights):
+    if all(job.importance is None for job in jobs):
         return None
-    ones = torch.ones(parts[0].W.shape[-1], dtype=torch.float64)
-    rows = [ones if w is None else w for w in weights]
+    ones = torch.ones(jobs[0].W.shape[-1], dtype=torch.float64)
+    rows = [ones if job.importance is None else job.importance for job in jobs]
     if all(bool((row == rows[0]).all()) for row in rows):
         return rows[0]
     return torch.cat(
-        [row.expand(len(part.members), -1) for row, part in zip(rows, parts, strict=True)]
+        [row.expand(len(job.members), -1) for row, job in zip(rows, jobs, strict=True)]
     )
 
 
-def packed_data(parts: Sequence[EnsembleData]) -> EnsembleData:
-    """The data of all parts, in the order of `packed_model`."""
-    return EnsembleData.pack(parts)
+class JobRates:
+    """The learning rates of jobs whose optimizers or schedulers differ: (first step, n_steps) to
+    (n_members, n_steps). Steps may not be asked for twice."""
+
+    def __init__(self, jobs: Sequence[TMS]):
+        self.clocks = [_Clock(job) for job in jobs]
+        self.n_members = torch.tensor([len(job.members) for job in jobs])
+        self.differ = len({float(c.optimizer.param_groups[0]["lr"]) for c in self.clocks}) > 1
+
+    def __call__(self, start: int, n_steps: int) -> Tensor:
+        rates = torch.stack([clock.rates(start, n_steps) for clock in self.clocks])
+        return rates.repeat_interleave(self.n_members, 0)
 
 
-def unpack(whole: TMS) -> None:
-    """Give each part its members' parameters and record, as if it had been trained alone.
+class _Clock:
+    """A job's optimizer and scheduler, which follow the steps without training anything."""
 
-    What was logged stays with the whole: `History.logged_of` gives a part's.
+    def __init__(self, job: TMS):
+        self.optimizer = job.make_optimizer([nn.Parameter(torch.zeros(1))])
+        make = job.make_scheduler
+        self.scheduler = None if make is None else make(self.optimizer)
+        self.step = 0
+
+    def rates(self, start: int, n_steps: int) -> Tensor:
+        next_learning_rates(self.optimizer, self.scheduler, start - self.step)
+        self.step = start + n_steps
+        return next_learning_rates(self.optimizer, self.scheduler, n_steps)
+
+
+class JobDistributions:
+    """Distributions of one kind, each of some members' inputs.
+
+    Args:
+        distributions: (places of the members, their distribution), which make up the axis in order.
     """
-    for where, part in whole.parts:
+
+    def __init__(self, distributions: Sequence[tuple[slice, Distribution]]):
+        self.distributions = list(distributions)
+        self.n_features = distributions[0][1].n_features
+        self.n_uniforms = distributions[0][1].n_uniforms
+
+    def inputs(self, u: Tensor) -> Tensor:
+        """Inputs (n_members, ..., n_features) from uniform numbers (n_members, ..., n_uniforms)."""
+        return torch.cat([each.inputs(u[place]) for place, each in self.distributions])
+
+    def expected_loss(self, importance: Tensor | None) -> Loss:
+        """Each member's loss under its own distribution."""
+        shared = importance is None or importance.ndim == 1
+        return SplitLoss(
+            [
+                (place, each.expected_loss(importance if shared else importance[place]))  # type: ignore[index]
+                for place, each in self.distributions
+            ]
+        )
+
+    def sample_loss(self, x: Tensor, importance: Tensor | None) -> Loss:
+        """The loss of a sample of each member's own."""
+        return self.distributions[0][1].sample_loss(x, importance)
+
+    def critical_points(self) -> list[CriticalPoint]:
+        """None: jobs are matched with critical points one by one."""
+        return []
+
+
+def packed_data(jobs: Sequence[EnsembleData]) -> EnsembleData:
+    """The data of all jobs, in the order of `packed_model`."""
+    first = jobs[0]
+    distribution: Distribution = first.distribution
+    if not all(_equal(job.distribution, distribution) for job in jobs):
+        distribution = JobDistributions(
+            list(zip(places(jobs), (job.distribution for job in jobs), strict=True))
+        )
+    return EnsembleData(
+        distribution=distribution,
+        n_samples=first.n_samples,
+        batch_size="full" if first.full_batch else first.batch_size,
+        seed=[seed for job in jobs for seed in job.seeds],
+        members=[member for job in jobs for member in job.members],
+        stops=first.stops,
+        block=first.block,
+        dtype=first.dtype,
+    )
+
+
+def _equal(one: Distribution, other: Distribution) -> bool:
+    return type(one) is type(other) and vars(one) == vars(other)
+
+
+def take_record(job: TMS, whole: TMS, place: slice, records: slice = slice(None)) -> None:
+    """Give a job its members' record, all of it or some."""
+    job.history = whole.history.of_members(place, records)
+
+
+def unpack(jobs: Sequence[TMS], whole: TMS) -> None:
+    """Give each job its members' parameters and record, as if it had been trained alone."""
+    for job, place in zip(jobs, places(jobs), strict=True):
         with torch.no_grad():
-            part.W.copy_(whole.W[where])
-            part.b.copy_(whole.b[where])
-        part.diverged_at.copy_(whole.diverged_at[where])
-        part.history = whole.history.of_members(where)
-        part._n_loaded = whole._n_loaded
+            job.W.copy_(whole.W[place])
+            job.b.copy_(whole.b[place])
+        job.diverged_at.copy_(whole.diverged_at[place])
+        take_record(job, whole, place)
 
 
-def of_job(checkpoint: Checkpoint, where: slice, part: TMS) -> Checkpoint:
-    """The checkpoint that `part`, whose members are at these places, would have written alone."""
+def checkpoint_of_job(checkpoint: Checkpoint, place: slice, job: TMS) -> Checkpoint:
+    """The checkpoint that a job would have written alone, from its pack's."""
     n_members = len(checkpoint["state_dict"]["b"])
-    clock = Clock(part)
+    clock = _Clock(job)
     clock.rates(0, checkpoint["global_step"])
+    own_group = clock.optimizer.param_groups[0]
+    (optimizer,) = checkpoint["optimizer_states"]
     groups = [
-        group | {"lr": float(clock.optimizer.param_groups[0]["lr"])}
-        for group in checkpoint["optimizer_states"][0]["param_groups"]
+        group | {name: own_group[name] for name in ("lr", "initial_lr") if name in group}
+        for group in optimizer["param_groups"]
     ]
-    if "initial_lr" in groups[0]:
-        groups = [g | {"initial_lr": clock.optimizer.param_groups[0]["initial_lr"]} for g in groups]
-    whole = History()
-    whole.load_state_dict(checkpoint["history"])
-    history = whole.of_members(where)
-    job = [place.start for place in places(checkpoint["sizes"])].index(where.start)
-    history.logged = whole.logged_of(job)
+    history = History()
+    history.load_state_dict(checkpoint["history"])
 
     def own(value: Any) -> Any:
-        stacked = isinstance(value, Tensor) and value.ndim > 0 and len(value) == n_members
-        return value[where].clone() if stacked else value
+        per_member = isinstance(value, Tensor) and value.ndim > 0 and len(value) == n_members
+        return value[place].clone() if per_member else value
 
-    optimizer = checkpoint["optimizer_states"][0]
+    state = {
+        i: {name: own(value) for name, value in values.items()}
+        for i, values in optimizer["state"].items()
+    }
     return checkpoint | {
         "state_dict": {name: own(value) for name, value in checkpoint["state_dict"].items()},
-        "optimizer_states": [
-            {
-                "state": {
-                    i: {k: own(v) for k, v in state.items()}
-                    for i, state in optimizer["state"].items()
-                },
-                "param_groups": groups,
-            }
-        ],
+        "optimizer_states": [{"state": state, "param_groups": groups}],
         "lr_schedulers": [clock.scheduler.state_dict()] if clock.scheduler else [],
-        "history": history.state_dict(),
-        "sizes": [where.stop - where.start],
+        "history": history.of_members(place).state_dict(),
     }
 
 
-def joined(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
-    """The checkpoint of a pack, from those that its parts wrote at the same step."""
+def joined_checkpoint(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
+    """The checkpoint of a pack, from those that its jobs wrote at the same step."""
     first = checkpoints[0]
     steps = {checkpoint["global_step"] for checkpoint in checkpoints}
     if len(steps) > 1:
         raise ValueError(f"the checkpoints are of different steps: {sorted(steps)}")
 
-    def stacked(values: Sequence[Any]) -> Any:
+    def joined(values: Sequence[Any]) -> Any:
         tensors = isinstance(values[0], Tensor) and values[0].ndim > 0
         return torch.cat(list(values)) if tensors else values[0]
 
@@ -140,61 +217,61 @@ def joined(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
         history = History()
         history.load_state_dict(checkpoint["history"])
         histories.append(history)
+    state = {
+        i: {name: joined([o["state"][i][name] for o in optimizers]) for name in values}
+        for i, values in optimizers[0]["state"].items()
+    }
     return first | {
         "state_dict": {
-            name: stacked([checkpoint["state_dict"][name] for checkpoint in checkpoints])
+            name: joined([checkpoint["state_dict"][name] for checkpoint in checkpoints])
             for name in first["state_dict"]
         },
-        "optimizer_states": [
-            {
-                "state": {
-                    i: {k: stacked([o["state"][i][k] for o in optimizers]) for k in state}
-                    for i, state in optimizers[0]["state"].items()
-                },
-                "param_groups": optimizers[0]["param_groups"],
-            }
-        ],
+        "optimizer_states": [{"state": state, "param_groups": optimizers[0]["param_groups"]}],
         "history": History.joined(histories).state_dict(),
-        "sizes": [size for checkpoint in checkpoints for size in checkpoint["sizes"]],
     }
 
 
 POINTER = "pack.json"
-"""Beside a job's own checkpoints: where its pack is, and its place there."""
+"""Beside a job's own checkpoints: where its pack is, and its members' places there."""
 
 
 def load(path: Path) -> Checkpoint:
     """A checkpoint, read."""
-    return torch.load(path, map_location="cpu", weights_only=True)
+    checkpoint: Checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    return checkpoint
 
 
-def join_pack(folder: Path, pack: Path, job: str, where: slice) -> None:
-    """Leave word in a job's folder of checkpoints that its state is in a pack's, and in the pack's
+def join_pack(folder: Path, pack: Path, job: str, place: slice) -> None:
+    """Note in a job's folder of checkpoints that its state is in a pack's, and in the pack's folder
     that this job needs it."""
     (pack / "jobs").mkdir(parents=True, exist_ok=True)
     (pack / "jobs" / job).touch()
     folder.mkdir(parents=True, exist_ok=True)
-    word = {"pack": os.path.relpath(pack, folder), "job": job, "place": [where.start, where.stop]}
+    pointer = {
+        "pack": os.path.relpath(pack, folder),
+        "job": job,
+        "place": [place.start, place.stop],
+    }
     partial = folder / f".{POINTER}"
-    partial.write_text(json.dumps(word))
+    partial.write_text(json.dumps(pointer))
     partial.replace(folder / POINTER)
 
 
-def leave_pack(folder: Path, part: TMS | None) -> None:
-    """End what `join_pack` began, if it did; the last job to leave takes the pack along.
+def leave_pack(folder: Path, job: TMS | None) -> None:
+    """Undo `join_pack`, if there is a pack; the last job to leave removes the pack's folder.
 
-    A job that was interrupted, `part`, first gets a checkpoint of its own from the pack's, so that
-    it can go on alone or in other company. One that is done (None) needs none.
+    An interrupted job first gets a checkpoint of its own from the pack's, so that it can go on
+    alone or in another pack. A job that is done (None) needs none.
     """
     if not (folder / POINTER).exists():
         return
-    word = json.loads((folder / POINTER).read_text())
-    pack = folder / word["pack"]
-    last = checkpoints.newest(pack / checkpoints.FOLDER) if part is not None else None
-    if part is not None and last is not None:
-        own = of_job(load(last), slice(*word["place"]), part)
+    pointer = json.loads((folder / POINTER).read_text())
+    pack = folder / pointer["pack"]
+    last = checkpoints.newest(pack / checkpoints.FOLDER) if job is not None else None
+    if job is not None and last is not None:
+        own = checkpoint_of_job(load(last), slice(*pointer["place"]), job)
         checkpoints.save(folder, lambda path: torch.save(own, path))
     (folder / POINTER).unlink()
-    (pack / "jobs" / word["job"]).unlink(missing_ok=True)
+    (pack / "jobs" / pointer["job"]).unlink(missing_ok=True)
     if pack.is_dir() and not any((pack / "jobs").iterdir()):
         shutil.rmtree(pack)

@@ -1,4 +1,4 @@
-"""When to look at a run."""
+"""The steps at which a run is recorded."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,14 +8,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Schedule:
-    """The steps at which things are recorded, all of them from step 0 to max_steps inclusive.
+    """The steps at which things are recorded, all between step 0 and max_steps inclusive.
 
     Attributes:
         max_steps: length of the training run.
-        n_losses: evenly spaced records of the loss (it is recorded at the snapshots, too).
-        n_snapshots: log-spaced snapshots of the parameters; early ones that fall on the same step
-            are one.
-        n_llc: evenly spaced LLC estimates, with snapshots at the same steps.
+        n_losses: number of evenly spaced records of the loss, which is also recorded at snapshots.
+        n_snapshots: number of log-spaced snapshots of the parameters; early ones that round to the
+            same step are one.
+        n_llc: number of evenly spaced LLC estimates, with snapshots at the same steps.
     """
 
     max_steps: int
@@ -30,16 +30,19 @@ class Schedule:
 
     @cached_property
     def snapshots(self) -> list[int]:
+        """Steps of the snapshots."""
         spaced = np.geomspace(1, self.max_steps, self.n_snapshots).round().astype(int)
         return sorted({0, *spaced.tolist(), *self.llc})
 
     @cached_property
     def losses(self) -> list[int]:
+        """Steps at which the loss is recorded."""
         return sorted({*self._evenly_spaced(self.n_losses), *self.snapshots})
 
     @cached_property
     def llc(self) -> list[int]:
-        # None at the start: nothing has settled there.
+        """Steps of the LLC estimates."""
+        # None at step 0, which is no plateau.
         return self._evenly_spaced(self.n_llc)[1:]
 
     def _evenly_spaced(self, n: int) -> list[int]:

@@ -1,0 +1,53 @@
+"""What the recorders note, to the run's loggers: one row a step."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+
+from kgon.callbacks.recorder import Recorder, Row, logged_rows
+from kgon.training.model import TMS
+
+
+class Loggers(L.Callback):
+    """Gives the metrics and pictures of a step to the run's loggers, after all recorders.
+
+    A resumed run first gives them the rows of its record, but for TensorBoard, whose files of the
+    interrupted run stay.
+
+    Args:
+        recorders: whose metrics and pictures they are.
+    """
+
+    def __init__(self, recorders: Sequence[Recorder]):
+        self.recorders = recorders
+
+    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        assert isinstance(module, TMS)
+        loggers = [each for each in module.loggers if not isinstance(each, TensorBoardLogger)]
+        for row in logged_rows(self.recorders, module):
+            send(row, loggers)
+            module.metrics |= row.metrics
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._send(trainer, module)
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
+        self._send(trainer, module)
+
+    def _send(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        assert isinstance(module, TMS)
+        if module.unsent_metrics or module.unsent_pictures:
+            row = Row(trainer.global_step, module.unsent_metrics, module.unsent_pictures)
+            module.unsent_metrics, module.unsent_pictures = {}, {}
+            send(row, module.loggers)
+
+
+def send(row: Row, loggers: Sequence[Any]) -> None:
+    """Give a row to loggers; pictures to those of W&B."""
+    for logger in loggers:
+        logger.log_metrics(row.metrics, step=row.step)
+        if isinstance(logger, WandbLogger):
+            for name, path in row.pictures.items():
+                logger.log_image(name, [str(path)], step=row.step)

@@ -1,0 +1,149 @@
+"""Optimizer steps of an ensemble: the learning rates ahead, the steps, what keeps members apart."""
+
+import warnings
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from kgon.compiled import training_steps
+from kgon.data import Minibatches
+from kgon.theory.loss import DirectLoss, Loss
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+SchedulerFactory = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
+
+
+def next_learning_rates(
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None,
+    n_steps: int,
+) -> Tensor:
+    """The learning rates of the next n_steps steps, (n_steps,) float64.
+
+    The scheduler is advanced by n_steps.
+    """
+    rates = []
+    with warnings.catch_warnings():
+        # The scheduler runs ahead of the optimizer, which torch warns about.
+        warnings.filterwarnings("ignore", message="Detected call of .lr_scheduler.step")
+        for _ in range(n_steps):
+            rates.append(float(optimizer.param_groups[0]["lr"]))
+            if scheduler is not None:
+                scheduler.step()
+    return torch.tensor(rates, dtype=torch.float64)
+
+
+def minibatch_steps(
+    W: Tensor,
+    b: Tensor,
+    optimizer: torch.optim.Optimizer,
+    rates: Tensor,
+    batches: Minibatches,
+    importance: Tensor | None,
+) -> None:
+    """Make one optimizer step of every member on each minibatch, in place.
+
+    The steps run in a compiled loop where there is one for the optimizer and the device, else in
+    torch.
+
+    Args:
+        W: (n_members, n_hidden, n_features).
+        b: (n_members, n_features).
+        optimizer: of W and b.
+        rates: learning rates, (n_steps,) or (n_members, n_steps).
+        batches: the inputs of n_steps steps.
+        importance: weight of each output coordinate, (n_features,) or (n_members, n_features).
+    """
+    if training_steps.has_kernel(optimizer):
+        training_steps.advance(W, b, optimizer, rates, batches, importance)
+    else:
+        weights = None if importance is None else importance.to(W)
+
+        def loss_at(t: int) -> Loss:
+            return DirectLoss(batches.step(t), weights)
+
+        torch_steps(W, b, optimizer, rates, loss_at)
+
+
+def torch_steps(
+    W: Tensor,
+    b: Tensor,
+    optimizer: torch.optim.Optimizer,
+    rates: Tensor,
+    loss_at: Callable[[int], Loss],
+) -> None:
+    """Make one step of a torch optimizer on `loss_at(t)` for each learning rate, in place."""
+    # The scheduler has run ahead: leave the optimizer at the rate that the scheduler knows.
+    ahead = [group["lr"] for group in optimizer.param_groups]
+    for t, rate in enumerate(rates.tolist()):
+        _, W.grad, b.grad = loss_at(t).value_and_grad(W.detach(), b.detach())
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+    for group, rate in zip(optimizer.param_groups, ahead, strict=True):
+        group["lr"] = rate
+
+
+class LossOnCPU:
+    """A loss whose data set is on the CPU, for parameters on any device."""
+
+    def __init__(self, loss: Loss):
+        self.loss = loss
+
+    def __call__(self, W: Tensor, b: Tensor) -> Tensor:
+        return self.loss(W.cpu(), b.cpu()).to(W)
+
+    def value_and_grad(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss and its gradients by W and b, on the parameters' device."""
+        value, dW, db = self.loss.value_and_grad(W.cpu(), b.cpu())
+        return value.to(W), dW.to(W), db.to(W)
+
+
+def check_members_are_independent(
+    make_optimizer: OptimizerFactory, make_scheduler: SchedulerFactory | None
+) -> None:
+    """Refuse an optimizer or scheduler that would make one member's training depend on another's.
+
+    The optimizer is run on three made-up members, together and one at a time.
+
+    Raises:
+        ValueError: the results differ, the optimizer needs a closure, its arguments are wrong, or
+            the scheduler follows the loss.
+    """
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(3, 2, 4, dtype=torch.float64, generator=generator)
+    grads = torch.randn(4, 3, 2, 4, dtype=torch.float64, generator=generator)
+
+    def run(members: slice) -> Tensor:
+        p = nn.Parameter(start[members].clone())
+        optimizer = make_optimizer([p])
+        for grad in grads:
+            p.grad = grad[members].clone()
+            optimizer.step()
+        return p.detach()
+
+    try:
+        name = type(make_optimizer([nn.Parameter(start.clone())])).__name__
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"optimizer: {error}") from error
+    try:
+        together = run(slice(None))
+        alone = torch.cat([run(slice(i, i + 1)) for i in range(3)])
+    except TypeError as error:
+        raise ValueError(
+            f"optimizer={name} needs a closure and couples the members of an ensemble; "
+            "use an elementwise optimizer such as sgd, adam or adamw"
+        ) from error
+    if not torch.allclose(together, alone, rtol=1e-12, atol=1e-12, equal_nan=True):
+        raise ValueError(
+            f"optimizer={name} couples the members of an ensemble: a member's step depends on the "
+            "others'; use an elementwise optimizer such as sgd, adam or adamw"
+        )
+    if make_scheduler is not None:
+        scheduler = make_scheduler(make_optimizer([nn.Parameter(start.clone())]))
+        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            raise ValueError(
+                "scheduler=ReduceLROnPlateau couples the members of an ensemble: one learning rate "
+                "would follow the mean loss of all; use a scheduler of the step alone"
+            )
