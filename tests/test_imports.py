@@ -34,7 +34,7 @@ def test_an_unknown_name_is_an_attribute_error():
     [
         ("import kgon, kgon.cli", HEAVY),
         ("from kgon import population_loss, critical_points, classify", HEAVY[1:]),
-        ("import kgon.kernels, kgon.data", ("lightning", "hydra", "wandb", "matplotlib", "arviz")),
+        ("import kgon.compiled, kgon.data", ("lightning", "hydra", "wandb", "matplotlib", "arviz")),
         # (torchmetrics, which Lightning imports, takes in transformers where it is installed.)
         ("import kgon.cli.train", ("jax", "arviz", "wandb_workspaces", "datasets", "xarray")),
     ],

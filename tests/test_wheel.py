@@ -24,7 +24,7 @@ def test_the_wheel_carries_its_configs_and_trains_from_any_folder(tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     # -P keeps the current folder out of the path, and so the checkout's own conf/.
-    script = "import kgon.cli.config as c, sys; print(c.CONF); from kgon.cli import main; main()"
+    script = "import kgon.launch.options as o; print(o.CONF); from kgon.cli import main; main()"
     words = ["train", "members=1", "trainer.max_steps=4", "callbacks=[losses]", "logger=csv"]
     done = subprocess.run(
         [sys.executable, "-P", "-c", script, *words],

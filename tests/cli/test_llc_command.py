@@ -138,7 +138,7 @@ def test_snapshots_of_a_training_run(kgon, tmp_path):
         (["localization=-1"], "localization must be >= 0, got -1"),
         (["discard=2"], "discard must lie in [0, 1]"),
         (["sampler=sgnht"], "there are rmsprop_sgld, sgld"),
-        (["data=sparse"], "no group 'data'; there are sampler, logger, llc_experiment"),
+        (["data=sparse"], "no group 'data'; there are sampler, logger, experiment"),
         (["n_features=6"], "did you mean model.n_features"),
     ],
 )

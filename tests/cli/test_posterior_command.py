@@ -194,7 +194,7 @@ def test_the_experiment_on_starts_shows_each_start_beside_smc(tmp_path, monkeypa
         importlib.util, "find_spec", lambda name, *a: "here" if name == "numpyro" else find(name)
     )
     monkeypatch.setattr(module, "sample_nuts", standing_chains)
-    in_process(monkeypatch, tmp_path, "posterior_experiment=nuts_start", "nuts.n_draws=10")
+    in_process(monkeypatch, tmp_path, "experiment=nuts_start", "nuts.n_draws=10")
     (path,) = run_directory.find([tmp_path / "multirun"])
     chains = pq.read_table(path / "chains.parquet").to_pylist()
     assert [(r["n_samples"], r["dataset"], r["start"], r["passages"]) for r in chains] == [

@@ -11,7 +11,7 @@ import wandb
 from matplotlib.image import imsave
 from omegaconf import OmegaConf
 
-from kgon.launch.config import CONF
+from kgon.launch.options import CONF
 from kgon.tracking import account, files, sync
 from kgon.tracking.logger import _SILENT, _say_offline, log_results, tracked, wandb_logger
 

@@ -69,7 +69,7 @@ def test_a_kill_costs_the_rows_of_two_seconds_at_most(tmp_path):
 import sys, time
 from omegaconf import OmegaConf
 from kgon import tracking
-from kgon.cli.config import CONF
+from kgon.launch.options import CONF
 settings = OmegaConf.to_container(OmegaConf.load(CONF / "logger" / "wandb.yaml").settings)
 log = tracking.wandb_logger(sys.argv[1], "offline", settings, False, id="job", project="kgon")
 for step in range(10_000):

@@ -15,6 +15,9 @@ COMMANDS = {
     "report": "one self-contained page for runs: kgon report DIR...",
 }
 
+CONFIGURED = ("train", "llc", "posterior", "paper")
+"""The commands that take a config; the others parse options of their own."""
+
 USAGE = "usage: kgon COMMAND [options]\n\ncommands:\n" + "".join(
     f"  {name:<10} {text}\n" for name, text in COMMANDS.items()
 )
@@ -38,7 +41,11 @@ def main() -> None:
         hint = f"; did you mean {near[0]}?" if near else ""
         print(f"kgon: error: no command {command!r}{hint}\n\n{USAGE}", file=sys.stderr)
         sys.exit(2)
-    # The heavy imports belong to the command; a help text should not wait for them.
+    if {"-h", "--help"} & set(sys.argv) and command in CONFIGURED:
+        from kgon.launch.help import help_text
+
+        print(help_text(command))
+        return
     gc.disable()
     module = importlib.import_module(f"kgon.cli.{command}")
     # What was imported stays; the garbage collector need not look through it again and again.

@@ -5,10 +5,7 @@ So a job, wherever it runs, needs no network, and its config says which version 
 
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
-from kgon.launch import command_line
-from kgon.launch import config as configs
+from kgon.launch import command_line, options
 from kgon.tracking import artifacts
 
 
@@ -18,7 +15,7 @@ def downloaded(command: str, words: list[str]) -> list[str]:
     Bad names end here, with one line and status 2.
     """
     values = dict(word.split("=", 1) for word in words if "=" in word)
-    default = OmegaConf.load(configs.CONF / f"{command}.yaml").runs.dir
+    default = options.settings(command, {})["runs.dir"].default
     folder = Path(values.get("runs.dir", default)) / "artifacts"
 
     def here(name: str) -> str:

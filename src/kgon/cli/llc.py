@@ -28,7 +28,6 @@ from kgon.data import SingleFeature, draw
 from kgon.figures import llc as llc_figures
 from kgon.figures import style
 from kgon.launch import command_line
-from kgon.launch import config as configs
 from kgon.launch.jobs import build, check_runs, dtype_of, job
 from kgon.llc.calibration import ACCEPTANCE, calibrate
 from kgon.llc.estimate import LLC, VERDICTS, check_memory, check_settings, estimate_llc
@@ -58,7 +57,6 @@ def main() -> None:
 
 def check(config: DictConfig) -> None:
     """Everything that can be refused before a job starts; ValueError says what."""
-    configs.plain(config)
     check_runs(config)
     build(config.sampler)
     dtype_of(config)
@@ -395,7 +393,7 @@ def _check_run(config: DictConfig) -> None:
 
 def _training_run(config: DictConfig) -> tuple[run_directory.Run, EnsembleData, Tensor | None]:
     run = run_directory.load(Path(str(config.run)))
-    data: EnsembleData = build(OmegaConf.create(run.config["datamodule"]))
+    data: EnsembleData = build(OmegaConf.create(run.config).datamodule)
     importance = importance_weights(
         run.config["model"]["importance"], run.config["model"]["n_features"]
     )
@@ -404,7 +402,7 @@ def _training_run(config: DictConfig) -> tuple[run_directory.Run, EnsembleData, 
 
 def _first_members(run: run_directory.Run, count: int) -> EnsembleData:
     """The run's data, of its first members only: a member's data set is the same in any company."""
-    node = OmegaConf.create(run.config["datamodule"])
+    node = OmegaConf.create(run.config).datamodule
     node.members = list(node.members)[:count]
     data: EnsembleData = build(node)
     return data

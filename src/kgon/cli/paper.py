@@ -13,7 +13,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from kgon.launch import command_line
-from kgon.launch import config as configs
+from kgon.launch.options import CONF
 from kgon.paper.items import ITEMS, JOBS, Item, Job, Results, check_names
 from kgon.paper.page import write_page
 from kgon.paper.rows import VERDICTS
@@ -31,7 +31,7 @@ def check(config: DictConfig) -> None:
     if not isinstance(config.quick, bool):
         raise ValueError(f"quick must be true or false, got {config.quick}")
     check_names(_names(config))
-    loggers = sorted(path.stem for path in (configs.CONF / "logger").glob("*.yaml"))
+    loggers = sorted(path.stem for path in (CONF / "logger").glob("*.yaml"))
     if config.runs.logger not in loggers:
         raise ValueError(
             f"runs.logger must be one of {', '.join(loggers)}, got {config.runs.logger}"

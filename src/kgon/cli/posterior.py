@@ -47,7 +47,6 @@ def main() -> None:
 
 def check(config: DictConfig) -> None:
     """Everything that can be refused before a job starts; ValueError says what."""
-    configs.plain(config)
     check_runs(config)
     if not isinstance(config.nuts.run, bool):
         raise ValueError(f"nuts.run must be true or false, got {config.nuts.run}")
@@ -95,7 +94,7 @@ def task(config: DictConfig, running: run_directory.Job, logger: Any) -> Callabl
 
 def _settings(config: DictConfig) -> dict[str, Any]:
     """The arguments of `phase_diagram` that say what is sampled."""
-    plain = configs.plain(config)
+    plain = configs.resolved(config)
     nuts = {name: value for name, value in plain["nuts"].items() if name != "run"}
     return {
         **{k: plain[k] for k in ("n_samples", "n_datasets", "noise_std", "prior_std", "seed")},

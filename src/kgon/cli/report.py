@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 from kgon.record import run_directory
-from kgon.record.report import write_report
 
 
 def main() -> None:
@@ -22,6 +21,8 @@ def main() -> None:
         found = run_directory.find(arguments.folder)
     except ValueError as error:
         parser.error(str(error))
+    from kgon.record.report import write_report  # not before: it imports torch
+
     page = write_report(
         [run_directory.load(path) for path in found],
         arguments.out or arguments.folder[0] / "report.html",

@@ -7,86 +7,57 @@ from pathlib import Path
 from typing import NoReturn
 
 import hydra
-from hydra._internal.callbacks import Callbacks
-from hydra._internal.utils import run_and_report
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.utils import run_job
-from hydra.types import HydraContext, RunMode
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from kgon.launch import config as configs
+from kgon.launch.options import CONF
 from kgon.launch.overrides import check_overrides, first_line
 from kgon.launch.standing import print_standing
 from kgon.record import sweeps
 from kgon.tracking.logger import awaited
 
+Task = Callable[[DictConfig], float | None]
 
-def run(
-    config_name: str,
-    task: Callable[[DictConfig], float | None],
-    check: Callable[[DictConfig], None],
-) -> None:
-    """Hand the command line to Hydra, after every override of it has been checked.
+_HYDRA_SHOWS = {"--hydra-help", "--info", "-i", "--cfg", "-c"}
+"""Flags by which Hydra prints something and runs no job."""
+
+
+def run(command: str, task: Task, check: Callable[[DictConfig], None]) -> None:
+    """Run the command line's job or sweep by Hydra, after every override of it has been checked.
 
     Bad input ends here, with one line and status 2, before any job has started.
     """
     configs.register_resolvers()
+    start = hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(task)
+    if _HYDRA_SHOWS & set(sys.argv):
+        start()
+        return
     overrides = [word for word in sys.argv[1:] if _is_override(word)]
-    if not {"--help", "-h", "--hydra-help", "--info", "-i", "--cfg", "-c"} & set(sys.argv):
-        try:
-            config, swept = check_overrides(config_name, overrides, check)
-        except (ValueError, OmegaConfBaseException) as error:
-            refuse(config_name, first_line(error))
-        if {"-m", "--multirun"} & set(sys.argv) or config.hydra.mode == RunMode.MULTIRUN:
-            if awaited():
-                refuse(config_name, "-m: the agent of a W&B sweep waits for one run; leave out -m")
-            # An experiment may choose another sweeper, which it could not if ours were a default.
-            if config.hydra.runtime.choices["hydra/sweeper"] == "basic":
-                sys.argv.append("hydra/sweeper=kgon")
-            name = sweeps.name(config_name, overrides)
-            sys.exit(_sweep(config_name, task, sweeps.Sweep(Path(config.runs.dir), name)))
-        if swept:
-            refuse(config_name, f"{swept[0]}: several values are a job each, with -m")
-        if overrides == sys.argv[1:]:
-            run_and_report(lambda: _run_one(config_name, task, config))
-            return
-    _start(config_name, task)
+    try:
+        composed, swept = check_overrides(command, overrides, check)
+    except (ValueError, OmegaConfBaseException) as error:
+        refuse(command, first_line(error))
+    if {"-m", "--multirun"} & set(sys.argv) or composed.hydra.mode == RunMode.MULTIRUN:
+        if awaited():
+            refuse(command, "-m: the agent of a W&B sweep expects one run; leave out -m")
+        # Not in the defaults list: there an experiment could not choose another sweeper.
+        if composed.hydra.runtime.choices["hydra/sweeper"] == "basic":
+            sys.argv.append("hydra/sweeper=kgon")
+        name = sweeps.name(command, overrides)
+        sys.exit(_sweep(start, sweeps.Sweep(Path(composed.config.runs.dir), name)))
+    if swept:
+        refuse(command, f"{swept[0]}: several values need -m, which runs a job for each")
+    start()
 
 
-def _run_one(
-    config_name: str, task: Callable[[DictConfig], float | None], config: DictConfig
-) -> None:
-    """What Hydra's main does with one job and no flags, with the config that was checked: composing
-    takes longer than anything else on the way to a job's first step, and Hydra would do it twice
-    more."""
-    with hydra.initialize_config_dir(str(configs.CONF), job_name=config_name, version_base="1.3"):
-        config.hydra.mode = config.hydra.mode or RunMode.RUN
-        callbacks = Callbacks(config)
-        callbacks.on_run_start(config=config, config_name=config_name)
-        done = run_job(
-            task_function=task,
-            config=config,
-            job_dir_key="hydra.run.dir",
-            job_subdir_key=None,
-            hydra_context=HydraContext(GlobalHydra.instance().config_loader(), callbacks),
-        )
-        callbacks.on_run_end(config=config, config_name=config_name, job_return=done)
-        _ = done.return_value  # raises what the job has raised
-
-
-def _start(config_name: str, task: Callable[[DictConfig], float | None]) -> None:
-    hydra.main(version_base="1.3", config_path=str(configs.CONF), config_name=config_name)(task)()
-
-
-def _sweep(
-    config_name: str, task: Callable[[DictConfig], float | None], sweep: sweeps.Sweep
-) -> int:
-    """Run a sweep, show how its points stand whatever ends it, and return the exit status."""
+def _sweep(start: Callable[[], None], sweep: sweeps.Sweep) -> int:
+    """Run a sweep, show the state of its points however it ends, and return the exit status."""
     os.environ[sweeps.VARIABLE] = sweep.name
     status = 0
     try:
-        _start(config_name, task)
+        start()
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
     finally:

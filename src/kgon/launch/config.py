@@ -1,24 +1,25 @@
-"""Configs: where they are, what their resolvers mean, and what of them a job is."""
+"""Configs: what their resolvers mean, what is recorded of them, and a job's identity."""
 
-import copy
-import functools
-import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from kgon.launch.options import CONF
 from kgon.record import run_directory
 from kgon.training.schedule import Schedule
 
-_PACKAGED = Path(__file__).parents[1] / "conf"
-CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[3] / "conf"
-"""The config folder: inside the installed package, or at the top of a checkout."""
+_RESOLVER = re.compile(r"\$\{([\w.]+):")
+_OWN_SETTINGS = {"kgon.members", "kgon.schedule", "kgon.dtype", "oc.select"}
+"""Resolvers that read nothing but the config itself."""
+_FROM_IDENTITY = {"kgon.identity", "kgon.directory"}
+_LOGGED_DEPTH = 3
 
 
 def count_members(members: Any) -> int:
-    """How many members a config's `members` stands for, a number or a list."""
+    """How many members a config's `members`, a number or a list, stands for."""
     if isinstance(members, int) and not isinstance(members, bool) and members > 0:
         return members
     if isinstance(members, Sequence) and not isinstance(members, str) and members:
@@ -44,60 +45,79 @@ def _schedule(name: str, _root_: DictConfig) -> list[int]:
     return getattr(schedule, name)
 
 
+def _dtype(name: str) -> DictConfig:
+    return OmegaConf.create({"_target_": "hydra.utils.get_object", "path": f"torch.{name}"})
+
+
 def _identity(_root_: DictConfig) -> str:
-    config = _plain(json.dumps(_pruned(_root_)))
-    return run_directory.identity(config["command"], config)
+    return run_directory.identity(_root_.command, written(_root_))
 
 
 def _directory(_root_: DictConfig) -> str:
     return str(Path(_root_.runs.dir) / _identity(_root_))
 
 
-def plain(config: DictConfig) -> dict[str, Any]:
-    """The config resolved to plain containers, without Hydra's own part and without what follows
-    from the identity (the identity is computed from this)."""
-    return copy.deepcopy(_plain(json.dumps(_pruned(config))))
-
-
-# To resolve a config takes a while, and it refers to its identity in many places.
-@functools.lru_cache
-def _plain(pruned: str) -> dict[str, Any]:
-    return resolved(OmegaConf.create(json.loads(pruned)))
-
-
-def before_identity(config: DictConfig) -> DictConfig:
-    """The config without Hydra's own part, the logger and what follows from the identity."""
-    return OmegaConf.create(_pruned(config))
-
-
-def _pruned(config: DictConfig) -> dict[str, Any]:
-    def pruned(node: Any) -> Any:
-        if isinstance(node, dict):
-            return {k: pruned(v) for k, v in node.items() if not _follows_from_identity(v)}
-        return [pruned(v) for v in node] if isinstance(node, list) else node
-
-    tree = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(tree, dict)
-    return {str(k): pruned(v) for k, v in tree.items() if k not in ("hydra", "logger")}
-
-
-def resolved(config: DictConfig) -> dict[str, Any]:
-    """A config as plain containers, every interpolation replaced by what it stands for."""
-    settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    assert isinstance(settings, dict)
-    return {str(k): v for k, v in settings.items()}
-
-
-def _follows_from_identity(value: Any) -> bool:
-    return isinstance(value, str) and ("${kgon.directory:" in value or "${kgon.identity:" in value)
-
-
 def register_resolvers() -> None:
-    """Make ${kgon.members:..}, ${kgon.schedule:..}, ${kgon.identity:}, ${kgon.directory:} known."""
+    """Make the resolvers of conf/ known: ${kgon.members:..}, ${kgon.identity:} and the others."""
     for name, resolver in (
+        ("conf", lambda: str(CONF)),
         ("members", _members),
         ("schedule", _schedule),
+        ("dtype", _dtype),
         ("identity", _identity),
         ("directory", _directory),
     ):
         OmegaConf.register_new_resolver(f"kgon.{name}", resolver, replace=True)
+
+
+def written(config: DictConfig) -> dict[str, Any]:
+    """The config as plain containers, without Hydra's part and the logger, as one would write it.
+
+    References to other settings, such as ${members}, stay references: each value is there once.
+    What is read from elsewhere, such as ${oc.env:NAME}, is replaced by its value.
+    """
+    tree = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(tree, dict)
+    return {str(k): _written(config, str(k), v) for k, v in tree.items()
+            if k not in ("hydra", "logger")}  # fmt: skip
+
+
+def _written(config: DictConfig, path: str, node: Any) -> Any:
+    if isinstance(node, dict):
+        return {k: _written(config, f"{path}.{k}", v) for k, v in node.items()}
+    if isinstance(node, list):
+        return [_written(config, f"{path}[{i}]", v) for i, v in enumerate(node)]
+    used = set(_RESOLVER.findall(node)) if isinstance(node, str) else set()
+    if used <= _OWN_SETTINGS or used & _FROM_IDENTITY:
+        return node
+    value = OmegaConf.select(config, path)
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def logged(settings: dict[str, Any]) -> dict[str, Any]:
+    """The `written` settings for a logger: each value once, dicts at most three levels deep.
+
+    References are left out. What is deeper is one string, of an object the name of its class.
+    """
+    found = _logged(settings, 1)
+    assert isinstance(found, dict)
+    return found
+
+
+def _logged(node: dict[str, Any], depth: int) -> Any:
+    kept = {
+        name: _logged(value, depth + 1) if isinstance(value, dict) else value
+        for name, value in node.items()
+        if not (isinstance(value, str) and "${" in value)
+    }
+    kept = {name: value for name, value in kept.items() if value != {}}
+    if depth <= _LOGGED_DEPTH:
+        return kept
+    return kept.get("_target_", str(kept))
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """A config as plain containers, every interpolation replaced by its value."""
+    settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(settings, dict)
+    return {str(k): v for k, v in settings.items()}

@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from kgon.launch import config as configs
 from kgon.record import run_directory, sweeps
@@ -52,7 +52,7 @@ def check_runs(config: DictConfig) -> None:
     folder = Path(config.runs.dir).absolute()
     there = next(path for path in (folder, *folder.parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(f"runs.dir={config.runs.dir}: {there} is no folder that one may write to")
+        raise ValueError(f"runs.dir={config.runs.dir}: {there} is not a writable directory")
 
 
 def job(work: Work) -> Callable[[DictConfig], float | None]:
@@ -113,17 +113,19 @@ def objective(name: str | None, status: dict[str, Any]) -> float | None:
 def _work(
     work: Work, config: DictConfig, directory: run_directory.RunDirectory, overrides: list[str]
 ) -> Callable[[], None]:
-    settings = configs.plain(config)
+    settings = configs.written(config)
+    # Instantiating a node resolves what it refers to in place, and the identity would change.
+    config = OmegaConf.create(configs.resolved(config))
     with directory.job(config.command, overrides, settings) as running, stoppable():
         logger = build(config.logger)
-        with tracked(logger, settings):
+        with tracked(logger, configs.logged(settings)):
             return work(config, running, logger)
 
 
 def _tell(config: DictConfig, summary: dict[str, float | str]) -> None:
     """Give a W&B sweep the numbers of a point that need not be run again."""
     logger = build(config.logger)
-    with tracked(logger, configs.plain(config)):
+    with tracked(logger, configs.logged(configs.written(config))):
         log_results(logger, summary, {}, {})
 
 

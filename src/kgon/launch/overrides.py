@@ -1,49 +1,121 @@
-"""What is wrong with an override, in one line, before any job starts."""
+"""From override words to configs, and what is wrong with them, in one line."""
 
+import copy
 import difflib
 import itertools
 import math
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
-from kgon.launch.config import CONF
+from kgon.launch import config as configs
+from kgon.launch import options
+from kgon.launch.options import CONF
+
+_MOST_CHOICES = 50
+"""The most values of one override that are checked before a sweep starts."""
+
+_NOT_ONLY_NUMBERS = {"train": ("batch_size", "members", "trainer.devices"), "llc": ("n_samples",)}
+"""Settings with a number as default that may also be a word or a list. Their users check them."""
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A config without Hydra's part, and Hydra's part."""
+
+    config: DictConfig
+    hydra: DictConfig
+
+
+class Composer:
+    """Composes configs that differ in a few words.
+
+    Hydra needs 0.1 s to read a config from its files. The files are read once for each choice of
+    options; values are put into copies.
+
+    Args:
+        load: Hydra's config of these words.
+    """
+
+    def __init__(self, load: Callable[[Sequence[str]], DictConfig]):
+        self._load = load
+        self._read: dict[tuple[str, ...], Composed] = {}
+
+    def __call__(self, words: Sequence[str]) -> Composed:
+        """The config of these words."""
+        values = [override for word in words if _sets_value(override := parse(word))]
+        files = tuple(word for word in words if not _sets_value(parse(word)))
+        if files not in self._read:
+            self._read[files] = self._composed(files)
+        config = copy.deepcopy(self._read[files].config)
+        try:
+            for override in values:
+                OmegaConf.update(config, override.key_or_group, override.value())
+        except (ConfigAttributeError, ConfigKeyError):
+            return self._composed(words)  # Hydra's own error
+        return Composed(config, self._read[files].hydra)
+
+    def _composed(self, words: Sequence[str]) -> Composed:
+        config = self._load(words)
+        with open_dict(config):
+            return Composed(config, config.pop("hydra"))
+
+
+@cache
+def parse(word: str) -> Override:
+    """An override, parsed; it knows no config."""
+    return OverridesParser.create().parse_override(word)
+
+
+def _sets_value(override: Override) -> bool:
+    """Whether an override replaces a value, and does no more."""
+    adds_or_deletes = override.is_add() or override.is_delete() or override.is_force_add()
+    chooses = (CONF / override.key_or_group).is_dir() or override.key_or_group == "experiment"
+    refers = "${" in str(override.input_line)
+    return not (adds_or_deletes or chooses or refers or override.is_hydra_override())
 
 
 def check_overrides(
-    config_name: str, words: list[str], check: Callable[[DictConfig], None]
-) -> tuple[DictConfig, list[str]]:
-    """Check every choice of every override; return the config of the first ones, with Hydra's own
-    part, and the overrides that have several."""
-    with hydra.initialize_config_dir(str(CONF), job_name=config_name, version_base="1.3"):
-        parser = OverridesParser.create()
+    command: str, words: list[str], check: Callable[[DictConfig], None]
+) -> tuple[Composed, list[str]]:
+    """Check every value of every override; return the config of the first ones, and the overrides
+    that have several.
+
+    Raises:
+        ValueError: an override means nothing, or `check` refuses a config. The message is one line.
+    """
+    with hydra.initialize_config_dir(str(CONF), job_name=command, version_base="1.3"):
         try:
-            parsed = parser.parse_overrides(words)
+            parsed = [parse(word) for word in words]
         except HydraException as error:
             raise ValueError(f"cannot read the overrides: {first_line(error)}") from error
+        compose = Composer(lambda job: _compose(command, job))
         choices = [list(_choices(override)) for override in parsed]
         first = [own[0] for own in choices]
-        # Every choice of a sweep, one at a time: their sum, not their product.
-        jobs = [first]
-        jobs += [[*first[:i], w, *first[i + 1 :]] for i, own in enumerate(choices) for w in own[1:]]
-        for job in reversed(jobs):
-            config = _compose(config_name, job)
-            with open_dict(config):
-                of_hydra = config.pop("hydra")
-            _check_kinds(config_name, config, job, of_hydra.runtime.choices)
-            check(config)
-        with open_dict(config):
-            config.hydra = of_hydra
-        return config, [str(o.input_line) for o in parsed if _is_sweep(o)]
+        # The values of a sweep one at a time, not in every combination; the first ones last.
+        jobs = [[*first[:i], w, *first[i + 1 :]] for i, own in enumerate(choices) for w in own[1:]]
+        for job in [*jobs, first]:
+            composed = compose(job)
+            _check_kinds(command, composed, job)
+            configs.resolved(composed.config)
+            check(composed.config)
+        return composed, [str(o.input_line) for o in parsed if _is_sweep(o)]
 
 
-_MOST_CHOICES = 50
+def _compose(command: str, words: Sequence[str]) -> DictConfig:
+    try:
+        return hydra.compose(command, list(words), return_hydra_config=True)
+    except HydraException as error:
+        raise ValueError(_explain(command, words, error)) from error
 
 
 def _is_sweep(override: Override) -> bool:
@@ -51,41 +123,38 @@ def _is_sweep(override: Override) -> bool:
 
 
 def _choices(override: Override) -> Iterator[str]:
-    """The override as it is in each job of a sweep; a range by its ends, of others the first."""
+    """The override in each job of a sweep. Of a range or an interval the ends, of others the first
+    values."""
     if not _is_sweep(override):
         yield str(override.input_line)
         return
     key = override.get_key_element()
-    if not override.is_discrete_sweep():  # an interval, of an optimising sweeper
+    values: list[Any]
+    if not override.is_discrete_sweep():  # an interval, for a sweeper that optimizes
         interval = override.value()
         assert isinstance(interval, IntervalSweep)
-        yield from (f"{key}={end}" for end in (interval.start, interval.end))
-        return
-    values = list(itertools.islice(override.sweep_string_iterator(), _MOST_CHOICES))
-    if isinstance(override.value(), RangeSweep):
-        *_, last = override.sweep_string_iterator()
-        values = [values[0], last]
+        values = [interval.start, interval.end]
+    elif isinstance(override.value(), RangeSweep):
+        first, *others = override.sweep_string_iterator()
+        values = [first, *others[-1:]]
+    else:
+        values = list(itertools.islice(override.sweep_string_iterator(), _MOST_CHOICES))
     yield from (f"{key}={value}" for value in dict.fromkeys(values))
 
 
-_OTHERS_TOO = {"train": ("batch_size", "members", "trainer.devices"), "llc": ("n_samples",)}
-"""Numbers in whose place a word or a list may stand; whoever takes them checks them."""
-
-
-def _check_kinds(
-    config_name: str, config: DictConfig, words: list[str], chosen: DictConfig
-) -> None:
-    """Refuse a number that is not finite, and what is of another kind than the default: no number
-    for a number, a fraction for a whole number, one value for settings that have names."""
-    for word in words:
-        key = word.lstrip("+").partition("=")[0]
-        value = OmegaConf.select(config, key, default=None)
-        if value is None or (CONF / key).is_dir() or key in _OTHERS_TOO.get(config_name, ()):
-            continue
+def _check_kinds(command: str, composed: Composed, words: Sequence[str]) -> None:
+    """Refuse a number that is not finite, and a value of another kind than the default: a word for
+    a number, a fraction for a whole number, a value for a section."""
+    known = options.settings(command, composed.hydra.runtime.choices)
+    for key in (parse(word).key_or_group for word in words):
+        value = OmegaConf.select(composed.config, key, default=None)
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{key} must be finite, got {value}")
-        default = _default(config_name, key, chosen)
-        if OmegaConf.is_dict(default) and not OmegaConf.is_dict(value):
+        if value is None or key not in known or key in _NOT_ONLY_NUMBERS.get(command, ()):
+            continue
+        default = known[key].default
+        is_section = not known[key].text or OmegaConf.is_dict(default)
+        if is_section and not OmegaConf.is_dict(value):
             raise ValueError(f"{key} has settings of its own ({key}.name=value), got {value}")
         if not _is_number(default):
             continue
@@ -99,98 +168,41 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _default(config_name: str, key: str, chosen: DictConfig) -> Any:
-    """What stands in the command's own file, or in the group's file that the job has chosen: in any
-    that has the key where a job takes several (Hydra does not say which)."""
-    group, _, rest = key.partition(".")
-    options = f"{chosen[group]}.yaml" if chosen.get(group) else "*.yaml"
-    places = [(CONF / f"{config_name}.yaml", key)]
-    places += [(path, rest) for path in sorted((CONF / group).glob(options)) if rest]
-    for path, name in places:
-        found = OmegaConf.select(OmegaConf.load(path), name, throw_on_resolution_failure=False)
-        if found is not None:
-            return found
-    return None
-
-
-def _compose(config_name: str, words: list[str]) -> DictConfig:
-    try:
-        return hydra.compose(config_name, words, return_hydra_config=True)
-    except HydraException as error:
-        bad = next((w for w in words if not _composes(config_name, w, words)), None)
-        if bad is None:
-            raise ValueError(first_line(error)) from error
-        key, _, value = bad.lstrip("+~").partition("=")
-        raise ValueError(_explain(config_name, bad, key, value, error)) from error
-
-
-def _composes(config_name: str, word: str, words: list[str]) -> bool:
-    # A key of a chosen group's option exists only with the choice of that option.
-    groups = [w for w in words if (CONF / w.partition("=")[0]).is_dir() and w != word]
-    good: list[str] = []
-    for group in groups:
-        try:
-            hydra.compose(config_name, [*good, group])
-        except HydraException:
-            continue
-        good.append(group)
-    try:
-        hydra.compose(config_name, [*good, word])
-    except HydraException:
-        return False
-    return True
-
-
-def _explain(config_name: str, word: str, key: str, value: str, error: Exception) -> str:
-    if (CONF / key).is_dir():
-        defaults = OmegaConf.load(CONF / f"{config_name}.yaml").defaults
-        own = [str(group) for entry in defaults if isinstance(entry, DictConfig) for group in entry]
-        if key not in own:
-            there_are = ", ".join(g for g in own if "hydra/" not in g) or "none"
-            return f"{word}: kgon {config_name} has no group {key!r}; there are {there_are}"
-        options = sorted(path.stem for path in (CONF / key).glob("*.yaml"))
-        wrong = [v.strip() for v in value.strip("[]").split(",") if v.strip() not in options]
-        missing = wrong[0] if wrong else value
+def _explain(command: str, words: Sequence[str], error: HydraException) -> str:
+    """What is wrong with the word that Hydra could not apply, and what may have been meant."""
+    groups = options.groups(command)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        there = sorted(groups[group].options if group in groups else error.options or ())
         return (
-            f"{word}: {key} has no option {missing!r}{_nearest(missing, options)}; "
-            f"there are {', '.join(options)}"
+            f"{group}={option}: {group} has no option {option!r}{_nearest(option, there)}; "
+            f"there are {', '.join(there)}"
         )
-    known = list(_keys(hydra.compose(config_name)))
-    group, _, rest = key.partition(".")
-    having = [p.stem for p in sorted((CONF / group).glob("*.yaml")) if _has(p, rest)]
-    if having and group == "callbacks":
-        return f"{word}: this job has no callbacks.{having[0]}; callbacks=[...,{having[0]}] adds it"
+    named = re.search(r"'([^']+)'", str(error))
+    key = named[1] if named else ""
+    word = next((word for word in words if parse(word).key_or_group == key), None)
+    if word is None:
+        return first_line(error)
+    if (CONF / key).is_dir() and key not in groups:
+        own = [name for name, group in groups.items() if not (group.fixed or "/" in name)]
+        there_are = ", ".join(own) or "none"
+        return f"{word}: kgon {command} has no group {key!r}; there are {there_are}"
+    missing = getattr(error.__cause__, "full_key", "")
+    section, _, callback = missing.partition(".")
+    if section == "callbacks" and section in groups and callback in groups[section].options:
+        return f"{word}: this job has no {missing}; callbacks=[...,{callback}] adds it"
+    having = [
+        f"{name}={option}"
+        for name, group in groups.items()
+        for option, file in group.options.items()
+        if not group.fixed and key in options.settings_of(file) and name != "experiment"
+    ]
+    known = options.settings(command, {})
+    if having and missing:
+        return f"{word}: {key} is an option of {' or '.join(having)} only"
     if key in known:
         return f"{word}: {first_line(error)}"
-    if having:
-        return f"{word}: {key} is an option of {' or '.join(f'{group}={o}' for o in having)} only"
-    groups = [path.name for path in sorted(CONF.iterdir()) if path.is_dir()]
-    elsewhere = [
-        f"{g}.{k}"
-        for g in groups
-        for path in sorted((CONF / g).glob("*.yaml"))
-        for k in _keys(OmegaConf.load(path))
-    ]
-    return f"{word}: there is no option {key!r}{_nearest(key, [*known, *elsewhere, *groups])}"
-
-
-def _has(path: Path, key: str) -> bool:
-    """Whether a file's config has a key; what it interpolates is elsewhere."""
-    above, _, name = f".{key}".rpartition(".")
-    node: Any = OmegaConf.load(path)
-    if above:
-        node = OmegaConf.select(node, above[1:], throw_on_resolution_failure=False)
-    return isinstance(node, DictConfig) and name in list(node)
-
-
-def _keys(config: Any, prefix: str = "") -> Iterator[str]:
-    """The dotted names that one may set: neither targets nor what is taken from elsewhere."""
-    for key in config:
-        if OmegaConf.is_interpolation(config, key) or str(key).startswith("_"):
-            continue
-        yield f"{prefix}{key}"
-        if OmegaConf.is_dict(config) and isinstance(config[key], DictConfig):
-            yield from _keys(config[key], f"{prefix}{key}.")
+    return f"{word}: there is no option {key!r}{_nearest(key, [*known, *groups])}"
 
 
 def _nearest(word: str, known: list[str]) -> str:
@@ -202,5 +214,6 @@ def _nearest(word: str, known: list[str]) -> str:
 
 
 def first_line(error: Exception) -> str:
+    """The first line of an error's message."""
     line = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return line.removeprefix("ValueError raised while resolving interpolation: ")

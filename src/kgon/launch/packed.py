@@ -24,6 +24,7 @@ from kgon.callbacks import Checkpoints, Progress, Status
 from kgon.callbacks.loggers import send
 from kgon.callbacks.recorder import Recorder, logged_rows
 from kgon.compiled import training_steps
+from kgon.launch import config as configs
 from kgon.launch.jobs import build, objective, stoppable
 from kgon.launch.points import Point
 from kgon.launch.train import build_trainer, check_memory, conclude
@@ -144,7 +145,7 @@ def _run(points: Sequence[Point]) -> dict[Path, JobReturn]:
                 stack.close()
                 continue
             point.directory.clear()
-        running = stack.enter_context(point.directory.job("train", point.task, point.settings))
+        running = stack.enter_context(point.directory.job("train", point.task, point.written))
         try:
             with stack:
                 one = _open(point, stack, running)
@@ -261,7 +262,7 @@ def _conclude(one: _Opened, recorders: Sequence[Recorder]) -> JobReturn:
     try:
         with one.stack:
             logger = build(one.point.logger)
-            with tracked(logger, one.point.settings):
+            with tracked(logger, configs.logged(one.point.written)):
                 one.model.check_alive()
                 for recorder in recorders:
                     recorder.finish(one.model, one.data)

@@ -29,7 +29,6 @@ def check(config: DictConfig) -> None:
     """ValueError for a bad setting: builds everything that checks its arguments, for one member."""
     dtype_of(config)
     check_memory(config)
-    configs.plain(config)
     check_runs(config)
     small = config.copy()
     small.members = 1

@@ -56,7 +56,7 @@ def _train(experiment: str, *overrides: str, quick: tuple[str, ...] = (), **swee
 
 def _posterior(experiment: str) -> Job:
     few = ("n_samples=[100,200,400,600,800,1200]", "n_datasets=2", "smc.n_particles=256")
-    return Job("posterior", (f"posterior_experiment={experiment}",), (), few)
+    return Job("posterior", (f"experiment={experiment}",), (), few)
 
 
 _FEW = ("members=60",)
@@ -76,10 +76,10 @@ JOBS: Mapping[str, Job] = {
     "figure_2_unhalved": _posterior("figure_2_unhalved"),
     "figure_2_c5": _posterior("figure_2_c5"),
     "figure_2_c4": _posterior("figure_2_c4"),
-    "table_k1": Job("llc", ("llc_experiment=table_k1",)),
-    "approach": Job("llc", ("llc_experiment=approach",)),
-    "four_gons": Job("llc", ("llc_experiment=four_gons",)),
-    "four_gons_k1": Job("llc", ("llc_experiment=table_k1", "point=[4,4+,4++]")),
+    "table_k1": Job("llc", ("experiment=table_k1",)),
+    "approach": Job("llc", ("experiment=approach",)),
+    "four_gons": Job("llc", ("experiment=four_gons",)),
+    "four_gons_k1": Job("llc", ("experiment=table_k1", "point=[4,4+,4++]")),
     "batch_size": _train("first_transition", quick=_FEW, sweep={"batch_size": "5;20;80"}),
     "lr_low": _train("first_transition", "optimizer.lr=0.0025", "trainer.max_steps=450000",
                      quick=_FEW),

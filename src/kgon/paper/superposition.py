@@ -33,7 +33,7 @@ def best_member(run: Run) -> int:
 
 
 def sparsity(run: Run) -> float:
-    return float(run.config["datamodule"]["distribution"]["sparsity"])
+    return float(run.config["data"]["sparsity"])
 
 
 def dimensionality(W: Array) -> Array:
