@@ -1,7 +1,6 @@
-"""What Hydra finds by itself: kgon's sweeper and launchers.
+"""kgon's sweeper and launchers, which Hydra finds in this namespace package.
 
-Hydra takes plugins from this namespace only, and imports the module at every start: whatever is
-heavy is imported where it is used.
+Hydra imports this module at every start, so that heavy imports are inside functions.
 """
 
 import logging
@@ -22,15 +21,15 @@ log = logging.getLogger(__name__)
 
 
 class Sweeper(BasicSweeper):
-    """Hydra's own sweeper (every combination), for points that live in directories of their own.
+    """Hydra's own sweeper (every combination), for points that have directories of their own.
 
-    Points that are finished, or failed and are not to be tried again, are not launched; the others
-    say `pending` before the first one starts. A job that fails does not raise here: the points'
-    directories say what failed, and the command line shows it.
+    Points that have finished, or have failed and are not to be tried again, are not launched. The
+    others are set to `pending` before the first one starts. A job that fails raises nothing here:
+    its directory records that, and the command line shows it.
     """
 
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
-        """Launch what is not done yet of every combination of `arguments`."""
+        """Launch every combination of `arguments` that has to be run."""
         from kgon.launch.points import announce, points, waiting
 
         assert self.hydra_context is not None and self.config is not None
@@ -58,7 +57,7 @@ class Sweeper(BasicSweeper):
 
 
 def _record(point: "Point", result: JobReturn) -> None:
-    """Make sure that the directory of a job that failed says so."""
+    """Make sure that the directory of a failed job says so."""
     failed = result.status == JobStatus.FAILED
     if failed and point.directory.status()["state"] not in ("failed", "finished"):
         error = result._return_value
@@ -72,15 +71,15 @@ def _failed(error: BaseException) -> JobReturn:
 class JoblibLauncher(joblib_launcher.JoblibLauncher):
     """Jobs side by side in processes of this machine, by Hydra's joblib launcher.
 
-    A process that dies takes its pool and the jobs beside it along. Those that were at work then
-    get a process of their own, one after the other, so that the one which kills its process is
-    found and the others go on from their checkpoints; the rest is launched again, side by side.
+    A process that dies takes the pool and the other running jobs with it. Each job that was running
+    is then run in a process of its own, one after the other: this finds the job that kills its
+    process, and the others resume from their checkpoints. The rest is launched again, side by side.
     """
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Run the jobs; one that dies is a failed one."""
+        """Run the jobs; one whose process dies has failed."""
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
         from kgon.launch.points import points
@@ -100,19 +99,18 @@ class JoblibLauncher(joblib_launcher.JoblibLauncher):
                 state = known[i].directory.status()["state"]
                 if state == "interrupted":
                     results[i] = self._alone(job_overrides[i], initial_job_idx + i)
-                    left.remove(i)
                 elif state in ("finished", "failed"):
                     done = JobStatus.COMPLETED if state == "finished" else JobStatus.FAILED
                     results[i] = JobReturn(status=done)
-                    left.remove(i)
+            left = [i for i in left if i not in results]
         return [results[i] for i in range(len(job_overrides))]
 
     def _alone(self, overrides: Sequence[str], idx: int) -> JobReturn:
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+        # joblib runs a pool of one in this process.
+        n_jobs, self.joblib["n_jobs"] = self.joblib.get("n_jobs"), 2
         try:
-            # A pool of one would run the job in this process.
-            n_jobs, self.joblib["n_jobs"] = self.joblib.get("n_jobs"), 2
             return super().launch([overrides], idx)[0]
         except TerminatedWorkerError:
             return _failed(RuntimeError("the job's process was killed"))
@@ -121,7 +119,7 @@ class JoblibLauncher(joblib_launcher.JoblibLauncher):
 
 
 class PackedLauncher(BasicLauncher):
-    """Points of kgon train that a tensor axis can carry, as one ensemble in this process."""
+    """Points of kgon train as members of one ensemble, in this process."""
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -141,12 +139,12 @@ class PackedLauncher(BasicLauncher):
 
 
 class SlurmLauncher(submitit_launcher.SlurmLauncher):
-    """One Slurm job a point, by submitit's launcher.
+    """One Slurm job for each point, by Hydra's submitit launcher.
 
-    Differs from it in what a sweep of many points needs: arrays no longer than the cluster takes;
-    a job that died is one failed result, not the end of the sweep; whether a job has ended is asked
-    of squeue, which works without an accounting database; and `wait: false` hands the sweep over
-    and returns.
+    It differs from that one in what a sweep of many points needs: arrays are no longer than the
+    cluster allows; a job that dies is one failed result and does not end the sweep; the states of
+    jobs are those of squeue, which needs no accounting database; and with `wait: false` it returns
+    after the submission.
     """
 
     def __init__(self, wait: bool, poll_seconds: float, **params: Any):
@@ -155,8 +153,8 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         self.poll_seconds = poll_seconds
 
     def __call__(self, *args: Any, **kwargs: Any) -> JobReturn:
-        """On the node: run the job; what it raises is Slurm's to know, and stands in its log."""
-        # Hydra's handler of all loggers would write its lines again.
+        """On the node: run the job, and raise its error, for Slurm and the log to know."""
+        # Hydra's handler of all loggers would write submitit's lines a second time.
         logging.getLogger("submitit").propagate = False
         result = super().__call__(*args, **kwargs)
         if result.status == JobStatus.FAILED:
@@ -166,12 +164,12 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Submit the jobs; wait for their ends and collect their results, if so configured."""
+        """Submit the jobs and, unless `wait` is false, return their results at their ends."""
         from kgon.launch import slurm
 
         jobs = slurm.submit(self, self.params, job_overrides, initial_job_idx)
         if not self.wait:
-            print(f"{len(jobs)} jobs handed to Slurm; kgon runs --follow shows how they stand")
+            print(f"{len(jobs)} jobs submitted to Slurm; kgon runs --follow shows their states")
             return []
         slurm.wait([str(job.job_id) for job in jobs], self.poll_seconds)
         return [

@@ -72,7 +72,7 @@ def test_critical_points_give_the_papers_table_a_file_and_a_figure(kgon, tmp_pat
     assert rows[0]["source"] != rows[3]["source"]
     assert "7.705±0.85" in printed and "7.32 *" in printed and "4 .. 5.5" in printed
     assert (path / "figures" / "llc.png").stat().st_size > 1000
-    assert "finished already" in kgon("llc", "point=[5,5+,4++]", "n_samples=[5000,50000]", *TINY)
+    assert "has finished before" in kgon("llc", "point=[5,5+,4++]", "n_samples=[5000,50000]", *TINY)
 
 
 def test_a_points_estimate_does_not_depend_on_the_others_asked_for(kgon, tmp_path):

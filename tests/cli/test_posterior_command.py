@@ -79,7 +79,7 @@ def test_the_same_job_again_does_nothing_and_says_so(zygote, job):
     folder, run, _ = job
     kept = [run.path / "status.json", *run.path.glob("*.parquet"), *run.path.glob("points/*")]
     before = {path: path.stat().st_mtime_ns for path in kept}
-    assert "finished already" in zygote.run(folder, "posterior", *TINY).output
+    assert "has finished before" in zygote.run(folder, "posterior", *TINY).output
     assert before == {path: path.stat().st_mtime_ns for path in kept}
 
 

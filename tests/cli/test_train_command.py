@@ -98,7 +98,7 @@ def test_a_multirun_leaves_three_finished_wandb_runs(multirun):
 def test_the_same_job_again_does_nothing_and_says_so(kgon, multirun):
     folder, _ = multirun
     before = {path: path.stat().st_mtime_ns for path in folder.glob("multirun/*/*.parquet")}
-    assert "finished already" in kgon(folder, "train", "seed=2")
+    assert "has finished before" in kgon(folder, "train", "seed=2")
     assert before == {p: p.stat().st_mtime_ns for p in folder.glob("multirun/*/*.parquet")}
 
 

@@ -120,14 +120,14 @@ def test_of_two_starters_of_one_point_one_works(zygote, tmp_path, uninterrupted,
     second = zygote.start(tmp_path, "train", *JOB, f"runs.busy={busy}")
     if busy == "leave":
         assert second.wait() == 0, second.output
-        assert f"is being worked on by process {first.pid}" in second.output
+        assert f"Process {first.pid} on" in second.output
         first.kill(signal.SIGCONT)
     else:
         time.sleep(3)
         assert second.poll() is None
         first.kill(signal.SIGCONT)
         assert second.wait() == 0, second.output
-        assert "finished already" in second.output
+        assert "has finished before" in second.output
     assert first.wait() == 0, first.output
     assert results(the_run(tmp_path)) == uninterrupted
 
@@ -157,7 +157,7 @@ def test_a_full_disk_is_an_error_and_the_checkpoint_before_stays(zygote, small_d
             # Room for a status, none for a checkpoint.
             filler.truncate((small_disk / "filler").stat().st_size - 3 * 4096)
     assert job.wait() == 1
-    assert "could not be written" in job.output and "is whole" in job.output
+    assert "could not be written" in job.output and "the last whole one is" in job.output
     assert checkpoints.newest(folder) is not None
     assert [file.name for file in folder.iterdir() if file.name.startswith(".")] == []
     (small_disk / "filler").unlink()

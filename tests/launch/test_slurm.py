@@ -150,7 +150,7 @@ def test_a_sweep_can_be_handed_over(zygote, cluster, environment, tmp_path):
     sweep = ("train", "-m", *JOB, "seed=1,2", *LAUNCHER)
     handed = zygote.run(tmp_path, *sweep, "hydra.launcher.wait=false", **environment)
     assert handed.status == 0, handed.output
-    assert "2 jobs handed to Slurm" in handed.output
+    assert "2 jobs submitted to Slurm" in handed.output
     assert "2 pending" in handed.output or "running" in handed.output
     followed = zygote.run(tmp_path, "runs", "--follow", **environment)
     assert followed.status == 0, followed.output

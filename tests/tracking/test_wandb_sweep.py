@@ -97,4 +97,4 @@ def test_a_multirun_inside_an_agent_is_refused(monkeypatch, capsys):
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep0")
     with pytest.raises(SystemExit) as end:
         kgon(monkeypatch, "train", "-m", "seed=1,2")
-    assert end.value.code == 2 and "waits for one run" in capsys.readouterr().err
+    assert end.value.code == 2 and "expects one run" in capsys.readouterr().err

@@ -1,29 +1,29 @@
-"""kgon runs [DIR...]: how runs and sweeps stand."""
+"""kgon runs [DIR...]: the states of runs and sweeps."""
 
 import argparse
 import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 
 from kgon.launch.standing import standing_table
 from kgon.record import run_directory, sweeps
+from kgon.record.sweeps import Standing
 
-_AT_WORK = ("pending", "running")
-_LOOK_SECONDS = 1.0
+_POLL_SECONDS = 1.0
 
 
 def main() -> None:
-    """Console entry: folders of runs; exit status 1 if one of those shown failed."""
+    """Console entry: folders of runs; exit status 1 if one of the runs shown failed."""
     parser = argparse.ArgumentParser(
         prog=sys.argv[0],
-        description="How runs stand: state, overrides, progress, time, loss, phases, error. "
-        "The exit status is 1 if a run that is shown failed, else 0.",
+        description="Show the state of runs: overrides, progress, time, loss, phases, error. "
+        "The exit status is 1 if one of the runs shown failed, else 0.",
     )
     parser.add_argument(
         "folder", nargs="*", type=Path, default=[Path("multirun")],
@@ -37,32 +37,32 @@ def main() -> None:
     )
     parser.add_argument(
         "--where", action="append", default=[], metavar="WORD",
-        help="only runs with this override, seed=3 for instance; repeatable",
+        help="only runs with this override, such as seed=3; repeatable",
     )  # fmt: skip
     parser.add_argument("--sweep", help="only the points of this sweep; `last` for the newest one")
     parser.add_argument("--json", action="store_true", help="a JSON list instead of a table")
-    parser.add_argument("--follow", action="store_true", help="show it until all has ended")
+    parser.add_argument(
+        "--follow", action="store_true", help="update the table until all have ended"
+    )
     arguments = parser.parse_args()
     if arguments.json and arguments.follow:
-        parser.error("--json and --follow do not go together")
+        parser.error("--json and --follow cannot be combined")
     try:
-        rows = _rows(arguments)
-        if arguments.follow:
-            rows = _follow(arguments)
+        runs = _follow(arguments) if arguments.follow else _runs(arguments)
     except ValueError as error:
         parser.error(str(error))
     if arguments.json:
-        print(json.dumps(rows, indent=1))
+        print(json.dumps([asdict(run) for run in runs], indent=1))
     elif not arguments.follow:
-        Console().print(standing_table(rows, _title(arguments), most=len(rows)))
-    sys.exit(any(row["state"] == "failed" for row in rows))
+        Console().print(standing_table(runs, _title(arguments), most=len(runs)))
+    sys.exit(any(run.state == "failed" for run in runs))
 
 
 def _title(arguments: argparse.Namespace) -> str:
     return " ".join(map(str, arguments.folder))
 
 
-def _rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def _runs(arguments: argparse.Namespace) -> list[Standing]:
     found: Sequence[Path]
     if arguments.sweep:
         known = [sweep for folder in arguments.folder for sweep in sweeps.known(folder)]
@@ -76,19 +76,19 @@ def _rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     else:
         found = run_directory.find(arguments.folder)
     return [
-        row
-        for row in sweeps.standing(found)
-        if (not arguments.state or row["state"] in arguments.state)
-        and all(word in row["overrides"] for word in arguments.where)
+        run
+        for run in map(sweeps.standing, found)
+        if (not arguments.state or run.state in arguments.state)
+        and all(word in run.overrides for word in arguments.where)
     ]
 
 
-def _follow(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Show the table anew every second until no run goes on."""
+def _follow(arguments: argparse.Namespace) -> list[Standing]:
+    """Update the table every second until no run is pending or running."""
     with Live(refresh_per_second=4) as live:
         while True:
-            rows = _rows(arguments)
-            live.update(standing_table(rows, _title(arguments)))
-            if not any(row["state"] in _AT_WORK for row in rows):
-                return rows
-            time.sleep(_LOOK_SECONDS)
+            runs = _runs(arguments)
+            live.update(standing_table(runs, _title(arguments)))
+            if not any(run.state in ("pending", "running") for run in runs):
+                return runs
+            time.sleep(_POLL_SECONDS)

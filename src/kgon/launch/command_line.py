@@ -61,9 +61,9 @@ def _sweep(start: Callable[[], None], sweep: sweeps.Sweep) -> int:
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
     finally:
-        rows = sweeps.standing(sweep.points())
-        print_standing(rows, sweep.name)
-    return status or int(any(row["state"] == "failed" for row in rows))
+        runs = [sweeps.standing(point) for point in sweep.points()]
+        print_standing(runs, sweep.name)
+    return status or int(any(run.state == "failed" for run in runs))
 
 
 def refuse(command: str, message: str) -> NoReturn:

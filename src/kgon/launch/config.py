@@ -9,7 +9,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from kgon.launch.options import CONF
 from kgon.record import run_directory
-from kgon.training.schedule import Schedule
 
 _RESOLVER = re.compile(r"\$\{([\w.]+):")
 _OWN_SETTINGS = {"kgon.members", "kgon.schedule", "kgon.dtype", "oc.select"}
@@ -40,9 +39,10 @@ def _members(members: Any) -> list[int]:
     return chosen
 
 
-def _schedule(name: str, _root_: DictConfig) -> list[int]:
-    schedule = Schedule(max_steps=_root_.trainer.max_steps, **_root_.schedule)
-    return getattr(schedule, name)
+def _schedule(kind: str, _root_: DictConfig) -> DictConfig:
+    # Not the steps themselves: a config of thousands of numbers takes long to resolve.
+    settings = {"max_steps": _root_.trainer.max_steps, **_root_.schedule}
+    return OmegaConf.create({"_target_": "kgon.training.schedule.steps", "kind": kind, **settings})
 
 
 def _dtype(name: str) -> DictConfig:

@@ -1,4 +1,4 @@
-"""One job of any command: its folder, status and logger, from the first line to the exit code."""
+"""One job of any command: its folder, status and logger."""
 
 import functools
 import os
@@ -26,7 +26,7 @@ Work = Callable[[DictConfig, run_directory.Job, Any], Callable[[], None]]
 
 
 def build(config: Any) -> Any:
-    """Instantiate a node; a constructor's own complaint comes out as it is."""
+    """Instantiate a node. A ValueError of a constructor is raised as it is."""
     try:
         return instantiate(config, _convert_="all")
     except InstantiationException as error:
@@ -36,7 +36,11 @@ def build(config: Any) -> Any:
 
 
 def dtype_of(config: DictConfig) -> torch.dtype:
-    """The parameters' dtype; ValueError says what is allowed."""
+    """The dtype of parameters.
+
+    Raises:
+        ValueError: there is no such dtype.
+    """
     dtypes = {"float64": torch.float64, "float32": torch.float32}
     if config.dtype not in dtypes:
         raise ValueError(f"dtype must be float64 or float32, got {config.dtype}")
@@ -44,26 +48,29 @@ def dtype_of(config: DictConfig) -> torch.dtype:
 
 
 def check_runs(config: DictConfig) -> None:
-    """Refuse a value of `runs` that means nothing; ValueError says what is allowed."""
+    """Check the settings of `runs`.
+
+    Raises:
+        ValueError: a value is not allowed, or runs.dir cannot be written.
+    """
     for name, allowed in {"retry": (None, "failed"), "busy": ("leave", "wait")}.items():
         if config.runs[name] not in allowed:
             words = " or ".join("null" if word is None else word for word in allowed)
             raise ValueError(f"runs.{name} must be {words}, got {config.runs[name]}")
     folder = Path(config.runs.dir).absolute()
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(f"runs.dir={config.runs.dir}: {there} is not a writable directory")
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"runs.dir={config.runs.dir}: {existing} is not a writable directory")
 
 
 def job(work: Work) -> Callable[[DictConfig], float | None]:
-    """A Hydra task from `work(config, job, logger)`, which returns what to print at the end.
+    """Make a Hydra task of `work(config, job, logger)`, which returns what prints its results.
 
-    A directory whose status says finished is left alone (runs.overwrite=true clears it first), and
-    one where another process is at work. In a sweep a point that failed before counts as failed
-    again, without a new try, unless runs.retry=failed. The status and the logger's run end as the
-    job ends, whatever happens.
+    The task does nothing if the job has finished before (runs.overwrite=true repeats it) or another
+    process is running it. In a sweep a job that failed before fails again at once, unless
+    runs.retry=failed. Status and logger are closed however the job ends.
 
-    The task returns the summary's number that runs.objective names, for sweepers that optimise.
+    The task returns the number of the summary that runs.objective names, for optimizing sweepers.
     """
 
     @functools.wraps(work)
@@ -78,21 +85,21 @@ def job(work: Work) -> Callable[[DictConfig], float | None]:
                 status = directory.status()
                 if status["state"] == "finished" and not config.runs.overwrite:
                     print(
-                        f"{directory.path} is finished already; runs.overwrite=true runs it again"
+                        f"{directory.path} has finished before. Use runs.overwrite=true to repeat."
                     )
                     if awaited():
-                        _tell(config, status["metrics"])
+                        _log_again(config, status["metrics"])
                     return objective(config.runs.objective, status)
                 in_sweep = hydra.mode == RunMode.MULTIRUN
                 if status["state"] == "failed" and in_sweep and config.runs.retry != "failed":
                     raise RuntimeError(
-                        f"failed before, runs.retry=failed runs it again: {status['error']}"
+                        f"failed before (use runs.retry=failed to try again): {status['error']}"
                     )
                 if config.runs.overwrite:
                     directory.clear()
                 print_results = _work(work, config, directory, list(hydra.overrides.task))
         except run_directory.Busy as busy:
-            print(f"{busy}; left to it (runs.busy=wait waits)")
+            print(f"{busy}; skipping it. Use runs.busy=wait to wait for it.")
             return None
         print_results()
         return objective(config.runs.objective, directory.status())
@@ -101,12 +108,12 @@ def job(work: Work) -> Callable[[DictConfig], float | None]:
 
 
 def objective(name: str | None, status: dict[str, Any]) -> float | None:
-    """The number of a finished job's summary that runs.objective names, or None without a name."""
+    """The number of a finished job's summary that runs.objective names; None without a name."""
     if name is None:
         return None
     if not isinstance(status["metrics"].get(name), int | float):
         known = ", ".join(k for k, v in status["metrics"].items() if not isinstance(v, str))
-        raise ValueError(f"runs.objective={name} is no number of the summary; there are {known}")
+        raise ValueError(f"runs.objective={name} is not a number of the summary; there are {known}")
     return float(status["metrics"][name])
 
 
@@ -122,8 +129,8 @@ def _work(
             return work(config, running, logger)
 
 
-def _tell(config: DictConfig, summary: dict[str, float | str]) -> None:
-    """Give a W&B sweep the numbers of a point that need not be run again."""
+def _log_again(config: DictConfig, summary: dict[str, float | str]) -> None:
+    """Log the summary of a finished job: the agent of a W&B sweep waits for its numbers."""
     logger = build(config.logger)
     with tracked(logger, configs.logged(configs.written(config))):
         log_results(logger, summary, {}, {})
@@ -131,10 +138,10 @@ def _tell(config: DictConfig, summary: dict[str, float | str]) -> None:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Tell apart a job that was told to stop (`Stopped`) from one that ends itself.
+    """Raise `Stopped` if the job is told to stop, and RuntimeError if it exits by itself.
 
-    SIGTERM stops a job, unless somebody (submitit) has plans with it. An exit of the job's own is
-    an error like others: a sweep goes on with its next point.
+    SIGTERM stops a job, unless there is a handler of it already (submitit's). An exit of the job
+    itself is an error like any other, after which a sweep runs its next job.
     """
 
     def stop(signum: int, frame: FrameType | None) -> None:
@@ -151,7 +158,7 @@ def stoppable() -> Iterator[None]:
     except Stopped:
         raise
     except SystemExit as end:
-        if isinstance(end.__context__, KeyboardInterrupt):  # what Lightning makes of Ctrl-C
+        if isinstance(end.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into an exit
             raise Stopped(128 + signal.SIGINT) from end
         raise RuntimeError(f"the job exited with status {end.code}") from end
     finally:

@@ -170,17 +170,9 @@ def _open(point: Point, stack: ExitStack, running: run_directory.Job) -> _Opened
         stack=stack,
         running=running,
         model=model,
-        data=_data(point.settings["datamodule"]),
+        data=build(point.settings["datamodule"]),
         checkpoint=packing.load(last) if last else None,
     )
-
-
-def _data(node: dict[str, Any]) -> EnsembleData:
-    # Hydra would make a config node of every step, which takes seconds.
-    rest = {name: value for name, value in node.items() if name != "stops"}
-    make = build(rest | {"_partial_": True})
-    data: EnsembleData = make(stops=node["stops"])
-    return data
 
 
 def _step(one: _Opened) -> int:

@@ -1,10 +1,15 @@
-"""Slurm: submitting a sweep's jobs, and knowing when they have ended."""
+"""Slurm: submitting a sweep's jobs through submitit, and knowing when they have ended.
+
+submitit takes a job's state from sacct, which needs an accounting database; without one, it waits
+for ever for a job that died. squeue needs none.
+"""
 
 import os
 import re
 import subprocess
 import time
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +21,40 @@ _ENDED = frozenset(
         "REVOKED", "SPECIAL_EXIT", "TIMEOUT",
     )
 )  # fmt: skip
-_WRITTEN_SECONDS = 10.0
+_FORGOTTEN = "COMPLETED"
+"""State of a job that squeue does not list: it ended some minutes ago."""
+
+_RESULT_SECONDS = 10.0
 """How long a result may take to appear on a network file system after its job has ended."""
+_RETRY_SECONDS = 60.0
+"""How long a Slurm controller that does not answer is asked again."""
 
 
 def submit(
     launcher: Any, params: dict[str, Any], job_overrides: Sequence[Sequence[str]], first: int
 ) -> list[Any]:
-    """Submit `launcher` with each job's overrides; the submitit jobs, in order.
+    """Submit jobs in arrays that are no longer than the cluster allows.
 
     Args:
-        launcher: what a job calls, a submitit launcher of Hydra's.
-        params: its settings, as of `hydra/launcher=slurm`.
+        launcher: a submitit launcher of Hydra's, which a job calls with its overrides.
+        params: its settings, see `hydra/launcher=slurm`.
+        job_overrides: of each job.
         first: number of the first job.
+
+    Returns:
+        The submitit jobs, in order.
     """
     import submitit
+    from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 
-    folder = Path(params["submitit_folder"])
-    executor = submitit.AutoExecutor(
-        folder=folder, cluster="slurm", slurm_max_num_timeout=params["max_num_timeout"]
-    )
-    shared = ("timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes",
-              "name", "stderr_to_stdout")  # fmt: skip
+    folder, starts = params["submitit_folder"], params["max_num_timeout"]
+    executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=starts)
+    any_cluster = {field.name for field in fields(BaseQueueConf)}
     executor.update_parameters(
         **{
-            key if key in shared else f"slurm_{key}": value
-            for key, value in params.items()
-            if key not in ("submitit_folder", "max_num_timeout")
+            name if name in any_cluster else f"slurm_{name}": value
+            for name, value in params.items()
+            if name not in ("submitit_folder", "max_num_timeout")
         }
     )
     arguments = [
@@ -57,7 +69,7 @@ def submit(
 
 
 def longest_array() -> int:
-    """The most jobs that this cluster takes as one array."""
+    """The largest number of jobs that this cluster allows in one array."""
     config = _run("scontrol", "show", "config")
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", config, re.MULTILINE)
     # The size is one more than the largest index.
@@ -65,55 +77,48 @@ def longest_array() -> int:
 
 
 def wait(job_ids: Sequence[str], poll_seconds: float) -> None:
-    """Return when none of the jobs is in the queue any more, nor waits for a new start."""
+    """Return when all jobs have ended and none waits for a new start."""
     while job_ids:
-        states = _states(job_ids)
-        job_ids = [job for job in job_ids if states.get(job, "COMPLETED") not in _ENDED]
+        states = _states()
+        job_ids = [job for job in job_ids if states.get(job, _FORGOTTEN) not in _ENDED]
         if job_ids:
             time.sleep(poll_seconds)
 
 
-def _states(job_ids: Sequence[str]) -> dict[str, str]:
-    """The state of each job that the queue knows, by id such as 12_3."""
-    arrays = sorted({job.partition("_")[0] for job in job_ids})
+def _states() -> dict[str, str]:
+    """The state of each of the user's jobs that squeue lists, by id such as 12_3."""
     listing = _run(
         "squeue", "--noheader", "--array", "--states=all", "--format=%i %T",
         f"--user={os.getuid()}",
     )  # fmt: skip
-    states = {}
-    for line in listing.splitlines():
-        job, _, state = line.partition(" ")
-        if job.partition("_")[0] in arrays:
-            states[job] = state.strip()
-    return states
+    return dict(line.split(maxsplit=1) for line in listing.splitlines())
 
 
 def errors_of(jobs: Sequence[Any]) -> list[str | None]:
-    """Why each job, all having ended, gave no result; None for one that gave one."""
-    patience = time.monotonic() + _WRITTEN_SECONDS
+    """The error of each job, None for one that gave a result. All jobs have ended."""
     results = [Path(job.paths.result_pickle) for job in jobs]
-    while not all(path.exists() for path in results) and time.monotonic() < patience:
+    last_look = time.monotonic() + _RESULT_SECONDS
+    while not all(path.exists() for path in results) and time.monotonic() < last_look:
         time.sleep(0.2)
     return [_error_of(job) for job in jobs]
 
 
 def _error_of(job: Any) -> str | None:
     if not Path(job.paths.result_pickle).exists():
-        state = _states([str(job.job_id)]).get(str(job.job_id), "gone")
-        return (
-            f"Slurm job {job.job_id} ended without a result ({state}); its log: {job.paths.stderr}"
-        )
+        state = _states().get(str(job.job_id), "no longer listed")
+        log = job.paths.stderr
+        return f"Slurm job {job.job_id} ended without a result ({state}); see its log: {log}"
     error = job.exception()
     return None if error is None else str(error).strip().splitlines()[-1]
 
 
 def _run(*words: str) -> str:
-    """What a Slurm command prints. A controller that does not answer is asked for a minute."""
-    patience = time.monotonic() + 60
+    """The output of a Slurm command."""
+    last_try = time.monotonic() + _RETRY_SECONDS
     while True:
         done = subprocess.run(words, capture_output=True, text=True)
         if done.returncode == 0:
             return done.stdout
-        if time.monotonic() > patience:
+        if time.monotonic() > last_try:
             raise RuntimeError(f"{' '.join(words)}: {done.stderr.strip()}")
         time.sleep(2)

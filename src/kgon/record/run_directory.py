@@ -1,12 +1,11 @@
 """The record of a run on disk: identity, status, tables; written and read here only.
 
-A run directory holds config.yaml (resolved), status.json, members.parquet, loss.parquet,
+A run directory holds config.yaml, status.json, members.parquet, loss.parquet,
 snapshots.parquet, plateaus.parquet, llc.parquet, weights.safetensors, figures/, checkpoints/ and
 what the logger writes.
 """
 
 import datetime
-import errno
 import fcntl
 import hashlib
 import json
@@ -20,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +28,7 @@ import yaml
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from kgon import files
 from kgon.training.checkpoints import Stopped
 
 WITHOUT_EFFECT = (
@@ -45,9 +45,9 @@ WITHOUT_EFFECT = (
 
 
 def identity(command: str, config: dict[str, Any]) -> str:
-    """`command`-hash: the same for equal configs, whoever runs them, whenever.
+    """`command`-hash: a function of what changes the result, and of nothing else.
 
-    `config` is the resolved config as plain containers; WITHOUT_EFFECT is taken out here.
+    `config` is plain containers, as it is written in config.yaml.
     """
     effective = json.loads(json.dumps(config))
     for key in WITHOUT_EFFECT:
@@ -61,29 +61,17 @@ def identity(command: str, config: dict[str, Any]) -> str:
 
 
 STATES = ("missing", "pending", "running", "interrupted", "failed", "finished")
-"""What a run's directory may say of it. Only `failed` and `finished` are ends."""
+"""Of a run. It goes on from any of them but `failed` and `finished`."""
 
-GRACE_SECONDS = 2.0
-"""How long a starter asks for a lock: a reader holds it for an instant, to see if it is free."""
+_GRACE_SECONDS = 2.0
+"""How long to try for a lock: a reader takes it for an instant, to see whether it is free."""
 
-REPORT_SECONDS = 1.0
-"""The least time between two reports of progress."""
+_REPORT_SECONDS = 1.0
+"""The least time between two progress reports."""
 
 
 class Busy(Exception):
-    """Another process is at work in this directory."""
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all; who reads meanwhile sees the old one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(text)
-        partial.replace(path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    """Another process is running the job of this directory."""
 
 
 @dataclass(frozen=True)
@@ -95,102 +83,92 @@ class RunDirectory:
     def status(self) -> dict[str, Any]:
         """The last status written; {"state": "missing"} if none was.
 
-        A job that says it is running, and holds no lock, was killed: its state is `interrupted`.
+        A job whose status is `running` but that holds no lock was killed: it is `interrupted`.
         """
-        file = self.path / "status.json"
-        if not file.exists():
-            return {"state": "missing"}
-        status = json.loads(file.read_text())
+        status = self._read_status()
         if status["state"] == "running" and not self._locked():
-            # It may have ended between the two looks.
-            status = json.loads(file.read_text())
+            # It may have ended in the meantime.
+            status = self._read_status()
             if status["state"] == "running":
                 status.update(state="interrupted", error="killed")
         return status
 
+    def _read_status(self) -> dict[str, Any]:
+        file = self.path / "status.json"
+        status: dict[str, Any] = (
+            json.loads(file.read_text()) if file.exists() else {"state": "missing"}
+        )
+        return status
+
+    def _write_status(self, fields: Mapping[str, Any], *, sync: bool = True) -> None:
+        files.write_text(self.path / "status.json", json.dumps(fields, indent=1), sync=sync)
+
     def _locked(self) -> bool:
         try:
             with (self.path / ".lock").open() as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return not _acquire(file, fcntl.LOCK_SH)
         except FileNotFoundError:
             return False
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                return True
-            raise
-        return False
 
     @contextmanager
     def lock(self, *, wait: bool) -> Iterator[None]:
         """Hold the directory alone.
 
-        The lock is the kernel's (flock): it goes with the process that holds it, however that ends,
-        and on a network file system with the node.
+        The lock is the kernel's (flock): it is freed when the process that holds it ends, however
+        that happens; on a network file system also when its node goes down.
 
         Raises:
             Busy: another process holds it, and `wait` is false.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / ".lock").open("w") as file:
-            patience = time.monotonic() + GRACE_SECONDS
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except OSError as error:
-                    if error.errno not in (errno.EACCES, errno.EAGAIN):
-                        raise
-                    if not wait and time.monotonic() > patience:
-                        raise Busy(f"{self.path} is being worked on{self._by_whom()}") from None
-                    time.sleep(0.05)
+            last_try = time.monotonic() + _GRACE_SECONDS
+            while not _acquire(file, fcntl.LOCK_EX):
+                if not wait and time.monotonic() > last_try:
+                    status = self._read_status()
+                    who = (
+                        f"Process {status['pid']} on {status['host']}"
+                        if "pid" in status
+                        else "Another process"
+                    )
+                    raise Busy(f"{who} is running {self.path}")
+                time.sleep(0.05)
             yield
 
-    def _by_whom(self) -> str:
-        file = self.path / "status.json"
-        status = json.loads(file.read_text()) if file.exists() else {}
-        return f" by process {status['pid']} on {status['host']}" if status.get("pid") else ""
-
     def announce(self, command: str, overrides: Sequence[str]) -> None:
-        """Say `pending` where nothing has been said yet."""
+        """Set the state `pending`, if there is no status yet."""
         self.path.mkdir(parents=True, exist_ok=True)
-        if not (self.path / "status.json").exists():
-            self._write_status(_Status(command, overrides).fields | {"state": "pending"})
+        if self._read_status()["state"] == "missing":
+            self._write_status(_new_status("pending", command, overrides))
 
     def fail(self, command: str, overrides: Sequence[str], error: str) -> None:
-        """Say `failed` for a job that ended without a word of its own."""
+        """Set the state `failed` for a job that ended without setting it."""
         self.path.mkdir(parents=True, exist_ok=True)
-        fields = _Status(command, overrides).fields | self.status()
-        self._write_status(fields | {"state": "failed", "error": error, "finished": _now()})
-
-    def _write_status(self, fields: Mapping[str, Any]) -> None:
-        write_atomically(self.path / "status.json", json.dumps(fields, indent=1))
+        known = _new_status("pending", command, overrides) | self.status()
+        self._write_status(known | {"state": "failed", "error": error, "finished": _now()})
 
     @contextmanager
     def job(
         self, command: str, overrides: Sequence[str], config: dict[str, Any]
     ) -> Iterator["Job"]:
-        """Keep the status right while a job runs: running, then finished, failed or interrupted.
+        """Keep the status while a job runs: running, then finished, failed or interrupted.
 
-        A failure's traceback goes to error.txt and the exception goes on. The caller holds the
-        directory's lock.
+        The traceback of a failure is written to error.txt, and the exception is raised again. The
+        caller holds the directory's lock.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / "error.txt").unlink(missing_ok=True)
-        write_atomically(
-            self.path / "config.yaml",
-            yaml.dump(config, Dumper=yaml.CSafeDumper, sort_keys=False),
-        )
-        job = Job(self, _Status(command, overrides, worked=self.status().get("seconds") or 0.0))
+        text = yaml.dump(config, Dumper=yaml.CSafeDumper, sort_keys=False)
+        files.write_text(self.path / "config.yaml", text)
+        job = Job(self, command, overrides, self.status().get("seconds") or 0.0)
         job.write("running")
         try:
             yield job
         except BaseException as error:
-            stopped = isinstance(error, KeyboardInterrupt | Stopped)
+            state = "interrupted" if isinstance(error, KeyboardInterrupt | Stopped) else "failed"
             try:
                 # The status first: on a full disk there may be room for one of the two.
-                job.write(
-                    "interrupted" if stopped else "failed", f"{type(error).__name__}: {error}"
-                )
+                job.write(state, f"{type(error).__name__}: {error}")
                 (self.path / "error.txt").write_text(traceback.format_exc())
             except OSError as unwritten:
                 error.add_note(f"This could not be recorded: {unwritten}")
@@ -198,7 +176,7 @@ class RunDirectory:
         job.write("finished")
 
     def clear(self) -> None:
-        """Remove what an earlier run of the same config left, its checkpoints first."""
+        """Remove the results of an earlier run of the same config, its checkpoints first."""
         for name in ("checkpoints", "figures", "points", "wandb", "csv", "tensorboard"):
             shutil.rmtree(self.path / name, ignore_errors=True)
         for file in (*self.path.glob("*.parquet"), *self.path.glob("*.safetensors")):
@@ -221,61 +199,77 @@ class RunDirectory:
         )
 
 
-class _Status:
-    """What status.json says of a job, from its start on."""
-
-    def __init__(self, command: str, overrides: Sequence[str], worked: float = 0.0):
-        self.clock = time.monotonic() - worked
-        self.fields: dict[str, Any] = {
-            "state": "running",
-            "command": command,
-            "overrides": list(overrides),
-            "started": _now(),
-            "finished": None,
-            "seconds": worked,
-            "error": None,
-            "progress": None,
-            "metrics": {},
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-        }
-
-    def now(self, state: str, error: str | None = None) -> dict[str, Any]:
-        """The fields in this state: seconds of work are those of all attempts together."""
-        seconds = round(time.monotonic() - self.clock, 3)
-        ended = {"finished": _now()} if state != "running" else {}
-        return {**self.fields, "state": state, "error": error, "seconds": seconds, **ended}
-
-
 class Job:
-    """A job at work: what it reports of itself."""
+    """A running job, which reports its progress.
 
-    def __init__(self, directory: RunDirectory, status: _Status):
+    Args:
+        directory: of its run.
+        command, overrides: how it was started.
+        seconds: that earlier attempts worked.
+    """
+
+    def __init__(
+        self, directory: RunDirectory, command: str, overrides: Sequence[str], seconds: float
+    ):
         self.directory = directory
-        self._status = status
-        self._reported = -REPORT_SECONDS
+        self._status = _new_status("running", command, overrides)
+        self._started = time.monotonic() - seconds
+        self._reported = -math.inf
 
     def report(self, progress: float, metrics: Mapping[str, float | str]) -> None:
-        """Say how far it is, from 0 to 1, and the last numbers; at most once in so many seconds."""
+        """Record the progress, from 0 to 1, and the last metrics; written once a second at most."""
         known = {k: v for k, v in metrics.items() if isinstance(v, str) or math.isfinite(v)}
-        self._status.fields.update(progress=round(progress, 4), metrics=known)
-        if time.monotonic() - self._reported >= REPORT_SECONDS:
+        self._status.update(progress=round(progress, 4), metrics=known)
+        if time.monotonic() - self._reported >= _REPORT_SECONDS:
             self.write("running")
 
     def write(self, state: str, error: str | None = None) -> None:
         """Write the status."""
         self._reported = time.monotonic()
-        self.directory._write_status(self._status.now(state, error))
+        # Waiting for the disk at every report would slow down a pack of a thousand jobs.
+        self.directory._write_status(self._in(state, error), sync=state != "running")
 
     def as_finished(self) -> str:
-        """What status.json will say at the job's end, for a copy that is made before."""
-        return json.dumps(self._status.now("finished"), indent=1)
+        """What status.json will hold at the job's end, for a copy that is made earlier."""
+        return json.dumps(self._in("finished", None), indent=1)
+
+    def _in(self, state: str, error: str | None) -> dict[str, Any]:
+        seconds = round(time.monotonic() - self._started, 3)
+        finished = None if state == "running" else _now()
+        return self._status | {
+            "state": state, "error": error, "seconds": seconds, "finished": finished,
+        }  # fmt: skip
+
+
+def _new_status(state: str, command: str, overrides: Sequence[str]) -> dict[str, Any]:
+    return {
+        "state": state,
+        "command": command,
+        "overrides": list(overrides),
+        "started": _now(),
+        "finished": None,
+        "seconds": 0.0,
+        "error": None,
+        "progress": None,
+        "metrics": {},
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+    }
+
+
+def _acquire(file: IO[str], kind: int) -> bool:
+    """Take a lock on an open file, unless another process holds it."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
 
 
 def long_table(
     step: NDArray[Any], members: Sequence[int], columns: dict[str, NDArray[Any]]
 ) -> pa.Table:
-    """Columns (n_records, n_members) as a table with a row for each step and member."""
+    """A table with a row for each step and member, from columns (n_records, n_members)."""
     arrays: dict[str, Any] = {
         "step": np.repeat(step, len(members)),
         "member": np.tile(np.asarray(members), len(step)),
@@ -285,7 +279,7 @@ def long_table(
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory, read. Tables that were not written (yet) are empty or None."""
+    """The content of a run directory. Tables that do not exist (yet) are empty or None."""
 
     path: Path
     config: dict[str, Any]
@@ -297,12 +291,12 @@ class Run:
     llc: pa.Table | None
 
     def weights(self) -> dict[str, NDArray[Any]]:
-        """step, W and b of the snapshots."""
+        """The arrays step, W and b of the snapshots."""
         return load_file(self.path / "weights.safetensors")
 
 
 def load(path: Path) -> Run:
-    """Read a run directory, whatever of it there is."""
+    """Read a run directory, finished or not."""
     if not (path / "status.json").exists():
         raise ValueError(f"{path} is not a run directory: it has no status.json")
 

@@ -1,8 +1,8 @@
-"""Which points a sweep has, and how runs stand.
+"""The points of sweeps, and the states of runs.
 
-A sweep keeps no state of its own: its points are runs, whose directories say everything. It only
-remembers which they are, by an empty file each in <runs.dir>/sweeps/<name>/, so that many processes
-can add to it, and a point that two sweeps share belongs to both.
+A sweep has no state of its own: its points are runs, and their directories hold everything. It is a
+list of their names, an empty file for each in <runs.dir>/sweeps/<name>/, so that many processes can
+add to it, and a run can be a point of several sweeps.
 """
 
 import hashlib
@@ -11,16 +11,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from kgon.record.run_directory import STATES, WITHOUT_EFFECT, RunDirectory
 
 VARIABLE = "KGON_SWEEP"
-"""Environment variable with the sweep's name: what a sweep starts, on any launcher, inherits it."""
+"""Environment variable with the name of the sweep: the jobs of any launcher inherit it."""
 
 
 def name(command: str, overrides: Iterable[str]) -> str:
-    """`sweep`-hash: the same for the same points asked for, in any order of the words."""
+    """`sweep`-hash: a function of the points asked for, in any order of the words."""
     words = sorted(word for word in overrides if not word.lstrip("+~").startswith(WITHOUT_EFFECT))
     digest = hashlib.sha256("\n".join([command, *words]).encode()).hexdigest()
     return f"sweep-{digest[:10]}"
@@ -28,14 +27,14 @@ def name(command: str, overrides: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Sweep:
-    """The points of a sweep, as far as they are known."""
+    """A sweep and the points that are known of it."""
 
     runs_dir: Path
     name: str
 
     @classmethod
     def current(cls, runs_dir: Path) -> "Sweep | None":
-        """The sweep that this process works for."""
+        """The sweep that this process belongs to."""
         return cls(runs_dir, os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None
 
     @property
@@ -43,7 +42,7 @@ class Sweep:
         return self.runs_dir / "sweeps" / self.name
 
     def add(self, point: str) -> None:
-        """Note that the run of this name is one of the sweep's points."""
+        """Add the run of this name to the sweep's points."""
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / point).touch()
 
@@ -64,39 +63,54 @@ def known(runs_dir: Path) -> list[Sweep]:
     return [Sweep(runs_dir, folder.name) for folder in sorted(runs_dir.glob("sweeps/*"))]
 
 
-def standing(directories: Sequence[Path]) -> list[dict[str, Any]]:
-    """How each run stands, a row each.
+@dataclass(frozen=True)
+class Standing:
+    """The state of a run.
 
-    run, state (`runs.STATES`), command, overrides, progress (0 to 1, or None), seconds (of work, of
-    all attempts together), loss (mean of the members' last), phases (members by phase), error.
+    Attributes:
+        run: name of its folder.
+        state: one of `run_directory.STATES`.
+        command, overrides: how it was started, if it was.
+        progress: from 0 to 1, if it reports any.
+        seconds: of work, in all attempts together.
+        loss: mean of the members' last losses.
+        phases: number of members by phase.
+        error: why it failed, or was interrupted.
     """
-    rows = []
-    for path in directories:
-        status = RunDirectory(path).status()
-        metrics = status.get("metrics") or {}
-        final = "final/phase/"
-        prefix = final if any(key.startswith(final) for key in metrics) else "phase/"
-        rows.append(
-            {
-                "run": path.name,
-                "state": status["state"],
-                "command": status.get("command"),
-                "overrides": status.get("overrides") or [],
-                "progress": 1.0 if status["state"] == "finished" else status.get("progress"),
-                "seconds": status.get("seconds"),
-                "loss": metrics.get("final/loss", metrics.get("loss/mean")),
-                "phases": {
-                    key.removeprefix(prefix): int(count)
-                    for key, count in metrics.items()
-                    if key.startswith(prefix) and count
-                },
-                "error": status.get("error"),
-            }
-        )
-    return rows
+
+    run: str
+    state: str
+    command: str | None
+    overrides: list[str]
+    progress: float | None
+    seconds: float | None
+    loss: float | None
+    phases: dict[str, int]
+    error: str | None
 
 
-def tally(rows: Sequence[dict[str, Any]]) -> str:
-    """How many runs are in which state, in words: "3 finished, 1 failed"."""
-    counts = Counter(row["state"] for row in rows)
+def standing(directory: Path) -> Standing:
+    """The state of the run in a directory."""
+    status = RunDirectory(directory).status()
+    metrics = status.get("metrics") or {}
+    prefix = "final/phase/" if any(k.startswith("final/phase/") for k in metrics) else "phase/"
+    phases = {
+        k.removeprefix(prefix): int(v) for k, v in metrics.items() if k.startswith(prefix) and v
+    }
+    return Standing(
+        run=directory.name,
+        state=status["state"],
+        command=status.get("command"),
+        overrides=status.get("overrides") or [],
+        progress=1.0 if status["state"] == "finished" else status.get("progress"),
+        seconds=status.get("seconds"),
+        loss=metrics.get("final/loss", metrics.get("loss/mean")),
+        phases=phases,
+        error=status.get("error"),
+    )
+
+
+def tally(runs: Sequence[Standing]) -> str:
+    """The number of runs in each state: "3 finished, 1 failed"."""
+    counts = Counter(run.state for run in runs)
     return ", ".join(f"{counts[state]} {state}" for state in reversed(STATES) if counts[state])

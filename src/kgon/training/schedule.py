@@ -58,3 +58,10 @@ class Schedule:
         """Eight of the snapshots, the first and the last among them."""
         chosen = np.linspace(0, len(self.snapshots) - 1, 8).round().astype(int)
         return sorted({self.snapshots[i] for i in chosen})
+
+
+def steps(kind: str, **settings: int) -> list[int]:
+    """The steps of one kind (losses, snapshots, llc or pictures) of the `Schedule` with these
+    settings."""
+    found: list[int] = getattr(Schedule(**settings), kind)
+    return found
