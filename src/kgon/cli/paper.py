@@ -8,16 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from kgon.launch import command_line
+from kgon.launch import config as configs
 from kgon.launch.options import CONF
-from kgon.paper.items import ITEMS, JOBS, Item, Job, Results, check_names
+from kgon.launch.overrides import Composer
+from kgon.paper.items import ITEMS, JOBS, Job, Results, check_names
 from kgon.paper.page import write_page
 from kgon.paper.rows import VERDICTS
-from kgon.record import run_directory
+from kgon.record.run_directory import RunDirectory
 
 
 def main() -> None:
@@ -27,7 +30,11 @@ def main() -> None:
 
 
 def check(config: DictConfig) -> None:
-    """Everything that can be refused before a job starts; ValueError says what."""
+    """Check the settings before any job starts.
+
+    Raises:
+        ValueError: a value is not allowed.
+    """
     if not isinstance(config.quick, bool):
         raise ValueError(f"quick must be true or false, got {config.quick}")
     check_names(_names(config))
@@ -45,33 +52,32 @@ def _names(config: DictConfig) -> list[str]:
 
 
 def task(config: DictConfig) -> None:
-    """Run what is not finished, job by job, then write the page from all that is."""
+    """Run the jobs that are not finished, then write the page from all that are."""
     chosen = [item for item in ITEMS if item.name in _names(config)]
     needed = list(dict.fromkeys(name for item in chosen for name in item.needs))
-    with _told_to_stop():
+    with _sigterm_exits():
         folders = {name: _directories(job, config) for name, job in JOBS.items()}
         for i, name in enumerate(needed):
             _run(f"[{i + 1}/{len(needed)}]", JOBS[name], folders[name], config)
-        _write(config, folders, chosen)
+        _write(config, folders)
 
 
-def _write(config: DictConfig, folders: dict[str, list[Path]], chosen: list[Item]) -> None:
+def _write(config: DictConfig, folders: dict[str, list[Path]]) -> None:
     done = {name: paths for name, paths in folders.items() if all(map(_finished, paths))}
     results = Results(done, config.quick, Path(config.runs.dir) / "paper")
     sections = {}
     for item in ITEMS:
+        # An item that needs no run takes seconds: it is always on the page.
         ready = all(name in done for name in item.needs)
-        # What needs no run is computed for the page in any case; it takes seconds.
-        print(f"{item.name}: " + ("computed" if ready else "not run"), flush=True)
+        print(f"{item.name}: {'computed' if ready else 'not run'}", flush=True)
         sections[item.name] = item.make(results) if ready else None
     out = Path(config.out or (f"{config.runs.dir}/paper-quick" if config.quick else "docs/paper"))
-    seconds = sum(_seconds(path) for paths in done.values() for path in paths)
-    count = sum(map(len, done.values()))
+    runs = [path for paths in done.values() for path in paths]
+    minutes = sum(_status(path)["seconds"] or 0.0 for path in runs) / 60
     version = "the quick version, `kgon paper --quick`" if config.quick else "`make paper`"
-    how = (
-        f"Written by {version} from {count} runs, {seconds / 60:.0f} minutes of computing in all."
-        + (" **A quick version: fewer runs, larger errors.**" if config.quick else "")
-    )
+    how = f"Written by {version} from {len(runs)} runs, {minutes:.0f} minutes of computing in all."
+    if config.quick:
+        how += " **A quick version: fewer runs, larger errors.**"
     written = write_page(out, sections, how)
     for verdict in VERDICTS:
         print(f"{written['verdicts'][verdict]:4d} {verdict}")
@@ -79,35 +85,34 @@ def _write(config: DictConfig, folders: dict[str, list[Path]], chosen: list[Item
 
 
 def _directories(job: Job, config: DictConfig) -> list[Path]:
-    """Where each run of the job goes, by the same config and resolvers as the job itself."""
+    """The directory of each of the job's runs."""
+    compose = Composer(lambda w: hydra.compose(job.command, list(w), return_hydra_config=True))
     found = []
     for overrides in job.runs(config.quick):
         words = [*overrides, f"runs.dir={config.runs.dir}"]
-        composed = hydra.compose(job.command, words, return_hydra_config=True)
-        found.append(Path(composed.hydra.run.dir))
+        found.append(configs.directory(compose(words).config))
     return found
 
 
+def _status(path: Path) -> dict[str, Any]:
+    return RunDirectory(path).status()
+
+
 def _finished(path: Path) -> bool:
-    return run_directory.RunDirectory(path).status()["state"] == "finished"
+    return bool(_status(path)["state"] == "finished")
 
 
-def _seconds(path: Path) -> float:
-    return float(run_directory.RunDirectory(path).status()["seconds"] or 0.0)
+def _run(number: str, job: Job, directories: list[Path], config: DictConfig) -> None:
+    """Run a job in a process of its own, unless all of its runs are finished.
 
-
-def _run(place: str, job: Job, directories: list[Path], config: DictConfig) -> None:
-    """The job in a process of its own, unless all of its runs are finished.
-
-    One that has outlived a killed `kgon paper` is waited for (runs.busy=wait), its work not lost.
+    A job that is still running after an earlier `kgon paper` was killed is waited for.
     """
     line = job.line(config.quick)
-    missing = [path for path in directories if not _finished(path)]
-    if not missing:
-        print(f"{place} finished: {line}", flush=True)
+    if all(map(_finished, directories)):
+        print(f"{number} finished: {line}", flush=True)
         return
-    print(f"{place} {line}", flush=True)
-    clock = time.monotonic()
+    print(f"{number} {line}", flush=True)
+    started = time.monotonic()
     words = [
         *job.words(config.quick),
         f"logger={config.runs.logger}",
@@ -118,29 +123,26 @@ def _run(place: str, job: Job, directories: list[Path], config: DictConfig) -> N
     log = Path(config.runs.dir) / "paper" / "log.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "kgon", *words],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+        command = [sys.executable, "-m", "kgon", *words]
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         try:
             code = process.wait()
         finally:
-            # Interrupted: the job writes its status before it ends.
+            # Interrupted: let the job write its status before it ends.
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
                 process.wait()
     if code or not all(map(_finished, directories)):
         print(log.read_text(errors="replace")[-3000:], file=sys.stderr)
-        print(f"kgon paper: error: {line} ended with status {code}; the output above is its own. "
-              "What is finished is kept.", file=sys.stderr)  # fmt: skip
+        print(f"kgon paper: error: {line} ended with status {code}; its output is above. "
+              "Finished runs are kept.", file=sys.stderr)  # fmt: skip
         sys.exit(1)
-    print(f"      {time.monotonic() - clock:.0f} s", flush=True)
+    print(f"      {time.monotonic() - started:.0f} s", flush=True)
 
 
 @contextmanager
-def _told_to_stop() -> Iterator[None]:
-    """SIGTERM ends this process in order, its job first."""
+def _sigterm_exits() -> Iterator[None]:
+    """Let SIGTERM raise SystemExit, so that a running job is interrupted first."""
 
     def stop(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)

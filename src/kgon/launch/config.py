@@ -53,8 +53,9 @@ def _identity(_root_: DictConfig) -> str:
     return run_directory.identity(_root_.command, written(_root_))
 
 
-def _directory(_root_: DictConfig) -> str:
-    return str(Path(_root_.runs.dir) / _identity(_root_))
+def directory(config: DictConfig) -> Path:
+    """The folder of a job's run."""
+    return Path(config.runs.dir) / _identity(config)
 
 
 def register_resolvers() -> None:
@@ -65,7 +66,7 @@ def register_resolvers() -> None:
         ("schedule", _schedule),
         ("dtype", _dtype),
         ("identity", _identity),
-        ("directory", _directory),
+        ("directory", lambda _root_: str(directory(_root_))),
     ):
         OmegaConf.register_new_resolver(f"kgon.{name}", resolver, replace=True)
 

@@ -121,7 +121,8 @@ def _walk(node: yaml.Node, prefix: str, lines: list[str]) -> Iterator[tuple[str,
 
 
 def _source(node: yaml.Node, lines: list[str]) -> str:
-    return lines[node.start_mark.line][node.start_mark.column : node.end_mark.column]
+    line: str = lines[node.start_mark.line]
+    return line[node.start_mark.column : node.end_mark.column]
 
 
 def _defaults_list(file: Path) -> Iterator[tuple[str, list[str], str]]:

@@ -60,12 +60,10 @@ def points(
 
 
 def _point(words: Sequence[str], config: DictConfig) -> Point:
-    written = configs.written(config)
-    name = run_directory.identity(written["command"], written)
     logger = OmegaConf.to_container(OmegaConf.masked_copy(config, "logger"), resolve=False)
     assert isinstance(logger, dict)
-    directory = run_directory.RunDirectory(Path(config.runs.dir) / name)
-    return Point(tuple(words), written, logger.get("logger"), directory)
+    directory = run_directory.RunDirectory(configs.directory(config))
+    return Point(tuple(words), configs.written(config), logger.get("logger"), directory)
 
 
 def announce(known: Sequence[Point], config: DictConfig) -> None:
