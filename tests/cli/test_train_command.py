@@ -137,7 +137,7 @@ def test_a_failing_job_is_recorded_as_failed_and_exits_non_zero(kgon, tmp_path):
         (["batch_size=2000"], "batch_size=2000 is larger than the data set, n_samples=1000"),
         (["init.label=7"], "'7' has 7 live columns and needs n_features >= 7"),
         (["init.label=4x"], "4x"),
-        (["model.n_hidden=3"], "n_hidden=2, got 3"),
+        (["model.n_hidden=3"], "set model.n_hidden=2 (got 3)"),
         (["init.noise=-0.1"], "init.noise"),
         (["seed=one"], "seed must be a number"),
         (["seed=1.5"], "seed must be a whole number such as 0; got 1.5"),

@@ -1,17 +1,20 @@
 """What the files in conf/ offer a command: settings, groups, options, and the comments on them."""
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import OmegaConf
 
 _PACKAGED = Path(__file__).parents[1] / "conf"
 CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[3] / "conf"
 """The config folder: inside the installed package, or at the top of a checkout."""
+
+_LINE = re.compile(r"( *)(?:- )?([^\s:#]+):(?: ([^#].*?))?(?: # (.*))?")
+"""A line of a config file: indentation, key, value, comment."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Setting:
     @property
     def default(self) -> Any:
         """The default value, None for a section."""
-        return OmegaConf.create(f"value: {self.text}").value if self.text else None
+        return _value(self.text) if self.text else None
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,9 @@ def comments(file: Path) -> list[str]:
 def groups(command: str) -> dict[str, Group]:
     """The groups of a command by name, in the order of its file."""
     found = {}
-    for name, chosen, comment in _defaults_list(CONF / f"{command}.yaml"):
-        found[name] = Group(comment, chosen, _options(command, name))
+    for path, text, comment in _lines(CONF / f"{command}.yaml"):
+        if path[0] == "defaults" and len(path) == 2:
+            found[path[1]] = Group(comment, _as_list(_value(text)), _options(command, path[1]))
     if "runs" in found:
         comment = "how the jobs of a sweep (-m) are run"
         found["hydra/launcher"] = Group(comment, ["basic"], _options(command, "hydra/launcher"))
@@ -71,8 +75,8 @@ def groups(command: str) -> dict[str, Group]:
 
 
 def _options(command: str, group: str) -> dict[str, Path]:
-    return {file.stem: file for folder in (CONF, CONF / command)
-            for file in sorted((folder / group).glob("*.yaml"))}  # fmt: skip
+    folders = (CONF / group, CONF / command / group)
+    return {file.stem: file for folder in folders for file in sorted(folder.glob("*.yaml"))}
 
 
 def settings(command: str, choices: Mapping[str, Any]) -> dict[str, Setting]:
@@ -83,60 +87,40 @@ def settings(command: str, choices: Mapping[str, Any]) -> dict[str, Setting]:
         choices: the option or options chosen of each group; every option of a group that is not
             in it.
     """
-    found = dict(_settings(CONF / f"{command}.yaml"))
+    found = dict(settings_of(CONF / f"{command}.yaml"))
     for name, group in groups(command).items():
         # An experiment changes settings; it has none of its own.
         for option, file in group.options.items() if name != "experiment" else ():
             if option in _as_list(choices.get(name, option)):
-                found |= {k: v for k, v in _settings(file) if k not in found}
+                found |= {k: v for k, v in settings_of(file).items() if k not in found}
     return found
 
 
-def settings_of(file: Path) -> dict[str, Setting]:
-    """The settings of an option of a group, by dotted name."""
-    return dict(_settings(file))
-
-
 @cache
-def _settings(file: Path) -> tuple[tuple[str, Setting], ...]:
-    text = file.read_text()
+def settings_of(file: Path) -> dict[str, Setting]:
+    """The settings of a config file by dotted name, without those computed from others."""
     group = file.parent.relative_to(CONF).parts
-    prefix = () if not group or text.startswith("# @package _global_") else group
-    document = yaml.compose(text, yaml.CSafeLoader)
-    return tuple(_walk(document, ".".join(prefix), text.splitlines()))
+    above = () if file.read_text().startswith("# @package _global_") else group
+    return {
+        ".".join((*above, *path)): Setting(text, comment)
+        for path, text, comment in _lines(file)
+        if path[0] not in ("defaults", "hydra", "command") and not path[-1].startswith("_")
+        and "${" not in text and "_target_" not in text
+    }  # fmt: skip
 
 
-def _walk(node: yaml.Node, prefix: str, lines: list[str]) -> Iterator[tuple[str, Setting]]:
-    for key, value in node.value:
-        name = f"{prefix}.{key.value}" if prefix else key.value
-        section = isinstance(value, yaml.MappingNode) and not value.flow_style
-        last = key if section else value
-        rest = lines[last.end_mark.line][last.end_mark.column :]
-        text = "" if section else _source(value, lines)
-        computed = "${" in text or "_target_" in text
-        if not (key.value.startswith("_") or name in ("defaults", "hydra", "command") or computed):
-            yield name, Setting(text, rest.partition("# ")[2])
-            if section:
-                yield from _walk(value, name, lines)
+def _lines(file: Path) -> Iterator[tuple[tuple[str, ...], str, str]]:
+    """The path of keys, the value and the comment of each line that has a key."""
+    above: list[tuple[int, str]] = []
+    for line in file.read_text().splitlines():
+        if match := _LINE.fullmatch(line):
+            indent, key, text, comment = match.groups(default="")
+            above = [one for one in above if one[0] < len(indent)] + [(len(indent), key)]
+            yield tuple(name for _, name in above), text, comment
 
 
-def _source(node: yaml.Node, lines: list[str]) -> str:
-    line: str = lines[node.start_mark.line]
-    return line[node.start_mark.column : node.end_mark.column]
-
-
-def _defaults_list(file: Path) -> Iterator[tuple[str, list[str], str]]:
-    """Group, chosen options and comment of each entry of a config file's defaults list."""
-    text = file.read_text()
-    lines = text.splitlines()
-    for key, value in yaml.compose(text, yaml.CSafeLoader).value:
-        for entry in value.value if key.value == "defaults" else ():
-            if isinstance(entry, yaml.MappingNode):
-                ((group, chosen),) = entry.value
-                comment = lines[entry.start_mark.line].partition("# ")[2]
-                names = _as_list(OmegaConf.create(f"v: {_source(chosen, lines)}").v)
-                if not group.value.startswith("override "):
-                    yield group.value, names, comment
+def _value(text: str) -> Any:
+    return OmegaConf.create(f"value: {text}").value
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -106,8 +106,9 @@ def check_overrides(
         for job in [*jobs, first]:
             composed = compose(job)
             _check_kinds(command, composed, job)
-            configs.resolved(composed.config)
             check(composed.config)
+            # After the check: a list of members may be too long to make.
+            configs.resolved(composed.config)
         return composed, [str(o.input_line) for o in parsed if _is_sweep(o)]
 
 
