@@ -9,6 +9,7 @@ import pytest
 
 from kgon.paper import dynamics, superposition
 from kgon.paper.dynamics import ANTECEDENT, INCONCLUSIVE, NONE, Ensemble
+from kgon.posterior.transitions import SampledTransition
 from kgon.record.run_directory import Run
 from kgon.theory.critical import critical_point
 
@@ -34,8 +35,9 @@ def ensemble(paths, llc, lr=0.01):
 
 
 def crossing(alpha, beta, crossed):
-    return {"by": "label", "from": alpha, "to": beta, "crossed": crossed, "crossing": 300.0,
-            "log_odds_first": 1.0, "log_odds_last": 2.0}  # fmt: skip
+    return SampledTransition(by="label", alpha=alpha, beta=beta, crossed=crossed, crossing=300.0,
+                             crossing_sd=None, log_odds_first=1.0, log_odds_last=2.0,
+                             largest_share_from=1.0, largest_share_to=1.0)  # fmt: skip
 
 
 def antecedent(llc, posterior=()):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ import torch
 from kgon.paper.rows import Published, Row
 from kgon.paper.theory import Table
 from kgon.posterior.labels import quench, quench_labels
-from kgon.posterior.occupancy import bayesian_transitions, shares_by_k
-from kgon.posterior.phase_diagram import PhaseDiagram, transition_rows
+from kgon.posterior.occupancy import bayesian_transitions, shares
+from kgon.posterior.phase_diagram import PhaseDiagram
 from kgon.posterior.smc import sample_posterior
 from kgon.record.run_directory import Run
 from kgon.theory.critical import critical_point
@@ -29,7 +30,7 @@ def diagram(run: Run) -> PhaseDiagram:
         for name in ("posteriors", "shares", "agreement", "llc")
     }
     smc = run.config["smc"]
-    return PhaseDiagram(**tables, chains=[], n_draws=smc["n_particles"] * smc["n_replicates"])
+    return PhaseDiagram.from_rows(tables, n_draws=smc["n_particles"] * smc["n_replicates"])
 
 
 def figure_2(
@@ -39,15 +40,15 @@ def figure_2(
     halved = not math.isclose(noise_std, math.sqrt(0.5))
     convention = "exp(-n L / 2)" if halved else "exp(-n L)"
     data: dict[str, Any] = {
-        "posteriors": found.posteriors,
-        "shares": [r for r in found.shares if r["by"] == "k"],
-        "agreement": [r for r in found.agreement if r["by"] == "k"],
+        "posteriors": [asdict(row) for row in found.posteriors],
+        "shares": [asdict(row) for row in found.shares if row.by == "k"],
+        "agreement": [asdict(row) for row in found.agreement if row.by == "k"],
         "n_draws": found.n_draws,
         "pair": None,
         "crossing": [None, None],
         "predicted": {},
     }
-    verdicts = [row["verdict"] for row in found.posteriors]
+    verdicts = [row.verdict for row in found.posteriors]
     checked = Row(
         f"c = {c}, {convention}: posteriors with the verdict ok",
         verdicts.count("ok") / len(verdicts),
@@ -149,11 +150,6 @@ def share_table(found: PhaseDiagram, setting: str) -> Table:
     return f"share of the posterior by k, {setting}", header, body
 
 
-def label_transitions(found: PhaseDiagram) -> Rows:
-    """The posterior's transitions between labels and families, as rows."""
-    return transition_rows(found)
-
-
 def population_posterior(
     sizes: Sequence[int], n_particles: int, n_replicates: int
 ) -> dict[str, Any]:
@@ -165,9 +161,9 @@ def population_posterior(
         n_replicates=n_replicates,
     )  # fmt: skip
     labels = quench_labels(quench(posterior.W, posterior.b))
-    shares = {
-        str(k): [[float(x) for x in column] for column in value]
-        for k, value in shares_by_k(posterior, labels).items()
+    by_k = {
+        k: [[float(x) for x in column] for column in value]
+        for k, value in shares(posterior, labels, "k").items()
     }
     crossings = []
     for r in range(n_replicates):
@@ -176,7 +172,7 @@ def population_posterior(
         crossings += [
             _finite(float(t.crossing[0])) for t in found if (t.alpha, t.beta) == ("5", "6")
         ]
-    return {"sizes": list(sizes), "shares": shares, "crossings": crossings,
+    return {"sizes": list(sizes), "shares": by_k, "crossings": crossings,
             "n_particles": n_particles}  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from kgon.paper.rows import Published, Row, share_stderr
 from kgon.paper.theory import Table
+from kgon.posterior.transitions import SampledTransition
 from kgon.record.results import LEVEL_TOLERANCE, stages
 from kgon.record.run_directory import Run
 from kgon.theory.critical import CriticalPoint, critical_points
@@ -274,7 +275,7 @@ LEAST_CROSSED = 0.5
 SURE = 2.0
 
 
-def antecedents(many: Ensemble, posterior: Rows) -> list[dict[str, Any]]:
+def antecedents(many: Ensemble, posterior: Sequence[SampledTransition]) -> list[dict[str, Any]]:
     """Every dynamical transition, most frequent first, beside the Bayesian one.
 
     Changes of lambda are the theory's, where it has both values, and the estimates': means over
@@ -299,7 +300,7 @@ def antecedents(many: Ensemble, posterior: Rows) -> list[dict[str, Any]]:
         means = [_during(step, llc[:, column[member]], stage)[0] for stage in lasting]
         for (a, left), (b, right) in pairwise(zip(lasting, means, strict=True)):
             seen[a["nearest"], b["nearest"]].append({"before": left, "after": right})
-    measured = {(r["from"], r["to"]): r for r in posterior if r["by"] == "label"}
+    measured = {(t.alpha, t.beta): t for t in posterior if t.by == "label"}
     table = []
     for (alpha, beta), members in sorted(seen.items(), key=lambda item: -len(item[1])):
         before, after = (
@@ -316,11 +317,11 @@ def antecedents(many: Ensemble, posterior: Rows) -> list[dict[str, Any]]:
         if all(math.isfinite(v) for v in estimates.values()):
             n_cr = _number(critical_sample_size(p, q, llc=estimates))
         row = measured.get((alpha, beta))
-        crossed = None if row is None else row["crossed"]
+        crossed = None if row is None else row.crossed
         verdict, reason = _antecedent(q.loss - p.loss, mean, error, crossed)
         words = "not both met"
         if row is not None:
-            first, last = row["log_odds_first"], row["log_odds_last"]
+            first, last = row.log_odds_first, row.log_odds_last
             crosses = crossed is not None and crossed >= LEAST_CROSSED
             words = "crosses" if crosses else _preferred(first, last)
             # Infinite odds have no mean: a phase that never has a draw at that end.
@@ -339,7 +340,7 @@ def antecedents(many: Ensemble, posterior: Rows) -> list[dict[str, Any]]:
                 "n_cr_theory": None if theory is None else _number(critical_sample_size(p, q)),
                 "n_cr_estimate": n_cr,
                 "posterior_crossed": crossed,
-                "posterior_crossing": None if row is None or not crossed else row["crossing"],
+                "posterior_crossing": None if row is None or not crossed else row.crossing,
                 "in_posterior": words,
                 "verdict": verdict,
                 "reason": reason,

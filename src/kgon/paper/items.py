@@ -12,6 +12,7 @@ from kgon.paper import bayes, dynamics, superposition, theory
 from kgon.paper.dynamics import Ensemble
 from kgon.paper.rows import Row
 from kgon.paper.theory import Table
+from kgon.posterior.transitions import sampled_transitions
 from kgon.record import run_directory
 from kgon.record.run_directory import Run
 
@@ -371,7 +372,7 @@ def _free_energies(results: Results) -> Section:
 
 def _antecedents(results: Results) -> Section:
     many = results.ensemble("figure_3")
-    posterior = bayes.label_transitions(bayes.diagram(results.one("figure_2")))
+    posterior = sampled_transitions(bayes.diagram(results.one("figure_2")))
     table = dynamics.antecedents(many, posterior)
     rows = dynamics.antecedent_rows(table, many.n_members)
     command = " ; ".join(_of(name, results) for name in ("figure_3", "figure_2"))

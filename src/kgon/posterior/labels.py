@@ -60,6 +60,17 @@ class Labels:
         order = counts.argsort(descending=True, stable=True)
         return [_name(*row) for row in distinct[order].tolist()]
 
+    def masks(self, by: str = "label") -> dict[str, Tensor]:
+        """Which elements are in each phase that occurs, (*batch).
+
+        Args:
+            by: "k" for families of k-gons, by k; "label" for labels, the most frequent first.
+        """
+        if by == "label":
+            return {label: self.where(label) for label in self.present}
+        values = sorted(set(self.k.flatten().tolist()))
+        return {OTHER if k < 0 else str(k): self.k == k for k in values}
+
     @property
     def names(self) -> Any:
         """The labels in words, nested as deeply as the batch."""

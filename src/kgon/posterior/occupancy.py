@@ -11,14 +11,15 @@ from kgon.posterior.smc import Posterior
 from kgon.theory.loss import Loss
 
 
-def shares(posterior: Posterior, labels: Labels) -> dict[str, tuple[Tensor, Tensor]]:
-    """Posterior probability of each label that occurs, and its standard error, each (*batch)."""
-    return {name: posterior.mean(labels.where(name)) for name in labels.present}
+def shares(
+    posterior: Posterior, labels: Labels, by: str = "label"
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Posterior probability of each phase that occurs, and its standard error, each (*batch).
 
-
-def shares_by_k(posterior: Posterior, labels: Labels) -> dict[int, tuple[Tensor, Tensor]]:
-    """Posterior probability of each k that occurs (-1 for `other`), with its standard error."""
-    return {int(k): posterior.mean(labels.k == k) for k in labels.k.unique()}
+    Args:
+        by: "k" for families of k-gons, or "label".
+    """
+    return {phase: posterior.mean(where) for phase, where in labels.masks(by).items()}
 
 
 def posterior_llc(
