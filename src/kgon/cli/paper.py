@@ -14,9 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from kgon.launch import command_line
 from kgon.launch import config as configs
-from kgon.paper.items import ITEMS, JOBS, Item, Job, Results, check_names
+from kgon.paper.items import ITEMS, check_names
+from kgon.paper.jobs import JOBS, Job, Results
 from kgon.paper.page import write_page
 from kgon.paper.rows import VERDICTS
+from kgon.paper.section import Item
 from kgon.record import run_directory
 
 

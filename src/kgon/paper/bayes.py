@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from kgon.paper.rows import Published, Row
-from kgon.paper.theory import Table
+from kgon.paper.rows import Published, Row, Table
+from kgon.posterior.cell import finite_or_none
 from kgon.posterior.labels import quench, quench_labels
 from kgon.posterior.occupancy import bayesian_transitions, shares
 from kgon.posterior.phase_diagram import PhaseDiagram
@@ -96,8 +96,8 @@ def figure_2(
     rows.append(checked)
     data |= {
         "pair": list(pair),
-        "crossing": [_finite(mean), _finite(sd)],
-        "predicted": {k: _finite(v) for k, v in predicted.items()},
+        "crossing": [finite_or_none(mean), finite_or_none(sd)],
+        "predicted": {k: finite_or_none(v) for k, v in predicted.items()},
     }
     return rows, data
 
@@ -170,7 +170,7 @@ def population_posterior(
         each = {str(k): (labels.k[:, r] == k).double().mean(0).unsqueeze(-1) for k in (5, 6)}
         found = bayesian_transitions(n, each, n_particles)
         crossings += [
-            _finite(float(t.crossing[0])) for t in found if (t.alpha, t.beta) == ("5", "6")
+            finite_or_none(float(t.crossing[0])) for t in found if (t.alpha, t.beta) == ("5", "6")
         ]
     return {"sizes": list(sizes), "shares": by_k, "crossings": crossings,
             "n_particles": n_particles}  # fmt: skip
@@ -202,7 +202,8 @@ def population_crossing(found: Mapping[str, Any]) -> tuple[Row, Table]:
 
 def estimates(run: Run) -> Rows:
     """The rows that a run of kgon llc has left."""
-    return pq.read_table(run.path / "estimates.parquet").to_pylist()
+    rows: Rows = pq.read_table(run.path / "estimates.parquet").to_pylist()
+    return rows
 
 
 def llc_rows(found: Sequence[Mapping[str, Any]], where: str) -> list[Row]:
@@ -282,7 +283,3 @@ def four_gon_rows(found: Sequence[Mapping[str, Any]], along: bool) -> list[Row]:
                 f"{row['kept']} of {row['n_chains']} chains kept, {row['verdict']}" + remark)
         )  # fmt: skip
     return rows
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

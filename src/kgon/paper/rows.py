@@ -20,6 +20,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from kgon.posterior.cell import finite_or_none
+
 REPRODUCED = "reproduced"
 REMARK = "reproduced with a remark"
 NOT = "not reproduced"
@@ -35,6 +37,9 @@ MARKS = {
     "proposal": "no source; a choice that seems sensible",
 }
 """How sure a published number is."""
+
+Table = tuple[str, list[str], list[list[str]]]
+"""A table of the page: title, header, cells."""
 
 _AGREES, _AGREES_LOOSELY = 2.0, 3.0
 
@@ -161,7 +166,7 @@ class Row:
 
     def plain(self) -> dict[str, Any]:
         """As a row of a machine-readable table."""
-        published, against = self.published, None
+        published, against, z = self.published, None, self.standard_errors
         if published is not None:
             against = (
                 list(published.value) if isinstance(published.value, tuple) else published.value
@@ -177,7 +182,7 @@ class Row:
             else self.value,
             "stderr": self.stderr,
             "difference": self.difference,
-            "standard_errors": _finite(self.standard_errors),
+            "standard_errors": None if z is None else finite_or_none(z),
             "verdict": self.verdict,
             "agrees_with_reference": None if published is None else self.agreement != NOT,
             "marks": list(published.marks) if published else [],
@@ -207,10 +212,6 @@ class Row:
         if abs(self.difference) <= (self.published.rounding if self.published else 0) + 1e-12:
             return "0 (rounding)"
         return f"exact: {self.difference:+.2g}"
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is None or math.isfinite(value) else None
 
 
 def share_stderr(count: int, total: int) -> float:
