@@ -4,27 +4,27 @@ Given n_samples inputs, observed with Gaussian noise, and a Gaussian prior on w 
 
     p(w | data) = exp(-n_samples L_n(w) / (2 noise_std^2)) N(w; 0, prior_std^2 I) / Z,
 
-with L_n the mean squared error summed over coordinates (module `loss`). noise_std = 1 halves the
-loss in the exponent; noise_std = sqrt(1/2) gives exp(-n L_n), the form of the paper's free
-energies.
-Z is the evidence, without the likelihood's constant (2 pi noise_std^2)^(-n_samples n_features / 2).
+with L_n the mean over samples of the squared error summed over coordinates (`theory.loss`).
+noise_std = 1 halves the loss in the exponent; noise_std = sqrt(1/2) gives exp(-n L_n), the form of
+the paper's free energies. Z is the evidence without the likelihood's constant
+(2 pi noise_std^2)^(-n_samples n_features / 2).
 
-Particles start as draws from the prior, and the likelihood is raised to a power beta that grows
-from 0 to 1 (Del Moral, Doucet and Jasra 2006). Each rung of that ladder
-1. takes the largest beta at which the weights' effective sample size is a set share of the
-   particles, and multiplies the evidence's estimate by the mean weight,
+Particles are drawn from the prior, and the likelihood is raised to a power beta that grows from 0
+to 1 (Del Moral, Doucet and Jasra 2006). Each rung of this ladder
+1. takes the largest beta at which the weights' effective sample size is a given share of the
+   particles, and multiplies the estimate of the evidence by the mean weight,
 2. resamples systematically,
-3. moves the particles by Hamiltonian Monte Carlo, whose step size follows the acceptance, and by
-   rotations of the hidden space and permutations of the features, both as Metropolis moves: the
-   former are always accepted for the losses of kgon, the latter depend on the data set.
-No particle needs to cross between phases: their shares follow from the weights, in the temperature
-range where the phases separate. That is why no start has to be chosen, and why it keeps working
-where chains that start in a phase stay there.
+3. moves the particles by Hamiltonian Monte Carlo, with a step size adapted to the acceptance, and
+   by rotations of the hidden space and permutations of the features, both as Metropolis moves. For
+   the losses of kgon every rotation is accepted; permutations depend on the data set.
+No particle needs to cross between phases: the shares of phases follow from the weights at the
+temperatures where phases separate. So no start has to be chosen, and the sampler works where
+chains stay in the phase in which they started.
 
 Shapes: parameters are W (n_particles, n_replicates, *batch, n_hidden, n_features) and b likewise;
-*batch runs over the loss's data sets. A replicate is an independent run of the whole; errors come
-from the spread between replicates. What a replicate of a data set gives is a function of its own
-random stream: the same alone and in company.
+*batch runs over the loss's data sets. A replicate is an independent run of the sampler; errors come
+from the spread between replicates. A replicate depends on its own random stream only, not on the
+other replicates or data sets.
 """
 
 import math
@@ -44,20 +44,20 @@ from kgon.theory.loss import DirectLoss, EmpiricalLoss, Loss
 VERDICTS = ("ok", "unchecked", "unconverged", "diverged")
 
 SPREAD = 0.5
-"""Standard deviation of the replicates' log evidence above which they disagree: a share that one
-replicate would then give is off by a factor of e^0.5 as a matter of course."""
+"""Standard deviation of the replicates' log evidence above which they disagree: at this value a
+share from a single replicate is typically off by a factor of e^0.5."""
 RHAT = 1.05
-"""R-hat of the loss between replicates (their means' spread against the spread within)."""
+"""Largest R-hat of the loss between replicates (spread of their means against that within)."""
 LEAST_ACCEPTANCE = 0.5
-"""Mean acceptance of the last rung's trajectories below which the step size was not adapted."""
+"""Mean acceptance of the last rung's trajectories below which the step size is not adapted."""
 STUCK = 0.9
-"""Correlation of a particle's loss before and after the last rung's moves above which draws are
-copies of each other."""
+"""Correlation of a particle's loss before and after the last rung's moves above which the moves did
+not renew the draws."""
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """Draws from the posterior of each data set, the evidence, and how far to trust them.
+    """Draws from the posterior of each data set, its evidence, and diagnostics.
 
     Attributes:
         W: draws (n_particles, n_replicates, *batch, n_hidden, n_features), equally weighted within
@@ -67,13 +67,13 @@ class Posterior:
         log_evidence: (*batch), log Z, the log of the mean of the replicates' unbiased estimates.
         log_evidence_stderr: (*batch), its standard error from the replicates; NaN for one.
         log_evidence_per_replicate: (n_replicates, *batch).
-        strength: (*batch), n_samples / (2 noise_std^2), what multiplies the loss.
-        beta: (n_rungs, n_replicates, *batch), the ladder; NaN behind a replicate's last rung.
+        strength: (*batch), n_samples / (2 noise_std^2), the factor of the loss.
+        beta: (n_rungs, n_replicates, *batch), the ladder; NaN after a replicate's last rung.
         ess: (n_rungs, n_replicates, *batch), share of effective particles before resampling.
         acceptance: (n_rungs, n_replicates, *batch), of the trajectories.
         permuted: (n_rungs, n_replicates, *batch), acceptance of the permutations.
         refresh: (n_rungs, n_replicates, *batch), correlation of the loss before and after the
-            rung's moves; 0 when they renew the particles.
+            rung's moves; 0 if they renew the particles.
         step: (n_replicates, *batch), the last rung's step size.
         rhat: (*batch), R-hat of the loss between replicates.
         verdict: (*batch), an index into VERDICTS; `verdicts` has the words.
@@ -152,26 +152,26 @@ def sample_posterior(
     n_leapfrog: int = 10,
     target_acceptance: float = 0.85,
 ) -> Posterior:
-    """Draws from the posterior, and its evidence, for every data set of a loss at once.
+    """Sample the posterior of every data set of a loss, and estimate its evidence.
 
     Args:
-        loss: a loss of kgon with any batch of data sets, or single-feature inputs x
-            (*batch, n_samples, n_features), which stand for their `EmpiricalLoss`; or any map of
-            stacked (W, b) to one value each. The exact losses (population and empirical, float64
-            on a CPU) run in a compiled loop.
-        n_samples: what multiplies the loss; the sample's size where the loss has one. A tensor
+        loss: a loss of kgon with any batch of data sets; or single-feature inputs x
+            (*batch, n_samples, n_features), for their `EmpiricalLoss`; or any map of stacked
+            (W, b) to one value each. The exact losses (population and empirical, float64 on a CPU)
+            run in a compiled loop.
+        n_samples: the factor of the loss; by default the size of the loss's sample. A tensor
             (*batch) gives each data set, or each copy of a loss without data, its own.
-        n_features: only for a loss that does not know it.
+        n_features: needed only if the loss has no attribute n_features.
         noise_std: standard deviation of the observation noise.
         prior_std: standard deviation of the prior on every entry of W and b.
-        n_particles: in each replicate.
+        n_particles: particles of each replicate.
         n_replicates: independent runs; an error needs at least two.
         seed: an integer, or stream keys (*batch), one for each data set.
-        ess: share of the particles that stays effective from rung to rung; nearer to 1 makes a
-            longer ladder.
+        ess: share of the particles that stays effective from rung to rung; the nearer to 1, the
+            longer the ladder.
         n_moves: trajectories of each particle at each rung.
         n_leapfrog: leapfrog steps of a trajectory.
-        target_acceptance: what the step size is adapted to.
+        target_acceptance: acceptance to which the step size is adapted.
 
     Returns:
         The draws and their diagnostics. The first of these rules that holds gives a data set's
@@ -180,7 +180,7 @@ def sample_posterior(
         *unconverged*: the replicates' log evidences spread by more than SPREAD, their losses have
         an R-hat above RHAT, or in some replicate the last rung's acceptance is below
         LEAST_ACCEPTANCE or its `refresh` above STUCK;
-        *unchecked*: one replicate only, so that the first two could not be asked;
+        *unchecked*: there is only one replicate, so the first two could not be checked;
         *ok*: none of these.
 
     Raises:
