@@ -103,7 +103,7 @@ def _run(place: str, job: Job, directories: list[Path], config: DictConfig) -> N
 
     One that has outlived a killed `kgon paper` is waited for (runs.busy=wait), its work not lost.
     """
-    line = job.line(config.quick)
+    line = job.text(config.quick)
     missing = [path for path in directories if not _finished(path)]
     if not missing:
         print(f"{place} finished: {line}", flush=True)

@@ -206,8 +206,8 @@ def estimates(run: Run) -> Rows:
     return rows
 
 
-def llc_rows(found: Sequence[Mapping[str, Any]], where: str) -> list[Row]:
-    """Estimates against published ones and against theory."""
+def llc_rows(found: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Estimates against published ones."""
     rows = []
     for row in found:
         name = f"λ̂({row['label']}), n = {row['n_samples']:,}, {_of(row)}"
@@ -226,12 +226,6 @@ def llc_rows(found: Sequence[Mapping[str, Any]], where: str) -> list[Row]:
             if paper:
                 remark += "; what the paper's ± is of is inferred, the protocol too"
         rows.append(Row(name, row["llc"], published, row["stderr"], digits=2, remark=remark))
-        if row["theory"] is not None and where == "theory":
-            rows.append(
-                Row(name, row["llc"], digits=2, stderr=row["stderr"],
-                    published=Published(row["theory"], ("P", "D"), "theory, n → ∞"),
-                    remark="the estimate at finite n is biased; it approaches theory")
-            )  # fmt: skip
     return rows
 
 
@@ -241,7 +235,7 @@ def _of(row: Mapping[str, Any]) -> str:
 
 def approach_rows(found: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Estimates move towards theory as n grows."""
-    rows = llc_rows(found, "published")
+    rows = llc_rows(found)
     for label in dict.fromkeys(row["label"] for row in found):
         own = sorted((r for r in found if r["label"] == label), key=lambda r: r["n_samples"])
         first, last = own[0], own[-1]
@@ -260,7 +254,7 @@ def approach_rows(found: Sequence[Mapping[str, Any]]) -> list[Row]:
 
 
 def four_gon_rows(found: Sequence[Mapping[str, Any]], along: bool) -> list[Row]:
-    """Estimates at 4-gons beside both theory values; only 4+ has been estimated by others.
+    """Estimates at 4-gons beside both theory values; others have estimated 4+ only.
 
     Args:
         along: whether the settings are those along SGD trajectories, which the reproduction's

@@ -146,43 +146,34 @@ def llc_data(many: Ensemble) -> dict[str, Any]:
     return {"n_features": many.n_features, "rows": rows}
 
 
-def starts(near_zero: Ensemble | None, normal: Ensemble | None) -> list[Row]:
-    """Other starts against what 64 runs gave whoever collected the facts about the paper."""
-    where = "64 runs of an independent reproduction"
-    rows = []
-    for name, ensemble, ends in (
-        ("biases near 0", near_zero, _ENDS_NEAR_ZERO),
-        ("W, b ~ N(0, 1)", normal, _ENDS_NORMAL),
-    ):
-        if ensemble is None:
-            continue
-        # "Ends on" is where the last plateau is, and a run that moved is counted as a passage.
-        finals = Counter(
-            path[-1]
-            for m in ensemble.stages
-            if (path := ensemble.path(m)) and (len(path) == 1 or ensemble is normal)
-        )
-        rows += [
-            _share_row(f"{name}: share that ends on {label}" + (" without a transition"
-                       if ensemble is near_zero else ""),
-                       finals[label], ensemble.n_members, count, where)
-            for label, count in ends.items()
-        ]  # fmt: skip
-        if ensemble is near_zero:
-            paths = Counter(ensemble.path(m) for m in ensemble.stages)
-            rows += [
-                _share_row(f"{name}: share that goes {' → '.join(path)}", paths[path],
-                           ensemble.n_members, count, where)
-                for path, count in _PATHS_NEAR_ZERO.items()
-            ]  # fmt: skip
-    return rows
+def near_zero_starts(runs: Ensemble) -> list[Row]:
+    """Starts with biases near 0: which runs stay on a level, and which paths the others take."""
+    paths = Counter(runs.path(member) for member in runs.stages)
+    name = "biases near 0: share that"
+    return [
+        *(_share_row(f"{name} ends on {label} without a transition", paths[(label,)], runs, count)
+          for label, count in _ENDS_NEAR_ZERO.items()),
+        *(_share_row(f"{name} goes {' → '.join(path)}", paths[path], runs, count)
+          for path, count in _PATHS_NEAR_ZERO.items()),
+    ]  # fmt: skip
 
 
-def _share_row(name: str, count: int, total: int, published: int, where: str) -> Row:
+def normal_starts(runs: Ensemble) -> list[Row]:
+    """Starts W, b ~ N(0, 1): the level of the last plateau."""
+    ends = Counter(path[-1] for member in runs.stages if (path := runs.path(member)))
+    return [
+        _share_row(f"W, b ~ N(0, 1): share that ends on {label}", ends[label], runs, count)
+        for label, count in _ENDS_NORMAL.items()
+    ]
+
+
+def _share_row(name: str, count: int, runs: Ensemble, published: int) -> Row:
+    """A share of runs against that of the _TRIED runs of whoever collected the paper's facts."""
     reference = Published(
-        published / _TRIED, ("D",), where, spread=share_stderr(published, _TRIED),
-        text=f"{published}/{_TRIED}",
+        published / _TRIED, ("D",), "64 runs of an independent reproduction",
+        spread=share_stderr(published, _TRIED), text=f"{published}/{_TRIED}",
     )  # fmt: skip
+    total = runs.n_members
     return Row(name, count / total, reference, share_stderr(count, total), digits=3)
 
 

@@ -117,12 +117,11 @@ def _figure_3(results: Results) -> Section:
                     f"λ̂ (dimensionless) against SGD steps: {setting}; median and quartiles over the "
                     "members that are in a phase at that step, where there are at least five."),
         ]  # fmt: skip
-    near_zero, normal = results.ensemble("near_zero_biases"), results.ensemble("normal_start")
-    for name, rows in (
-        ("near_zero_biases", dynamics.starts(near_zero, None)),
-        ("normal_start", dynamics.starts(None, normal)),
+    for name, start_rows in (
+        ("near_zero_biases", dynamics.near_zero_starts),
+        ("normal_start", dynamics.normal_starts),
     ):
-        blocks.append(Block(job_command(name, results), rows))
+        blocks.append(Block(job_command(name, results), start_rows(results.ensemble(name))))
     return Section(
         blocks,
         pictures=pictures,
@@ -134,7 +133,7 @@ def _figure_3(results: Results) -> Section:
 def _table_k1(results: Results) -> Section:
     found = bayes.estimates(results.one("table_k1"))
     return Section(
-        [Block(job_command("table_k1", results), bayes.llc_rows(found, "published"))],
+        [Block(job_command("table_k1", results), bayes.llc_rows(found))],
         pictures=[Picture("table_k1", "estimates", {"rows": found},
                           "λ̂ (dimensionless) at n = 5000 samples on one data set, c = 6: mean and "
                           f"standard error over {found[0]['n_chains']} chains; dashed: theory, x: "

@@ -19,9 +19,9 @@ class Job:
 
     Attributes:
         command: train, llc or posterior.
-        overrides: its words.
-        sweep: for each swept key its values, as they are written.
-        quick: words added for the ten-minute version.
+        overrides: Hydra overrides.
+        sweep: the swept keys, each with its values as text.
+        quick: overrides added for the ten-minute version.
     """
 
     command: str
@@ -35,8 +35,8 @@ class Job:
         flag = ["-m"] if self.sweep else []
         return [self.command, *flag, *self.overrides, *(self.quick if quick else ()), *swept]
 
-    def line(self, quick: bool) -> str:
-        """The command as one types it."""
+    def text(self, quick: bool) -> str:
+        """The command as typed."""
         return " ".join(["kgon", *(f"'{w}'" if "[" in w else w for w in self.words(quick))])
 
     def runs(self, quick: bool) -> list[list[str]]:
@@ -111,7 +111,7 @@ class Results:
     Attributes:
         folders: the run directories.
         quick: whether the ten-minute version was run.
-        kept: where what is computed here, and takes long, is kept.
+        kept: folder for results that are computed here and take long.
     """
 
     folders: Mapping[str, list[Path]]
@@ -119,7 +119,7 @@ class Results:
     kept: Path
 
     def once(self, name: str, compute: Callable[..., Any], **settings: Any) -> Any:
-        """compute(**settings), as JSON has it; of the same settings only once."""
+        """compute(**settings) as JSON returns it, computed only once for given settings."""
         file = self.kept / f"{name}.json"
         if file.exists():
             stored = json.loads(file.read_text())

@@ -10,7 +10,7 @@ from kgon.paper.rows import Row, Table
 
 @dataclass(frozen=True)
 class Block:
-    """Rows that one command gave."""
+    """Rows that come from one command."""
 
     command: str
     rows: list[Row]
@@ -44,7 +44,7 @@ class Item:
         name: in `kgon paper item=...` and in the table of results.
         title: the heading.
         needs: names of JOBS.
-        make: the section, from built results.
+        make: makes the section from the results.
         origin: "paper", "beyond" or "elhage".
     """
 
@@ -62,4 +62,4 @@ def item_command(name: str) -> str:
 
 def job_command(name: str, results: Results) -> str:
     """The command of a job."""
-    return JOBS[name].line(results.quick)
+    return JOBS[name].text(results.quick)

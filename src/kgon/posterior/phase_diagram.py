@@ -23,8 +23,16 @@ PRIOR = "prior"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PosteriorRow:
-    """The posterior of a cell. None stands for a value that is not finite, here and below.
+class CellRow:
+    """A row of a cell's tables. None stands for a value that is not finite."""
+
+    n_samples: int
+    dataset: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PosteriorRow(CellRow):
+    """The posterior of a cell.
 
     Attributes:
         verdict: of `kgon.posterior.smc`.
@@ -35,8 +43,6 @@ class PosteriorRow:
         n_rungs: of the tempering ladder.
     """
 
-    n_samples: int
-    dataset: int
     verdict: str
     log_evidence: float | None
     log_evidence_stderr: float | None
@@ -48,7 +54,7 @@ class PosteriorRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShareRow:
+class ShareRow(CellRow):
     """The share of a phase in a cell.
 
     Attributes:
@@ -59,8 +65,6 @@ class ShareRow:
         phase: the family or the label.
     """
 
-    n_samples: int
-    dataset: int
     sampler: str = "smc"
     start: str | None = None
     rule: str
@@ -71,11 +75,9 @@ class ShareRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AgreementRow:
+class AgreementRow(CellRow):
     """The share of draws to which two rules give the same k, or the same label."""
 
-    n_samples: int
-    dataset: int
     rule: str
     other: str
     by: str
@@ -83,11 +85,9 @@ class AgreementRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PhaseLLCRow:
+class PhaseLLCRow(CellRow):
     """The learning coefficient within a phase, labelled by the reference rule."""
 
-    n_samples: int
-    dataset: int
     phase: str
     share: float | None
     llc: float | None
@@ -96,7 +96,7 @@ class PhaseLLCRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChainsRow:
+class ChainsRow(CellRow):
     """The NUTS chains from one start.
 
     Attributes:
@@ -106,8 +106,6 @@ class ChainsRow:
         leapfrogs: leapfrog steps after warm-up.
     """
 
-    n_samples: int
-    dataset: int
     start: str
     rhat: float | None
     ess: float | None
