@@ -37,11 +37,10 @@ def main() -> None:
 
 def check(config: DictConfig) -> None:
     """Refuse a wrong config before the job starts, with a ValueError that names the key."""
-    configs.plain(config)
+    plain = configs.plain(config)
     check_runs(config)
     if not isinstance(config.nuts.run, bool):
         raise ValueError(f"nuts.run must be true or false, got {config.nuts.run}")
-    plain = configs.plain(config)
     check_sizes(plain["n_samples"], plain["n_datasets"])
     _settings(config)
     if config.nuts.run and importlib.util.find_spec("numpyro") is None:
