@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from kgon.cli import main
 from kgon.figures import posterior as posterior_figures
-from kgon.posterior import phase_diagram as module
+from kgon.posterior import cell, sample
 from kgon.posterior.nuts import NUTS
 from kgon.posterior.phase_diagram import PhaseDiagram
 from kgon.record import run_directory
@@ -91,20 +91,20 @@ def in_process(monkeypatch, folder, *words):
 
 
 def test_a_killed_job_goes_on_and_ends_as_if_nothing_had_happened(job, tmp_path, monkeypatch):
-    original, calls = module.sample_point, []
+    original, calls = sample.sample_cell, []
 
-    def stops(*place, **settings):
+    def stops(*place):
         if len(calls) == 3:
             raise KeyboardInterrupt
         calls.append(place)
-        return original(*place, **settings)
+        return original(*place)
 
-    monkeypatch.setattr(module, "sample_point", stops)
+    monkeypatch.setattr(sample, "sample_cell", stops)
     with pytest.raises(KeyboardInterrupt):
         in_process(monkeypatch, tmp_path, "runs.workers=1")
     (path,) = run_directory.find([tmp_path / "multirun"])
     assert run_directory.load(path).status["state"] == "interrupted"
-    monkeypatch.setattr(module, "sample_point", original)
+    monkeypatch.setattr(sample, "sample_cell", original)
     in_process(monkeypatch, tmp_path, "runs.workers=1")
     _, whole, _ = job
     assert path.name == whole.path.name
@@ -193,7 +193,7 @@ def test_the_experiment_on_starts_shows_each_start_beside_smc(tmp_path, monkeypa
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *a: "here" if name == "numpyro" else find(name)
     )
-    monkeypatch.setattr(module, "sample_nuts", standing_chains)
+    monkeypatch.setattr(cell, "sample_nuts", standing_chains)
     in_process(monkeypatch, tmp_path, "experiment=nuts_start", "nuts.n_draws=10")
     (path,) = run_directory.find([tmp_path / "multirun"])
     chains = pq.read_table(path / "chains.parquet").to_pylist()
@@ -223,7 +223,7 @@ def test_the_experiment_on_starts_shows_each_start_beside_smc(tmp_path, monkeypa
     # Curves against n of what chains have: those from 6 are at 1, those of others at 0.
     tables = {t: pq.read_table(path / f"{t}.parquet").to_pylist()
               for t in ("posteriors", "shares", "agreement", "llc", "chains")}  # fmt: skip
-    figure = posterior_figures.starts(PhaseDiagram(**tables, n_draws=64))
+    figure = posterior_figures.starts(PhaseDiagram.from_rows(tables, n_draws=64))
     lines = {a.get_gid(): a.get_ydata() for a in figure.findobj(Line2D) if a.get_gid()}
     assert lines["mean-6-6"].tolist() == [1.0] * 3
     assert lines["mean-prior-5"].tolist() == pytest.approx([5 / 80] * 3)

@@ -14,12 +14,12 @@ from kgon.record import run_directory
 
 # The two jobs of one item, so small that starting them is most of the work.
 SMALL = """
-from kgon.paper import items
-jobs = {name: items.JOBS[name] for name in ("correlated", "anticorrelated")}
-items.JOBS.clear()
+from kgon.paper.jobs import JOBS, Job
+jobs = {name: JOBS[name] for name in ("correlated", "anticorrelated")}
+JOBS.clear()
 for name, job in jobs.items():
     few = (*job.overrides, "members=2", "trainer.max_steps=200")
-    items.JOBS[name] = items.Job(job.command, few)
+    JOBS[name] = Job(job.command, few)
 import sys
 from kgon.cli import main
 sys.argv = ["kgon", "paper", "item=pairs", "out=page"]

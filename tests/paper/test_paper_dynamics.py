@@ -1,4 +1,4 @@
-"""Transitions, their antecedents, and what the superposition items read off weights."""
+"""Transitions and their antecedents."""
 
 import math
 from pathlib import Path
@@ -7,8 +7,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from kgon.paper import dynamics, superposition
-from kgon.paper.dynamics import ANTECEDENT, INCONCLUSIVE, NONE, Ensemble
+from kgon.paper import dynamics
+from kgon.paper.antecedents import (
+    ANTECEDENT,
+    INCONCLUSIVE,
+    NONE,
+    antecedent_rows,
+    antecedents,
+)
+from kgon.paper.ensemble import Ensemble
+from kgon.posterior.transitions import SampledTransition
 from kgon.record.run_directory import Run
 from kgon.theory.critical import critical_point
 
@@ -34,12 +42,13 @@ def ensemble(paths, llc, lr=0.01):
 
 
 def crossing(alpha, beta, crossed):
-    return {"by": "label", "from": alpha, "to": beta, "crossed": crossed, "crossing": 300.0,
-            "log_odds_first": 1.0, "log_odds_last": 2.0}  # fmt: skip
+    return SampledTransition(by="label", alpha=alpha, beta=beta, crossed=crossed, crossing=300.0,
+                             crossing_sd=None, log_odds_first=1.0, log_odds_last=2.0,
+                             largest_share_from=1.0, largest_share_to=1.0)  # fmt: skip
 
 
 def antecedent(llc, posterior=()):
-    (row,) = dynamics.antecedents(ensemble([("4+", "5")] * len(llc[0]), llc), posterior)
+    (row,) = antecedents(ensemble([("4+", "5")] * len(llc[0]), llc), posterior)
     return row
 
 
@@ -50,12 +59,12 @@ LEVEL = [[5, 4, 6]] * 3 + [[4.5, 5.0, 5.6]] * 3
 
 def test_a_transition_is_counted_with_its_changes():
     row = antecedent(RISING)
-    assert (row["from"], row["to"], row["members"], row["paired"]) == ("4+", "5", 3, 3)
-    assert row["delta_loss"] == pytest.approx(-0.0354231, abs=1e-6)
-    assert row["delta_llc_theory"] == -1
+    assert (row.alpha, row.beta, row.members, row.paired) == ("4+", "5", 3, 3)
+    assert row.delta_loss == pytest.approx(-0.0354231, abs=1e-6)
+    assert row.delta_llc_theory == -1
     # The steps 10 and 20 are in the first stage, 30 .. 50 in the second; 60 is after its end.
     after, before = np.mean(np.array(RISING)[2:5], 0), np.mean(np.array(RISING)[:2], 0)
-    assert row["delta_llc_estimate"] == pytest.approx(float((after - before).mean()))
+    assert row.delta_llc_estimate == pytest.approx(float((after - before).mean()))
 
 
 @pytest.mark.parametrize(
@@ -66,31 +75,23 @@ def test_a_transition_is_counted_with_its_changes():
 )  # fmt: skip
 def test_the_verdict_of_the_hypothesis(llc, crossed, verdict):
     posterior = [] if crossed is None else [crossing("4+", "5", crossed)]
-    assert antecedent(llc, posterior)["verdict"] == verdict
+    assert antecedent(llc, posterior).verdict == verdict
 
 
 def test_a_transition_without_antecedent_is_shown_as_not_reproduced():
-    table = dynamics.antecedents(ensemble([("4+", "5")] * 3, FALLING), [])
-    claim = dynamics.antecedent_rows(table, 3)[0]
+    table = antecedents(ensemble([("4+", "5")] * 3, FALLING), [])
+    claim = antecedent_rows(table, 3)[0]
     assert claim.verdict == "not reproduced"
     assert "4+ → 5" in claim.text
 
 
 def test_five_to_six_in_training_contradicts_the_paper():
-    table = dynamics.antecedents(ensemble([("5", "6")] * 3, RISING), [])
-    row = next(r for r in dynamics.antecedent_rows(table, 3) if "5 → 6" in r.quantity)
+    table = antecedents(ensemble([("5", "6")] * 3, RISING), [])
+    row = next(r for r in antecedent_rows(table, 3) if "5 → 6" in r.quantity)
     assert row.verdict == "not reproduced"
 
 
 def test_the_first_transition_is_the_end_of_the_first_plateau():
-    (row,) = dynamics.first_transition([ensemble([("4+", "5"), ("4",), ("4+-", "4")], LEVEL)])
-    assert (row["members"], row["left"]) == (3, 2)
-    assert row["median"] == pytest.approx(29 * 0.01)
-
-
-def test_dimensionality_of_known_figures():
-    angle = 2 * math.pi / 5 * np.arange(5)
-    pentagon = np.stack([np.cos(angle), np.sin(angle)])
-    assert superposition.dimensionality(pentagon) == pytest.approx([0.4] * 5)
-    pairs_ = np.array([[1.0, -1.0, 0.0, 0.0], [0.0, 0.0, 1.3, 0.0]])
-    assert superposition.dimensionality(pairs_) == pytest.approx([0.5, 0.5, 1.0, 0.0])
+    row = dynamics.first_transition(ensemble([("4+", "5"), ("4",), ("4+-", "4")], LEVEL))
+    assert (row.members, row.left) == (3, 2)
+    assert row.median == pytest.approx(29 * 0.01)

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from kgon.paper.drawings import DRAWINGS
-from kgon.paper.items import ITEMS, JOBS, Block, Picture, Section, check_names
+from kgon.paper.items import ITEMS, check_names
+from kgon.paper.jobs import JOBS
 from kgon.paper.page import draw, write_page
 from kgon.paper.rows import NOT, VERDICTS, Published, Row
+from kgon.paper.section import Block, Picture, Section
 from kgon.theory.critical import critical_points
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,6 @@ from scipy.spatial import ConvexHull
 from kgon.posterior.labels import (
     Labels,
     agreement,
-    agreement_table,
     hull_labels,
     output_labels,
     quench,
@@ -102,12 +101,6 @@ def test_agreement():
     assert agreement(one, other).tolist() == [True, True, False]
     other.sigma[0] = 1
     assert agreement(one, other, by="label").tolist() == [False, True, False]
-    table = agreement_table({"a": one, "b": other, "c": one})
-    assert table == {
-        ("a", "b"): pytest.approx(2 / 3),
-        ("a", "c"): 1.0,
-        ("b", "c"): pytest.approx(2 / 3),
-    }
     with pytest.raises(ValueError, match="by must be"):
         agreement(one, other, by="level")
 

@@ -1,4 +1,4 @@
-"""The phase diagram: a point is a function of its own settings; interruptions; tables."""
+"""The phase diagram: a cell is a function of its own settings; interruptions; tables."""
 
 import dataclasses
 import json
@@ -7,13 +7,11 @@ import math
 import pytest
 import torch
 
-from kgon.posterior import phase_diagram as module
-from kgon.posterior.phase_diagram import (
-    PhaseDiagram,
-    phase_diagram,
-    prediction_rows,
-    transition_rows,
-)
+from kgon.posterior import sample as module
+from kgon.posterior.cell import Settings
+from kgon.posterior.phase_diagram import PhaseDiagram, PosteriorRow, ShareRow
+from kgon.posterior.sample import sample_phase_diagram
+from kgon.posterior.transitions import predicted_transitions, sampled_transitions
 from kgon.theory.critical import critical_point
 from kgon.theory.free_energy import free_energy
 
@@ -21,9 +19,13 @@ SMC = dict(n_particles=64, n_replicates=2, ess=0.5, n_moves=2, n_leapfrog=4, tar
 SIZES = [60, 20, 40]
 
 
+def settings(n_features=6, smc=SMC, **others):
+    return Settings(n_features=n_features, smc=smc, **others)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    return phase_diagram(tmp_path_factory.mktemp("whole"), SIZES, 2, n_features=6, smc=SMC)
+    return sample_phase_diagram(tmp_path_factory.mktemp("whole"), SIZES, 2, settings())
 
 
 @pytest.mark.parametrize("finished", [1, 4])
@@ -31,49 +33,49 @@ def test_an_interrupted_diagram_goes_on_to_bit_identical_results(
     whole, tmp_path, monkeypatch, finished
 ):
     calls = []
-    original = module.sample_point
+    original = module.sample_cell
 
-    def stops(*place, **settings):
+    def stops(n, dataset, settings):
         if len(calls) == finished:
             raise KeyboardInterrupt
-        calls.append(place)
-        return original(*place, **settings)
+        calls.append((n, dataset))
+        return original(n, dataset, settings)
 
-    monkeypatch.setattr(module, "sample_point", stops)
+    monkeypatch.setattr(module, "sample_cell", stops)
     with pytest.raises(KeyboardInterrupt):
-        phase_diagram(tmp_path, SIZES, 2, n_features=6, smc=SMC)
+        sample_phase_diagram(tmp_path, SIZES, 2, settings())
     assert len(list(tmp_path.glob("n*.json"))) == finished
 
     again = []
 
-    def counts(*place, **settings):
-        again.append(place)
-        return original(*place, **settings)
+    def counts(n, dataset, settings):
+        again.append((n, dataset))
+        return original(n, dataset, settings)
 
-    monkeypatch.setattr(module, "sample_point", counts)
-    resumed = phase_diagram(tmp_path, SIZES, 2, n_features=6, smc=SMC)
+    monkeypatch.setattr(module, "sample_cell", counts)
+    resumed = sample_phase_diagram(tmp_path, SIZES, 2, settings())
     assert resumed == whole
     assert not set(calls) & set(again) and len(again) == 6 - finished
 
 
-def test_points_do_not_depend_on_company_or_workers(whole, tmp_path):
-    alone = phase_diagram(tmp_path, [40], 1, n_features=6, smc=SMC, workers=2)
+def test_cells_do_not_depend_on_company_or_workers(whole, tmp_path):
+    alone = sample_phase_diagram(tmp_path, [40], 1, settings(), workers=2)
     for name in ("posteriors", "shares", "agreement", "llc"):
-        mine = [r for r in getattr(whole, name) if (r["n_samples"], r["dataset"]) == (40, 0)]
+        mine = [r for r in getattr(whole, name) if (r.n_samples, r.dataset) == (40, 0)]
         assert getattr(alone, name) == mine
 
 
 def test_another_seed_or_data_set_is_another_posterior(whole, tmp_path):
-    other = phase_diagram(tmp_path, [40], 2, n_features=6, smc=SMC, seed=1)
-    values = [r["log_evidence"] for r in whole.posteriors if r["n_samples"] == 40]
-    values += [r["log_evidence"] for r in other.posteriors]
+    other = sample_phase_diagram(tmp_path, [40], 2, settings(seed=1))
+    values = [r.log_evidence for r in whole.posteriors if r.n_samples == 40]
+    values += [r.log_evidence for r in other.posteriors]
     assert len(set(values)) == 4
 
 
-def test_points_of_other_settings_are_refused(tmp_path):
-    phase_diagram(tmp_path, [20], 1, n_features=6, smc=SMC)
+def test_cells_of_other_settings_are_refused(tmp_path):
+    sample_phase_diagram(tmp_path, [20], 1, settings())
     with pytest.raises(ValueError, match="other settings"):
-        phase_diagram(tmp_path, [20], 1, n_features=6, smc=SMC, noise_std=0.5)
+        sample_phase_diagram(tmp_path, [20], 1, settings(noise_std=0.5))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,7 @@ def test_points_of_other_settings_are_refused(tmp_path):
 )
 def test_shares_are_probabilities_under_every_rule(tmp_path, options, rules):
     # n = 1 is a data set in which most features never occur.
-    diagram = phase_diagram(tmp_path, [1, 50], 1, smc=SMC, **options)
+    diagram = sample_phase_diagram(tmp_path, [1, 50], 1, settings(**options))
     assert diagram.rules == rules
     for rule in rules:
         for by in ("k", "label"):
@@ -104,17 +106,18 @@ def test_shares_are_probabilities_under_every_rule(tmp_path, options, rules):
 def made_up(n, odds):
     """A diagram whose two phases have the given log odds, (n_sizes, n_datasets)."""
     rows, shares = [], []
+    blank = dict.fromkeys(("log_evidence", "log_evidence_stderr", "mean_loss", "mean_loss_stderr",
+                           "rhat", "acceptance", "n_rungs"))  # fmt: skip
     for size, row in zip(n, odds, strict=True):
         for d, value in enumerate(row):
             place = {"n_samples": size, "dataset": d}
-            rows.append(place)
+            rows.append(PosteriorRow(**place, verdict="ok", **blank))
             p = 1 / (1 + math.exp(-value))
-            for phase, share in (("5", 1 - p), ("6", p)):
-                shares += [
-                    {**place, "sampler": "smc", "rule": "quench", "by": by, "phase": phase,
-                     "share": share, "stderr": None}
-                    for by in ("k", "label")
-                ]  # fmt: skip
+            shares += [
+                ShareRow(**place, rule="quench", by=by, phase=phase, share=share, stderr=None)
+                for phase, share in (("5", 1 - p), ("6", p))
+                for by in ("k", "label")
+            ]
     return PhaseDiagram(rows, shares, [], [], [], n_draws=10**9)
 
 
@@ -122,27 +125,27 @@ def test_the_crossing_is_where_the_odds_pass_through_one():
     # Odds linear in n: 5 and 6 are equally likely at n = 500 and 700 exactly; the third stays.
     n = [200, 400, 600, 800]
     odds = [[(size - 500) / 100, (size - 700) / 100, -1.0] for size in n]
-    rows = transition_rows(made_up(n, odds))
-    (row,) = (r for r in rows if (r["by"], r["from"], r["to"]) == ("k", "5", "6"))
-    assert row["crossed"] == pytest.approx(2 / 3)
-    assert row["crossing"] == pytest.approx(600, rel=1e-9)
-    assert row["crossing_sd"] == pytest.approx(math.sqrt(2) * 100, rel=1e-9)
-    assert row["log_odds_last"] == pytest.approx((3 + 1 - 1) / 3, rel=1e-6)
-    (back,) = (r for r in rows if (r["by"], r["from"], r["to"]) == ("k", "6", "5"))
-    assert back["crossed"] == 0 and back["crossing"] is None
+    found = {(t.by, t.alpha, t.beta): t for t in sampled_transitions(made_up(n, odds))}
+    there, back = found["k", "5", "6"], found["k", "6", "5"]
+    assert there.crossed == pytest.approx(2 / 3)
+    assert there.crossing == pytest.approx(600, rel=1e-9)
+    assert there.crossing_sd == pytest.approx(math.sqrt(2) * 100, rel=1e-9)
+    assert there.log_odds_last == pytest.approx((3 + 1 - 1) / 3, rel=1e-6)
+    assert there.notable
+    assert back.crossed == 0 and back.crossing is None and not back.notable
 
 
 def test_free_energies_are_equal_at_every_predicted_crossing():
-    rows = prediction_rows(6, llc={"4+": 5.0})
-    assert {("5", "6", ""), ("4+", "5", "4+: 5")} <= {(r["from"], r["to"], r["llc"]) for r in rows}
-    for row in rows:
-        assert row["delta_loss"] < 0 < row["delta_llc"]
-        llc = {"4+": 5.0} if row["llc"] else None
-        for name, halved in (("full", False), ("halved", True)):
-            if row[name] is not None:
+    found = predicted_transitions(6, llc={"4+": 5.0})
+    assert {("5", "6", ""), ("4+", "5", "4+: 5")} <= {(t.alpha, t.beta, t.llc) for t in found}
+    for transition in found:
+        assert transition.delta_loss < 0 < transition.delta_llc
+        llc = {"4+": 5.0} if transition.llc else None
+        for n, halved in ((transition.full, False), (transition.halved, True)):
+            if n is not None:
                 before, after = (
-                    free_energy(critical_point(row[end], 6), row[name], halved=halved, llc=llc)
-                    for end in ("from", "to")
+                    free_energy(critical_point(label, 6), n, halved=halved, llc=llc)
+                    for label in (transition.alpha, transition.beta)
                 )
                 assert before == pytest.approx(after, abs=1e-9)
 
@@ -165,7 +168,9 @@ def test_free_energies_are_equal_at_every_predicted_crossing():
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_written(tmp_path, change, message):
-    good = dict(n_samples=[5], n_datasets=1, n_features=6, smc=SMC)
+    sizes = {"n_samples": [5], "n_datasets": 1, "workers": 1}
+    sizes |= {name: value for name, value in change.items() if name in sizes}
+    others = {name: value for name, value in change.items() if name not in sizes}
     with pytest.raises(ValueError, match=message):
-        phase_diagram(tmp_path / "points", **(good | change))
-    assert not (tmp_path / "points").exists()
+        sample_phase_diagram(tmp_path / "cells", settings=settings(**others), **sizes)
+    assert not (tmp_path / "cells").exists()

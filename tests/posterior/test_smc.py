@@ -8,7 +8,7 @@ import torch
 from kgon import streams
 from kgon.data import SingleFeature, Sparse, draw
 from kgon.posterior.labels import output_labels, quench, quench_labels
-from kgon.posterior.occupancy import bayesian_transitions, posterior_llc, shares, shares_by_k
+from kgon.posterior.occupancy import bayesian_transitions, posterior_llc, shares
 from kgon.posterior.smc import VERDICTS, sample_posterior
 from kgon.theory.loss import DirectLoss, EmpiricalLoss, PopulationLoss
 
@@ -185,9 +185,9 @@ def test_the_population_posterior_crosses_from_5_to_6_between_n_beta_250_and_280
     assert float(six[0] + 2 * error[0]) < 0.5 < float(six[1] - 2 * error[1])
     fast, _ = posterior.mean(output_labels(posterior.W, posterior.b).k == 6)
     assert bool((fast > six).all())
-    table = shares_by_k(posterior, labels)
+    table = shares(posterior, labels, "k")
     assert torch.allclose(sum(p for p, _ in table.values()), torch.ones(2).double())
-    assert torch.equal(table[6][0], six)
+    assert torch.equal(table["6"][0], six)
 
 
 def test_learning_coefficient_of_the_6_gon_from_its_posterior():
@@ -216,7 +216,9 @@ def test_transitions_from_a_table_of_shares():
     assert bool(up.crossing[2].isnan()) and bool(down.crossing.isnan().all())
     assert up.crossed == pytest.approx(2 / 3)
     assert up.location == pytest.approx((225.0, math.sqrt(2) * 75))
-    torch.testing.assert_close(up.change[:2], torch.full((2,), 14.0, dtype=torch.float64))
+    torch.testing.assert_close(
+        (up.log_odds[-1] - up.log_odds[0])[:2], torch.full((2,), 14.0, dtype=torch.float64)
+    )
     # A phase without draws is bounded by half a draw.
     expected = -(share["5"][0, 0] / 0.5e-9).log()
     torch.testing.assert_close(table["5", "4"].log_odds[0, 0], expected)

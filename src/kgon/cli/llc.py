@@ -11,30 +11,22 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from torch import Tensor
 
-from kgon import streams
 from kgon.cli.artifacts import downloaded
-from kgon.cli.llc_table import (
-    FOUR_GONS,
-    PAPER,
-    PUBLISHED,
-    REPRODUCTION,
-    Rows,
-    calibrated_table,
-    estimates_table,
-)
-from kgon.data import SingleFeature, draw
+from kgon.cli.llc_table import Rows, calibrated_table, estimates_table
+from kgon.cli.terminal import print_files
 from kgon.figures import llc as llc_figures
 from kgon.figures import style
 from kgon.launch import command_line
 from kgon.launch.jobs import build, check_runs, dtype_of, job
-from kgon.llc.calibration import ACCEPTANCE, calibrate
-from kgon.llc.estimate import LLC, VERDICTS, check_memory, check_settings, estimate_llc
+from kgon.llc import studies
+from kgon.llc.calibration import ACCEPTANCE
+from kgon.llc.estimate import VERDICTS, check_memory
+from kgon.llc.published import FOUR_GONS, PAPER, REPRODUCTION
+from kgon.llc.studies import CalibratedPoint, ChainSettings, as_row
 from kgon.record import run_directory
 from kgon.theory.critical import CriticalPoint, critical_point
-from kgon.theory.loss import EmpiricalLoss, Loss, PopulationLoss, importance_weights
-from kgon.theory.phases import classify
+from kgon.theory.loss import importance_weights
 from kgon.tracking.artifacts import FORM
 from kgon.tracking.logger import log_artifacts, log_results, where_to_look
 from kgon.training.datamodule import EnsembleData
@@ -42,7 +34,13 @@ from kgon.training.datamodule import EnsembleData
 
 @dataclass(frozen=True)
 class Found:
-    """What a job found: rows by name (the first is what it is about), figures by name."""
+    """What a job found.
+
+    Attributes:
+        tables: rows by name; the first table is the result, printed and summarised.
+        figures: by name.
+        notes: lines printed below the table.
+    """
 
     tables: dict[str, Rows]
     figures: dict[str, Any]
@@ -56,51 +54,39 @@ def main() -> None:
 
 
 def check(config: DictConfig) -> None:
-    """Everything that can be refused before a job starts; ValueError says what."""
+    """Refuse a wrong config before the job starts, with a ValueError that names the key."""
     check_runs(config)
     build(config.sampler)
     dtype_of(config)
     if config.loss not in ("population", "sample"):
         raise ValueError(f"loss must be population or sample, got {config.loss}")
-    for n in _sizes(config):
-        _settings(config, n)
+    settings = _settings(config, _sizes(config))
     if config.discard is not None and not 0 <= config.discard <= 1:
         raise ValueError(f"discard must lie in [0, 1] or be null, got {config.discard}")
     if config.run is None:
-        n_points = len(_points(config))
+        n_estimates = len(_points(config))
+        if config.calibrate:
+            _check_grid(config.calibration)
+            n_estimates *= math.prod(len(values) for values in _grid(config).values())
     else:
         if config.calibrate:
-            raise ValueError("calibrate=true works at critical points; leave out run=")
+            raise ValueError("calibrate=true needs critical points: remove run=")
         for name in ("snapshots", "members"):
             if not (isinstance(config[name], int) and config[name] >= 1):
                 raise ValueError(f"{name} must be a number >= 1, got {config[name]}")
         _check_run(config)
-        n_points = config.snapshots * config.members
-    if not config.calibrate:
-        check_memory(config.n_draws, config.n_chains, n_points)
-    else:
-        for name in ("lr_factors", "localization", "nbeta_factors"):
-            values = config.calibration[name]
-            numbers = OmegaConf.is_list(values) and all(isinstance(v, int | float) for v in values)
-            if not numbers or not values or min(values) < 0:
-                raise ValueError(
-                    f"calibration.{name} must be a list of one or more numbers, got {values}"
-                )
-        if len(config.calibration.lr_factors) < 2:
-            raise ValueError(
-                "calibration.lr_factors must be two or more increasing numbers, got "
-                f"{config.calibration.lr_factors}"
-            )
-        grid = config.calibration
-        n_settings = len(grid.lr_factors) * len(grid.localization) * len(grid.nbeta_factors)
-        check_memory(grid.n_draws, grid.n_chains, n_settings * n_points)
+        if len(settings) > 1:
+            raise ValueError(f"n_samples must be one number with run=DIR, got {config.n_samples}")
+        n_estimates = config.snapshots * config.members
+    chains = next(iter(settings.values()))
+    check_memory(chains.n_draws, chains.n_chains, n_estimates)
 
 
 @job
 def task(config: DictConfig, running: run_directory.Job, logger: Any) -> Callable[[], None]:
     """Estimate, write tables and figures, give them to the logger."""
-    work = at_snapshots if config.run else calibrated if config.calibrate else at_critical_points
-    found: Found = work(config)
+    study = _along_training if config.run else _calibrated if config.calibrate else _at_points
+    found: Found = study(config)
     directory = running.directory
     for name, rows in found.tables.items():
         directory.save_rows(name, rows)
@@ -113,165 +99,104 @@ def task(config: DictConfig, running: run_directory.Job, logger: Any) -> Callabl
     log_results(logger, summary, found.tables, drawn)
     artifacts = {"llc": "config.yaml " + " ".join(f"{name}.parquet" for name in found.tables)}
     log_artifacts(logger, directory.path, artifacts, summary, {})
-    looks = where_to_look(logger)
-    return lambda: _print(found, directory.path, [*drawn.values()], looks)
+    hints = where_to_look(logger)
+    return lambda: _print(found, directory.path, [*drawn.values()], hints)
 
 
-# ------------------------------------------------------------------------------- what to estimate
+# ------------------------------------------------------------------------------------- studies
 
 
-def at_critical_points(config: DictConfig) -> Found:
-    """Estimates at the critical points, for each n."""
+def _at_points(config: DictConfig) -> Found:
     points = _points(config)
-    W, b = _stacked(config, points)
-    rows: Rows = []
-    for i, n in enumerate(_sizes(config)):
-        settings = _settings(config, n, i)
-        estimate = _estimate(config, _loss(config, n), W, b, settings, _keys(config, points))
-        for point, row in zip(points, _rows(estimate), strict=True):
-            known = PUBLISHED.get((point.label, n)) if point.n_features == 6 else None
-            published, spread, source = known or (None, None, None)
-            rows.append(
-                {
-                    "label": point.label,
-                    "n_samples": n,
-                    "theory": point.llc,
-                    "published": published,
-                    "published_spread": spread,
-                    "source": source,
-                    **row,
-                    "n_chains": config.n_chains,
-                    "nbeta": settings["nbeta"],
-                    "lr": settings["lr"],
-                    "localization": settings["localization"],
-                    "loss": config.loss,
-                    "kind": point.kind,
-                }
-            )
-    sources = dict.fromkeys(row["source"] for row in rows)
+    records = studies.at_critical_points(
+        points, _settings(config, _sizes(config)), loss=config.loss, seed=config.seed,
+        discard=config.discard, dtype=dtype_of(config), sampler=build(config.sampler),
+    )  # fmt: skip
+    rows = [as_row(record) for record in records]
+    sources = {record.source for record in records}
     marks = {PAPER: "published", REPRODUCTION: "*"}
     notes = [f"{mark}: {source}" for source, mark in marks.items() if source in sources]
     notes += _on_four_gons(point.label for point in points)
     return Found({"estimates": rows}, {"llc": llc_figures.against_theory(rows)}, notes)
 
 
+def _calibrated(config: DictConfig) -> Found:
+    calibrated = studies.calibrated(
+        _points(config), _settings(config, _sizes(config)), **_grid(config), loss=config.loss,
+        seed=config.seed, dtype=dtype_of(config), sampler=build(config.sampler),
+    )  # fmt: skip
+    grid = [as_row(estimate) for each in calibrated for estimate in each.grid]
+    drawn = {f"calibration-{each.point.label}-{each.n_samples}": _drawn(each)
+             for each in calibrated}  # fmt: skip
+    notes = [
+        f"chosen: verdict ok, acceptance >= {ACCEPTANCE:g}, stable in lr, no escape at larger lr;",
+        "of these the first nbeta, the smallest localization, the largest ESS; -: none",
+    ]
+    tables = {"chosen": [_chosen_row(each) for each in calibrated], "calibration": grid}
+    return Found(tables, drawn, notes)
+
+
+def _chosen_row(calibrated: CalibratedPoint) -> dict[str, Any]:
+    """The chosen setting and its estimate; None in place of both where there is none."""
+    row = as_row(calibrated.chosen or calibrated.grid[0])
+    del row["admissible"], row["chosen"]
+    if calibrated.chosen is None:
+        row |= {name: None for name in row if name not in ("label", "n_samples", "theory")}
+    return row
+
+
+def _drawn(calibrated: CalibratedPoint) -> Any:
+    calibration, place = calibrated.calibration, calibrated.place
+    return llc_figures.calibration(
+        calibrated.point.label,
+        calibration.lr,
+        calibration.localization,
+        calibration.nbeta,
+        calibration.estimate.mean[..., place],
+        calibration.estimate.stderr[..., place],
+        calibration.admissible[..., place],
+        tuple(calibration.chosen[place].tolist()) if calibrated.chosen else None,
+        calibrated.point.llc,
+    )
+
+
+def _along_training(config: DictConfig) -> Found:
+    run = run_directory.load(Path(str(config.run)))
+    weights = run.weights()
+    every = len(weights["step"]) - 1
+    kept = np.unique(np.linspace(0, every, config.snapshots).round().astype(int))
+    data = _data(run, config.members)
+    W, b = (
+        torch.from_numpy(np.ascontiguousarray(weights[k][kept][:, : len(data.members)])).to(
+            dtype_of(config)
+        )
+        for k in ("W", "b")
+    )
+    model = run.config["model"]
+    importance = importance_weights(model["importance"], model["n_features"])
+    train_loss = data.train_loss(importance) if config.loss == "sample" else None
+    n = data.n_samples if config.loss == "sample" else _sizes(config)[0]
+    assert n is not None  # `check` refuses loss=sample for a run without a data set
+    points = data.critical_points(W.shape[-2], importance)
+    records = studies.along_training(
+        train_loss or data.expected_loss(importance), W, b,
+        steps=weights["step"][kept].tolist(), members=data.members, points=points,
+        settings=_settings(config, [n])[n], loss=config.loss, seed=config.seed,
+        discard=config.discard, sampler=build(config.sampler),
+    )  # fmt: skip
+    if not records:
+        raise ValueError(f"run={config.run}: all members had diverged before these snapshots")
+    rows = [as_row(record) for record in records]
+    drawn = {"llc": llc_figures.along_training(rows, points)}
+    notes = ["theory is that of the phase's critical point"]
+    notes += _on_four_gons(record.phase for record in records)
+    return Found({"estimates": rows}, drawn, notes)
+
+
 def _on_four_gons(labels: Iterable[str]) -> list[str]:
     if not any(label.startswith("4") for label in labels):
         return []
     return [f"theory at 4-gons is the volume exponent; the paper lists {FOUR_GONS}"]
-
-
-def calibrated(config: DictConfig) -> Found:
-    """A grid of settings at the critical points, for each n, and the settings to use."""
-    points = _points(config)
-    W, b = _stacked(config, points)
-    grid, chosen, drawn = [], [], {}
-    for i, n in enumerate(_sizes(config)):
-        base, asked = _settings(config, n, i), config.calibration
-        result = calibrate(
-            _loss(config, n),
-            W,
-            b,
-            lr=[base["lr"] * factor for factor in asked.lr_factors],
-            localization=list(asked.localization),
-            nbeta=[base["nbeta"] * factor for factor in asked.nbeta_factors],
-            n_chains=asked.n_chains,
-            n_draws=asked.n_draws,
-            n_burnin=asked.n_burnin,
-            seed=_keys(config, points),
-            sampler=build(config.sampler),
-        )
-        shape = result.admissible.shape
-        for at, row in zip(np.ndindex(*shape), _rows(result.estimate), strict=True):
-            setting = {
-                "lr": result.lr[at[0]],
-                "localization": result.localization[at[1]],
-                "nbeta": result.nbeta[at[2]],
-            }
-            point = points[at[3]]
-            place = tuple(result.chosen[at[3]].tolist())
-            row = {"label": point.label, "n_samples": n, "theory": point.llc, **setting, **row}
-            row["admissible"] = bool(result.admissible[at])
-            row["chosen"] = at[:3] == place
-            grid.append(row)
-        for j, point in enumerate(points):
-            mine = [r for r in grid if r["label"] == point.label and r["n_samples"] == n]
-            best: dict[str, Any] | None = next((r for r in mine if r["chosen"]), None)
-            blank = {"label": point.label, "n_samples": n, "theory": point.llc}
-            names = [name for name in grid[0] if name not in (*blank, "admissible", "chosen")]
-            chosen.append(blank | {name: best and best[name] for name in names})
-            drawn[f"calibration-{point.label}-{n}"] = llc_figures.calibration(
-                point.label,
-                result.lr,
-                result.localization,
-                result.nbeta,
-                result.estimate.mean[..., j],
-                result.estimate.stderr[..., j],
-                result.admissible[..., j],
-                tuple(result.chosen[j].tolist()) if best else None,
-                point.llc,
-            )
-    notes = [
-        f"chosen: verdict ok, acceptance >= {ACCEPTANCE:g}, stable in lr, no escape later;",
-        "of these the first nbeta, the smallest localization, the largest ESS; -: none",
-    ]
-    return Found({"chosen": chosen, "calibration": grid}, drawn, notes)
-
-
-def at_snapshots(config: DictConfig) -> Found:
-    """Estimates at snapshots of a training run, under each member's own data set or the expected
-    loss."""
-    run, data, importance = _training_run(config)
-    weights = run.weights()
-    kept = np.unique(np.linspace(0, len(weights["step"]) - 1, config.snapshots).round().astype(int))
-    count = min(config.members, len(data.members))
-    W, b = (
-        torch.from_numpy(np.ascontiguousarray(weights[k][kept][:, :count])).to(dtype_of(config))
-        for k in ("W", "b")
-    )
-    alive = W.isfinite().all(-1).all(-1) & b.isfinite().all(-1)
-    data = _first_members(run, count)
-    n = data.n_samples if config.loss == "sample" else _sizes(config)[0]
-    assert n is not None
-    train_loss = data.train_loss(importance) if config.loss == "sample" else None
-    loss = train_loss or data.expected_loss(importance)
-    settings = _settings(config, n)
-    keys = np.stack(
-        [
-            streams.member_keys(config.seed, data.members, f"llc {step}")
-            for step in weights["step"][kept]
-        ]
-    )
-    # A diverged member stays in the stack, at parameters that cost nothing and mean nothing.
-    W = W.where(alive[..., None, None], 0.0)
-    b = b.where(alive[..., None], 0.0)
-    estimate = _estimate(config, loss, W, b, settings, keys)
-    points = data.critical_points(W.shape[-2], importance)
-    theory = {point.label: point.llc for point in points}
-    labels = np.array(classify(W, b)) if W.shape[-2] == 2 else np.full(alive.shape, "other")
-    rows = []
-    for (i, j), row in zip(np.ndindex(*alive.shape), _rows(estimate), strict=True):
-        if alive[i, j]:
-            label = str(labels[i, j])
-            rows.append(
-                {
-                    "step": int(weights["step"][kept[i]]),
-                    "member": data.members[j],
-                    "phase": label,
-                    "theory": theory.get(label),
-                    **row,
-                    "n_chains": config.n_chains,
-                    "nbeta": settings["nbeta"],
-                    "lr": settings["lr"],
-                    "localization": settings["localization"],
-                    "loss": config.loss,
-                }
-            )
-    if not rows:
-        raise ValueError(f"run={config.run}: all members had diverged at the snapshots asked for")
-    drawn = {"llc": llc_figures.along_training(rows, points)}
-    notes = ["theory is that of the phase's critical point"]
-    return Found({"estimates": rows}, drawn, [*notes, *_on_four_gons(row["phase"] for row in rows)])
 
 
 # ------------------------------------------------------------------------------- from the config
@@ -290,38 +215,55 @@ def _sizes(config: DictConfig) -> list[int]:
     return sizes
 
 
-def _settings(config: DictConfig, n: int, i: int = 0) -> dict[str, Any]:
-    """nbeta, lr, localization and the lengths of the chains at the i-th n."""
-
-    def at(name: str) -> float | None:
-        values = _list(config[name])
-        if OmegaConf.is_list(config[name]) and len(values) != len(_sizes(config)):
-            raise ValueError(
-                f"{name} must be a number or a list as long as n_samples={config.n_samples}, "
-                f"got {config[name]}"
-            )
-        value = values[i if len(values) > 1 else 0]
-        if value is not None and not isinstance(value, int | float):
-            raise ValueError(f"{name} must be a number, got {value}")
-        return value
-
-    nbeta = at("nbeta")
-    nbeta = n / math.log(n) if nbeta is None else nbeta
-    lr = at("lr")
-    if lr is None:
-        if not config.lr_times_nbeta > 0:
-            raise ValueError(f"lr_times_nbeta must be positive, got {config.lr_times_nbeta}")
-        lr = config.lr_times_nbeta / nbeta if nbeta > 0 else 1.0
-    settings = {
-        "nbeta": nbeta,
-        "lr": lr,
-        "localization": config.localization,
-        "n_chains": config.n_chains,
-        "n_draws": config.n_draws,
-        "n_burnin": config.n_burnin,
-    }
-    check_settings(**settings)
+def _settings(config: DictConfig, sizes: Sequence[int]) -> dict[int, ChainSettings]:
+    """The chains' settings by sample size."""
+    lengths = config.calibration if config.calibrate else config
+    settings = {}
+    for i, n in enumerate(sizes):
+        nbeta = _at_size(config, "nbeta", i)
+        nbeta = n / math.log(n) if nbeta is None else nbeta
+        lr = _at_size(config, "lr", i)
+        if lr is None:
+            if not config.lr_times_nbeta > 0:
+                raise ValueError(f"lr_times_nbeta must be positive, got {config.lr_times_nbeta}")
+            lr = config.lr_times_nbeta / nbeta if nbeta > 0 else 1.0
+        settings[n] = ChainSettings(
+            nbeta, lr, config.localization, lengths.n_chains, lengths.n_draws, lengths.n_burnin
+        )
     return settings
+
+
+def _at_size(config: DictConfig, name: str, i: int) -> float | None:
+    """The value of nbeta or lr at the i-th sample size."""
+    values = _list(config[name])
+    if OmegaConf.is_list(config[name]) and len(values) != len(_sizes(config)):
+        raise ValueError(
+            f"{name} must be a number or a list as long as n_samples={config.n_samples}, "
+            f"got {config[name]}"
+        )
+    value = values[i if len(values) > 1 else 0]
+    if value is not None and not isinstance(value, int | float):
+        raise ValueError(f"{name} must be a number, got {value}")
+    return value
+
+
+def _grid(config: DictConfig) -> dict[str, list[float]]:
+    names = ("lr_factors", "localization", "nbeta_factors")
+    return {name: list(config.calibration[name]) for name in names}
+
+
+def _check_grid(asked: DictConfig) -> None:
+    for name in ("lr_factors", "localization", "nbeta_factors"):
+        values = asked[name]
+        numbers = OmegaConf.is_list(values) and all(isinstance(v, int | float) for v in values)
+        if not numbers or not values or min(values) < 0:
+            raise ValueError(
+                f"calibration.{name} must be a list of one or more numbers, got {values}"
+            )
+    if len(asked.lr_factors) < 2:
+        raise ValueError(
+            f"calibration.lr_factors must be two or more increasing numbers, got {asked.lr_factors}"
+        )
 
 
 def _points(config: DictConfig) -> list[CriticalPoint]:
@@ -334,39 +276,6 @@ def _points(config: DictConfig) -> list[CriticalPoint]:
         return [critical_point(label, config.model.n_features) for label in labels]
     except ValueError as error:
         raise ValueError(f"point: {error}") from None
-
-
-def _stacked(config: DictConfig, points: Sequence[CriticalPoint]) -> tuple[Tensor, Tensor]:
-    dtype = dtype_of(config)
-    return torch.stack([p.W for p in points]).to(dtype), torch.stack([p.b for p in points]).to(
-        dtype
-    )
-
-
-def _keys(config: DictConfig, points: Sequence[CriticalPoint]) -> streams.Keys:
-    """Noise that is a point's own, whichever others are asked for."""
-    keys = [streams.member_keys(config.seed, [0], f"llc {point.label}") for point in points]
-    return np.concatenate(keys)
-
-
-def _loss(config: DictConfig, n: int) -> Loss:
-    """The population loss, or that of a data set of n inputs, the same for all points."""
-    if config.loss == "population":
-        return PopulationLoss()
-    keys = streams.member_keys(config.seed, [0], f"data {n}")
-    return EmpiricalLoss(draw(SingleFeature(config.model.n_features), keys, 0, n)[0])
-
-
-def _estimate(
-    config: DictConfig,
-    loss: Callable[..., Tensor],
-    W: Tensor,
-    b: Tensor,
-    settings: dict[str, Any],
-    seed: Any,
-) -> LLC:
-    sampler = build(config.sampler)
-    return estimate_llc(loss, W, b, **settings, seed=seed, discard=config.discard, sampler=sampler)
 
 
 def _check_run(config: DictConfig) -> None:
@@ -387,48 +296,19 @@ def _check_run(config: DictConfig) -> None:
             f"loss=sample: run={folder} has no data set (it was trained on fresh inputs, "
             "n_samples=null); use loss=population"
         )
-    if len(_sizes(config)) > 1:
-        raise ValueError(f"n_samples must be one number with run=DIR, got {config.n_samples}")
 
 
-def _training_run(config: DictConfig) -> tuple[run_directory.Run, EnsembleData, Tensor | None]:
-    run = run_directory.load(Path(str(config.run)))
-    data: EnsembleData = build(OmegaConf.create(run.config).datamodule)
-    importance = importance_weights(
-        run.config["model"]["importance"], run.config["model"]["n_features"]
-    )
-    return run, data, importance
-
-
-def _first_members(run: run_directory.Run, count: int) -> EnsembleData:
-    """The run's data, of its first members only: a member's data set is the same in any company."""
+def _data(run: run_directory.Run, count: int) -> EnsembleData:
+    """The run's data for its first members; a member's data set does not depend on the others."""
     node = OmegaConf.create(run.config).datamodule
-    node.members = list(node.members)[:count]
     data: EnsembleData = build(node)
+    if count < len(data.members):
+        node.members = list(data.members)[:count]
+        data = build(node)
     return data
 
 
 # ------------------------------------------------------------------------------------- results
-
-
-def _rows(estimate: LLC) -> Rows:
-    """The estimates as rows, in the order of the flattened batch."""
-    columns = {
-        "llc": estimate.mean,
-        "stderr": estimate.stderr,
-        "rhat": estimate.rhat,
-        "ess": estimate.ess,
-        "below": estimate.below,
-        "drift": estimate.drift,
-        "acceptance": estimate.acceptance,
-        "kept": estimate.kept,
-    }
-    values = zip(*(column.flatten().tolist() for column in columns.values()), strict=True)
-    words = [VERDICTS[code] for code in estimate.verdict.flatten().tolist()]
-    return [
-        dict(zip(columns, row, strict=True)) | {"verdict": word}
-        for row, word in zip(values, words, strict=True)
-    ]
 
 
 def _summary(found: Found) -> dict[str, float | str]:
@@ -442,15 +322,11 @@ def _summary(found: Found) -> dict[str, float | str]:
     return summary
 
 
-def _print(found: Found, directory: Path, drawn: Sequence[Path], looks: Sequence[str]) -> None:
+def _print(found: Found, directory: Path, drawn: Sequence[Path], hints: Sequence[str]) -> None:
     """Print the first table, its notes, and what to open or type next."""
     console = Console()
     name, rows = next(iter(found.tables.items()))
     console.print(calibrated_table(rows) if name == "chosen" else estimates_table(rows))
     for note in found.notes:
         console.print(f"  {note}", highlight=False)
-    console.print(f"\n  [bold]{directory}[/bold]", highlight=False)
-    for path in drawn:
-        console.print(f"    {path.relative_to(directory)}", highlight=False)
-    for look in looks:
-        console.print(f"  {look}", highlight=False, soft_wrap=True)
+    print_files(console, directory, drawn, hints)

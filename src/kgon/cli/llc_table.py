@@ -1,4 +1,4 @@
-"""The table that kgon llc prints, with what others have published of the same estimates."""
+"""The table that kgon llc prints, with published values beside the estimates."""
 
 import math
 from typing import Any
@@ -6,27 +6,9 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.table import Table
 
+from kgon.llc.published import PAPER
+
 Rows = list[dict[str, Any]]
-
-PAPER = "Chen et al. 2023, Table K.1"
-REPRODUCTION = "ztreisman/arc-llc"
-PUBLISHED = {
-    ("5", 5000): (7.705, 0.85, PAPER),
-    ("5+", 5000): (9.906, 1.27, PAPER),
-    ("6", 5000): (9.027, 0.59, PAPER),
-    ("5", 50000): (7.32, None, REPRODUCTION),
-    ("5+", 50000): (8.74, None, REPRODUCTION),
-    ("6", 50000): (8.53, None, REPRODUCTION),
-    ("5", 500000): (6.90, None, REPRODUCTION),
-    ("5+", 500000): (8.41, None, REPRODUCTION),
-    ("6", 500000): (8.46, None, REPRODUCTION),
-}
-"""Estimates by others at n_features = 6: value, spread, source. The paper's are quoted from that
-reproduction, whose own (with the population loss) fill in where the paper has none."""
-
-FOUR_GONS = "4 .. 5.5"
-"""The paper's values for 4-gons, which depend on the direction. The volume exponent is larger, and
-estimates at finite n lie below both."""
 
 _COLUMNS = {
     "label": ("label", None),

@@ -17,9 +17,11 @@ from kgon.launch import command_line
 from kgon.launch import config as configs
 from kgon.launch.options import CONF
 from kgon.launch.overrides import Composer
-from kgon.paper.items import ITEMS, JOBS, Job, Results, check_names
+from kgon.paper.items import ITEMS, check_names
+from kgon.paper.jobs import JOBS, Job, Results
 from kgon.paper.page import write_page
 from kgon.paper.rows import VERDICTS
+from kgon.paper.section import Item
 from kgon.record.run_directory import RunDirectory
 
 
@@ -107,7 +109,7 @@ def _run(number: str, job: Job, directories: list[Path], config: DictConfig) -> 
 
     A job that is still running after an earlier `kgon paper` was killed is waited for.
     """
-    line = job.line(config.quick)
+    line = job.text(config.quick)
     if all(map(_finished, directories)):
         print(f"{number} finished: {line}", flush=True)
         return

@@ -5,6 +5,7 @@ Width, fonts, colours and markers are those of `figures`. Bands and bars are ove
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -231,9 +232,9 @@ def llc(diagram: PhaseDiagram) -> Figure | None:
     an estimate.
     """
     rows = [
-        row
+        asdict(row)
         for row in diagram.llc
-        if row["llc"] is not None and (row["share"] or 0.0) >= LEAST_SHARE
+        if row.llc is not None and (row.share or 0.0) >= LEAST_SHARE
     ]
     weight: dict[str, float] = {}
     for row in rows:

@@ -1,22 +1,21 @@
 """Settings for learning coefficients: a grid over (lr, localization, nbeta) as one stack of chains.
 
-An estimate is worth something where it does not depend on the settings. Every setting of the grid
-gets its own chains, all with the same noise, so that two settings differ by what they do and not
-by luck. A setting is *admissible* for a point if
+An estimate can be trusted where it does not depend on the settings. Every setting of the grid has
+its own chains, all with the same noise, so that differences between settings are not due to chance.
+A setting is *admissible* at a w* if
 
-1. its verdict is ok: no chain diverged, they did not escape to lower ground, they mix;
-2. the mean Metropolis acceptance is at least ACCEPTANCE, so that the step is small enough
-   (samplers with a preconditioner have no acceptance; the other rules speak for them);
-3. no larger lr, with this acceptance and all else equal, escapes: what happens there is a matter
-   of time here, as n_draws steps of size lr are n_draws lr of the chain's time;
-4. it is stable in lr: of the settings that differ only in lr, the next smaller or the next larger
-   one passes rules 1 and 2 too, and each of these two that does agrees within STABLE standard
-   errors of the difference or a share SAME of the estimate.
+1. its verdict is ok;
+2. the mean Metropolis acceptance is at least ACCEPTANCE, so that the step is small enough (samplers
+   with a preconditioner have no acceptance; for them the other rules decide);
+3. no larger lr that passes rule 2, all else equal, escapes: chains with a smaller lr would escape
+   too if they ran as long, since n_draws steps of size lr cover a time of n_draws lr;
+4. it is stable in lr: of its two neighbours in lr at least one passes rules 1 and 2, and each that
+   does agrees with it within STABLE standard errors of the difference or a share SAME of the
+   estimate.
 
-Of the admissible settings, the one chosen has the first possible nbeta in the order given, then the
-smallest localization (the least that it pulls the estimate down), then the lr with the largest
-effective sample size. A point may have none: its number should not be trusted at any of these
-settings.
+Of the admissible settings the one is chosen that has the first possible nbeta in the order given,
+then the smallest localization (which lowers the estimate least), then the lr with the largest
+effective sample size. Where none is admissible no setting of the grid gives a reliable estimate.
 """
 
 import math
@@ -34,14 +33,14 @@ from kgon.llc.langevin import SGLD, SamplerFactory
 ACCEPTANCE = 0.9
 """At a quadratic with curvature h in d directions, the chain's variance is too large by the factor
 1 / (1 - s / 4) with s = lr nbeta h, and the logarithm of the acceptance ratio has a standard
-deviation of about sqrt(d s^3 / 16). So an acceptance of 0.9 allows a bias of a tenth where 14
-directions are curved (k-gons of 5 or 6 columns), less where they are curved unequally."""
+deviation of about sqrt(d s^3 / 16). So an acceptance of 0.9 allows a bias of a tenth with 14 curved
+directions (k-gons of 5 or 6 columns), and less where their curvatures differ."""
 
 STABLE = 2.0
-"""Standard errors of a difference. The noise is common, so that they err on the large side."""
+"""Standard errors of a difference; the common noise makes these too large rather than too small."""
 
 SAME = 0.05
-"""Share of an estimate that is no difference: half of the bias that ACCEPTANCE allows."""
+"""Relative difference that is ignored: half of the bias that ACCEPTANCE allows."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +77,8 @@ def calibrate(
     """Estimate at every setting of the grid and choose among them.
 
     Args:
-        loss, params, n_chains, n_draws, n_burnin, seed, sampler: as of `estimate_llc`; the chains
-            are those that `estimate_llc` with the same seed has at each of the settings.
+        loss, params, n_chains, n_draws, n_burnin, seed, sampler: as in `estimate_llc`; at each
+            setting the chains are those of `estimate_llc` with the same seed.
         lr: step sizes, increasing; at least two, because an estimate has to be stable in lr.
         localization: strengths of the pull, increasing.
         nbeta: inverse temperatures times n, in order of preference.
@@ -143,7 +142,7 @@ def _check_grid(lr: list[float], localization: list[float], nbeta: list[float]) 
 
 def _admissible(estimate: LLC) -> Tensor:
     ok = estimate.verdict == VERDICTS.index("ok")
-    # A preconditioned sampler's acceptance is unknown, which is no objection.
+    # The acceptance of a preconditioned sampler is NaN, which passes.
     accepted = ~(estimate.acceptance < ACCEPTANCE)
     lost = (estimate.verdict == VERDICTS.index("escaped")) & accepted
     lost_at_or_above = lost.flip(0).cumsum(0).flip(0) > 0
@@ -164,9 +163,9 @@ def _choose(estimate: LLC, admissible: Tensor) -> Tensor:
     possible = admissible.reshape(*shape, -1).movedim(-1, 0)
     ess = estimate.ess.reshape(*shape, -1).movedim(-1, 0)
     chosen = torch.full((len(possible), 3), -1)
-    for point, settings in enumerate(possible):
+    for at, settings in enumerate(possible):
         candidates = settings.nonzero().tolist()
         if candidates:
-            preference = [(k, j, -float(ess[point, i, j, k])) for i, j, k in candidates]
-            chosen[point] = torch.tensor(candidates[preference.index(min(preference))])
+            preference = [(k, j, -float(ess[at, i, j, k])) for i, j, k in candidates]
+            chosen[at] = torch.tensor(candidates[preference.index(min(preference))])
     return chosen.reshape(*batch, 3)

@@ -1,8 +1,8 @@
-r"""Whether chains have forgotten where they started: split R-hat and effective sample size.
+r"""Whether chains have converged: split R-hat and effective sample size.
 
 The definitions are those of Gelman et al., Bayesian Data Analysis, 3rd ed., 11.4 and 11.5, and of
-Stan's reference manual, which ArviZ computes one quantity at a time (3 ms each); here many are one
-tensor, and a test holds them to ArviZ's numbers. Each chain is cut in two halves. With m half
+Stan's reference manual. ArviZ computes them for one quantity at a time (3 ms each), this module for
+a tensor of quantities; a test compares the two. Each chain is cut in two halves. With m half
 chains of n draws, W the mean of the variances inside them and B / n the variance of their means,
 
     R-hat^2 = (W (n - 1) / n + B / n) / W,        ESS = m n / tau,
@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 _RESOLUTION = 1e-15
-"""Range of draws that counts as none."""
+"""Range of draws below which they count as equal."""
 
 _AT_ONCE = 2**15
-"""Most draws that are transformed at once, or a half chain. What this takes does not grow with
-their number, and is small enough to be used again: larger pieces of memory are given back and
-asked for anew each time, which costs more than the transform."""
+"""Most draws transformed at once (at least one half chain). Buffers of this size are reused by the
+allocator; larger ones are returned to the system after each call, which costs more than the
+transform."""
 
 
 def convergence(draws: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,9 +36,9 @@ def convergence(draws: Tensor) -> tuple[Tensor, Tensor]:
         draws: (n_draws, n_chains, *batch), float64.
 
     Returns:
-        R-hat and ESS, (*batch). NaN where a draw is not finite or a chain has less than four; ESS
-        is the number of draws where they are all equal. (ArviZ has no R-hat for a single chain,
-        though its halves do.)
+        R-hat and ESS, (*batch). NaN where a draw is not finite or chains have fewer than four
+        draws; the ESS of draws that are all equal is their number. (ArviZ gives no R-hat for a
+        single chain; its two halves have one.)
     """
     n_draws, n_chains, *batch = draws.shape
     if n_draws < 4:
@@ -67,12 +67,15 @@ def _power(chains: Tensor, mean: Tensor) -> Tensor:
     size = math.prod(batch)
     total = torch.zeros(size, n + 1, dtype=torch.float64)
     some = max(1, _AT_ONCE // n)
-    parts = chains.reshape(m, size, n).split(some, 1)
-    centres = mean.reshape(m, size).split(some, 1)
-    for part, centre, power in zip(parts, centres, total.split(some), strict=True):
-        at_once = max(1, _AT_ONCE // part[0].numel())
-        for draws, average in zip(part.split(at_once), centre.split(at_once), strict=True):
-            # Padded with as many zeros, so that the ends do not meet; rfft's own padding is slow.
+    chains, mean = chains.reshape(m, size, n), mean.reshape(m, size)
+    for start in range(0, size, some):
+        here = slice(start, start + some)
+        power = total[here]
+        at_once = max(1, _AT_ONCE // (len(power) * n))
+        for first in range(0, m, at_once):
+            draws = chains[first : first + at_once, here]
+            average = mean[first : first + at_once, here]
+            # As many zeros keep the ends from wrapping around; rfft's own padding is slow.
             padded = draws.new_zeros(*draws.shape[:-1], 2 * n)
             torch.sub(draws, average.unsqueeze(-1), out=padded[..., :n])
             spectrum = torch.view_as_real(torch.fft.rfft(padded))
@@ -88,11 +91,11 @@ def _tau(rho: Tensor, n_all: int) -> Tensor:
     pairs = even + rho[..., 1 : 2 * last + 2 : 2]
     ended = pairs <= 0
     ended[..., -1] = True
-    end = ended.to(torch.int8).argmax(-1, keepdim=True)  # the first that does not count
+    end = ended.to(torch.int8).argmax(-1, keepdim=True)  # the first pair that does not count
     counts = torch.arange(last + 1) < end
     total = 2 * pairs.cummin(-1).values.where(counts, 0.0).sum(-1)
-    # Of the first pair that does not count, its first lag improves the sum where it is positive.
+    # The first lag of the first pair that does not count improves the sum if it is positive.
     rest, whole = even.gather(-1, end)[..., 0], pairs.gather(-1, end)[..., 0]
     tau = -1 + total + torch.where(whole >= 0, rest, rest.clamp(min=0))
-    # Antithetic chains have a limit: an ESS of n log10 n.
+    # The ESS of antithetic chains is limited to n log10 n.
     return tau.clamp(min=1 / math.log10(n_all)).where(rho.isfinite().all(-1), math.nan)

@@ -5,15 +5,15 @@ The estimator (Lau et al. 2023, arXiv 2308.12108) at a parameter w* is
     llc = nbeta (E[L_n(w)] - L_n(w*)),   w ~ exp(-nbeta L_n(w) - (localization / 2) |w - w*|^2),
 
 with nbeta = n / log n for n samples. The draws are those of devinterp's `SGMCMC` on parameters that
-stack all chains of all points (`kgon.llc.langevin`). nbeta, lr and localization may differ from
-point to point, so a grid of settings is one stack too (`kgon.llc.calibration`).
+stack all chains of all w* (`kgon.llc.langevin`). Each w* may have its own nbeta, lr and
+localization, so a grid of settings is one stack too (`kgon.llc.calibration`).
 
 Shapes: parameters are (*batch, ...), a stack of chains (n_chains, *batch, ...); a loss maps
 parameters to (n_chains, *batch).
 
-Memory: the losses of all draws are kept, 8 bytes each, and looking at them takes as much again;
-a call that has no room for it is refused. Chains run a few at a time, or some thousand at a
-time (`langevin.CHUNK`), so what they need does not grow with their number.
+Memory: the losses of all draws are kept, 8 bytes each, and summarising them takes as much again; a
+call that would not fit is refused. Chains run in chunks (`langevin.CHUNK`), whose memory does not
+grow with the number of chains.
 """
 
 import math
@@ -40,14 +40,14 @@ BELOW = 0.05
 RHAT = math.sqrt(2)
 """Split R-hat above which a chain's draws are not enough.
 
-R-hat^2 - 1 is the variance of the means of half chains over the variance inside them, one over
-the number of independent draws in half a chain. sqrt(2) means one: a chain forgets where it was
-within half its length. Chains that have not forgotten their start read far more, sqrt(6) = 2.4 for
-a loss that wanders like Brownian motion. Stricter rules (1.1, 1.01) are for single posteriors that
-need every chain; here many independent chains are averaged, each chain's share of noise is in
-their standard error, and what is left of the start shows as drift."""
+R-hat^2 - 1 is the variance of the means of half chains over the variance inside them: one over the
+number of independent draws in half a chain. At sqrt(2) that number is one, so a chain forgets where
+it was within half its length. Chains that still remember their start give far more: sqrt(6) = 2.4
+if the loss moves like Brownian motion. Stricter rules (1.1, 1.01) are for a posterior that needs
+every chain. Here many independent chains are averaged: their noise is in the standard error, and a
+memory of the start shows as drift."""
 DRIFT = 4.0
-"""Standard errors by which the two halves of the draws may differ."""
+"""Largest difference between the two halves of the draws, in standard errors."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ class LLC:
         rhat: split R-hat of the loss trace.
         ess: effective number of draws of the loss trace, all chains together.
         below: share of draws with a loss below L(w*).
-        drift: mean of the second half of the draws less the first's, in LLC units.
+        drift: estimate from the second half of the draws less that from the first.
         acceptance: mean acceptance probability that a Metropolis correction would have had (MALA):
             near 1 the discretisation error is small. NaN for preconditioned samplers.
         kept: number of chains kept.
-        verdict: code of the verdict, an index into VERDICTS; `verdicts` has the words.
+        verdict: an index into VERDICTS; `verdicts` has the words.
         trace: (n_draws, n_chains, *batch), the losses of the draws.
     """
 
@@ -106,20 +106,18 @@ def estimate_llc(
     Args:
         loss: maps stacked parameters to losses (n_chains, *batch), each depending on its own
             parameters only. A `value_and_grad` method is used where there is one, else autograd.
-        params: the points w*, one tensor for each parameter with the same leading axes: W
-            (*batch, n_hidden, n_features) and b (*batch, n_features) for the losses of kgon. The
-            shape is that of loss(*params). Or one dict of such tensors, which the loss then takes.
-            The chains are computed in the parameters' dtype; losses are kept and averaged in
-            float64.
-        nbeta: inverse temperature times the number of samples; n / log n as a rule. It, lr and
-            localization are numbers, or tensors that broadcast to the batch shape: a value for
-            each point.
+        params: w*, one tensor for each parameter with the same leading axes *batch, the shape of
+            loss(*params): W (*batch, n_hidden, n_features) and b (*batch, n_features) for the
+            losses of kgon. Or one dict of such tensors, which the loss then takes. Chains run in
+            the parameters' dtype; losses are kept and averaged in float64.
+        nbeta: inverse temperature times the number of samples, usually n / log n. Like lr and
+            localization a number, or a tensor that broadcasts to *batch: a value for each w*.
         lr: step size (eps of the Langevin step).
         localization: strength of the pull towards w* (gamma).
-        n_chains: chains at each point.
-        n_draws: draws of each chain that count, after n_burnin that do not.
-        seed: of the noise. An integer, or stream keys (*batch) if a point's noise must not depend
-            on which other points are estimated with it.
+        n_chains: chains at each w*.
+        n_draws: draws that each chain keeps, after n_burnin that it discards.
+        seed: of the noise. An integer, or stream keys (*batch) if the noise at a w* must not
+            depend on the others.
         discard: leave out chains with more than this share of draws below L(w*) (the paper: 0.05);
             None keeps all.
         sampler: `SGMCMC.sgld`, `SGMCMC.rmsprop_sgld`, or a partial of one.
@@ -127,55 +125,55 @@ def estimate_llc(
     Returns:
         Estimates over (*batch). The first of these rules that holds gives the verdict:
         *diverged*: a draw of some chain is not finite;
-        *escaped*: more than a share BELOW of all draws lie below L(w*), or no chain was kept:
-        the chains found lower ground, and the number says nothing about w*;
+        *escaped*: more than a share BELOW of all draws lie below L(w*), or no chain was kept: the
+        chains have left the neighbourhood of w* for lower losses;
         *unconverged*: split R-hat above RHAT, or the halves of the draws differ by more than DRIFT
         standard errors;
         *ok*: none of these.
 
     Raises:
         ValueError: an argument out of range, more draws than fit into memory, NaN in w*,
-            parameters that share storage (each would get noise of its own: the tied weights of
-            devinterp's notebook read 13.3 for 8.3), or a loss that does not return one value for
-            each point or does not depend on one of the parameters.
+            parameters that share storage (each would get its own noise: the tied weights of
+            devinterp's notebook give 13.3 instead of 8.3), or a loss that does not return one
+            value for each w* or does not depend on one of the parameters.
     """
     check_settings(nbeta, lr, localization, n_chains, n_draws, n_burnin)
-    loss, points = _unpacked(loss, params)
-    _check_params(points)
-    on_cpu = all(p.device.type == "cpu" for p in points)
+    loss, w_star = _unpacked(loss, params)
+    _check_params(w_star)
+    on_cpu = all(p.device.type == "cpu" for p in w_star)
     if isinstance(loss, PopulationLoss | EmpiricalLoss) and on_cpu:
-        loss = CompiledLoss(loss, points[0].shape[-1])
+        loss = CompiledLoss(loss, w_star[0].shape[-1])
     with torch.no_grad():
-        reference = loss(*points)
+        reference = loss(*w_star)
     if not isinstance(reference, Tensor):
         raise ValueError(
-            f"loss returned {type(reference).__name__}, not a tensor with one value for each point"
+            f"loss returned {type(reference).__name__}, not a tensor with one value for each w*"
         )
     reference, batch = reference.double(), reference.shape
-    if any(p.shape[: len(batch)] != batch for p in points):
+    if any(p.shape[: len(batch)] != batch for p in w_star):
         raise ValueError(
-            f"loss returned shape {tuple(batch)}, which is not a leading part of the parameters' "
-            f"shapes {[tuple(p.shape) for p in points]}: it must give one value for each point"
+            f"loss returned shape {tuple(batch)}, but the parameters' shapes "
+            f"{[tuple(p.shape) for p in w_star]} do not start with it: it must return one value "
+            "for each w*"
         )
     check_memory(n_draws, n_chains, math.prod(batch))
     settings = {
-        name: _per_point(name, value, batch)
+        name: _setting(name, value, batch)
         for name, value in {"nbeta": nbeta, "lr": lr, "localization": localization}.items()
     }
     keys = subkeys(seed, batch, n_chains)
-    trace, acceptance = sample(loss, points, keys, n_draws, n_burnin, sampler, **settings)
+    trace, acceptance = sample(loss, w_star, keys, n_draws, n_burnin, sampler, **settings)
     return _summarise(trace, reference, acceptance.mean(0), settings["nbeta"], discard)
 
 
 def _unpacked(
     loss: Callable[..., Tensor], params: tuple[Tensor | Mapping[str, Tensor], ...]
 ) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
-    """The loss as a function of tensors, and the tensors, where a dict of them was given."""
+    """The loss as a function of tensors, and the tensors; a dict of tensors is taken apart."""
     if len(params) == 1 and isinstance(params[0], Mapping):
         names = list(params[0])
-        of_dict = loss
         return (
-            lambda *tensors: of_dict(dict(zip(names, tensors, strict=True))),
+            lambda *tensors: loss(dict(zip(names, tensors, strict=True))),
             tuple(params[0].values()),
         )
     tensors = tuple(p for p in params if isinstance(p, Tensor))
@@ -187,8 +185,8 @@ def _unpacked(
     return loss, tensors
 
 
-def _per_point(name: str, value: float | Tensor, batch: tuple[int, ...]) -> float | Tensor:
-    """A setting as a number, or as a value for each point (*batch)."""
+def _setting(name: str, value: float | Tensor, batch: tuple[int, ...]) -> float | Tensor:
+    """A setting as a number, or as a value for each w*, (*batch)."""
     if not isinstance(value, Tensor) or value.ndim == 0:
         return float(value)
     try:
@@ -196,17 +194,17 @@ def _per_point(name: str, value: float | Tensor, batch: tuple[int, ...]) -> floa
     except RuntimeError:
         raise ValueError(
             f"{name} has shape {tuple(value.shape)}; it must be a number or broadcast to the "
-            f"points' shape {tuple(batch)}"
+            f"shape of the loss at w*, {tuple(batch)}"
         ) from None
 
 
-def check_memory(n_draws: int, n_chains: int, n_points: int) -> None:
+def check_memory(n_draws: int, n_chains: int, n_estimates: int) -> None:
     """ValueError if the losses of all draws would not fit into memory."""
-    # 8 bytes each, and as much again to look at them.
+    # 8 bytes each, and as much again to summarise them.
     check_fits(
-        2 * 8 * n_draws * n_chains * n_points,
-        f"the losses of n_draws={n_draws} of n_chains={n_chains} chains at {n_points} points",
-        "take fewer draws, chains or points",
+        2 * 8 * n_draws * n_chains * n_estimates,
+        f"the losses of {n_estimates} estimates with n_chains={n_chains} and n_draws={n_draws}",
+        "take fewer draws, chains or estimates",
     )
 
 
@@ -215,7 +213,9 @@ def subkeys(seed: int | streams.Keys, batch: tuple[int, ...], n_chains: int) -> 
     if isinstance(seed, int):
         seed = streams.member_keys(seed, range(math.prod(batch)), "llc").reshape(batch)
     if seed.shape != tuple(batch):
-        raise ValueError(f"seed has keys of shape {seed.shape}, the points have {tuple(batch)}")
+        raise ValueError(
+            f"seed has keys of shape {seed.shape}, but the shape of w* is {tuple(batch)}"
+        )
     return np.ascontiguousarray(np.moveaxis(streams.subkeys(seed, n_chains), -1, 0))
 
 
@@ -227,7 +227,7 @@ def check_settings(
     n_draws: int,
     n_burnin: int,
 ) -> None:
-    """ValueError that names the first setting out of its range."""
+    """ValueError that names a setting out of its range."""
     for name, count in {"n_chains": n_chains, "n_draws": n_draws, "n_burnin": n_burnin}.items():
         if not isinstance(count, Integral):
             raise ValueError(f"{name} must be a whole number, got {count}")
@@ -254,11 +254,11 @@ def _check_params(params: tuple[Tensor, ...]) -> None:
             f"the parameters must have one dtype, got {', '.join(str(p.dtype) for p in params)}"
         )
     if any(not bool(p.isfinite().all()) for p in params):
-        raise ValueError("the parameters w* hold NaN or infinite values")
+        raise ValueError("w* holds NaN or infinite values")
     for i, p in enumerate(params):
         if any(_share_elements(p, q) for q in params[:i]):
             raise ValueError(
-                "two parameters share storage (tied weights): each would get noise of its own. "
+                "two parameters share storage (tied weights), but each would get its own noise. "
                 "Pass one tensor and tie inside the loss, W.mT @ W for instance"
             )
 
@@ -280,7 +280,7 @@ def _summarise(
     discard: float | None,
 ) -> LLC:
     mean_loss = trace.mean(0)
-    finite = mean_loss.isfinite()  # one draw that is not is enough
+    finite = mean_loss.isfinite()  # a single draw that is not finite spoils the mean
     per_chain = nbeta * (mean_loss - reference)
     below = (trace < reference).sum(0) / len(trace)
     keep = finite if discard is None else finite & (below <= discard)

@@ -3,7 +3,7 @@
     w <- w - (lr / 2) (nbeta grad L(w) + localization (w - w*)) + sqrt(lr) N(0, 1)
 
 is the step of `SGMCMC.sgld` (Lau et al. 2023, arXiv 2308.12108). The rule is elementwise, so one
-optimizer on a stack of parameters makes exactly as many independent chains. What its steps cost is
+optimizer on a stack of parameters runs that many independent chains. Its steps spend their time on
 dispatch, so on kgon's exact losses plain SGLD runs in one compiled loop instead
 (`compiled_loss.Kernel.langevin`): the first call for a size of models compares steps of the loop
 with the optimizer's own and refuses to go on if they differ, and a test compares whole chains.
@@ -31,9 +31,9 @@ from kgon.compiled.exact_loss import CompiledLoss, Kernel
 from kgon.theory.loss import EmpiricalLoss, PopulationLoss
 
 CHUNK = 36_000
-"""Most numbers in a stack of chains that one optimizer steps: 2,000 chains of a 6-gon, whose
-parameters, gradient, noise and temporary results fill a cache of 2 MB. Measured microseconds a
-chain-step: 2.6 for 300 chains at once, 1.3 for 1,000, 1.05 for 2,000, 1.09 for 10,000."""
+"""Most numbers in a stack of chains for one optimizer: 2,000 chains of a 6-gon, whose parameters,
+gradient, noise and temporary results fill a cache of 2 MB. Measured microseconds per chain-step:
+2.6 for 300 chains at once, 1.3 for 1,000, 1.05 for 2,000, 1.09 for 10,000."""
 
 COMPILED_CHUNK = 2**22
 """Most numbers in a stack of compiled chains: what they need does not grow with their number."""
@@ -54,30 +54,30 @@ def sample(
     lr: float | Tensor,
     localization: float | Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Chains that start at the points and are drawn to them by `localization`.
+    """Run chains that start at w* and are pulled towards it by `localization`.
 
     Args:
         loss: maps stacked parameters to losses (n_chains, *batch). A `value_and_grad` method is
             used where there is one, else autograd.
-        points: the parameters, each (*batch, ...).
+        points: w*, one tensor (*batch, ...) for each parameter.
         keys: (n_chains, *batch), streams of the chains' noise.
-        n_draws, n_burnin: draws that are kept, after so many that are not.
+        n_draws: draws kept of each chain, after n_burnin that are not.
         sampler: `SGMCMC.sgld`, `SGMCMC.rmsprop_sgld`, or a partial of one.
-        nbeta, lr, localization: numbers, or (*batch), a value for each point.
+        nbeta, lr, localization: numbers, or a value for each w*, (*batch).
 
     Returns:
         The losses of the draws (n_draws, n_chains, *batch), float64, and the chains' mean MALA
         acceptance (n_chains, *batch), NaN for preconditioned samplers.
 
     Raises:
-        RuntimeError: devinterp's SGLD makes another step than the compiled loop does.
-        ValueError: the loss does not return one value for each chain and point, or does not depend
-            on one of the parameters.
+        RuntimeError: devinterp's SGLD does not make the step of the compiled loop.
+        ValueError: the loss does not return one value for each chain and w*, or does not depend on
+            one of the parameters.
     """
-    # A chain's draws lie side by side: so a compiled chain writes them, and so they are read.
+    # A chain's draws lie side by side, in the order in which they are written and read.
     trace = torch.empty(*keys.shape, n_draws, dtype=torch.float64)
     acceptance = torch.empty(keys.shape, dtype=torch.float64)
-    # One step in so many is probed for its acceptance: a probe costs as much as a step.
+    # Acceptance is measured at one step in so many, since it costs as much as a step.
     probe_every = max(1, n_draws // 50)
     rule = _Rule(sampler, nbeta, lr, localization)
     double = all(p.dtype == torch.float64 for p in points)
@@ -98,7 +98,7 @@ def sample(
 
 @dataclass(frozen=True)
 class _Rule:
-    """A sampler and its settings, numbers or values for each point (*batch)."""
+    """A sampler and its settings: numbers, or a value for each w*, (*batch)."""
 
     sampler: SamplerFactory
     nbeta: float | Tensor
@@ -107,19 +107,17 @@ class _Rule:
 
     @property
     def is_plain_sgld(self) -> bool:
-        """Whether the sampler is SGLD with nothing added: no weight decay, no box."""
+        """Whether the sampler is SGLD without weight decay or other additions."""
         sampler = self.sampler
         if isinstance(sampler, functools.partial):
             return sampler.func == SGLD and not sampler.args and not sampler.keywords
         return sampler == SGLD
 
     def optimizer(self, w: Tensor) -> SGMCMC:
-        """The optimizer on a stack (n_chains, *batch, size), with a setting for each point where
-        one is a tensor.
+        """The optimizer on a stack (n_chains, *batch, size).
 
-        `SGMCMC.sgld` and its like take numbers only (they ask whether nbeta == 1, whether
-        localization > 0). So the optimizer is made with numbers in their place, and the tensors are
-        put in afterwards.
+        `SGMCMC.sgld` and its like take numbers only: they test nbeta == 1 and localization > 0. So
+        the optimizer is built with other numbers, which settings that are tensors then replace.
         """
         nbeta, lr, localization = self.nbeta, self.lr, self.localization
         if not any(isinstance(value, Tensor) for value in (nbeta, lr, localization)):
@@ -128,7 +126,7 @@ class _Rule:
         (group,) = optimizer.param_groups
         group["nbeta"] = _shaped(nbeta, w)
         for prior in group["prior"].priors:
-            if prior.center == "initial":  # not a weight decay of the sampler's own
+            if prior.center == "initial":  # the pull, not the sampler's own weight decay
                 prior.localization = _shaped(localization, w)
         steps = StepSizes(torch.as_tensor(_shaped(lr, w)).to(w))
         group["preconditioner"] = CompositePreconditioner([group["preconditioner"], steps])
@@ -136,7 +134,7 @@ class _Rule:
 
 
 def _shaped(value: float | Tensor, w: Tensor) -> Any:
-    """A value for each point (*batch) so that it multiplies a stack (n_chains, *batch, size)."""
+    """A value for each w*, (*batch), shaped to multiply a stack (n_chains, *batch, size)."""
     return value[..., None].to(w) if isinstance(value, Tensor) else value
 
 
@@ -154,13 +152,14 @@ def _stepped(
     Fills `trace` (n_chains, *batch, n_draws) with the losses of the draws; returns where the chains
     end, (n_chains, *batch, size), and their mean MALA acceptance (n_chains, *batch).
     """
-    # All parameters of a chain are one row, (n_chains, *batch, size), and `params` views of it: the
-    # optimizer has one tensor to step, the loss gets what it knows.
+    # The optimizer steps one tensor, (n_chains, *batch, size), with all parameters of a chain in a
+    # row; the loss gets `params`, views of it.
     centre = torch.cat([p.detach().reshape(*keys.shape[1:], -1) for p in points], -1)
     w = centre.expand(len(keys), *centre.shape).clone()
     sizes = [math.prod(p.shape[keys.ndim - 1 :]) for p in points]
     params = [
-        piece.view(len(keys), *p.shape) for piece, p in zip(w.split(sizes, -1), points, strict=True)
+        piece.view(len(keys), *p.shape)
+        for piece, p in zip(torch.split(w, sizes, -1), points, strict=True)
     ]
     optimizer = rule.optimizer(w)
     noise = _ChainNoise(keys, w)
@@ -194,7 +193,7 @@ def _stepped(
 def _value_and_grad(
     loss: Callable[..., Tensor], params: list[Tensor], shape: tuple[int, ...]
 ) -> tuple[Tensor, ...]:
-    """The loss, which must be of this shape, and its gradient by each parameter."""
+    """The loss, which must have this shape, and its gradient by each parameter."""
     if hasattr(loss, "value_and_grad"):
         value, *grads = loss.value_and_grad(*params)
     else:
@@ -207,14 +206,14 @@ def _value_and_grad(
     if value.shape != shape:
         raise ValueError(
             f"loss returned shape {tuple(value.shape)} for parameters stacked as {tuple(shape)} "
-            "(chains, then points): it must give one value for each"
+            "(chains first): it must return one value for each"
         )
     for i, (grad, param) in enumerate(zip(grads, params, strict=True)):
         if grad is None:
             own = tuple(param.shape[len(shape) :])
             raise ValueError(
-                f"loss does not depend on parameter {i}, of shape {own}: it must be a function of "
-                "the parameters that it is given; leave out others"
+                f"loss does not depend on parameter {i}, of shape {own}: pass only parameters that "
+                "it depends on"
             )
     return value.detach(), *grads
 
@@ -238,8 +237,8 @@ def _acceptance(
 class _ChainNoise(TorchFunctionMode):
     """Gives `SGMCMC.step` the noise of each chain's own stream.
 
-    devinterp draws its noise for the whole stack by one torch.normal, so that a chain's noise would
-    depend on who stands beside it in the stack.
+    devinterp draws the noise of the whole stack by one torch.normal, so that a chain's noise would
+    depend on the other chains in the stack.
     """
 
     def __init__(self, keys: streams.Keys, w: Tensor):
@@ -270,7 +269,9 @@ class StepSizes(Preconditioner):
     def __init__(self, s: Tensor):
         self.coefficients = PreconditionerCoefs(s, s, s.sqrt(), 1.0)
 
-    def get_coefficients(self, param: Tensor, grad: Tensor, state: dict) -> PreconditionerCoefs:
+    def get_coefficients(
+        self, param: Tensor, grad: Tensor, state: dict[str, Any]
+    ) -> PreconditionerCoefs:
         return self.coefficients
 
 

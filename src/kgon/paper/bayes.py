@@ -2,17 +2,18 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from kgon.paper.rows import Published, Row
-from kgon.paper.theory import Table
+from kgon.paper.rows import Published, Row, Table
+from kgon.posterior.cell import finite_or_none
 from kgon.posterior.labels import quench, quench_labels
-from kgon.posterior.occupancy import bayesian_transitions, shares_by_k
-from kgon.posterior.phase_diagram import PhaseDiagram, transition_rows
+from kgon.posterior.occupancy import bayesian_transitions, shares
+from kgon.posterior.phase_diagram import PhaseDiagram
 from kgon.posterior.smc import sample_posterior
 from kgon.record.run_directory import Run
 from kgon.theory.critical import critical_point
@@ -29,7 +30,7 @@ def diagram(run: Run) -> PhaseDiagram:
         for name in ("posteriors", "shares", "agreement", "llc")
     }
     smc = run.config["smc"]
-    return PhaseDiagram(**tables, chains=[], n_draws=smc["n_particles"] * smc["n_replicates"])
+    return PhaseDiagram.from_rows(tables, n_draws=smc["n_particles"] * smc["n_replicates"])
 
 
 def figure_2(
@@ -39,15 +40,15 @@ def figure_2(
     halved = not math.isclose(noise_std, math.sqrt(0.5))
     convention = "exp(-n L / 2)" if halved else "exp(-n L)"
     data: dict[str, Any] = {
-        "posteriors": found.posteriors,
-        "shares": [r for r in found.shares if r["by"] == "k"],
-        "agreement": [r for r in found.agreement if r["by"] == "k"],
+        "posteriors": [asdict(row) for row in found.posteriors],
+        "shares": [asdict(row) for row in found.shares if row.by == "k"],
+        "agreement": [asdict(row) for row in found.agreement if row.by == "k"],
         "n_draws": found.n_draws,
         "pair": None,
         "crossing": [None, None],
         "predicted": {},
     }
-    verdicts = [row["verdict"] for row in found.posteriors]
+    verdicts = [row.verdict for row in found.posteriors]
     checked = Row(
         f"c = {c}, {convention}: posteriors with the verdict ok",
         verdicts.count("ok") / len(verdicts),
@@ -95,8 +96,8 @@ def figure_2(
     rows.append(checked)
     data |= {
         "pair": list(pair),
-        "crossing": [_finite(mean), _finite(sd)],
-        "predicted": {k: _finite(v) for k, v in predicted.items()},
+        "crossing": [finite_or_none(mean), finite_or_none(sd)],
+        "predicted": {k: finite_or_none(v) for k, v in predicted.items()},
     }
     return rows, data
 
@@ -149,11 +150,6 @@ def share_table(found: PhaseDiagram, setting: str) -> Table:
     return f"share of the posterior by k, {setting}", header, body
 
 
-def label_transitions(found: PhaseDiagram) -> Rows:
-    """The posterior's transitions between labels and families, as rows."""
-    return transition_rows(found)
-
-
 def population_posterior(
     sizes: Sequence[int], n_particles: int, n_replicates: int
 ) -> dict[str, Any]:
@@ -165,18 +161,18 @@ def population_posterior(
         n_replicates=n_replicates,
     )  # fmt: skip
     labels = quench_labels(quench(posterior.W, posterior.b))
-    shares = {
-        str(k): [[float(x) for x in column] for column in value]
-        for k, value in shares_by_k(posterior, labels).items()
+    by_k = {
+        k: [[float(x) for x in column] for column in value]
+        for k, value in shares(posterior, labels, "k").items()
     }
     crossings = []
     for r in range(n_replicates):
         each = {str(k): (labels.k[:, r] == k).double().mean(0).unsqueeze(-1) for k in (5, 6)}
         found = bayesian_transitions(n, each, n_particles)
         crossings += [
-            _finite(float(t.crossing[0])) for t in found if (t.alpha, t.beta) == ("5", "6")
+            finite_or_none(float(t.crossing[0])) for t in found if (t.alpha, t.beta) == ("5", "6")
         ]
-    return {"sizes": list(sizes), "shares": shares, "crossings": crossings,
+    return {"sizes": list(sizes), "shares": by_k, "crossings": crossings,
             "n_particles": n_particles}  # fmt: skip
 
 
@@ -206,11 +202,12 @@ def population_crossing(found: Mapping[str, Any]) -> tuple[Row, Table]:
 
 def estimates(run: Run) -> Rows:
     """The rows that a run of kgon llc has left."""
-    return pq.read_table(run.path / "estimates.parquet").to_pylist()
+    rows: Rows = pq.read_table(run.path / "estimates.parquet").to_pylist()
+    return rows
 
 
-def llc_rows(found: Sequence[Mapping[str, Any]], where: str) -> list[Row]:
-    """Estimates against published ones and against theory."""
+def llc_rows(found: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Estimates against published ones."""
     rows = []
     for row in found:
         name = f"λ̂({row['label']}), n = {row['n_samples']:,}, {_of(row)}"
@@ -229,12 +226,6 @@ def llc_rows(found: Sequence[Mapping[str, Any]], where: str) -> list[Row]:
             if paper:
                 remark += "; what the paper's ± is of is inferred, the protocol too"
         rows.append(Row(name, row["llc"], published, row["stderr"], digits=2, remark=remark))
-        if row["theory"] is not None and where == "theory":
-            rows.append(
-                Row(name, row["llc"], digits=2, stderr=row["stderr"],
-                    published=Published(row["theory"], ("P", "D"), "theory, n → ∞"),
-                    remark="the estimate at finite n is biased; it approaches theory")
-            )  # fmt: skip
     return rows
 
 
@@ -244,7 +235,7 @@ def _of(row: Mapping[str, Any]) -> str:
 
 def approach_rows(found: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Estimates move towards theory as n grows."""
-    rows = llc_rows(found, "published")
+    rows = llc_rows(found)
     for label in dict.fromkeys(row["label"] for row in found):
         own = sorted((r for r in found if r["label"] == label), key=lambda r: r["n_samples"])
         first, last = own[0], own[-1]
@@ -263,7 +254,7 @@ def approach_rows(found: Sequence[Mapping[str, Any]]) -> list[Row]:
 
 
 def four_gon_rows(found: Sequence[Mapping[str, Any]], along: bool) -> list[Row]:
-    """Estimates at 4-gons beside both theory values; only 4+ has been estimated by others.
+    """Estimates at 4-gons beside both theory values; others have estimated 4+ only.
 
     Args:
         along: whether the settings are those along SGD trajectories, which the reproduction's
@@ -286,7 +277,3 @@ def four_gon_rows(found: Sequence[Mapping[str, Any]], along: bool) -> list[Row]:
                 f"{row['kept']} of {row['n_chains']} chains kept, {row['verdict']}" + remark)
         )  # fmt: skip
     return rows
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

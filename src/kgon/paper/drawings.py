@@ -110,14 +110,7 @@ def shares(data: Data) -> Figure:
     pair = data["pair"]
     mean, sd = (math.nan if v is None else v for v in data["crossing"])
     return posterior_figures.phases(
-        PhaseDiagram(
-            posteriors=data["posteriors"],
-            shares=data["shares"],
-            agreement=data["agreement"],
-            llc=[],
-            chains=[],
-            n_draws=data["n_draws"],
-        ),
+        PhaseDiagram.from_rows(data, n_draws=data["n_draws"]),
         predicted=data["predicted"],
         pair=None if pair is None else tuple(pair),
         crossing=(mean, sd),

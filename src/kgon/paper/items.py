@@ -1,223 +1,31 @@
 """The items of the page: which experiments each needs, and what is made of their results."""
 
-import itertools
-import json
-import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict
 
-from kgon.paper import bayes, dynamics, superposition, theory
-from kgon.paper.dynamics import Ensemble
+from kgon.paper import antecedents, bayes, dynamics, errata, superposition, theory
+from kgon.paper.ensemble import Ensemble
+from kgon.paper.jobs import Results
 from kgon.paper.rows import Row
-from kgon.paper.theory import Table
-from kgon.record import run_directory
-from kgon.record.run_directory import Run
-
-
-@dataclass(frozen=True)
-class Job:
-    """A command of kgon that an item needs: one run, or with `sweep` one for each combination.
-
-    Attributes:
-        command: train, llc or posterior.
-        overrides: its words.
-        sweep: for each swept key its values, as they are written.
-        quick: words added for the ten-minute version.
-    """
-
-    command: str
-    overrides: tuple[str, ...]
-    sweep: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    quick: tuple[str, ...] = ()
-
-    def words(self, quick: bool) -> list[str]:
-        """What follows `kgon`."""
-        swept = [f"{key}={','.join(values)}" for key, values in self.sweep]
-        flag = ["-m"] if self.sweep else []
-        return [self.command, *flag, *self.overrides, *(self.quick if quick else ()), *swept]
-
-    def line(self, quick: bool) -> str:
-        """The command as one types it."""
-        return " ".join(["kgon", *(f"'{w}'" if "[" in w else w for w in self.words(quick))])
-
-    def runs(self, quick: bool) -> list[list[str]]:
-        """The overrides of each of its runs."""
-        fixed = [*self.overrides, *(self.quick if quick else ())]
-        values = [[f"{key}={value}" for value in values] for key, values in self.sweep]
-        return [[*fixed, *chosen] for chosen in itertools.product(*values)]
-
-
-def _train(experiment: str, *overrides: str, quick: tuple[str, ...] = (), **sweep: Any) -> Job:
-    swept = tuple((key, tuple(values.split(";"))) for key, values in sweep.pop("sweep", {}).items())
-    return Job("train", (f"experiment={experiment}", *overrides), swept, quick)
-
-
-def _posterior(experiment: str) -> Job:
-    few = ("n_samples=[100,200,400,600,800,1200]", "n_datasets=2", "smc.n_particles=256")
-    return Job("posterior", (f"experiment={experiment}",), (), few)
-
-
-_FEW = ("members=60",)
-_SPARSITIES = "0.8;0.9;0.95;0.99;0.999"
-
-JOBS: Mapping[str, Job] = {
-    "figure_1": _train("figure_1", quick=("schedule.n_llc=50",)),
-    "figure_3": _train("figure_3", quick=("members=100", "callbacks.llc.n_chains=2")),
-    "figure_3_c5": _train("figure_3_c5", quick=_FEW),
-    "figure_3_c4": _train("figure_3_c4", quick=_FEW),
-    "near_zero_biases": _train("near_zero_biases", quick=_FEW),
-    "normal_start": _train("normal_start", quick=_FEW),
-    "normal_start_more": _train(
-        "normal_start", "members=100", quick=("members=20",), sweep={"model.n_features": "7;8"}
-    ),
-    "figure_2": _posterior("figure_2"),
-    "figure_2_unhalved": _posterior("figure_2_unhalved"),
-    "figure_2_c5": _posterior("figure_2_c5"),
-    "figure_2_c4": _posterior("figure_2_c4"),
-    "table_k1": Job("llc", ("experiment=table_k1",)),
-    "approach": Job("llc", ("experiment=approach",)),
-    "four_gons": Job("llc", ("experiment=four_gons",)),
-    "four_gons_k1": Job("llc", ("experiment=table_k1", "point=[4,4+,4++]")),
-    "batch_size": _train("first_transition", quick=_FEW, sweep={"batch_size": "5;20;80"}),
-    "lr_low": _train("first_transition", "optimizer.lr=0.0025", "trainer.max_steps=450000",
-                     quick=_FEW),
-    "lr_high": _train("first_transition", "optimizer.lr=0.01", "trainer.max_steps=112500",
-                      quick=_FEW),
-    "lr_highest": _train("first_transition", "optimizer.lr=0.02", "trainer.max_steps=56250",
-                         quick=_FEW),
-    "sparsity": _train("sparsity", quick=("members=8", "trainer.max_steps=5000"),
-                       sweep={"data.sparsity": _SPARSITIES, "init.label": "4;4+;4++;5;5+;6"}),
-    "sparsity_normal": _train("sparsity", "init=normal", "init.bias_std=1", "members=64",
-                              quick=("members=16", "trainer.max_steps=5000"),
-                              sweep={"data.sparsity": _SPARSITIES}),
-    "superposition": _train("superposition", sweep={"data.sparsity": "0;0.8;0.9"}),
-    "superposition_weights": _train("superposition_weights", quick=("members=2",),
-                                    sweep={"data.sparsity": "0;0.7;0.9;0.97"}),
-    "superposition_dimensions": _train("superposition_dimensions",
-                                       quick=("members=1", "trainer.max_steps=5000"),
-                                       sweep={"data.sparsity": "0;0.5;0.7;0.8;0.9;0.95;0.98"}),
-    "phase_change": _train("phase_change", quick=("trainer.max_steps=5000",), sweep={
-        "data.sparsity": "0;0.5;0.7;0.8;0.9;0.95;0.99",
-        "model.importance": "[1,0.1];[1,0.3];[1,1];[1,3];[1,10]"}),
-    "correlated": _train("correlated_pairs", quick=("trainer.max_steps=5000",)),
-    "anticorrelated": _train("anticorrelated_pairs", quick=("trainer.max_steps=5000",)),
-}  # fmt: skip
-"""Everything that `kgon paper` runs, by name."""
-
-
-@dataclass(frozen=True)
-class Results:
-    """The finished runs, by job, in the order of `Job.runs`.
-
-    Attributes:
-        folders: the run directories.
-        quick: whether the ten-minute version was run.
-        kept: where what is computed here, and takes long, is kept.
-    """
-
-    folders: Mapping[str, list[Path]]
-    quick: bool
-    kept: Path
-
-    def once(self, name: str, compute: Callable[..., Any], **settings: Any) -> Any:
-        """compute(**settings), as JSON has it; of the same settings only once."""
-        file = self.kept / f"{name}.json"
-        if file.exists():
-            stored = json.loads(file.read_text())
-            if stored["settings"] == json.loads(json.dumps(settings)):
-                return stored["result"]
-        result = compute(**settings)
-        self.kept.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{file.name}.{os.getpid()}")
-        partial.write_text(json.dumps({"settings": settings, "result": result}))
-        partial.replace(file)
-        return json.loads(file.read_text())["result"]
-
-    def all(self, job: str) -> list[Run]:
-        return [run_directory.load(path) for path in self.folders[job]]
-
-    def one(self, job: str) -> Run:
-        (run,) = self.all(job)
-        return run
-
-    def ensemble(self, job: str) -> Ensemble:
-        return Ensemble(self.one(job))
-
-
-@dataclass(frozen=True)
-class Block:
-    """Rows that one command gave."""
-
-    command: str
-    rows: list[Row]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure: its name, the function of `drawings`, its data, its caption."""
-
-    name: str
-    drawing: str
-    data: Mapping[str, Any]
-    caption: str
-
-
-@dataclass(frozen=True)
-class Section:
-    """What an item shows."""
-
-    blocks: list[Block] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
-    pictures: list[Picture] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Item:
-    """One heading of the page.
-
-    Attributes:
-        name: in `kgon paper item=...` and in the table of results.
-        title: the heading.
-        needs: names of JOBS.
-        make: the section, from built results.
-        origin: "paper", "beyond" or "elhage".
-    """
-
-    name: str
-    title: str
-    needs: tuple[str, ...]
-    make: Callable[[Results], Section]
-    origin: str = "paper"
-
-
-def _here(name: str) -> str:
-    return f"kgon paper item={name}"
-
-
-def _of(name: str, results: Results) -> str:
-    return JOBS[name].line(results.quick)
-
+from kgon.paper.section import Block, Item, Picture, Section, item_command, job_command
+from kgon.posterior.transitions import sampled_transitions
 
 # ------------------------------------------------------------------------------------ the paper
 
 
 def _lemma(_: Results) -> Section:
-    return Section([Block(_here("lemma"), theory.lemma())])
+    return Section([Block(item_command("lemma"), theory.lemma())])
 
 
 def _table_a1(_: Results) -> Section:
     rows, tables = theory.table_a1()
-    return Section([Block(_here("table_a1"), rows)], tables)
+    return Section([Block(item_command("table_a1"), rows)], tables)
 
 
 def _search(_: Results) -> Section:
     rows, found = theory.search()
     none = [str(k) for k in range(4, 33) if k not in found]
     return Section(
-        [Block(_here("search"), rows)],
+        [Block(item_command("search"), rows)],
         notes=[f"No k-gon with k = c: {', '.join(none)}, and every k from 33 to {theory.LARGEST}."]
         if max(found) < 33
         else [],
@@ -238,7 +46,10 @@ def _figure_1(results: Results) -> Section:
         "dashed: theory."
     )
     return Section(
-        [Block(_of("figure_1", results), rows[:-1]), Block(_of("figure_3", results), rows[-1:])],
+        [
+            Block(job_command("figure_1", results), rows[:-1]),
+            Block(job_command("figure_3", results), rows[-1:]),
+        ],
         pictures=[Picture("figure_1", "staircase", data, caption)],
     )
 
@@ -256,7 +67,7 @@ def _figure_2(results: Results) -> Section:
     for name, c, noise_std, pair in _FIGURE_2:
         found = bayes.diagram(results.one(name))
         rows, data = bayes.figure_2(found, c, noise_std, pair)
-        blocks.append(Block(_of(name, results), rows))
+        blocks.append(Block(job_command(name, results), rows))
         likelihood = "exp(-n L / 2)" if noise_std == 1 else "exp(-n L)"
         tables.append(bayes.share_table(found, f"c = {c}, {likelihood}"))
         caption = (
@@ -274,7 +85,7 @@ def _figure_2(results: Results) -> Section:
         n_replicates=4,
     )
     row, table = bayes.population_crossing(found_in_the_limit)
-    blocks.append(Block(_here("figure_2"), [row]))
+    blocks.append(Block(item_command("figure_2"), [row]))
     return Section(
         blocks,
         [*tables, table],
@@ -291,7 +102,7 @@ def _figure_3(results: Results) -> Section:
         many = results.ensemble(name)
         rows, loss, llc = dynamics.figure_3(many)
         config, c = many.run.config, many.n_features
-        blocks.append(Block(_of(name, results), rows))
+        blocks.append(Block(job_command(name, results), rows))
         setting = (
             f"{many.n_members} runs from 4-gons (biases N(0, 1)), c = {c}, n = "
             f"{config['n_samples']} samples, batch {config['batch_size']}, learning rate "
@@ -306,12 +117,11 @@ def _figure_3(results: Results) -> Section:
                     f"λ̂ (dimensionless) against SGD steps: {setting}; median and quartiles over the "
                     "members that are in a phase at that step, where there are at least five."),
         ]  # fmt: skip
-    near_zero, normal = results.ensemble("near_zero_biases"), results.ensemble("normal_start")
-    for name, rows in (
-        ("near_zero_biases", dynamics.starts(near_zero, None)),
-        ("normal_start", dynamics.starts(None, normal)),
+    for name, start_rows in (
+        ("near_zero_biases", dynamics.near_zero_starts),
+        ("normal_start", dynamics.normal_starts),
     ):
-        blocks.append(Block(_of(name, results), rows))
+        blocks.append(Block(job_command(name, results), start_rows(results.ensemble(name))))
     return Section(
         blocks,
         pictures=pictures,
@@ -323,7 +133,7 @@ def _figure_3(results: Results) -> Section:
 def _table_k1(results: Results) -> Section:
     found = bayes.estimates(results.one("table_k1"))
     return Section(
-        [Block(_of("table_k1", results), bayes.llc_rows(found, "published"))],
+        [Block(job_command("table_k1", results), bayes.llc_rows(found))],
         pictures=[Picture("table_k1", "estimates", {"rows": found},
                           "λ̂ (dimensionless) at n = 5000 samples on one data set, c = 6: mean and "
                           f"standard error over {found[0]['n_chains']} chains; dashed: theory, x: "
@@ -341,14 +151,17 @@ def _approach(results: Results) -> Section:
         f"error over {found[0]['n_chains']} chains; dashed: theory, x: published."
     )
     return Section(
-        [Block(_of("approach", results), bayes.approach_rows(found))],
+        [Block(job_command("approach", results), bayes.approach_rows(found))],
         pictures=[Picture("approach", "estimates", {"rows": found}, caption)],
     )
 
 
 def _four_gons(results: Results) -> Section:
     blocks = [
-        Block(_of(name, results), bayes.four_gon_rows(bayes.estimates(results.one(name)), along))
+        Block(
+            job_command(name, results),
+            bayes.four_gon_rows(bayes.estimates(results.one(name)), along),
+        )
         for name, along in (("four_gons", True), ("four_gons_k1", False))
     ]
     return Section(
@@ -362,7 +175,7 @@ def _four_gons(results: Results) -> Section:
 def _free_energies(results: Results) -> Section:
     rows, tables = theory.free_energies()
     return Section(
-        [Block(_here("free_energies"), rows)],
+        [Block(item_command("free_energies"), rows)],
         tables,
         notes=["What the sampled posterior does is under Figure 2; leading-order free energies miss "
                "several nats at these n."],
@@ -371,13 +184,13 @@ def _free_energies(results: Results) -> Section:
 
 def _antecedents(results: Results) -> Section:
     many = results.ensemble("figure_3")
-    posterior = bayes.label_transitions(bayes.diagram(results.one("figure_2")))
-    table = dynamics.antecedents(many, posterior)
-    rows = dynamics.antecedent_rows(table, many.n_members)
-    command = " ; ".join(_of(name, results) for name in ("figure_3", "figure_2"))
+    posterior = sampled_transitions(bayes.diagram(results.one("figure_2")))
+    table = antecedents.antecedents(many, posterior)
+    rows = antecedents.antecedent_rows(table, many.n_members)
+    commands = " ; ".join(job_command(name, results) for name in ("figure_3", "figure_2"))
     return Section(
-        [Block(command, rows)],
-        [dynamics.antecedent_table(table)],
+        [Block(commands, rows)],
+        [antecedents.antecedent_table(table)],
         notes=["A Bayesian transition from → to counts as existing if in the sampled posterior "
                "(Figure 2, likelihood exp(-n L / 2), labels by descent) the odds pass through 1 in "
                "at least half of the data sets; else, where the loss falls, by the order of the "
@@ -391,8 +204,8 @@ def _antecedents(results: Results) -> Section:
 
 
 def _errata(_: Results) -> Section:
-    rows, tables = theory.errata()
-    return Section([Block(_here("errata"), rows)], tables)
+    rows, tables = errata.errata()
+    return Section([Block(item_command("errata"), rows)], tables)
 
 
 # ------------------------------------------------------------------------------ beyond the paper
@@ -407,45 +220,44 @@ def _more_features(results: Results) -> Section:
         for e in found
     ]  # fmt: skip
     return Section(
-        [Block(_of("normal_start_more", results), rows)],
+        [Block(job_command("normal_start_more", results), rows)],
         [dynamics.final_phases(found), theory.other_features((4, 5, 7, 8, 12))],
     )
 
 
 def _first_transition(results: Results) -> Section:
-    blocks, table = [], []
+    blocks, found = [], []
     for name in ("batch_size", "lr_low", "lr_high", "lr_highest"):
-        found = dynamics.first_transition(Ensemble(run) for run in results.all(name))
+        own = [dynamics.first_transition(Ensemble(run)) for run in results.all(name)]
         rows = [
-            Row(f"batch {r['batch_size']}, learning rate {r['lr']:g}: share of runs that leave "
-                "their first plateau", r["share"], stderr=r["share_stderr"], digits=3,
-                remark=f"step x learning rate at leaving: median {r['median']:.0f}, quartiles "
-                f"{r['low']:.0f} and {r['high']:.0f}, of {r['left']} that leave; end at "
-                f"{r['end']:.0f}")
-            for r in found
+            Row(f"batch {f.batch_size}, learning rate {f.lr:g}: share of runs that leave "
+                "their first plateau", f.share, stderr=f.share_stderr, digits=3,
+                remark=f"step x learning rate at leaving: median {f.median:.0f}, quartiles "
+                f"{f.low:.0f} and {f.high:.0f}, of {f.left} that leave; end at {f.end:.0f}")
+            for f in own
         ]  # fmt: skip
-        blocks.append(Block(_of(name, results), rows))
-        table += found
+        blocks.append(Block(job_command(name, results), rows))
+        found += own
     caption = (
         "When runs leave their first plateau: step × learning rate (median and quartiles of those "
-        f"that leave) and the share that does by {table[0]['end']:.0f}, against batch size and "
-        f"learning rate; c = 6, n = 1000 samples, up to {max(r['members'] for r in table)} runs each."
+        f"that leave) and the share that does by {found[0].end:.0f}, against batch size and "
+        f"learning rate; c = 6, n = 1000 samples, up to {max(f.members for f in found)} runs each."
     )
     return Section(
         blocks,
-        pictures=[Picture("first_transition", "first_transition", {"rows": table}, caption)],
-    )
+        pictures=[Picture("first_transition", "first_transition",
+                          {"rows": [asdict(f) for f in found]}, caption)],
+    )  # fmt: skip
 
 
 def _sparsity(results: Results) -> Section:
-    table = dynamics.survival(Ensemble(run) for run in results.all("sparsity"))
+    found = [dynamics.survival(Ensemble(run)) for run in results.all("sparsity")]
     normal = [Ensemble(run) for run in results.all("sparsity_normal")]
     rows = [
         Row(f"S = {s:g}: starts whose phase survives in most members", float(len(names)), digits=0,
             text=", ".join(names) or "none")
-        for s in sorted({r["sparsity"] for r in table})
-        for names in [[r["label"] for r in table
-                       if r["sparsity"] == s and r["survived"] > r["members"] / 2]]
+        for s in sorted({f.sparsity for f in found})
+        for names in [[f.label for f in found if f.sparsity == s and f.survived > f.members / 2]]
     ]  # fmt: skip
     config = results.all("sparsity")[0].config
     caption = (
@@ -454,86 +266,14 @@ def _sparsity(results: Results) -> Section:
         f" steps of {config['batch_size']} inputs."
     )
     return Section(
-        [Block(_of("sparsity", results), rows)],
+        [Block(job_command("sparsity", results), rows)],
         [dynamics.final_phases(normal)],
-        [Picture("sparsity", "survival", {"rows": table}, caption)],
+        [Picture("sparsity", "survival", {"rows": [asdict(f) for f in found]}, caption)],
         ["Unlike the paper's limit, data of sparsity S hold inputs that are zero, and those push "
          "positive biases of dead features down to (1 - S) / 2: the + of a phase is a matter of the "
          "limit's condition that one feature is active. The table starts from W, b ~ N(0, 1): "
-         f"`{_of('sparsity_normal', results)}`."],
+         f"`{job_command('sparsity_normal', results)}`."],
     )  # fmt: skip
-
-
-# --------------------------------------------------------------------------------- Elhage et al.
-
-
-def _adam(run: Run) -> str:
-    config = run.config
-    return (
-        f"{len(run.members)} members, fresh inputs, Adam, {config['trainer']['max_steps']} steps of "
-        f"{config['batch_size']} inputs"
-    )
-
-
-def _superposition(results: Results) -> Section:
-    runs_ = results.all("superposition")
-    polygons = superposition.best_weights(runs_)
-    wide = results.all("superposition_weights")
-    grams = superposition.best_weights(wide)
-    return Section(
-        [Block(_of("superposition", results), superposition.polygon_rows(polygons)),
-         Block(_of("superposition_weights", results), superposition.polygon_rows(grams))],
-        pictures=[
-            Picture("superposition", "polygons", polygons,
-                    f"Columns of W in the plane (dashed: unit circle), WᵀW and b by sparsity S; 5 "
-                    f"features of importance 0.9^i, best of {_adam(runs_[0])}."),
-            Picture("superposition_weights", "grams", grams,
-                    "WᵀW and b, and the dimensionality D of each feature, by sparsity S; 20 features "
-                    f"of importance 0.7^i in 5 dimensions, best of {_adam(wide[0])}."),
-        ],
-    )  # fmt: skip
-
-
-def _phase_change(results: Results) -> Section:
-    found = results.all("phase_change")
-    data = superposition.phase_change(found)
-    caption = (
-        "What becomes of the second of two features in one dimension, by sparsity S and importance "
-        f"relative to the first; best of {_adam(found[0])}."
-    )
-    return Section(
-        [Block(_of("phase_change", results), superposition.phase_change_rows(data))],
-        pictures=[Picture("phase_change", "phase_change", data, caption)],
-    )
-
-
-def _dimensions(results: Results) -> Section:
-    found = results.all("superposition_dimensions")
-    data = superposition.best_weights(found)
-    caption = (
-        "Dimensionality D of each of 40 equally important features in 10 dimensions against "
-        f"1 / (1 - S), and dimensions per feature; best of {_adam(found[0])}. Dotted: 1/2 is an "
-        "antipodal pair, 2/3 a triangle, 2/5 a pentagon, 3/4 a tetrahedron."
-    )
-    return Section(
-        [Block(_of("superposition_dimensions", results), superposition.dimension_rows(data))],
-        pictures=[Picture("superposition_dimensions", "dimensions", data, caption)],
-    )
-
-
-def _pairs(results: Results) -> Section:
-    kinds = ("correlated", "anticorrelated")
-    data = superposition.pairs({kind: results.one(kind) for kind in kinds})
-    blocks = [
-        Block(_of(kind, results), superposition.pair_rows({"kinds": [entry]}))
-        for kind, entry in zip(kinds, data["kinds"], strict=True)
-    ]
-    caption = (
-        "Pairs a, a' and b, b' of features that are active together (left) or never together "
-        "(right): the best member's columns, and the cosine between the two features of every "
-        f"represented pair; 4 features in 2 dimensions, {_adam(results.one('correlated'))}."
-    )
-    return Section(blocks, pictures=[Picture("pairs", "pairs", data, caption)])
 
 
 ITEMS: tuple[Item, ...] = (
@@ -558,13 +298,13 @@ ITEMS: tuple[Item, ...] = (
     Item("sparsity", "Finite sparsity: which phases survive", ("sparsity", "sparsity_normal"),
          _sparsity, "beyond"),
     Item("superposition", "Features in superposition against sparsity",
-         ("superposition", "superposition_weights"), _superposition, "elhage"),
+         ("superposition", "superposition_weights"), superposition.polygons_section, "elhage"),
     Item("phase_change", "Superposition against sparsity and importance", ("phase_change",),
-         _phase_change, "elhage"),
-    Item("dimensions", "Dimensionality of features", ("superposition_dimensions",), _dimensions,
-         "elhage"),
-    Item("pairs", "Correlated and anticorrelated pairs", ("correlated", "anticorrelated"), _pairs,
-         "elhage"),
+         superposition.phase_change_section, "elhage"),
+    Item("dimensions", "Dimensionality of features", ("superposition_dimensions",),
+         superposition.dimensions_section, "elhage"),
+    Item("pairs", "Correlated and anticorrelated pairs", ("correlated", "anticorrelated"),
+         superposition.pairs_section, "elhage"),
 )  # fmt: skip
 """The page, in order."""
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from kgon.figures.style import save
 from kgon.paper.drawings import DRAWINGS
-from kgon.paper.items import ITEMS, Block, Item, Picture, Section
-from kgon.paper.rows import MARKS, NOT, REMARK, REPRODUCED, UNPUBLISHED, VERDICTS, Row
-from kgon.paper.theory import Table
+from kgon.paper.items import ITEMS
+from kgon.paper.rows import MARKS, NOT, REMARK, REPRODUCED, UNPUBLISHED, VERDICTS, Row, Table
+from kgon.paper.section import Block, Item, Picture, Section
 
 _PARTS = {
     "paper": ("The paper", "Chen, Lau, Mendel, Wei, Murfet 2023, arXiv 2310.06301."),

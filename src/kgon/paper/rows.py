@@ -20,6 +20,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from kgon.posterior.cell import finite_or_none
+
 REPRODUCED = "reproduced"
 REMARK = "reproduced with a remark"
 NOT = "not reproduced"
@@ -36,6 +38,9 @@ MARKS = {
 }
 """How sure a published number is."""
 
+Table = tuple[str, list[str], list[list[str]]]
+"""A table of the page: title, header, cells."""
+
 _AGREES, _AGREES_LOOSELY = 2.0, 3.0
 
 
@@ -46,10 +51,10 @@ class Published:
     Attributes:
         value: a number, an interval (low, high), or True for a statement.
         marks: how sure it is, among MARKS.
-        where: where it stands.
-        spread: its own uncertainty, taken for a standard error.
-        digits: decimals that it is printed with; None where it is exact (a count, 7, 8.5).
-        text: how to print it, where that is not the number.
+        where: the place in the source.
+        spread: its own uncertainty, taken as a standard error.
+        digits: decimals in print; None where it is exact (a count, 7, 8.5).
+        text: printed instead of the number.
     """
 
     value: float | tuple[float, float] | bool
@@ -91,11 +96,11 @@ class Row:
 
     Attributes:
         quantity: what is compared, in words.
-        value: kgon's number, or the truth of a statement; None where the run found none.
-        published: None where nobody has published one.
-        stderr: standard error of the value, None for a computed one.
+        value: kgon's number, or whether a statement holds; None if the run gave none.
+        published: None if nobody has published it.
+        stderr: standard error of the value; None if it is computed, not measured.
         digits: decimals to print.
-        text: how to print the value, where that is not the number.
+        text: printed instead of the number.
         remark: what a reader must know about the comparison.
     """
 
@@ -144,7 +149,7 @@ class Row:
         elif (z := self.standard_errors) is not None:
             good, loose = abs(z) <= _AGREES_LOOSELY, abs(z) > _AGREES
         else:
-            # Beyond half a unit by no more than the rounding of this very arithmetic.
+            # The small terms allow for the rounding of this comparison itself.
             good = abs(self.difference) <= self.published.rounding * (1 + 1e-9) + 1e-12
             loose = False
         if not good:
@@ -161,7 +166,7 @@ class Row:
 
     def plain(self) -> dict[str, Any]:
         """As a row of a machine-readable table."""
-        published, against = self.published, None
+        published, against, z = self.published, None, self.standard_errors
         if published is not None:
             against = (
                 list(published.value) if isinstance(published.value, tuple) else published.value
@@ -177,7 +182,7 @@ class Row:
             else self.value,
             "stderr": self.stderr,
             "difference": self.difference,
-            "standard_errors": _finite(self.standard_errors),
+            "standard_errors": None if z is None else finite_or_none(z),
             "verdict": self.verdict,
             "agrees_with_reference": None if published is None else self.agreement != NOT,
             "marks": list(published.marks) if published else [],
@@ -209,12 +214,8 @@ class Row:
         return f"exact: {self.difference:+.2g}"
 
 
-def _finite(value: float | None) -> float | None:
-    return value if value is None or math.isfinite(value) else None
-
-
 def share_stderr(count: int, total: int) -> float:
-    """Standard error of a share count / total; of a count of 0 or total that of half a count more
-    or less, so that a zero is no certainty."""
+    """Standard error of a share count / total; a count of 0 or total is moved inwards by a half, so
+    that its error is not zero."""
     p = min(max(count, 0.5), total - 0.5) / total
     return math.sqrt(p * (1 - p) / total)

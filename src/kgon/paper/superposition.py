@@ -6,16 +6,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from kgon.paper.jobs import Results
 from kgon.paper.rows import Row
+from kgon.paper.section import Block, Picture, Section, job_command
 from kgon.record.run_directory import Run
+from kgon.theory import geometry
 
 Rows = list[dict[str, Any]]
 Array = NDArray[Any]
 
-REPRESENTED = 0.5
-"""Length of a column from which its feature counts as represented."""
 ORTHOGONAL, ANTIPODAL = 0.3, 0.8
 """|cos| below which a pair counts as orthogonal, and -cos above which as antipodal."""
 
@@ -36,15 +38,6 @@ def sparsity(run: Run) -> float:
     return float(run.config["data"]["sparsity"])
 
 
-def dimensionality(W: Array) -> Array:
-    """D_i = |W_i|^2 / sum_j (W_i . W_j / |W_i|)^2 of each feature, (..., n_features): 1 for a
-    dimension of its own, 1/2 in an antipodal pair, 0 for a feature that is not there."""
-    gram = np.swapaxes(W, -1, -2) @ W
-    square = np.diagonal(gram, axis1=-2, axis2=-1)
-    shared = (gram**2).sum(-1)
-    return np.divide(square**2, shared, out=np.zeros_like(square), where=shared > 0)
-
-
 def best_weights(runs: Iterable[Run]) -> dict[str, Any]:
     """The best member of each run, by sparsity."""
     pictures = []
@@ -56,7 +49,7 @@ def best_weights(runs: Iterable[Run]) -> dict[str, Any]:
                 "sparsity": sparsity(run),
                 "W": W[at].tolist(),
                 "b": b[at].tolist(),
-                "dimensionality": dimensionality(W[at]).tolist(),
+                "dimensionality": geometry.dimensionality(torch.from_numpy(W[at])).tolist(),
                 "loss": run.members[at]["final_loss"],
                 "members": len(run.members),
             }
@@ -69,12 +62,12 @@ def polygon_rows(data: Mapping[str, Any]) -> list[Row]:
     expected = {0.0: "two, orthogonal", 0.8: "four, in antipodal pairs", 0.9: "five, a pentagon"}
     rows = []
     for picture in data["pictures"]:
-        length = np.linalg.norm(np.array(picture["W"]), axis=0)
-        n = int((length > REPRESENTED).sum())
-        known = expected.get(picture["sparsity"]) if len(length) == 5 else None
+        represented = geometry.represented(torch.tensor(picture["W"], dtype=torch.float64))
+        known = expected.get(picture["sparsity"]) if len(represented) == 5 else None
         rows.append(
-            Row(f"features represented of {len(length)}, sparsity {picture['sparsity']:g}",
-                float(n), digits=0, remark=f"Elhage et al. picture {known}" if known else "")
+            Row(f"features represented of {len(represented)}, sparsity {picture['sparsity']:g}",
+                float(represented.sum()), digits=0,
+                remark=f"Elhage et al. picture {known}" if known else "")
         )  # fmt: skip
     return rows
 
@@ -99,13 +92,13 @@ def phase_change(runs: Iterable[Run]) -> dict[str, Any]:
     cells = []
     for run in runs:
         W, _ = final_weights(run)
-        first, second = np.abs(W[best_member(run), 0]) > REPRESENTED
+        first, second = geometry.represented(torch.from_numpy(W[best_member(run)])).tolist()
         state = {
             (True, True): "superposition",
             (True, False): "not represented",
             (False, True): "dedicated dimension",
             (False, False): "neither",
-        }[bool(first), bool(second)]
+        }[first, second]
         relative = [float(x) for x in run.config["model"]["importance"]]
         cells.append({"sparsity": sparsity(run), "importance": relative[1] / relative[0],
                       "state": state})  # fmt: skip
@@ -133,12 +126,12 @@ def pairs(runs: Mapping[str, Run]) -> dict[str, Any]:
     kinds = []
     for name, run in runs.items():
         W, b = final_weights(run)
-        length = np.linalg.norm(W, axis=1)
+        represented = geometry.represented(torch.from_numpy(W)).numpy()
+        direction = W / np.linalg.norm(W, axis=1, keepdims=True)
         cosines = []
         for i in range(0, W.shape[2], 2):
-            present = (length[:, i] > REPRESENTED) & (length[:, i + 1] > REPRESENTED)
-            product = (W[:, :, i] * W[:, :, i + 1]).sum(1) / (length[:, i] * length[:, i + 1])
-            cosines += product[present].tolist()
+            cosine = (direction[:, :, i] * direction[:, :, i + 1]).sum(1)
+            cosines += cosine[represented[:, i] & represented[:, i + 1]].tolist()
         at = best_member(run)
         kinds.append({"kind": name, "cosines": cosines, "W": W[at].tolist(), "b": b[at].tolist(),
                       "members": len(W), "sparsity": sparsity(run)})  # fmt: skip
@@ -163,3 +156,72 @@ def pair_rows(data: Mapping[str, Any]) -> list[Row]:
                     remark="what Elhage et al. describe" if likes else "")
             )  # fmt: skip
     return rows
+
+
+def _adam(run: Run) -> str:
+    config = run.config
+    return (
+        f"{len(run.members)} members, fresh inputs, Adam, {config['trainer']['max_steps']} steps of "
+        f"{config['batch_size']} inputs"
+    )
+
+
+def polygons_section(results: Results) -> Section:
+    narrow = results.all("superposition")
+    polygons = best_weights(narrow)
+    wide = results.all("superposition_weights")
+    grams = best_weights(wide)
+    return Section(
+        [Block(job_command("superposition", results), polygon_rows(polygons)),
+         Block(job_command("superposition_weights", results), polygon_rows(grams))],
+        pictures=[
+            Picture("superposition", "polygons", polygons,
+                    f"Columns of W in the plane (dashed: unit circle), WᵀW and b by sparsity S; 5 "
+                    f"features of importance 0.9^i, best of {_adam(narrow[0])}."),
+            Picture("superposition_weights", "grams", grams,
+                    "WᵀW and b, and the dimensionality D of each feature, by sparsity S; 20 features "
+                    f"of importance 0.7^i in 5 dimensions, best of {_adam(wide[0])}."),
+        ],
+    )  # fmt: skip
+
+
+def phase_change_section(results: Results) -> Section:
+    found = results.all("phase_change")
+    data = phase_change(found)
+    caption = (
+        "What becomes of the second of two features in one dimension, by sparsity S and importance "
+        f"relative to the first; best of {_adam(found[0])}."
+    )
+    return Section(
+        [Block(job_command("phase_change", results), phase_change_rows(data))],
+        pictures=[Picture("phase_change", "phase_change", data, caption)],
+    )
+
+
+def dimensions_section(results: Results) -> Section:
+    found = results.all("superposition_dimensions")
+    data = best_weights(found)
+    caption = (
+        "Dimensionality D of each of 40 equally important features in 10 dimensions against "
+        f"1 / (1 - S), and dimensions per feature; best of {_adam(found[0])}. Dotted: 1/2 is an "
+        "antipodal pair, 2/3 a triangle, 2/5 a pentagon, 3/4 a tetrahedron."
+    )
+    return Section(
+        [Block(job_command("superposition_dimensions", results), dimension_rows(data))],
+        pictures=[Picture("superposition_dimensions", "dimensions", data, caption)],
+    )
+
+
+def pairs_section(results: Results) -> Section:
+    kinds = ("correlated", "anticorrelated")
+    data = pairs({kind: results.one(kind) for kind in kinds})
+    blocks = [
+        Block(job_command(kind, results), pair_rows({"kinds": [entry]}))
+        for kind, entry in zip(kinds, data["kinds"], strict=True)
+    ]
+    caption = (
+        "Pairs a, a' and b, b' of features that are active together (left) or never together "
+        "(right): the best member's columns, and the cosine between the two features of every "
+        f"represented pair; 4 features in 2 dimensions, {_adam(results.one('correlated'))}."
+    )
+    return Section(blocks, pictures=[Picture("pairs", "pairs", data, caption)])

@@ -1,4 +1,4 @@
-"""Items that need no run: Lemma 3.1, k-gons, free energies, errata."""
+"""Items that need no run: Lemma 3.1, k-gons, free energies."""
 
 import itertools
 import math
@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kgon.paper.rows import Published, Row
+from kgon.paper.k_gons import gradient_norm, length_and_bias, polynomials
+from kgon.paper.rows import Published, Row, Table
 from kgon.theory.critical import CriticalPoint, critical_point, critical_points
 from kgon.theory.free_energy import critical_sample_size, prior_constant
-from kgon.theory.loss import PopulationLoss, population_loss
-
-Table = tuple[str, list[str], list[list[str]]]
+from kgon.theory.loss import population_loss
 
 LARGEST = 203
 """The search for k-gons with k = n_features goes up to here."""
@@ -105,19 +104,19 @@ _H = {5: 0.23738, 6: 0.86746}
 def table_a1() -> tuple[list[Row], list[Table]]:
     """(l*, b*), losses and learning coefficients of k-gons."""
     rows = []
-    for label, (length, bias, digits) in _LENGTH_AND_BIAS.items():
-        point = critical_point(label, 6)
-        marks, where = ("P", "D"), "Table A.1, App. E.1"
+    for label, (known_length, known_bias, digits) in _LENGTH_AND_BIAS.items():
+        l_star, b_star = length_and_bias(critical_point(label, 6))
         rows += [
-            Row(f"{label}-gon, l*", _length(point), Published(length, marks, where, digits=digits)),
-            Row(f"{label}-gon, b*", _bias(point), Published(bias, marks, where, digits=digits)),
-        ]
+            Row(f"{label}-gon, {name}", value,
+                Published(known, ("P", "D"), "Table A.1, App. E.1", digits=digits))
+            for name, value, known in (("l*", l_star, known_length), ("b*", b_star, known_bias))
+        ]  # fmt: skip
     for k in (7, 8, 12):
-        point = critical_point(k, k)
+        l_star, b_star = length_and_bias(critical_point(k, k))
         remark = "the paper tabulates further k; its digits are not at hand"
         rows += [
-            Row(f"{k}-gon, l*", _length(point), remark=remark),
-            Row(f"{k}-gon, b*", _bias(point), remark=remark),
+            Row(f"{k}-gon, l*", l_star, remark=remark),
+            Row(f"{k}-gon, b*", b_star, remark=remark),
         ]
     for c, levels in _LEVELS.items():
         rows += [
@@ -156,12 +155,13 @@ def table_a1() -> tuple[list[Row], list[Table]]:
         Row("families of k-gons at c = 6", float(len(critical_points(6))), digits=0,
             published=Published(18.0, ("P", "I"), "Sec. 3 (count P, the reading of φ I)"))
     )  # fmt: skip
-    gradient = max(_slope(point) for c in (4, 5, 6) for point in critical_points(c))
+    gradient = max(gradient_norm(p.W, p.b) for c in (4, 5, 6) for p in critical_points(c))
     rows.append(
         Row("the gradient vanishes at every family, c = 4, 5, 6", gradient < 1e-12,
             Published(True, ("D",), "Sec. 3", text="< 1e-15"), text=f"largest {gradient:.1e}")
     )  # fmt: skip
-    equations = max(max(map(abs, polynomials(k, *_solution(k)))) for k in SIDES if k > 4)
+    residuals = (polynomials(k, *length_and_bias(critical_point(k, k))) for k in SIDES if k > 4)
+    equations = max(abs(residual) for pair in residuals for residual in pair)
     rows.append(
         Row("App. E.1's two polynomials vanish at (l*, b*), k = 5..8, 12", equations < 1e-11,
             Published(True, ("P", "D"), "App. E.1"), text=f"largest residual {equations:.1e}")
@@ -176,8 +176,7 @@ def _gon_table() -> Table:
         body.append(
             [
                 str(k),
-                f"{_length(point):.8f}",
-                f"{_bias(point):.8f}",
+                *(f"{x:.8f}" for x in length_and_bias(point)),
                 f"{3 * k * point.loss:.8f}",
                 f"{point.loss:.8f}",
                 "-" if point.llc is None else f"{point.llc:g}",
@@ -207,67 +206,6 @@ def _exists(k: int) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _length(point: CriticalPoint) -> float:
-    return float(point.W[:, 0].norm())
-
-
-def _bias(point: CriticalPoint) -> float:
-    return float(point.b[0])
-
-
-def _solution(k: int) -> tuple[float, float]:
-    point = critical_point(k, k)
-    return _length(point), _bias(point)
-
-
-def _slope(point: CriticalPoint) -> float:
-    dW, db = PopulationLoss().grad(point.W, point.b)
-    return float(torch.cat([dW.flatten(), db]).norm())
-
-
-def _sums(k: int) -> tuple[float, float, float, int]:
-    """F, G, K, M of App. E.1."""
-    s = math.ceil(k / 4) - 1
-    cosines = [math.cos(2 * math.pi * j / k) for j in range(1, s + 1)]
-    F = 1 + 2 * math.fsum(x * x for x in cosines)
-    G = 1 + 2 * math.fsum(cosines)
-    K = 1 + 2 * math.fsum(1 / x for x in cosines)
-    return F, G, K, 1 + 2 * s
-
-
-def polynomials(k: int, x: float, y: float) -> tuple[float, float]:
-    """The two equations of App. E.1 for (l, b) = (x, y)."""
-    F, G, K, M = _sums(k)
-    return (
-        x**6 * G + x**2 * y**2 * K + 2 * x**4 * y * M + y**2 - x**4,
-        2 * x**8 * F + 3 * x**6 * y * G - x**2 * y**3 * K - 2 * x**6 - 2 * y**3,
-    )
-
-
-def polynomial_roots(k: int) -> list[tuple[float, float, bool]]:
-    """All (l, b, admissible) with l > 0 > b that solve App. E.1, by l.
-
-    With u = b / l^2 the first equation, divided by l^4, gives
-    l^2 = (1 - u^2) / (G + K u^2 + 2 M u), and the second, divided by l^6,
-    l^2 = (2 + 2 u^3) / (2 F + 3 G u - K u^3).
-    """
-    F, G, K, M = _sums(k)
-    first = np.polynomial.Polynomial([G, 2 * M, K])
-    second = np.polynomial.Polynomial([2 * F, 3 * G, 0, -K])
-    one, two = np.polynomial.Polynomial([1, 0, -1]), np.polynomial.Polynomial([2, 0, 0, 2])
-    edge = -math.cos(2 * math.pi * (math.ceil(k / 4) - 1) / k)
-    found = []
-    for root in (one * second - two * first).roots():
-        u = float(root.real)
-        if abs(root.imag) > 1e-9 or u >= -1e-9 or first(u) == 0:
-            continue
-        square = float(one(u) / first(u))
-        # Both sides vanish at u = -1, which is no solution unless l^2 follows from it.
-        if square > 1e-9 and max(map(abs, polynomials(k, math.sqrt(square), u * square))) < 1e-6:
-            found.append((math.sqrt(square), u * square, edge < u))
-    return sorted(found)
 
 
 # -------------------------------------------------------------------------------- free energies
@@ -343,72 +281,6 @@ def _crossing_table(c: int) -> Table:
 
 def _whole(n: float) -> str:
     return "-" if math.isnan(n) else f"{n:.0f}"
-
-
-# --------------------------------------------------------------------------------------- errata
-
-
-def errata() -> tuple[list[Row], list[Table]]:
-    """What the paper prints wrongly, computed."""
-    rows = []
-    five = critical_point("5", 6)
-    as_printed = _slope_at_angle(five, 2 * math.pi / 6)
-    rows.append(
-        Row("Theorem F.2 prints the angle 2π/c; with it, the 5-gon at c = 6 is not critical",
-            as_printed > 1e-3 and _slope(five) < 1e-12,
-            Published(True, ("P", "D"), "errata: Theorem F.2", text="2π/k is meant"),
-            text=f"|∇L| = {as_printed:.3f} with 2π/c, {_slope(five):.0e} with 2π/k")
-    )  # fmt: skip
-    differences = []
-    for k in (5, 6, 7, 8, 12):
-        x, y = _solution(k)
-        F, G, K, _ = _sums(k)
-        z = (2 * x**8 * F + 3 * x**6 * y * G - 2 * x**6 - 2 * y**3) / (y**3 * K)
-        differences.append(abs(z - x * x))
-    rows.append(
-        Row("-z y³ H(s) in the first display of the system holds for z = x² only",
-            max(differences) < 1e-10,
-            Published(True, ("P", "D"), "errata: polynomial system", text="-x² y³ H(s) is meant"),
-            text=f"z solved for is x² within {max(differences):.0e} at k = 5..8, 12")
-    )  # fmt: skip
-    eight = [root for root in polynomial_roots(8) if root[2]]
-    rows.append(
-        Row("the 8-gon, printed twice with different digits, is a single admissible root",
-            len(eight) == 1, Published(True, ("P", "D"), "errata: 8-gon", text="two prints"),
-            text="(l*, b*) = " + "; ".join(f"({x:.6f}, {y:.6f})" for x, y, _ in eight),
-            remark="neither print is at hand, so which digits are right is not decided here")
-    )  # fmt: skip
-    twelve = polynomial_roots(12)
-    rows.append(
-        Row("one of the two printed 12-gon roots violates -x² cos(s α) < y",
-            [ok for *_, ok in twelve].count(True) == 1 and len(twelve) >= 2,
-            Published(True, ("P", "D"), "errata: 12-gon", text="one of two"),
-            text="; ".join(
-                f"({x:.5f}, {y:.5f}) {'admissible' if ok else 'not admissible'}"
-                for x, y, ok in twelve))
-    )  # fmt: skip
-    body = [
-        [str(k), f"{x:.6f}", f"{y:.6f}", "yes" if ok else "no", f"{_gon_slope(k, x, y):.1e}"]
-        for k in SIDES[1:]
-        for x, y, ok in polynomial_roots(k)
-    ]
-    header = ["k", "l", "b", "admissible", "|∇L| of the k-gon, c = k"]
-    return rows, [("all roots of App. E.1 with l > 0 > b", header, body)]
-
-
-def _slope_at_angle(point: CriticalPoint, angle: float) -> float:
-    W = point.W.clone()
-    turn = angle * torch.arange(point.k, dtype=torch.float64)
-    W[:, : point.k] = _length(point) * torch.stack([turn.cos(), turn.sin()])
-    dW, db = PopulationLoss().grad(W, point.b)
-    return float(torch.cat([dW.flatten(), db]).norm())
-
-
-def _gon_slope(k: int, length: float, bias: float) -> float:
-    turn = 2 * math.pi / k * torch.arange(k, dtype=torch.float64)
-    W = length * torch.stack([turn.cos(), turn.sin()])
-    dW, db = PopulationLoss().grad(W, torch.full((k,), bias, dtype=torch.float64))
-    return float(torch.cat([dW.flatten(), db]).norm())
 
 
 def other_features(sizes: Iterable[int]) -> Table:

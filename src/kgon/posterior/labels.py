@@ -1,17 +1,17 @@
 """Classes (k, sigma, phi) of posterior draws, by three rules side by side.
 
-A draw is far from every critical point: columns shake by 1/sqrt(n). Each rule below makes a class
-of it; where they disagree a share of the posterior is a matter of definition (below some 400
-samples at n_features = 6).
+A draw is near no critical point: its columns fluctuate by 1/sqrt(n). Each rule assigns a class to
+it; where the rules disagree (below some 400 samples at n_features = 6), the share of a phase
+depends on the rule.
 
-- `quench_labels`, the reference: descend the population loss from the draw and see on which
-  critical level it ends. The class is that of the basin.
+- `quench_labels`, the reference: the class of the critical level on which gradient descent of the
+  population loss from the draw ends.
 - `output_labels`, fast: k is the number of features whose own output f_i(e_i) = l_i^2 + b_i is
   above ON_OUTPUT, sigma the number of positive biases among the others.
 - `hull_labels`, the paper's (Sec. 4): k is the number of vertices of the convex hull of the
   columns, sigma the number of positive biases.
 
-For trajectories of training, which lie on critical points up to small noise, see `phases`.
+For training trajectories, which lie close to critical points, see `theory.phases`.
 """
 
 import math
@@ -30,10 +30,10 @@ from kgon.theory.phases import ON_OUTPUT, OTHER
 
 LEVEL_TOLERANCE = 0.002
 """Largest distance of a quenched loss from a critical level. The nearest two levels at
-n_features = 6 are 0.007 apart; a descent that has converged ends within 1e-6 of one."""
+n_features = 6 are 0.007 apart; a converged descent ends within 1e-6 of one."""
 
 QUENCH_SLOPE = 1e-6
-"""Norm of the gradient at which a descent has arrived."""
+"""Norm of the gradient below which a descent has converged."""
 QUENCH_STEPS = 50_000
 
 
@@ -56,9 +56,20 @@ class Labels:
     def present(self) -> list[str]:
         """The labels that occur, the most frequent first."""
         rows = torch.stack([self.k, self.sigma, self.phi], -1).reshape(-1, 3)
-        distinct, counts = rows.unique(dim=0, return_counts=True)
+        distinct, counts = torch.unique(rows, dim=0, return_counts=True)
         order = counts.argsort(descending=True, stable=True)
         return [_name(*row) for row in distinct[order].tolist()]
+
+    def masks(self, by: str = "label") -> dict[str, Tensor]:
+        """Which elements are in each phase that occurs, (*batch).
+
+        Args:
+            by: "k" for families of k-gons, by k; "label" for labels, the most frequent first.
+        """
+        if by == "label":
+            return {label: self.where(label) for label in self.present}
+        values = sorted(set(self.k.flatten().tolist()))
+        return {OTHER if k < 0 else str(k): self.k == k for k in values}
 
     @property
     def names(self) -> Any:
@@ -82,7 +93,7 @@ class Quench:
         W: (*batch, n_hidden, n_features).
         b: (*batch, n_features).
         loss: (*batch), the population loss there.
-        slope: (*batch), the norm of its gradient; above QUENCH_SLOPE the descent was cut short.
+        slope: (*batch), the norm of its gradient; above QUENCH_SLOPE the descent stopped early.
     """
 
     W: Tensor
@@ -92,7 +103,7 @@ class Quench:
 
 
 def quench(W: Tensor, b: Tensor) -> Quench:
-    """Descend the population loss from each parameter until its gradient has vanished.
+    """Follow gradient descent of the population loss from each parameter until it converges.
 
     Args:
         W: (*batch, n_hidden, n_features).
@@ -134,8 +145,8 @@ def quench_labels(quenched: Quench, tolerance: float = LEVEL_TOLERANCE) -> Label
 def output_labels(W: Tensor, b: Tensor) -> Labels:
     """k = features with l_i^2 + b_i > ON_OUTPUT, sigma = positive biases of the others.
 
-    With n_features >= 4 and fewer than four on, the class is that of a 4-gon with the rest switched
-    off (phi), whose loss it has.
+    With n_features >= 4 and fewer than four of these, the class is that of a 4-gon with the missing
+    columns switched off (phi), which has the same loss.
     """
     _check(W, b)
     on = W.square().sum(-2) + b > ON_OUTPUT
@@ -154,7 +165,7 @@ def hull_labels(W: Tensor, b: Tensor) -> Labels:
     if n > 1:
         others = torch.tensor([[j for j in range(n) if j != i] for i in range(n)])
         difference = W[..., others] - W.unsqueeze(-1)
-        # A column is a vertex if all others lie within less than half a turn of it.
+        # A column is a vertex if the directions to all others fit into less than half a turn.
         angle = torch.atan2(difference[..., 1, :, :], difference[..., 0, :, :]).sort(-1).values
         turn = torch.cat([angle, angle[..., :1] + 2 * math.pi], -1)
         k = (turn.diff(dim=-1).amax(-1) > math.pi).sum(-1)
@@ -162,24 +173,11 @@ def hull_labels(W: Tensor, b: Tensor) -> Labels:
 
 
 def agreement(one: Labels, other: Labels, by: str = "k") -> Tensor:
-    """Whether two rules agree on each element, (*batch): on `k` alone, or on the whole `label`.
-
-    Its mean over draws is what to report beside a share.
-    """
+    """Whether two rules agree on each element, (*batch): on `k` alone, or on the whole `label`."""
     if by not in ("k", "label"):
         raise ValueError(f"by must be 'k' or 'label', got {by!r}")
     same = one.k == other.k
     return same if by == "k" else same & (one.sigma == other.sigma) & (one.phi == other.phi)
-
-
-def agreement_table(rules: dict[str, Labels], by: str = "k") -> dict[tuple[str, str], float]:
-    """The share of elements on which each two of the named rules agree."""
-    names = list(rules)
-    return {
-        (a, z): float(agreement(rules[a], rules[z], by).double().mean())
-        for i, a in enumerate(names)
-        for z in names[i + 1 :]
-    }
 
 
 def _check(W: Tensor, b: Tensor) -> None:

@@ -1,15 +1,15 @@
 """The paper's own protocol for the posterior: the No-U-Turn sampler, by numpyro (an extra).
 
-Same posterior as `posterior.sample_posterior`, by chains that have to start somewhere. While chains
-cross between phases, up to some 1000 samples at noise_std = 1, the two agree; beyond that ever
-fewer do, and in the end occupancy is that of the starts, with an R-hat of 1.00 if all started in
-one phase. So this module repeats what the paper did, and shows where it stops being a measurement.
+The posterior is that of `sample_posterior`, but chains have to start somewhere. Up to some 1000
+samples at noise_std = 1, chains cross between phases and the two samplers agree. With more samples
+fewer chains cross, until the shares of phases are those of the starts, with an R-hat of 1.00 if all
+chains started in one phase. This module repeats the paper's protocol and shows where it fails.
 
-The likelihood of single-feature inputs is exact at a cost that does not depend on the sample: the
-formula of `loss`, by the lookup tables of `moments`, written in JAX. Other inputs are summed
-over.
+The likelihood of single-feature inputs is computed exactly, at a cost that does not depend on the
+sample size: the formula of `theory.loss` by the lookup tables of `compiled.moments`, in JAX. For
+other inputs it is a sum over the sample.
 
-numpyro and JAX are imported when a function is called, nowhere else.
+numpyro and JAX are imported inside functions only.
 """
 
 from collections.abc import Callable
@@ -25,12 +25,12 @@ from kgon.compiled import moments
 from kgon.theory.loss import DirectLoss, EmpiricalLoss
 
 LEAST_DRAWS = 4
-"""Of a chain: split R-hat takes variances of its halves."""
+"""Fewest draws of a chain: split R-hat needs the variance of each half."""
 
 
 @dataclass(frozen=True, eq=False)
 class NUTS:
-    """Draws of some chains.
+    """Draws of NUTS chains.
 
     Attributes:
         W: (n_draws, n_chains, n_hidden, n_features).
@@ -63,15 +63,16 @@ def sample_nuts(
     n_draws: int = 1000,
     seed: int = 0,
 ) -> NUTS:
-    """Chains from the posterior of w = (W, b) given inputs x, started where the caller says.
+    """NUTS chains of the posterior of w = (W, b) given inputs x.
 
-    The default numbers are those of the script from which the paper's is likely descended.
+    The default numbers of chains and draws are those of the script from which the paper's probably
+    derives.
 
     Args:
         x: (n_samples, n_features), any number of active features.
         noise_std, prior_std: as in `sample_posterior`.
-        start: (W, b) where every chain starts, a critical point for instance; None draws each
-            chain's start from the prior.
+        start: (W, b) where every chain starts, such as a critical point; None draws each chain's
+            start from the prior.
         seed: of the starts and of the chains.
 
     Raises:
@@ -109,7 +110,7 @@ def sample_nuts(
     return NUTS(
         W=W,
         b=b,
-        # Draw by draw: a direct sum over the sample takes some memory.
+        # One draw at a time, because a direct sum over the sample needs memory.
         loss=torch.stack(
             [loss(*row) for row in zip(W.unsqueeze(2), b.unsqueeze(2), strict=True)]
         ).squeeze(-1),
@@ -121,9 +122,9 @@ def sample_nuts(
 
 
 def log_likelihood(x: Tensor, *, noise_std: float = 1.0) -> Callable[[Any, Any], Any]:
-    """-n L_n(w) / (2 noise_std^2) as the chains see it: a function of JAX arrays W and b.
+    """-n L_n(w) / (2 noise_std^2) as a function of JAX arrays W and b.
 
-    To be made and called in JAX's 64 bits (`jax.enable_x64`).
+    Make and call it under `jax.enable_x64`.
 
     Args:
         x: (n_samples, n_features), any number of active features.
@@ -153,12 +154,12 @@ def _looked_up(x: Tensor, noise_std: float) -> Callable[[Any, Any], Any]:
 
     n_samples, n_features = x.shape
     tables = moments.tables(EmpiricalLoss(x.double()), n_features)
-    assert tables is not None  # the empirical loss has a compiled form
+    assert tables is not None  # the empirical loss has tables
     ordered, total = jnp.asarray(tables.ordered[0]), jnp.asarray(tables.total[0])
     tails = jnp.stack([jnp.asarray(tail[0]) for tail in tables.tails], -1)
     low, scale, last_bucket = tables.low[0], tables.scale[0], tables.last[0]
     count = tables.lines[0, :, :, moments.COUNT].astype(np.int32)
-    # Bisection of a fixed length, as many halvings as find an amplitude in the fullest bucket.
+    # As many halvings as find an amplitude in the fullest bucket: the bisection has a fixed length.
     halvings = int(count.max()).bit_length()
     start = jnp.asarray(np.pad(count.cumsum(-1, dtype=np.int32), ((0, 0), (1, 0))))
     feature = jnp.arange(n_features)
@@ -180,7 +181,7 @@ def _looked_up(x: Tensor, noise_std: float) -> Callable[[Any, Any], Any]:
 
     def value(W: Any, b: Any) -> Any:
         A, b_i = W.T @ W, b[:, None]
-        # The integrand vanishes at the threshold: derivatives take the moments as constants.
+        # The integrand vanishes at the threshold, so the moments are constants to derivatives.
         M = active_moments(*jax.lax.stop_gradient((A, b_i)))
         u, v = A * M[..., 2] + b_i * M[..., 1], A * M[..., 1] + b_i * M[..., 0]
         loss = (A * u + b_i * v).sum() + total[:, 2].sum() - 2 * jnp.trace(u)

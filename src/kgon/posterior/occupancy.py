@@ -11,14 +11,15 @@ from kgon.posterior.smc import Posterior
 from kgon.theory.loss import Loss
 
 
-def shares(posterior: Posterior, labels: Labels) -> dict[str, tuple[Tensor, Tensor]]:
-    """Posterior probability of each label that occurs, and its standard error, each (*batch)."""
-    return {name: posterior.mean(labels.where(name)) for name in labels.present}
+def shares(
+    posterior: Posterior, labels: Labels, by: str = "label"
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Posterior probability of each phase that occurs, and its standard error, each (*batch).
 
-
-def shares_by_k(posterior: Posterior, labels: Labels) -> dict[int, tuple[Tensor, Tensor]]:
-    """Posterior probability of each k that occurs (-1 for `other`), with its standard error."""
-    return {int(k): posterior.mean(labels.k == k) for k in labels.k.unique()}
+    Args:
+        by: "k" for families of k-gons, or "label".
+    """
+    return {phase: posterior.mean(where) for phase, where in labels.masks(by).items()}
 
 
 def posterior_llc(
@@ -27,14 +28,14 @@ def posterior_llc(
     """n beta (E[L_n(w)] - L_n(w*)) over the draws of one phase, and its standard error, (*batch).
 
     n beta is the posterior's n_samples / (2 noise_std^2). w* is each draw's own critical point,
-    where its quench ends: the image under rotation and permutation in whose neighbourhood it lies,
-    which matters because L_n is not invariant under permutations. On a finite sample L_n(w*) is not
-    the minimum of L_n, so a draw's excess may be negative.
+    where its quench ends: L_n is not invariant under permutations, so it matters which image of the
+    critical point is near. On a finite sample w* does not minimise L_n, so a draw's excess loss may
+    be negative.
 
     Args:
-        posterior: of the loss, at any temperature.
-        loss: the loss that it was sampled with, L_n.
-        quenched: of the posterior's draws.
+        posterior: at any temperature.
+        loss: the loss L_n that it was sampled with.
+        quenched: the quench of its draws.
         where: (n_particles, n_replicates, *batch), the draws of the phase.
     """
     excess = posterior.loss - loss(quenched.W, quenched.b)
@@ -73,23 +74,17 @@ class Transition:
             return math.nan, math.nan
         return float(found.mean()), float(found.std()) if len(found) > 1 else math.nan
 
-    @property
-    def change(self) -> Tensor:
-        """By how much the log odds grow between the first and the last size, (n_datasets)."""
-        return self.log_odds[-1] - self.log_odds[0]
-
 
 def bayesian_transitions(
     n_samples: Tensor, share: dict[str, Tensor], n_draws: int
 ) -> list[Transition]:
-    """For each ordered pair of phases whether, and at which n, the posterior moves from one to the
-    other.
+    """The odds of each ordered pair of phases against n, and where they pass through 1.
 
     Args:
         n_samples: (n_sizes), ascending.
         share: for each label the posterior probability (n_sizes, n_datasets).
-        n_draws: draws behind a share. A share of 0 counts as half a draw, so that log odds are
-            finite bounds; pairs of which neither ever has a draw are left out.
+        n_draws: draws behind each share. A share of 0 counts as half a draw, so that log odds are
+            finite bounds; pairs without any draw are left out.
     """
     n_samples = torch.as_tensor(n_samples, dtype=torch.float64)
     if n_samples.ndim != 1 or not bool((n_samples.diff() > 0).all()):
@@ -116,7 +111,7 @@ def bayesian_transitions(
 
 
 def _last_rise(x: Tensor, y: Tensor) -> Tensor:
-    """Where y (n_sizes, n_datasets) last passes from below 0 to above, linear between the x."""
+    """Where y (n_sizes, n_datasets) last rises through 0, interpolated linearly in x; else NaN."""
     rises = (y[:-1] < 0) & (y[1:] >= 0)
     place = torch.arange(1, len(x)).unsqueeze(-1)
     last = (rises * place).amax(0) if len(x) > 1 else torch.zeros(y.shape[1], dtype=torch.int64)

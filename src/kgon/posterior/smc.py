@@ -4,27 +4,27 @@ Given n_samples inputs, observed with Gaussian noise, and a Gaussian prior on w 
 
     p(w | data) = exp(-n_samples L_n(w) / (2 noise_std^2)) N(w; 0, prior_std^2 I) / Z,
 
-with L_n the mean squared error summed over coordinates (module `loss`). noise_std = 1 halves the
-loss in the exponent; noise_std = sqrt(1/2) gives exp(-n L_n), the form of the paper's free
-energies.
-Z is the evidence, without the likelihood's constant (2 pi noise_std^2)^(-n_samples n_features / 2).
+with L_n the mean over samples of the squared error summed over coordinates (`theory.loss`).
+noise_std = 1 halves the loss in the exponent; noise_std = sqrt(1/2) gives exp(-n L_n), the form of
+the paper's free energies. Z is the evidence without the likelihood's constant
+(2 pi noise_std^2)^(-n_samples n_features / 2).
 
-Particles start as draws from the prior, and the likelihood is raised to a power beta that grows
-from 0 to 1 (Del Moral, Doucet and Jasra 2006). Each rung of that ladder
-1. takes the largest beta at which the weights' effective sample size is a set share of the
-   particles, and multiplies the evidence's estimate by the mean weight,
+Particles are drawn from the prior, and the likelihood is raised to a power beta that grows from 0
+to 1 (Del Moral, Doucet and Jasra 2006). Each rung of this ladder
+1. takes the largest beta at which the weights' effective sample size is a given share of the
+   particles, and multiplies the estimate of the evidence by the mean weight,
 2. resamples systematically,
-3. moves the particles by Hamiltonian Monte Carlo, whose step size follows the acceptance, and by
-   rotations of the hidden space and permutations of the features, both as Metropolis moves: the
-   former are always accepted for the losses of kgon, the latter depend on the data set.
-No particle needs to cross between phases: their shares follow from the weights, in the temperature
-range where the phases separate. That is why no start has to be chosen, and why it keeps working
-where chains that start in a phase stay there.
+3. moves the particles by Hamiltonian Monte Carlo, with a step size adapted to the acceptance, and
+   by rotations of the hidden space and permutations of the features, both as Metropolis moves. For
+   the losses of kgon every rotation is accepted; permutations depend on the data set.
+No particle needs to cross between phases: the shares of phases follow from the weights at the
+temperatures where phases separate. So no start has to be chosen, and the sampler works where
+chains stay in the phase in which they started.
 
 Shapes: parameters are W (n_particles, n_replicates, *batch, n_hidden, n_features) and b likewise;
-*batch runs over the loss's data sets. A replicate is an independent run of the whole; errors come
-from the spread between replicates. What a replicate of a data set gives is a function of its own
-random stream: the same alone and in company.
+*batch runs over the loss's data sets. A replicate is an independent run of the sampler; errors come
+from the spread between replicates. A replicate depends on its own random stream only, not on the
+other replicates or data sets.
 """
 
 import math
@@ -34,36 +34,30 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from kgon import streams
-from kgon.posterior.hmc import Mover, mover
+from kgon.posterior.hmc import mover
+from kgon.posterior.tempering import Rung, Tempered, Tempering
 from kgon.theory.loss import DirectLoss, EmpiricalLoss, Loss
 
 VERDICTS = ("ok", "unchecked", "unconverged", "diverged")
 
 SPREAD = 0.5
-"""Standard deviation of the replicates' log evidence above which they disagree: a share that one
-replicate would then give is off by a factor of e^0.5 as a matter of course."""
+"""Standard deviation of the replicates' log evidence above which they disagree: at this value a
+share from a single replicate is typically off by a factor of e^0.5."""
 RHAT = 1.05
-"""R-hat of the loss between replicates (their means' spread against the spread within)."""
+"""Largest R-hat of the loss between replicates (spread of their means against that within)."""
 LEAST_ACCEPTANCE = 0.5
-"""Mean acceptance of the last rung's trajectories below which the step size was not adapted."""
+"""Mean acceptance of the last rung's trajectories below which the step size is not adapted."""
 STUCK = 0.9
-"""Correlation of a particle's loss before and after the last rung's moves above which draws are
-copies of each other."""
-
-_FIRST_STEP = 0.3
-_ADAPTATION = 0.5
-_LAST_RUNG = 3
-"""The last rung makes so many times the moves of another: its draws are the result."""
-_BISECTIONS = 60
+"""Correlation of a particle's loss before and after the last rung's moves above which the moves did
+not renew the draws."""
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """Draws from the posterior of each data set, the evidence, and how far to trust them.
+    """Draws from the posterior of each data set, its evidence, and diagnostics.
 
     Attributes:
         W: draws (n_particles, n_replicates, *batch, n_hidden, n_features), equally weighted within
@@ -73,13 +67,13 @@ class Posterior:
         log_evidence: (*batch), log Z, the log of the mean of the replicates' unbiased estimates.
         log_evidence_stderr: (*batch), its standard error from the replicates; NaN for one.
         log_evidence_per_replicate: (n_replicates, *batch).
-        strength: (*batch), n_samples / (2 noise_std^2), what multiplies the loss.
-        beta: (n_rungs, n_replicates, *batch), the ladder; NaN behind a replicate's last rung.
+        strength: (*batch), n_samples / (2 noise_std^2), the factor of the loss.
+        beta: (n_rungs, n_replicates, *batch), the ladder; NaN after a replicate's last rung.
         ess: (n_rungs, n_replicates, *batch), share of effective particles before resampling.
         acceptance: (n_rungs, n_replicates, *batch), of the trajectories.
         permuted: (n_rungs, n_replicates, *batch), acceptance of the permutations.
         refresh: (n_rungs, n_replicates, *batch), correlation of the loss before and after the
-            rung's moves; 0 when they renew the particles.
+            rung's moves; 0 if they renew the particles.
         step: (n_replicates, *batch), the last rung's step size.
         rhat: (*batch), R-hat of the loss between replicates.
         verdict: (*batch), an index into VERDICTS; `verdicts` has the words.
@@ -158,26 +152,26 @@ def sample_posterior(
     n_leapfrog: int = 10,
     target_acceptance: float = 0.85,
 ) -> Posterior:
-    """Draws from the posterior, and its evidence, for every data set of a loss at once.
+    """Sample the posterior of every data set of a loss, and estimate its evidence.
 
     Args:
-        loss: a loss of kgon with any batch of data sets, or single-feature inputs x
-            (*batch, n_samples, n_features), which stand for their `EmpiricalLoss`; or any map of
-            stacked (W, b) to one value each. The exact losses (population and empirical, float64
-            on a CPU) run in a compiled loop.
-        n_samples: what multiplies the loss; the sample's size where the loss has one. A tensor
+        loss: a loss of kgon with any batch of data sets; or single-feature inputs x
+            (*batch, n_samples, n_features), for their `EmpiricalLoss`; or any map of stacked
+            (W, b) to one value each. The exact losses (population and empirical, float64 on a CPU)
+            run in a compiled loop.
+        n_samples: the factor of the loss; by default the size of the loss's sample. A tensor
             (*batch) gives each data set, or each copy of a loss without data, its own.
-        n_features: only for a loss that does not know it.
+        n_features: needed only if the loss has no attribute n_features.
         noise_std: standard deviation of the observation noise.
         prior_std: standard deviation of the prior on every entry of W and b.
-        n_particles: in each replicate.
+        n_particles: particles of each replicate.
         n_replicates: independent runs; an error needs at least two.
         seed: an integer, or stream keys (*batch), one for each data set.
-        ess: share of the particles that stays effective from rung to rung; nearer to 1 makes a
-            longer ladder.
+        ess: share of the particles that stays effective from rung to rung; the nearer to 1, the
+            longer the ladder.
         n_moves: trajectories of each particle at each rung.
         n_leapfrog: leapfrog steps of a trajectory.
-        target_acceptance: what the step size is adapted to.
+        target_acceptance: acceptance to which the step size is adapted.
 
     Returns:
         The draws and their diagnostics. The first of these rules that holds gives a data set's
@@ -186,7 +180,7 @@ def sample_posterior(
         *unconverged*: the replicates' log evidences spread by more than SPREAD, their losses have
         an R-hat above RHAT, or in some replicate the last rung's acceptance is below
         LEAST_ACCEPTANCE or its `refresh` above STUCK;
-        *unchecked*: one replicate only, so that the first two could not be asked;
+        *unchecked*: there is only one replicate, so the first two could not be checked;
         *ok*: none of these.
 
     Raises:
@@ -206,20 +200,21 @@ def sample_posterior(
             raise ValueError(f"{name} must lie in (0, 1), got {share}")
     n_features = _n_features(loss, n_features)
     strength, batch = _strength(loss, n_samples, noise_std)
-    run = _Run(
+    tempering = Tempering(
         mover=mover(loss, (n_replicates, *batch), n_hidden, n_features),
         strength=strength.reshape(-1).repeat(n_replicates),
         prior_std=prior_std,
         keys=_keys(seed, batch, n_replicates),
         n_particles=n_particles,
-        shape=(n_hidden, n_features),
+        n_hidden=n_hidden,
+        n_features=n_features,
         ess=ess,
         n_moves=n_moves,
         n_leapfrog=n_leapfrog,
         target_acceptance=target_acceptance,
     )
     with torch.no_grad():
-        return _summarise(run.sample(), strength, (n_replicates, *batch))
+        return _summarise(tempering.sample(), strength, (n_replicates, *batch))
 
 
 def _n_features(loss: Any, n_features: int | None) -> int:
@@ -271,191 +266,12 @@ def _keys(seed: int | streams.Keys, batch: tuple[int, ...], n_replicates: int) -
     return np.ascontiguousarray(np.moveaxis(streams.subkeys(seed, n_replicates), -1, 0)).ravel()
 
 
-@dataclass
-class _Result:
-    W: Tensor
-    b: Tensor
-    value: Tensor
-    log_evidence: Tensor
-    step: Tensor
-    rungs: dict[str, list[Tensor]]
-
-
-@dataclass
-class _Run:
-    """The sampler for n_runs runs side by side; state is (n_particles, n_runs, ...)."""
-
-    mover: Mover
-    strength: Tensor
-    prior_std: float
-    keys: NDArray[np.uint64]
-    n_particles: int
-    shape: tuple[int, int]
-    ess: float
-    n_moves: int
-    n_leapfrog: int
-    target_acceptance: float
-
-    def sample(self) -> _Result:
-        n_runs, (m, n) = len(self.keys), self.shape
-        # Streams of a run: its start, its resampling, and one for each particle's moves of a kind.
-        start, resampling, *kinds = np.moveaxis(streams.subkeys(self.keys, 5), -1, 0)
-        move_keys, rotation_keys, permutation_keys = (
-            np.ascontiguousarray(streams.subkeys(kind, self.n_particles).T) for kind in kinds
-        )
-        dim = m * n + n
-        noise = np.empty((n_runs, self.n_particles * (dim + dim % 2)))
-        streams.normals(np.ascontiguousarray(start), 0, noise)
-        w = torch.from_numpy(noise).view(n_runs, self.n_particles, -1).movedim(0, 1)
-        w = self.prior_std * w[..., :dim]
-        W = w[..., : m * n].reshape(-1, n_runs, m, n).contiguous()
-        b = w[..., m * n :].contiguous()
-        value = self.mover.value(W, b)
-
-        beta = torch.zeros(n_runs, dtype=torch.float64)
-        log_evidence = torch.zeros(n_runs, dtype=torch.float64)
-        step = torch.full((n_runs,), _FIRST_STEP * self.prior_std, dtype=torch.float64)
-        rungs: dict[str, list[Tensor]] = {
-            name: [] for name in ("beta", "ess", "acceptance", "permuted", "refresh")
-        }
-        while bool((beta < 1).any()):
-            active, rung_number = beta < 1, len(rungs["beta"])
-            increment, log_weight, share = self._temper(value, beta)
-            # Losses that are NaN leave no increment of any size: that run ends here.
-            stuck = active & ~(increment > 0)
-            active = active & ~stuck
-            log_evidence[stuck] = math.nan
-            # A run that has arrived has increments, hence log weights, of 0.
-            log_evidence += log_weight.logsumexp(0) - math.log(self.n_particles)
-            beta = torch.where(stuck | (increment == 1 - beta), 1.0, beta + increment)
-            ancestor = _systematic(log_weight, resampling, rung_number)
-            ancestor = torch.where(active, ancestor, torch.arange(len(W)).unsqueeze(-1))
-            run = torch.arange(n_runs)
-            W, b, value = W[ancestor, run], b[ancestor, run], value[ancestor, run]
-
-            last = active & (beta == 1)
-            before = value.clone()
-            accepted = torch.zeros(n_runs, dtype=torch.float64)
-            permuted = torch.zeros(n_runs, dtype=torch.float64)
-            for i in range(self.n_moves * _LAST_RUNG):
-                moving = active & ((i < self.n_moves) | last)
-                if not bool(moving.any()):
-                    break
-                turn = rung_number * self.n_moves * _LAST_RUNG + i
-                strength = beta * self.strength
-                if i == 0:
-                    rotated = _rotations(W, rotation_keys, turn) @ W
-                    self._exchange(W, b, value, rotated, b, strength, moving, rotation_keys, turn)
-                order = _permutations(W, permutation_keys, turn)
-                permuted_W = W.gather(-1, order.unsqueeze(-2).expand_as(W))
-                permuted_b = b.gather(-1, order)
-                permuted += moving * self._exchange(
-                    W, b, value, permuted_W, permuted_b, strength, moving, permutation_keys, turn
-                )
-                rate = self.mover.hmc_move(
-                    W, b, value,
-                    strength=strength,
-                    precision=self.prior_std**-2,
-                    step=torch.where(moving, step, 0.0),
-                    n_leapfrog=self.n_leapfrog,
-                    keys=move_keys,
-                    turn=turn,
-                ).mean(0)  # fmt: skip
-                accepted += moving * rate
-                change = (_ADAPTATION * (rate - self.target_acceptance)).exp()
-                step = torch.where(moving, step * change, step)
-            moves = self.n_moves * torch.where(last, _LAST_RUNG, 1)
-            rung = {
-                "beta": beta,
-                "ess": share,
-                "acceptance": accepted / moves,
-                "permuted": permuted / moves,
-                "refresh": _correlation(before, value),
-            }
-            for name, entry in rung.items():
-                rungs[name].append(torch.where(active, entry, math.nan))
-        return _Result(W, b, value, log_evidence, step, rungs)
-
-    def _temper(self, value: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The next increment of beta, its log weights, and their effective share."""
-        energy = self.strength * value
-        low, high = torch.zeros_like(beta), 1 - beta
-        increment = high
-        for _ in range(_BISECTIONS):
-            share = _effective_share(-increment * energy)
-            low = torch.where(share >= self.ess, increment, low)
-            high = torch.where(share >= self.ess, high, increment)
-            increment = torch.where(low == 1 - beta, low, (low + high) / 2)
-        increment = torch.where(low > 0, low, 0.0)
-        log_weight = -increment * energy
-        return increment, log_weight, _effective_share(log_weight)
-
-    def _exchange(
-        self, W: Tensor, b: Tensor, value: Tensor, new_W: Tensor, new_b: Tensor, strength: Tensor,
-        moving: Tensor, keys: NDArray[np.uint64], turn: int,
-    ) -> Tensor:  # fmt: skip
-        """A Metropolis move to (new_W, new_b), which must have the prior density of (W, b)."""
-        new_value = self.mover.value(new_W.contiguous(), new_b.contiguous())
-        u = streams.uniforms(keys.ravel(), turn * _width(W) + _width(W) - 1, 1)
-        gain = strength * (value - new_value)
-        accepted = (torch.from_numpy(u).view(keys.shape).log() < gain) & moving
-        W.copy_(torch.where(accepted[..., None, None], new_W, W))
-        b.copy_(torch.where(accepted[..., None], new_b, b))
-        value.copy_(torch.where(accepted, new_value, value))
-        return accepted.double().mean(0)
-
-
-def _width(W: Tensor) -> int:
-    """Random numbers that a rotation or a permutation and its acceptance may take."""
-    return int(W.shape[-2] ** 2 + W.shape[-1]) // 2 * 2 + 2
-
-
-def _effective_share(log_weight: Tensor) -> Tensor:
-    """(sum w)^2 / (n sum w^2) over the first axis; 0 where no weight is finite."""
-    share = 2 * log_weight.logsumexp(0) - (2 * log_weight).logsumexp(0) - math.log(len(log_weight))
-    return share.exp().nan_to_num(0.0)
-
-
-def _systematic(log_weight: Tensor, keys: NDArray[np.uint64], counter: int) -> Tensor:
-    """Indices of the resampled particles, (n_particles, n_runs): one uniform number a run."""
-    n = len(log_weight)
-    u = torch.from_numpy(streams.uniforms(np.ascontiguousarray(keys), counter, 1))
-    points = (torch.arange(n) + u) / n
-    cumulative = log_weight.softmax(0).cumsum(0).T.contiguous()
-    return torch.searchsorted(cumulative, points, right=True).clamp(max=n - 1).T
-
-
-def _rotations(W: Tensor, keys: NDArray[np.uint64], turn: int) -> Tensor:
-    """Uniform elements of O(n_hidden), (n_particles, n_runs, n_hidden, n_hidden)."""
-    m = W.shape[-2]
-    noise = np.empty((keys.size, m * m))
-    streams.normals(keys.ravel(), turn * _width(W), noise)
-    # Gram and Schmidt on a normal matrix: its columns are then uniform on the frames (Haar).
-    columns: list[Tensor] = []
-    for column in torch.from_numpy(noise).view(*keys.shape, m, m).unbind(-1):
-        for other in columns:
-            column = column - (column * other).sum(-1, keepdim=True) * other
-        columns.append(column / column.norm(dim=-1, keepdim=True))
-    return torch.stack(columns, -1)
-
-
-def _permutations(W: Tensor, keys: NDArray[np.uint64], turn: int) -> Tensor:
-    """Uniform permutations of the features, (n_particles, n_runs, n_features)."""
-    u = streams.uniforms(keys.ravel(), turn * _width(W), W.shape[-1])
-    return torch.from_numpy(u.argsort(-1)).view(*keys.shape, -1)
-
-
-def _correlation(x: Tensor, y: Tensor) -> Tensor:
-    """Correlation over the first axis; 0 where one of them does not vary."""
-    x, y = x - x.mean(0), y - y.mean(0)
-    return ((x * y).sum(0) / (x.square().sum(0) * y.square().sum(0)).sqrt()).nan_to_num(0.0)
-
-
-def _summarise(result: _Result, strength: Tensor, runs: tuple[int, ...]) -> Posterior:
-    m, n = result.W.shape[-2:]
-    rungs = {k: torch.stack(v).reshape(-1, *runs) for k, v in result.rungs.items()}
+def _summarise(result: Tempered, strength: Tensor, runs: tuple[int, ...]) -> Posterior:
+    rungs = Rung(
+        *(torch.stack(entries).reshape(-1, *runs) for entries in zip(*result.rungs, strict=True))
+    )
     log_evidence = result.log_evidence.reshape(runs)
-    value = result.value.reshape(-1, *runs)
+    value = result.loss.reshape(-1, *runs)
     n_particles, n_replicates = value.shape[:2]
     pooled = log_evidence.logsumexp(0) - math.log(n_replicates)
     if n_replicates > 1:
@@ -466,9 +282,9 @@ def _summarise(result: _Result, strength: Tensor, runs: tuple[int, ...]) -> Post
         rhat = (1 - 1 / n_particles + value.mean(0).var(0) / within).sqrt()
     else:
         spread = stderr = rhat = torch.full_like(pooled, math.nan)
-    last = rungs["beta"] == 1
-    acceptance = torch.where(last, rungs["acceptance"], 1.0).amin((0, 1))
-    refresh = torch.where(last, rungs["refresh"], 0.0).amax((0, 1))
+    last = rungs.beta == 1
+    acceptance = torch.where(last, rungs.acceptance, 1.0).amin((0, 1))
+    refresh = torch.where(last, rungs.refresh, 0.0).amax((0, 1))
     unconverged = (
         (spread > SPREAD) | (rhat > RHAT) | (acceptance < LEAST_ACCEPTANCE) | (refresh > STUCK)
     )
@@ -476,8 +292,8 @@ def _summarise(result: _Result, strength: Tensor, runs: tuple[int, ...]) -> Post
     verdict = torch.where(unconverged, 2, verdict)
     verdict = torch.where(log_evidence.isfinite().all(0), verdict, 3)
     return Posterior(
-        W=result.W.reshape(-1, *runs, m, n),
-        b=result.b.reshape(-1, *runs, n),
+        W=result.W.reshape(-1, *runs, *result.W.shape[-2:]),
+        b=result.b.reshape(-1, *runs, result.b.shape[-1]),
         loss=value,
         log_evidence=pooled,
         log_evidence_stderr=stderr,
@@ -486,5 +302,5 @@ def _summarise(result: _Result, strength: Tensor, runs: tuple[int, ...]) -> Post
         step=result.step.reshape(runs),
         rhat=rhat,
         verdict=verdict,
-        **rungs,
+        **rungs._asdict(),
     )

@@ -17,6 +17,7 @@ from kgon.figures import weights as weight_figures
 from kgon.llc.estimate import VERDICTS
 from kgon.record.run_directory import RunDirectory, long_table
 from kgon.theory.critical import CriticalPoint
+from kgon.theory.geometry import Geometry, geometry
 from kgon.theory.phases import phase_codes, phase_labels
 from kgon.training.datamodule import EnsembleData
 from kgon.training.model import TMS
@@ -83,12 +84,14 @@ def members_table(model: TMS, phases: list[list[str]] | None) -> Rows:
     """The final word on every member, a row each.
 
     member, state (finished or diverged), diverged_at (step or None), final_loss, phase,
-    n_transitions, stages ("4++- -> 4+ -> 5"), llc, llc_stderr, llc_verdict; None where the callback
-    that would know did not run.
+    n_transitions, stages ("4++- -> 4+ -> 5"), llc, llc_stderr, llc_verdict, and the final weights'
+    features_represented, dimensionality and interference (`theory.geometry`); None where the
+    callback that would know did not run.
     """
     history = model.history
     loss = history.column("loss", "loss")[-1].tolist() if "loss" in history else None
     llc = {k: v[-1].tolist() for k, v in history.columns("llc").items()} if "llc" in history else {}
+    shapes = [values.tolist() for values in geometry(model.W.detach())]
     rows = []
     for i, member in enumerate(model.members):
         diverged_at = int(model.diverged_at[i])
@@ -105,6 +108,10 @@ def members_table(model: TMS, phases: list[list[str]] | None) -> Rows:
                 "llc": llc["mean"][i] if llc else None,
                 "llc_stderr": llc["stderr"][i] if llc else None,
                 "llc_verdict": VERDICTS[llc["verdict"][i]] if llc else None,
+                **{
+                    name: values[i] if diverged_at < 0 and np.isfinite(values[i]) else None
+                    for name, values in zip(Geometry._fields, shapes, strict=True)
+                },
             }
         )
     return rows

@@ -1,0 +1,321 @@
+"""Learning coefficients at critical points, over grids of settings, and along training.
+
+Each study estimates all of its w* as one stack and returns a record for each estimate. The noise at
+a critical point or snapshot is its own: it does not depend on which others are estimated with it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kgon import streams
+from kgon.data import SingleFeature, draw
+from kgon.llc.calibration import Calibration, calibrate
+from kgon.llc.estimate import LLC, VERDICTS, check_settings, estimate_llc
+from kgon.llc.langevin import SGLD, SamplerFactory
+from kgon.llc.published import PUBLISHED
+from kgon.theory.critical import CriticalPoint
+from kgon.theory.loss import EmpiricalLoss, Loss, PopulationLoss
+from kgon.theory.phases import phase_codes, phase_labels
+
+LossKind = Literal["population", "sample"]
+"""The expected loss, or that of a data set of n inputs."""
+
+
+@dataclass(frozen=True)
+class ChainSettings:
+    """The settings of `estimate_llc` at one sample size; ValueError names one out of its range."""
+
+    nbeta: float
+    lr: float
+    localization: float
+    n_chains: int
+    n_draws: int
+    n_burnin: int
+
+    def __post_init__(self) -> None:
+        check_settings(**asdict(self))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One element of an `LLC`: its fields as numbers, the verdict in words."""
+
+    llc: float
+    stderr: float
+    rhat: float
+    ess: float
+    below: float
+    drift: float
+    acceptance: float
+    kept: int
+    verdict: str
+
+
+@dataclass(frozen=True)
+class CriticalPointEstimate:
+    """An estimate at a critical point beside theory and, at n_features = 6, published values."""
+
+    label: str
+    n_samples: int
+    theory: float | None
+    published: float | None
+    published_spread: float | None
+    source: str | None
+    estimate: Estimate
+    chains: ChainSettings
+    loss: LossKind
+    kind: str
+
+
+@dataclass(frozen=True)
+class SnapshotEstimate:
+    """An estimate at a member's weights at one training step; theory is that of its phase."""
+
+    step: int
+    member: int
+    phase: str
+    theory: float | None
+    estimate: Estimate
+    chains: ChainSettings
+    loss: LossKind
+
+
+@dataclass(frozen=True)
+class GridEstimate:
+    """An estimate at one setting of a grid, and the verdicts of `kgon.llc.calibration` on it."""
+
+    label: str
+    n_samples: int
+    theory: float | None
+    chains: ChainSettings
+    estimate: Estimate
+    admissible: bool
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class CalibratedPoint:
+    """The grid of one critical point at one sample size.
+
+    Attributes:
+        point: the critical point.
+        n_samples: the sample size.
+        grid: an estimate for each setting.
+        calibration: the grid's values and all estimates, for every critical point.
+        place: the critical point's place on the batch axis of `calibration`.
+    """
+
+    point: CriticalPoint
+    n_samples: int
+    grid: list[GridEstimate]
+    calibration: Calibration
+    place: int
+
+    @property
+    def chosen(self) -> GridEstimate | None:
+        """The setting to use; None if no setting is admissible."""
+        return next((estimate for estimate in self.grid if estimate.chosen), None)
+
+
+def as_row(record: Any) -> dict[str, Any]:
+    """The fields of a dataclass by name, with a nested dataclass replaced by its own fields."""
+    row: dict[str, Any] = {}
+    for field in fields(record):
+        value = getattr(record, field.name)
+        row |= as_row(value) if is_dataclass(value) else {field.name: value}
+    return row
+
+
+def at_critical_points(
+    points: Sequence[CriticalPoint],
+    settings: Mapping[int, ChainSettings],
+    *,
+    loss: LossKind,
+    seed: int,
+    discard: float | None = None,
+    dtype: torch.dtype = torch.float64,
+    sampler: SamplerFactory = SGLD,
+) -> list[CriticalPointEstimate]:
+    """Estimates at critical points of one n_features, for each sample size.
+
+    Args:
+        points: the critical points w*.
+        settings: of the chains, by sample size.
+        loss: which loss the chains run on. All w* share the data set of a sample size.
+        seed: of the data sets and the chains.
+        discard, sampler: as in `estimate_llc`.
+        dtype: of the chains.
+    """
+    W, b = _stacked(points, dtype)
+    records = []
+    for n, chains in settings.items():
+        estimate = estimate_llc(
+            _loss(loss, n, points[0].n_features, seed), W, b, **asdict(chains),
+            seed=_keys(points, seed), discard=discard, sampler=sampler,
+        )  # fmt: skip
+        for point, each in zip(points, _estimates(estimate), strict=True):
+            known = PUBLISHED.get((point.label, n)) if point.n_features == 6 else None
+            records.append(
+                CriticalPointEstimate(
+                    label=point.label,
+                    n_samples=n,
+                    theory=point.llc,
+                    published=known and known.value,
+                    published_spread=known and known.spread,
+                    source=known and known.source,
+                    estimate=each,
+                    chains=chains,
+                    loss=loss,
+                    kind=point.kind,
+                )
+            )
+    return records
+
+
+def calibrated(
+    points: Sequence[CriticalPoint],
+    settings: Mapping[int, ChainSettings],
+    *,
+    lr_factors: Sequence[float],
+    localization: Sequence[float],
+    nbeta_factors: Sequence[float],
+    loss: LossKind,
+    seed: int,
+    dtype: torch.dtype = torch.float64,
+    sampler: SamplerFactory = SGLD,
+) -> list[CalibratedPoint]:
+    """Grids of settings at critical points, for each sample size (`kgon.llc.calibration`).
+
+    Args:
+        points, loss, seed, dtype, sampler: as in `at_critical_points`.
+        settings: by sample size. The factors multiply their lr and nbeta; their localization is not
+            used.
+        lr_factors, localization, nbeta_factors: the grid.
+    """
+    W, b = _stacked(points, dtype)
+    found = []
+    for n, chains in settings.items():
+        calibration = calibrate(
+            _loss(loss, n, points[0].n_features, seed), W, b,
+            lr=[chains.lr * factor for factor in lr_factors],
+            localization=localization,
+            nbeta=[chains.nbeta * factor for factor in nbeta_factors],
+            n_chains=chains.n_chains, n_draws=chains.n_draws, n_burnin=chains.n_burnin,
+            seed=_keys(points, seed), sampler=sampler,
+        )  # fmt: skip
+        grids: list[list[GridEstimate]] = [[] for _ in points]
+        places = np.ndindex(*calibration.admissible.shape)
+        for place, each in zip(places, _estimates(calibration.estimate), strict=True):
+            i, j, k, at = place
+            grids[at].append(
+                GridEstimate(
+                    label=points[at].label,
+                    n_samples=n,
+                    theory=points[at].llc,
+                    chains=replace(
+                        chains,
+                        lr=calibration.lr[i],
+                        localization=calibration.localization[j],
+                        nbeta=calibration.nbeta[k],
+                    ),
+                    estimate=each,
+                    admissible=bool(calibration.admissible[place]),
+                    chosen=[i, j, k] == calibration.chosen[at].tolist(),
+                )
+            )
+        found += [
+            CalibratedPoint(point, n, grid, calibration, at)
+            for at, (point, grid) in enumerate(zip(points, grids, strict=True))
+        ]
+    return found
+
+
+def along_training(
+    train_loss: Callable[..., Tensor],
+    W: Tensor,
+    b: Tensor,
+    *,
+    steps: Sequence[int],
+    members: Sequence[int],
+    points: Sequence[CriticalPoint],
+    settings: ChainSettings,
+    loss: LossKind,
+    seed: int,
+    discard: float | None = None,
+    sampler: SamplerFactory = SGLD,
+) -> list[SnapshotEstimate]:
+    """Estimates at the snapshots of a training run, those of diverged members left out.
+
+    Args:
+        train_loss: maps stacked W and b to one value for each member, of its own data or expected.
+        W: (n_snapshots, n_members, n_hidden, n_features).
+        b: (n_snapshots, n_members, n_features).
+        steps: (n_snapshots), the training steps.
+        members: (n_members), the members' numbers.
+        points: the critical points whose learning coefficients are the theory of the phases.
+        settings: of the chains.
+        loss: which of the two `train_loss` is, for the record.
+        seed: of the chains.
+        discard, sampler: as in `estimate_llc`.
+    """
+    alive = W.isfinite().all(-1).all(-1) & b.isfinite().all(-1)
+    # A diverged member stays in the stack with weights of 0, and its estimate is dropped.
+    W = W.where(alive[..., None, None], 0.0)
+    b = b.where(alive[..., None], 0.0)
+    keys = np.stack([streams.member_keys(seed, members, f"llc {step}") for step in steps])
+    estimate = estimate_llc(
+        train_loss, W, b, **asdict(settings), seed=keys, discard=discard, sampler=sampler
+    )
+    phases: NDArray[Any] = np.array(phase_labels(b.shape[-1]))[phase_codes(W, b).numpy()]
+    theory = {point.label: point.llc for point in points}
+    return [
+        SnapshotEstimate(
+            step=int(steps[i]),
+            member=members[j],
+            phase=str(phases[i, j]),
+            theory=theory.get(str(phases[i, j])),
+            estimate=each,
+            chains=settings,
+            loss=loss,
+        )
+        for (i, j), each in zip(np.ndindex(*alive.shape), _estimates(estimate), strict=True)
+        if alive[i, j]
+    ]
+
+
+def _stacked(points: Sequence[CriticalPoint], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    W, b = torch.stack([p.W for p in points]), torch.stack([p.b for p in points])
+    return W.to(dtype), b.to(dtype)
+
+
+def _keys(points: Sequence[CriticalPoint], seed: int) -> streams.Keys:
+    """The stream key of each critical point's noise."""
+    return np.concatenate(
+        [streams.member_keys(seed, [0], f"llc {point.label}") for point in points]
+    )
+
+
+def _loss(kind: LossKind, n: int, n_features: int, seed: int) -> Loss:
+    if kind == "population":
+        return PopulationLoss()
+    keys = streams.member_keys(seed, [0], f"data {n}")
+    return EmpiricalLoss(draw(SingleFeature(n_features), keys, 0, n)[0])
+
+
+def _estimates(estimate: LLC) -> Iterator[Estimate]:
+    """The elements of an `LLC`, in the order of its flattened batch."""
+    numbers = {
+        "llc": estimate.mean, "stderr": estimate.stderr, "rhat": estimate.rhat, "ess": estimate.ess,
+        "below": estimate.below, "drift": estimate.drift, "acceptance": estimate.acceptance,
+        "kept": estimate.kept,
+    }  # fmt: skip
+    verdicts = estimate.verdict.flatten().tolist()
+    rows = zip(*(values.flatten().tolist() for values in numbers.values()), strict=True)
+    for row, verdict in zip(rows, verdicts, strict=True):
+        yield Estimate(**dict(zip(numbers, row, strict=True)), verdict=VERDICTS[verdict])

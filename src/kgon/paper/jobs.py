@@ -1,0 +1,143 @@
+"""The runs that the items need, and access to what they have left."""
+
+import itertools
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kgon.paper.ensemble import Ensemble
+from kgon.record import run_directory
+from kgon.record.run_directory import Run
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command of kgon that an item needs: one run, or with `sweep` one for each combination.
+
+    Attributes:
+        command: train, llc or posterior.
+        overrides: Hydra overrides.
+        sweep: the swept keys, each with its values as text.
+        quick: overrides added for the ten-minute version.
+    """
+
+    command: str
+    overrides: tuple[str, ...]
+    sweep: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    quick: tuple[str, ...] = ()
+
+    def words(self, quick: bool) -> list[str]:
+        """What follows `kgon`."""
+        swept = [f"{key}={','.join(values)}" for key, values in self.sweep]
+        flag = ["-m"] if self.sweep else []
+        return [self.command, *flag, *self.overrides, *(self.quick if quick else ()), *swept]
+
+    def text(self, quick: bool) -> str:
+        """The command as typed."""
+        return " ".join(["kgon", *(f"'{w}'" if "[" in w else w for w in self.words(quick))])
+
+    def runs(self, quick: bool) -> list[list[str]]:
+        """The overrides of each of its runs."""
+        fixed = [*self.overrides, *(self.quick if quick else ())]
+        values = [[f"{key}={value}" for value in values] for key, values in self.sweep]
+        return [[*fixed, *chosen] for chosen in itertools.product(*values)]
+
+
+def _train(experiment: str, *overrides: str, quick: tuple[str, ...] = (), **sweep: Any) -> Job:
+    swept = tuple((key, tuple(values.split(";"))) for key, values in sweep.pop("sweep", {}).items())
+    return Job("train", (f"experiment={experiment}", *overrides), swept, quick)
+
+
+def _posterior(experiment: str) -> Job:
+    few = ("n_samples=[100,200,400,600,800,1200]", "n_datasets=2", "smc.n_particles=256")
+    return Job("posterior", (f"experiment={experiment}",), (), few)
+
+
+_FEW = ("members=60",)
+_SPARSITIES = "0.8;0.9;0.95;0.99;0.999"
+
+JOBS: Mapping[str, Job] = {
+    "figure_1": _train("figure_1", quick=("schedule.n_llc=50",)),
+    "figure_3": _train("figure_3", quick=("members=100", "callbacks.llc.n_chains=2")),
+    "figure_3_c5": _train("figure_3_c5", quick=_FEW),
+    "figure_3_c4": _train("figure_3_c4", quick=_FEW),
+    "near_zero_biases": _train("near_zero_biases", quick=_FEW),
+    "normal_start": _train("normal_start", quick=_FEW),
+    "normal_start_more": _train(
+        "normal_start", "members=100", quick=("members=20",), sweep={"model.n_features": "7;8"}
+    ),
+    "figure_2": _posterior("figure_2"),
+    "figure_2_unhalved": _posterior("figure_2_unhalved"),
+    "figure_2_c5": _posterior("figure_2_c5"),
+    "figure_2_c4": _posterior("figure_2_c4"),
+    "table_k1": Job("llc", ("experiment=table_k1",)),
+    "approach": Job("llc", ("experiment=approach",)),
+    "four_gons": Job("llc", ("experiment=four_gons",)),
+    "four_gons_k1": Job("llc", ("experiment=table_k1", "point=[4,4+,4++]")),
+    "batch_size": _train("first_transition", quick=_FEW, sweep={"batch_size": "5;20;80"}),
+    "lr_low": _train("first_transition", "optimizer.lr=0.0025", "trainer.max_steps=450000",
+                     quick=_FEW),
+    "lr_high": _train("first_transition", "optimizer.lr=0.01", "trainer.max_steps=112500",
+                      quick=_FEW),
+    "lr_highest": _train("first_transition", "optimizer.lr=0.02", "trainer.max_steps=56250",
+                         quick=_FEW),
+    "sparsity": _train("sparsity", quick=("members=8", "trainer.max_steps=5000"),
+                       sweep={"data.sparsity": _SPARSITIES, "init.label": "4;4+;4++;5;5+;6"}),
+    "sparsity_normal": _train("sparsity", "init=normal", "init.bias_std=1", "members=64",
+                              quick=("members=16", "trainer.max_steps=5000"),
+                              sweep={"data.sparsity": _SPARSITIES}),
+    "superposition": _train("superposition", sweep={"data.sparsity": "0;0.8;0.9"}),
+    "superposition_weights": _train("superposition_weights", quick=("members=2",),
+                                    sweep={"data.sparsity": "0;0.7;0.9;0.97"}),
+    "superposition_dimensions": _train("superposition_dimensions",
+                                       quick=("members=1", "trainer.max_steps=5000"),
+                                       sweep={"data.sparsity": "0;0.5;0.7;0.8;0.9;0.95;0.98"}),
+    "phase_change": _train("phase_change", quick=("trainer.max_steps=5000",), sweep={
+        "data.sparsity": "0;0.5;0.7;0.8;0.9;0.95;0.99",
+        "model.importance": "[1,0.1];[1,0.3];[1,1];[1,3];[1,10]"}),
+    "correlated": _train("correlated_pairs", quick=("trainer.max_steps=5000",)),
+    "anticorrelated": _train("anticorrelated_pairs", quick=("trainer.max_steps=5000",)),
+}  # fmt: skip
+"""Everything that `kgon paper` runs, by name."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """The finished runs, by job, in the order of `Job.runs`.
+
+    Attributes:
+        folders: the run directories.
+        quick: whether the ten-minute version was run.
+        kept: folder for results that are computed here and take long.
+    """
+
+    folders: Mapping[str, list[Path]]
+    quick: bool
+    kept: Path
+
+    def once(self, name: str, compute: Callable[..., Any], **settings: Any) -> Any:
+        """compute(**settings) as JSON returns it, computed only once for given settings."""
+        file = self.kept / f"{name}.json"
+        if file.exists():
+            stored = json.loads(file.read_text())
+            if stored["settings"] == json.loads(json.dumps(settings)):
+                return stored["result"]
+        result = compute(**settings)
+        self.kept.mkdir(parents=True, exist_ok=True)
+        partial = file.with_name(f".{file.name}.{os.getpid()}")
+        partial.write_text(json.dumps({"settings": settings, "result": result}))
+        partial.replace(file)
+        return json.loads(file.read_text())["result"]
+
+    def all(self, job: str) -> list[Run]:
+        return [run_directory.load(path) for path in self.folders[job]]
+
+    def one(self, job: str) -> Run:
+        (run,) = self.all(job)
+        return run
+
+    def ensemble(self, job: str) -> Ensemble:
+        return Ensemble(self.one(job))

@@ -1,0 +1,65 @@
+"""The items of the page, and what a section of it shows."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kgon.paper.jobs import JOBS, Results
+from kgon.paper.rows import Row, Table
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows that come from one command."""
+
+    command: str
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure: its name, the function of `drawings`, its data, its caption."""
+
+    name: str
+    drawing: str
+    data: Mapping[str, Any]
+    caption: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """What an item shows."""
+
+    blocks: list[Block] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One heading of the page.
+
+    Attributes:
+        name: in `kgon paper item=...` and in the table of results.
+        title: the heading.
+        needs: names of JOBS.
+        make: makes the section from the results.
+        origin: "paper", "beyond" or "elhage".
+    """
+
+    name: str
+    title: str
+    needs: tuple[str, ...]
+    make: Callable[[Results], Section]
+    origin: str = "paper"
+
+
+def item_command(name: str) -> str:
+    """The command of an item that needs no job."""
+    return f"kgon paper item={name}"
+
+
+def job_command(name: str, results: Results) -> str:
+    """The command of a job."""
+    return JOBS[name].text(results.quick)

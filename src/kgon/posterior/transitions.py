@@ -1,0 +1,192 @@
+"""Transitions of the posterior between phases: as sampled, and where free energies predict them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise, permutations
+from typing import Any
+
+from kgon.posterior.cell import finite_or_none
+from kgon.posterior.occupancy import Transition
+from kgon.posterior.phase_diagram import LEAST_SHARE, PhaseDiagram
+from kgon.posterior.smc import VERDICTS
+from kgon.theory.critical import critical_points
+from kgon.theory.free_energy import critical_sample_size
+from kgon.theory.phases import OTHER
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledTransition:
+    """The odds of phase `beta` against `alpha` in the sampled posterior, over data sets.
+
+    Attributes:
+        by: whether phases are families of k-gons ("k") or labels ("label").
+        crossed: share of data sets whose odds pass through 1 towards beta.
+        crossing, crossing_sd: the n where they do, mean and standard deviation over those.
+        log_odds_first, log_odds_last: means at the smallest and the largest n.
+        largest_share_from, largest_share_to: largest mean shares of alpha and beta at any n.
+    """
+
+    by: str
+    alpha: str
+    beta: str
+    crossed: float
+    crossing: float | None
+    crossing_sd: float | None
+    log_odds_first: float | None
+    log_odds_last: float | None
+    largest_share_from: float
+    largest_share_to: float
+
+    @property
+    def notable(self) -> bool:
+        """Whether some data set makes it, between phases that both reach LEAST_SHARE."""
+        smaller = min(self.largest_share_from, self.largest_share_to)
+        return self.crossed > 0 and smaller >= LEAST_SHARE
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictedTransition:
+    """Where the free energies of two critical points cross, by eq. (9), constants included.
+
+    Attributes:
+        llc: the learning coefficients put in place of the theory's, in words; often empty.
+        delta_loss, delta_llc: beta's less alpha's.
+        full, halved: the n of the crossing under exp(-n L) and exp(-n L / 2); None where one
+            critical point is preferred at all n.
+    """
+
+    alpha: str
+    beta: str
+    llc: str
+    delta_loss: float
+    delta_llc: float
+    full: float | None
+    halved: float | None
+
+
+def as_row(transition: SampledTransition | PredictedTransition) -> dict[str, Any]:
+    """The fields by name, with alpha and beta as `from` and `to`."""
+    names = {"alpha": "from", "beta": "to"}
+    return {names.get(name, name): value for name, value in asdict(transition).items()}
+
+
+def sampled_transitions(diagram: PhaseDiagram) -> list[SampledTransition]:
+    """Every ordered pair of families of k-gons, then of labels, that occur."""
+    found = []
+    for by in ("k", "label"):
+        top = {phase: float(v.mean(1).max()) for phase, v in diagram.share(by).items()}
+        for transition in diagram.transitions(by):
+            mean, sd = transition.location
+            found.append(
+                SampledTransition(
+                    by=by,
+                    alpha=transition.alpha,
+                    beta=transition.beta,
+                    crossed=transition.crossed,
+                    crossing=finite_or_none(mean),
+                    crossing_sd=finite_or_none(sd),
+                    log_odds_first=finite_or_none(transition.log_odds[0].nanmean()),
+                    log_odds_last=finite_or_none(transition.log_odds[-1].nanmean()),
+                    largest_share_from=top[transition.alpha],
+                    largest_share_to=top[transition.beta],
+                )
+            )
+    return found
+
+
+def predicted_transitions(
+    n_features: int, *, prior_std: float = 1.0, llc: Mapping[str, float] | None = None
+) -> list[PredictedTransition]:
+    """Every pair of critical points of which beta has the smaller loss and the larger learning
+    coefficient: only these make a transition (Chen et al. 2023, Sec. 4).
+
+    Args:
+        llc: learning coefficients with which the pairs that have them are listed once more.
+    """
+    found = []
+    points = [p for p in critical_points(n_features) if p.llc is not None or p.label in (llc or {})]
+    for other in ({}, dict(llc or {})):
+        for alpha, beta in permutations(points, 2):
+            before, after = (other.get(p.label, p.llc) for p in (alpha, beta))
+            if before is None or after is None or beta.loss >= alpha.loss or after <= before:
+                continue
+            replaced = {k: v for k, v in other.items() if k in (alpha.label, beta.label)}
+            if other and not replaced:
+                continue
+            full, halved = (
+                critical_sample_size(alpha, beta, halved=half, prior_std=prior_std, llc=other)
+                for half in (False, True)
+            )
+            found.append(
+                PredictedTransition(
+                    alpha=alpha.label,
+                    beta=beta.label,
+                    llc=", ".join(f"{k}: {v:g}" for k, v in replaced.items()),
+                    delta_loss=beta.loss - alpha.loss,
+                    delta_llc=after - before,
+                    full=finite_or_none(full),
+                    halved=finite_or_none(halved),
+                )
+            )
+    return found
+
+
+def neighbours(phases: Sequence[str]) -> list[tuple[str, str]]:
+    """Each family of k-gons and the next one that occurs."""
+    return list(pairwise(sorted((p for p in phases if p != OTHER), key=int)))
+
+
+@dataclass(frozen=True)
+class Findings:
+    """A phase diagram with its transitions.
+
+    Attributes:
+        diagram: the tables of all cells.
+        sampled: the transitions of the sampled posterior.
+        predicted: those of the free energies; empty where there is no theory.
+        pair: the two families of k-gons whose crossing is the headline, if there are two.
+    """
+
+    diagram: PhaseDiagram
+    sampled: list[SampledTransition]
+    predicted: list[PredictedTransition]
+    pair: tuple[str, str] | None
+
+    @property
+    def crossing(self) -> Transition | None:
+        """The transition of the pair; None if neither of its families occurs."""
+        found = (t for t in self.diagram.transitions() if (t.alpha, t.beta) == self.pair)
+        return next(found, None)
+
+    def prediction(self, pair: tuple[str, str] | None) -> PredictedTransition | None:
+        """The prediction for a pair with the theory's learning coefficients, if there is one."""
+        found = (p for p in self.predicted if (p.alpha, p.beta) == pair and not p.llc)
+        return next(found, None)
+
+    def summary(self) -> dict[str, float | str]:
+        """The numbers of a run that a table of runs shows."""
+        diagram = self.diagram
+        verdicts = [row.verdict for row in diagram.posteriors]
+        summary: dict[str, float | str] = {
+            f"posterior/share_{verdict}": verdicts.count(verdict) / len(verdicts)
+            for verdict in VERDICTS
+        }
+        crossing, predicted = self.crossing, self.prediction(self.pair)
+        if self.pair and crossing:
+            mean, sd = crossing.location
+            numbers: dict[str, float | None] = {"crossed": crossing.crossed, "mean": mean, "sd": sd}
+            if predicted:
+                numbers |= {"predicted_full": predicted.full, "predicted_halved": predicted.halved}
+            for name, value in numbers.items():
+                if value is not None and math.isfinite(value):
+                    summary[f"crossing/{'-'.join(self.pair)}/{name}"] = value
+        for phase, share in diagram.share().items():
+            for n, value in zip(diagram.n_samples, share.mean(1).tolist(), strict=True):
+                summary[f"share/{phase}/{n}"] = value
+        for rule in diagram.rules[1:]:
+            summary[f"agreement/{rule}"] = float(diagram.agreement_with(rule).mean())
+        last = diagram.column("log_evidence")[-1]
+        if bool(last.isfinite().all()):
+            summary[f"log_evidence/{diagram.n_samples[-1]}"] = float(last.mean())
+        return summary
