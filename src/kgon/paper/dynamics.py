@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from kgon.paper.rows import Published, Row, share_stderr
 from kgon.paper.theory import Table
-from kgon.record.results import LEVEL_TOLERANCE, stages
 from kgon.record.run_directory import Run
+from kgon.record.tables import LEVEL_TOLERANCE, Plateau, stages
 from kgon.theory.critical import CriticalPoint, critical_points
 from kgon.theory.free_energy import critical_sample_size
 
@@ -33,13 +33,13 @@ class Ensemble:
 
     @cached_property
     def stages(self) -> dict[int, Rows]:
-        """Each member's passage through critical levels (`record.stages`)."""
+        """Each member's passage through critical levels (`record.tables.stages`)."""
         plateaus = defaultdict(list)
         for plateau in self.run.plateaus:
-            plateaus[plateau["member"]].append(plateau)
+            plateaus[plateau["member"]].append(Plateau.of(plateau))
         return {
-            row["member"]: stages(plateaus[row["member"]], row["member"])
-            for row in self.run.members
+            m["member"]: [stage.plain() for stage in stages(plateaus[m["member"]], m["member"])]
+            for m in self.run.members
         }
 
     @property
