@@ -14,7 +14,6 @@ from kgon.figures.style import (
     GREY,
     INK,
     PALE,
-    Level,
     name_panel,
     new_panels,
     pale_handle,
@@ -26,6 +25,7 @@ from kgon.figures.style import (
     styled,
     theory_handle,
 )
+from kgon.theory.critical import CriticalPoint
 
 Rows = Sequence[dict[str, Any]]
 
@@ -81,7 +81,7 @@ def _theory_lines(ax: Axes, theory: Mapping[str, float]) -> None:
 
 
 @styled
-def along_training(rows: Rows, points: Sequence[Level]) -> Figure:
+def along_training(rows: Rows, points: Sequence[CriticalPoint]) -> Figure:
     """Estimates of members against SGD steps, coloured by phase, with the theory of the phases met.
 
     Args:

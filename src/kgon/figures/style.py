@@ -7,11 +7,10 @@ marker and a line style that say the same without colour.
 """
 
 import math
-import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib
 import numpy as np
@@ -22,6 +21,8 @@ from matplotlib.lines import Line2D
 from matplotlib.markers import MarkerStyle
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
+
+from kgon.theory.critical import parse_label
 
 Array = NDArray[Any]
 P = ParamSpec("P")
@@ -67,35 +68,24 @@ _STYLE: Any = {
 }
 
 
-class Level(Protocol):
-    """What figures need of a critical point."""
-
-    @property
-    def label(self) -> str: ...
-
-    @property
-    def loss(self) -> float: ...
-
-    @property
-    def llc(self) -> float | None: ...
-
-
 # --------------------------------------------------------------------------------------- phases
 
 _FAMILIES = {3: "#00a5b5", 4: "#004c84", 5: "#b84a00", 6: "#16b886", 7: "#c8589c", 8: "#b49a00"}
 """The colour of the k-gon without sigma and phi, by k."""
 
 
-def parse_label(label: object) -> tuple[int, int, int] | None:
+def k_sigma_phi(label: object) -> tuple[int, int, int] | None:
     """(k, sigma, phi) of a label such as `4++-`, None of anything else."""
-    match = re.fullmatch(r"(\d+)(\+*)(-*)", str(label))
-    return match and (int(match[1]), len(match[2]), len(match[3]))
+    try:
+        return parse_label(str(label))
+    except ValueError:
+        return None
 
 
 def phase_color(label: object, *, dark: bool = False) -> str:
     """The colour of a phase as #rrggbb: the family k is the hue, each sigma is lighter, each phi
     turns the hue. What is no k-gon (`other`) is grey. `dark`: for a dark background."""
-    key = parse_label(label)
+    key = k_sigma_phi(label)
     if key is None:
         return "#8c8c8c" if dark else GREY
     k, sigma, phi = key
@@ -112,7 +102,7 @@ def phase_color(label: object, *, dark: bool = False) -> str:
 
 def phase_marker(label: object) -> MarkerStyle:
     """A regular k-gon, filled for sigma = 0 and hollow otherwise; a small disc for `other`."""
-    key = parse_label(label)
+    key = k_sigma_phi(label)
     if key is None:
         return MarkerStyle(".")
     k, sigma, _ = key
@@ -126,7 +116,7 @@ def phase_style(label: object) -> dict[str, Any]:
 
 def phase_linestyle(label: object) -> str:
     """Solid, then dashed, dash-dotted and dotted with phi; dotted for `other`."""
-    key = parse_label(label)
+    key = k_sigma_phi(label)
     return ":" if key is None else ("-", "--", "-.", ":")[min(key[2], 3)]
 
 
@@ -135,8 +125,9 @@ def phase_order(labels: Iterable[object]) -> list[str]:
     last."""
 
     def rank(label: str) -> tuple[bool, int, int, int, str]:
-        k, sigma, phi = parse_label(label) or (0, 0, 0)
-        return (parse_label(label) is None, k, -phi, sigma, label)
+        key = k_sigma_phi(label)
+        k, sigma, phi = key or (0, 0, 0)
+        return (key is None, k, -phi, sigma, label)
 
     return sorted({str(label) for label in labels}, key=rank)
 

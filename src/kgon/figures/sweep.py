@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from kgon.figures.style import (
     INK,
     Array,
+    k_sigma_phi,
     name_panel,
     new_panels,
-    parse_label,
     phase_handle,
     phase_order,
     phase_style,
@@ -42,7 +42,7 @@ def against_parameter(
     panels: dict[str, dict[str, Array]] = {}
     for key in dict.fromkeys(key for run in results for key in run):
         group, _, label = key.rpartition("/")
-        by_phase = parse_label(label) is not None or label == "other"
+        by_phase = k_sigma_phi(label) is not None or label == "other"
         blank = 0.0 if group.endswith("phase") else np.nan
         found = [run.get(key, blank) for run in results]
         if not any(isinstance(value, str) for value in found):

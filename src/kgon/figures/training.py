@@ -20,8 +20,8 @@ from kgon.figures.style import (
     PALE,
     WIDTH,
     Array,
-    Level,
     draw_levels,
+    k_sigma_phi,
     leader,
     linear_step_axis,
     loss_axis,
@@ -30,7 +30,6 @@ from kgon.figures.style import (
     new_figure,
     new_panels,
     pale_handle,
-    parse_label,
     phase_color,
     phase_handle,
     phase_linestyle,
@@ -43,6 +42,7 @@ from kgon.figures.style import (
     styled,
 )
 from kgon.figures.weights import k_gon
+from kgon.theory.critical import CriticalPoint
 
 # Curves of more points than this are drawn as an image inside the SVG: the axes and all text stay
 # vectors, and the file stays below a megabyte.
@@ -63,7 +63,7 @@ class Stage(NamedTuple):
 def loss_curves(
     step: ArrayLike,
     loss: ArrayLike,
-    points: Sequence[Level],
+    points: Sequence[CriticalPoint],
     *,
     final_phase: Sequence[str] | None = None,
 ) -> Figure:
@@ -125,7 +125,7 @@ def staircase(
     llc_stderr: ArrayLike | None,
     plateaus: Sequence[Mapping[str, Any]],
     stages: Sequence[tuple[str, float, ArrayLike, ArrayLike]],
-    points: Sequence[Level],
+    points: Sequence[CriticalPoint],
     llc_ok: ArrayLike | None = None,
 ) -> Figure:
     """One member's opposing staircases (Fig. 1): the loss falls and the LLC rises in steps.
@@ -157,11 +157,11 @@ def staircase(
     size = min(0.75, (WIDTH - 0.4) / len(pictured)) if pictured else 0.0
     pictures = [f"picture {i}" for i in range(len(pictured))]
     names = ["loss", "llc"][: 1 + with_llc]
+    rows: list[Any] = [pictures] if pictures else []
+    rows += [[name] * max(len(pictures), 1) for name in names]
     figure = new_figure(title, panel * len(names) + size + 0.6)
-    grid = figure.subplot_mosaic(
-        [*([pictures] if pictures else []), *([name] * max(len(pictures), 1) for name in names)],
-        height_ratios=[size + 0.1] * bool(pictures) + [panel] * len(names),
-    )
+    heights = [size + 0.1] * bool(pictures) + [panel] * len(names)
+    grid = figure.subplot_mosaic(rows, height_ratios=heights)
     axes = [grid[name] for name in names]
     for ax in axes:
         style_ticks(ax)
@@ -272,7 +272,7 @@ def phase_counts(step: ArrayLike, labels: ArrayLike) -> Figure:
         label: {
             "facecolor": phase_color(label),
             "edgecolor": "white",
-            "hatch": _HATCHES[phase_linestyle(label)] if parse_label(label) else None,
+            "hatch": _HATCHES[phase_linestyle(label)] if k_sigma_phi(label) else None,
             "linewidth": 0.3,
         }
         for label in phase_order(phase.ravel())
@@ -296,7 +296,7 @@ def llc_by_phase(
     loss: ArrayLike,
     llc: ArrayLike,
     labels: Sequence[str],
-    points: Sequence[Level],
+    points: Sequence[CriticalPoint],
     verdicts: Sequence[str] | None = None,
 ) -> Figure:
     """LLC estimates against the loss, snapshot by snapshot, coloured by phase: all (N,).

@@ -15,7 +15,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import datetime
 from html import escape
 from importlib.resources import files
@@ -33,6 +32,7 @@ from kgon.figures.sweep import against_parameter
 from kgon.record.html_table import Cell, Value, html_table
 from kgon.record.loss_chart import loss_chart, named
 from kgon.record.run_directory import Run
+from kgon.record.swept import Swept
 from kgon.record.tables import Member, Plateau, phases, transitions
 from kgon.theory.critical import CriticalPoint
 
@@ -264,37 +264,8 @@ def _href(target: Path, base: Path) -> str:
 # ------------------------------------------------------------------------------------ many runs
 
 
-class _Swept:
-    """What tells the runs of a page apart: the overrides that not all of them have."""
-
-    def __init__(self, runs: Sequence[Run]):
-        words = [[str(word) for word in run.status.get("overrides") or []] for run in runs]
-        self.shared = [word for word in words[0] if all(word in own for own in words)]
-        own = [[word for word in some if word not in self.shared] for some in words]
-        self.words = {run.path: some for run, some in zip(runs, own, strict=True)}
-        self.names = list(dict.fromkeys(word.partition("=")[0] for some in own for word in some))
-
-    def values(self, run: Run) -> dict[str, float | str]:
-        """The values of a run by name: numbers where they are."""
-        pairs = (word.partition("=") for word in self.words[run.path])
-        return {name: _as_number(value) for name, _, value in pairs}
-
-    def key(self, run: Run) -> list[tuple[bool, float, str]]:
-        """For sorting: by the first name, then by the second; numbers before words."""
-        values = self.values(run)
-        found = [values.get(name, "") for name in self.names]
-        return [(True, 0.0, v) if isinstance(v, str) else (False, v, "") for v in found]
-
-
-def _as_number(text: str) -> int | float | str:
-    for kind in (int, float):
-        with suppress(ValueError):
-            return kind(text)
-    return text
-
-
 def _sweep(runs: Sequence[Run], base: Path) -> str:
-    swept = _Swept(runs)
+    swept = Swept(runs)
     runs = sorted(runs, key=swept.key)
     commands = {str(run.status.get("command")) for run in runs}
     states = Counter(str(run.status.get("state", "unknown")) for run in runs)
@@ -318,7 +289,7 @@ def _sweep(runs: Sequence[Run], base: Path) -> str:
     )
 
 
-def _overview(runs: Sequence[Run], swept: _Swept, base: Path) -> str:
+def _overview(runs: Sequence[Run], swept: Swept, base: Path) -> str:
     names = swept.names if len(swept.names) <= _MOST_NAMES else []
     columns = ["run", "command", *(names or ["overrides"]), "state", "error", "time (s)", "members"]
     columns += ["mean final loss", "phases", "files"]
@@ -357,7 +328,7 @@ def _shortened(text: str, most: int = 200) -> str:
     return text if len(text) <= most else text[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
-def _plots(runs: Sequence[Run], swept: _Swept) -> str:
+def _plots(runs: Sequence[Run], swept: Swept) -> str:
     """The results of finished runs against each parameter that takes several values in them."""
     shown = []
     done = [run for run in runs if run.status.get("state") == "finished"]
@@ -380,7 +351,7 @@ def _command(run: Run) -> str:
     return str(run.status.get("command"))
 
 
-def _details(run: Run, n: int, n_runs: int, swept: _Swept, base: Path) -> str:
+def _details(run: Run, n: int, n_runs: int, swept: Swept, base: Path) -> str:
     members, points = _members(run), _critical_points(run)
     kept = members[: max(_MEMBER_ROWS // n_runs, _FEWEST_ROWS)]
     inside = [_facts(run), _results(run), _chart(run, members, points, f"curves-{n}", n_runs)]

@@ -180,7 +180,9 @@ def phases(members: Iterable[Member], points: Iterable[CriticalPoint]) -> list[P
     for member in members:
         groups[member.group].append(member)
     found = [_phase(label, group, theory.get(label)) for label, group in groups.items()]
-    return sorted(found, key=lambda p: (p.phase in ("other", "diverged"), p.loss or 0.0))
+    return sorted(
+        found, key=lambda p: (p.phase in ("other", "diverged"), p.loss is None, p.loss or 0.0)
+    )
 
 
 def _phase(label: str, members: Sequence[Member], point: CriticalPoint | None) -> Phase:
