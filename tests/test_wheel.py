@@ -24,15 +24,22 @@ def test_the_wheel_carries_its_configs_and_trains_from_any_folder(tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     # -P keeps the current folder out of the path, and so the checkout's own conf/.
-    script = "import kgon.cli.config as c, sys; print(c.CONF); from kgon.cli import main; main()"
+    script = "import kgon.launch.config as c; print(c.CONF); from kgon.cli import main; main()"
     words = ["train", "members=1", "trainer.max_steps=4", "callbacks=[losses]", "logger=csv"]
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", script, *words],
-        cwd=elsewhere,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.startswith(str(tmp_path / "installed" / "kgon" / "conf"))
+
+    def kgon(*words):
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", script, *words],
+            cwd=elsewhere,
+            env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    printed = kgon(*words)
+    assert printed.startswith(str(tmp_path / "installed" / "kgon" / "conf"))
     assert len(list(elsewhere.glob("multirun/*/loss.parquet"))) == 1
+    kgon("report", "multirun")
+    assert "uPlot" in (elsewhere / "multirun" / "report.html").read_text()
