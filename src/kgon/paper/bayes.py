@@ -15,7 +15,6 @@ from kgon.posterior.occupancy import bayesian_transitions, shares_by_k
 from kgon.posterior.phase_diagram import PhaseDiagram, transition_rows
 from kgon.posterior.smc import sample_posterior
 from kgon.record.run_directory import Run
-from kgon.record.tables import finite
 from kgon.theory.critical import critical_point
 from kgon.theory.free_energy import critical_sample_size
 from kgon.theory.loss import PopulationLoss
@@ -96,8 +95,8 @@ def figure_2(
     rows.append(checked)
     data |= {
         "pair": list(pair),
-        "crossing": [finite(mean), finite(sd)],
-        "predicted": {k: finite(v) for k, v in predicted.items()},
+        "crossing": [_finite(mean), _finite(sd)],
+        "predicted": {k: _finite(v) for k, v in predicted.items()},
     }
     return rows, data
 
@@ -175,7 +174,7 @@ def population_posterior(
         each = {str(k): (labels.k[:, r] == k).double().mean(0).unsqueeze(-1) for k in (5, 6)}
         found = bayesian_transitions(n, each, n_particles)
         crossings += [
-            finite(float(t.crossing[0])) for t in found if (t.alpha, t.beta) == ("5", "6")
+            _finite(float(t.crossing[0])) for t in found if (t.alpha, t.beta) == ("5", "6")
         ]
     return {"sizes": list(sizes), "shares": shares, "crossings": crossings,
             "n_particles": n_particles}  # fmt: skip
@@ -287,3 +286,7 @@ def four_gon_rows(found: Sequence[Mapping[str, Any]], along: bool) -> list[Row]:
                 f"{row['kept']} of {row['n_chains']} chains kept, {row['verdict']}" + remark)
         )  # fmt: skip
     return rows
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from kgon.paper.rows import Published, Row, share_stderr
 from kgon.paper.theory import Table
 from kgon.record.run_directory import Run
-from kgon.record.tables import LEVEL_TOLERANCE, Plateau, finite, stages
+from kgon.record.tables import LEVEL_TOLERANCE, Plateau, stages
 from kgon.theory.critical import CriticalPoint, critical_points
 from kgon.theory.free_energy import critical_sample_size
 
@@ -314,7 +314,7 @@ def antecedents(many: Ensemble, posterior: Rows) -> list[dict[str, Any]]:
         estimates = {alpha: _nanmean(before), beta: _nanmean(after)}
         n_cr = None
         if all(math.isfinite(v) for v in estimates.values()):
-            n_cr = finite(critical_sample_size(p, q, llc=estimates))
+            n_cr = _number(critical_sample_size(p, q, llc=estimates))
         row = measured.get((alpha, beta))
         crossed = None if row is None else row["crossed"]
         verdict, reason = _antecedent(q.loss - p.loss, mean, error, crossed)
@@ -336,7 +336,7 @@ def antecedents(many: Ensemble, posterior: Rows) -> list[dict[str, Any]]:
                 "delta_llc_estimate": mean,
                 "delta_llc_stderr": error,
                 "paired": len(change),
-                "n_cr_theory": None if theory is None else finite(critical_sample_size(p, q)),
+                "n_cr_theory": None if theory is None else _number(critical_sample_size(p, q)),
                 "n_cr_estimate": n_cr,
                 "posterior_crossed": crossed,
                 "posterior_crossing": None if row is None or not crossed else row["crossing"],
@@ -375,6 +375,10 @@ def _antecedent(
 def _nanmean(values: Array) -> float:
     finite = values[np.isfinite(values)]
     return float(finite.mean()) if len(finite) else math.nan
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def antecedent_rows(table: Sequence[Mapping[str, Any]], n_runs: int) -> list[Row]:

@@ -20,8 +20,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from kgon.record.tables import finite
-
 REPRODUCED = "reproduced"
 REMARK = "reproduced with a remark"
 NOT = "not reproduced"
@@ -179,7 +177,7 @@ class Row:
             else self.value,
             "stderr": self.stderr,
             "difference": self.difference,
-            "standard_errors": finite(self.standard_errors),
+            "standard_errors": _finite(self.standard_errors),
             "verdict": self.verdict,
             "agrees_with_reference": None if published is None else self.agreement != NOT,
             "marks": list(published.marks) if published else [],
@@ -209,6 +207,10 @@ class Row:
         if abs(self.difference) <= (self.published.rounding if self.published else 0) + 1e-12:
             return "0 (rounding)"
         return f"exact: {self.difference:+.2g}"
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is None or math.isfinite(value) else None
 
 
 def share_stderr(count: int, total: int) -> float:
