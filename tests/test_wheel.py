@@ -26,13 +26,20 @@ def test_the_wheel_carries_its_configs_and_trains_from_any_folder(tmp_path):
     # -P keeps the current folder out of the path, and so the checkout's own conf/.
     script = "import kgon.launch.options as o; print(o.CONF); from kgon.cli import main; main()"
     words = ["train", "members=1", "trainer.max_steps=4", "callbacks=[losses]", "logger=csv"]
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", script, *words],
-        cwd=elsewhere,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.startswith(str(tmp_path / "installed" / "kgon" / "conf"))
+
+    def kgon(*words):
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", script, *words],
+            cwd=elsewhere,
+            env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    printed = kgon(*words)
+    assert printed.startswith(str(tmp_path / "installed" / "kgon" / "conf"))
     assert len(list(elsewhere.glob("multirun/*/loss.parquet"))) == 1
+    kgon("report", "multirun")
+    assert "uPlot" in (elsewhere / "multirun" / "report.html").read_text()

@@ -12,6 +12,7 @@ from PIL import Image
 
 from kgon.figures import style
 from kgon.figures import training as training_figures
+from kgon.figures.sweep import against_parameter
 from kgon.figures.weights import k_gon, weights
 
 # PAPER: L(k^{sigma+, phi-}, c) = [h_k + (c - k) + phi - 3 sigma / (4c)] / (3c).
@@ -87,7 +88,7 @@ def _visible_texts(figure):
     shown = []
     for text in figure.findobj(Text):
         if text.get_visible() and text.get_text().strip():
-            box = text.get_window_extent(renderer)
+            box = Text.get_window_extent(text, renderer)  # of an annotation without its arrow
             # The ticks outside the limits of an axis exist, but are not drawn.
             ticks = text in {t for ax in figure.axes for t in _undrawn_ticks(ax)}
             if not ticks:
@@ -233,30 +234,35 @@ def test_every_level_in_the_frame_is_named_once_beside_its_line(n_features):
         assert line.get_color() == style.phase_color(p.label)
 
 
-def test_levels_without_room_share_a_label():
+def test_levels_without_room_for_all_names_are_named_in_part():
     points = [SimpleNamespace(label=f"{k}", loss=0.1 + 1e-3 * k, llc=None) for k in range(4, 64)]
     loss = np.tile([p.loss for p in points], (2, 1))
     figure = training_figures.loss_curves([1, 10], loss, points)
     labels = _with_gid(figure, "level-label")
     renderer = _draw(figure)
-    boxes = sorted((t.get_window_extent(renderer) for t in labels), key=lambda box: box.y0)
+    boxes = sorted((Text.get_window_extent(t, renderer) for t in labels), key=lambda box: box.y0)
+    assert len(boxes) >= 15
     assert all(low.y1 <= high.y0 + 1 for low, high in pairwise(boxes))
     assert all(box.x1 <= figure.bbox.x1 for box in boxes)
     frame = figure.axes[0].bbox
     assert frame.y0 - 12 < boxes[0].y0 and boxes[-1].y1 < frame.y1 + 12  # half a line beyond
+    assert all(_with_gid(figure, f"level-{p.label}") for p in points)
 
 
-def test_coinciding_levels_share_a_label():
+def test_coinciding_levels_share_a_name():
     points = [SimpleNamespace(label=s, loss=0.1, llc=None) for s in ("5", "4--")]
     figure = training_figures.loss_curves([1, 10], [[0.1], [0.1]], points)
-    assert _one(figure, "level-label").get_text() == "4--, 5"
+    assert _one(figure, "level-label").get_text() == "5, 4--"
 
 
-def test_spread_is_the_least_squares_placement():
+def test_what_is_spread_apart_keeps_its_order_and_stays_inside():
+    spread = style.spread_apart
     # By hand: 0.5 and 0.5 need a gap of 0.2, so 0.4 and 0.6; 0.95 is far enough away.
-    np.testing.assert_allclose(style.spread_apart([0.5, 0.5, 0.95], 0.2, 0, 1), [0.4, 0.6, 0.95])
-    # At the edge the block is pushed inside.
-    np.testing.assert_allclose(style.spread_apart([0.0, 0.0], 0.2, 0, 1), [0.0, 0.2])
+    np.testing.assert_allclose(spread(np.array([0.5, 0.5, 0.95]), 0.2), [0.4, 0.6, 0.95])
+    # At the edge the pair is pushed inside.
+    np.testing.assert_allclose(spread(np.array([0.0, 0.0]), 0.2), [0.0, 0.2])
+    many = spread(np.sort(np.random.default_rng(0).random(20)), 0.04)
+    assert np.diff(many).min() >= 0.04 - 1e-12 and many[0] >= 0 and many[-1] <= 1
 
 
 # --------------------------------------------------------------------------------------- data
@@ -312,7 +318,7 @@ def test_staircase_plots_loss_llc_theory_plateaus_and_pictures():
     # Of the stages 5 alone has a theory value here, 7, over its plateau.
     theory = _one(figure, "theory-5")
     np.testing.assert_array_equal(theory.get_xydata(), [[100_000, 7.0], [225_000, 7.0]])
-    upper, lower, *pictures = figure.axes
+    *pictures, upper, lower = figure.axes
     assert upper.get_xlim() == lower.get_xlim()
     assert [ax.get_title() for ax in pictures] == ["4++-", "4+", "5"]
     for ax in (upper, lower):
@@ -332,6 +338,37 @@ def test_staircase_plots_loss_llc_theory_plateaus_and_pictures():
     assert _legend(lower) == ["estimate", "theory", "off scale"]
 
 
+def test_estimates_that_are_not_ok_look_different_and_the_legend_says_so():
+    step, loss, plateaus, stages = _staircase_data()
+    ok = np.arange(8) % 2 == 0
+    figure = training_figures.staircase(
+        step,
+        loss,
+        llc_step=step,
+        llc=np.full(8, 5.0),
+        llc_stderr=None,
+        llc_ok=ok,
+        plateaus=plateaus,
+        stages=stages,
+        points=[],
+    )
+    lower = figure.axes[-1]
+    assert _legend(lower) == ["estimate", "not ok"]
+    full, hollow = (next(a for a in lower.lines if a.get_label() == k) for k in _legend(lower))
+    np.testing.assert_array_equal(full.get_xdata(), step[ok])
+    np.testing.assert_array_equal(hollow.get_xdata(), step[~ok])
+    assert full.get_markerfacecolor() != hollow.get_markerfacecolor()
+    verdicts = ["ok", "escaped", "ok"]
+    figure = training_figures.llc_by_phase(
+        [0.07] * 3, [7.0, 7.1, 7.2], ["5"] * 3, _points(), verdicts
+    )
+    good, pale = _one(figure, "phase-5"), _one(figure, "phase-5-not-ok")
+    np.testing.assert_array_equal(good.get_ydata(), [7.0, 7.2])
+    np.testing.assert_array_equal(pale.get_ydata(), [7.1])
+    assert pale.get_alpha() < good.get_alpha() / 2
+    assert "pale: not ok" in [t.get_text() for t in figure.legends[0].get_texts()]
+
+
 def test_a_staircases_legend_explains_what_is_off_scale_where_no_theory_is_known():
     step, loss, plateaus, stages = _staircase_data()
     figure = training_figures.staircase(
@@ -344,7 +381,7 @@ def test_a_staircases_legend_explains_what_is_off_scale_where_no_theory_is_known
         stages=stages[:1],
         points=[],
     )
-    assert _legend(figure.axes[1]) == ["estimate", "off scale"]
+    assert _legend(figure.axes[-1]) == ["estimate", "off scale"]
 
 
 def test_staircase_without_llc_has_one_panel():
@@ -458,6 +495,30 @@ def test_llc_by_phase_plots_estimates_and_theory():
     # No cross where no theory is known (4-gons here) or no snapshot is (6).
     assert [t.get_text() for t in _with_gid(figure, "theory-label")] == ["5"]
     np.testing.assert_array_equal(_one(figure, "below-frame").get_xdata(), [0.3])
+
+
+def test_results_of_a_sweep_stand_at_their_parameters_value():
+    results = [
+        {"final/loss": 0.1, "final/phase/4": 3.0, "final/most_common_phase": "4", "same": 1.0},
+        {"final/loss": 0.3, "final/phase/4": 1.0, "final/most_common_phase": "4", "same": 1.0},
+        {"final/loss": 0.2, "final/phase/5": 3.0, "final/most_common_phase": "5", "same": 1.0},
+    ]
+    figure = against_parameter("lr", [0.1, 0.1, 0.01], results)
+    loss, phase = figure.axes
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["final/loss", "final/phase"]
+    assert [t.get_text() for t in phase.get_xticklabels()] == ["0.01", "0.1"]
+    dots, means = loss.lines
+    np.testing.assert_array_equal(dots.get_xydata(), [[1, 0.1], [1, 0.3], [0, 0.2]])
+    np.testing.assert_allclose(means.get_xydata(), [[0, 0.2], [1, 0.2]])
+    # A phase that a run does not have counts 0 members.
+    np.testing.assert_array_equal(phase.lines[2].get_ydata(), [0, 0, 3])
+    assert against_parameter("lr", [1, 2], [{"a": 1.0}, {"a": 1.0}]) is None
+    many = against_parameter(
+        "lr", list(np.geomspace(1e-4, 1, 20)), [{"a": float(i)} for i in range(20)]
+    )
+    assert many.axes[-1].get_xscale() == "log"
+    words = against_parameter("init", ["normal", 3, "kgon"], [{"a": float(i)} for i in range(3)])
+    assert [t.get_text() for t in words.axes[-1].get_xticklabels()] == ["3", "kgon", "normal"]
 
 
 # --------------------------------------------------------------------------------- files, errors

@@ -4,9 +4,8 @@ import base64
 import html
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
@@ -14,7 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from kgon.data import SingleFeature
+from kgon.figures import style
 from kgon.record import report
+from kgon.record.run_directory import Run
 
 _POINTS = [
     SimpleNamespace(label="6", loss=0.048192, llc=8.5),
@@ -24,29 +26,13 @@ _POINTS = [
 _EVIL = "data=<script>alert('&\"')</script></script>"
 
 
+_DATA = {"_target_": "kgon.data.SingleFeature", "n_features": 6}
+
+
 @pytest.fixture(autouse=True)
 def catalogue(monkeypatch):
-    """Known theory values, and a record of what they were asked for."""
-    asked = []
-
-    def critical_points(n_features):
-        asked.append(n_features)
-        return _POINTS
-
-    monkeypatch.setattr(report, "critical_points", critical_points)
-    return asked
-
-
-@dataclass(frozen=True)
-class _Run:
-    path: Path
-    config: dict
-    status: dict
-    members: list
-    loss: pa.Table | None
-    snapshots: pa.Table | None
-    plateaus: list
-    llc: pa.Table | None
+    """Known theory values."""
+    monkeypatch.setattr(SingleFeature, "critical_points", lambda self: _POINTS)
 
 
 def _run(path, n_members=4, n_steps=50, *, curves=None, config=None, **status):
@@ -92,16 +78,16 @@ def _run(path, n_members=4, n_steps=50, *, curves=None, config=None, **status):
         "error": None,
         "overrides": ["seed=7"],
     } | status
-    config = config or {"seed": 7, "model": {"n_features": 6, "n_hidden": 2}, "data": {"n": 1000}}
-    return _Run(path, config, status, members, table, None, plateaus, None)
+    config = config or {"seed": 7, "model": {"n_features": 6, "n_hidden": 2}, "data": _DATA}
+    return Run(path, config, status, members, table, None, plateaus, None)
 
 
 def _empty(path, **status):
     """A run that left nothing but its config and status."""
     path.mkdir(parents=True, exist_ok=True)
-    config = {"model": {"n_features": -3, "n_hidden": 2}}
+    config = {"model": {"n_features": -3, "n_hidden": 2}, "data": _DATA | {"n_features": -3}}
     status = {"state": "running", "command": "train", "started": None, "error": None} | status
-    return _Run(path, config, status, [], None, None, [], None)
+    return Run(path, config, status, [], None, None, [], None)
 
 
 class _Page(HTMLParser):
@@ -113,8 +99,10 @@ class _Page(HTMLParser):
         super().__init__()
         self.source = path.read_text(encoding="utf-8")
         self.open, self.tags, self.data, self.ids, self.text = [], [], {}, [], ""
-        self.tables, self.sorted_by = [], []
+        self.tables, self.held = [], []
         self.feed(self.source)
+        for part in self.held:  # what the script puts into the page later
+            self.feed(part)
         self.close()
         assert not self.open, f"never closed: {self.open}"
 
@@ -139,6 +127,8 @@ class _Page(HTMLParser):
 
     def handle_data(self, data):
         tag, attributes = self.open[-1] if self.open else ("", {})
+        if attributes.get("type") == "text/html":
+            self.held.append(data)
         if tag == "script" and attributes.get("type") == "application/json":
             self.data[attributes["id"]] = json.loads(data)
         elif tag not in ("script", "style"):
@@ -163,7 +153,8 @@ def _assert_self_contained(page):
         assert not any(name.startswith("on") for name in attributes)
         href = attributes.get("href", "./")
         assert href.startswith(("./", "#")), href
-    assert not re.search(r"https?://|@import|url\(|fetch\(|XMLHttpRequest|import\(", page.source)
+    code = re.sub(r"/\*.*?\*/", "", page.source, flags=re.DOTALL)
+    assert not re.search(r"https?://|@import|url\(|fetch\(|XMLHttpRequest|import\(", code)
     policy = next(a["content"] for t, a in page.tags if a.get("http-equiv"))
     assert "default-src 'none'" in policy and "img-src data:" in policy
 
@@ -216,13 +207,15 @@ def test_curves_are_the_runs_losses_to_five_digits(tmp_path):
     np.testing.assert_allclose(drawn, curves, rtol=5e-5)  # half a unit of the fifth digit
     assert data["curves"][0]["y"][-1] == 0.068743
     assert data["levels"] == [["6", 0.048192], ["5", 0.068743], ["4+", 0.10417]]
-    assert {"4+", "5", "6", "diverged", "other"} <= set(data["colors"])
+    assert {"4+", "5", "6", "diverged"} <= set(data["colors"])
+    low, high = data["range"]
+    assert low < 0.048192 and high > 0.104167
 
 
 def test_rows_of_the_loss_table_may_come_in_any_order(tmp_path):
     run = _run(tmp_path / "r")
     order = np.random.default_rng(0).permutation(run.loss.num_rows)
-    shuffled = _Run(**{**vars(run), "loss": run.loss.take(order)})
+    shuffled = replace(run, loss=run.loss.take(order))
     assert _write([run], tmp_path).data == _write([shuffled], tmp_path).data
 
 
@@ -269,27 +262,29 @@ def test_links_lead_from_the_page_to_the_files(tmp_path):
     assert found == {run.path / "config.yaml", run.path / "loss.parquet"}
 
 
+_SPARSE = {"_target_": "kgon.data.Sparse", "n_features": 6, "sparsity": 0.9}
+
+
 @pytest.mark.parametrize(
-    "config",
+    ("model", "data"),
     [
-        {"model": {"n_features": 6, "n_hidden": 3}},
-        {"model": {"n_features": 6, "n_hidden": 2}, "data": {"sparsity": 0.9}},
-        {"model": {"n_features": 6, "n_hidden": 2, "importance": {"importance": 0.9}}},
-        {"model": {"n_features": 2, "n_hidden": 2, "importance": {"importance": [1, 0.5]}}},
+        ({"n_hidden": 3}, _DATA),
+        ({"n_hidden": 2}, _SPARSE),
+        ({"n_hidden": 2, "importance": 0.9}, _DATA),
+        ({"n_hidden": 2, "importance": [1, 0.5, 1, 1, 1, 1]}, _DATA),
+        ({"n_hidden": 2}, {"_target_": "a_module_of.somebody.Else"}),
     ],
 )
-def test_no_theory_is_shown_where_it_is_for_another_loss(tmp_path, config, catalogue):
-    page = _write([_run(tmp_path / "r", config=config)], tmp_path)
-    assert catalogue == []
+def test_no_theory_is_shown_where_it_is_for_another_loss(tmp_path, model, data):
+    page = _write([_run(tmp_path / "r", config={"model": model, "data": data})], tmp_path)
     assert page.data["curves"]["levels"] == []
     assert all(row[3] == row[7] == "" for row in page.table("phase")[1:])
 
 
-@pytest.mark.parametrize("importance", [None, {"importance": None}, {"importance": [1, 1]}])
-def test_equal_importance_leaves_the_theory(tmp_path, importance, catalogue):
-    model = {"n_features": 2, "n_hidden": 2, "importance": importance}
-    page = _write([_run(tmp_path / "r", config={"model": model})], tmp_path)
-    assert catalogue == [2]
+@pytest.mark.parametrize("importance", [None, [1] * 6])
+def test_equal_importance_leaves_the_theory(tmp_path, importance):
+    config = {"model": {"n_hidden": 2, "importance": importance}, "data": _DATA}
+    page = _write([_run(tmp_path / "r", config=config)], tmp_path)
     assert len(page.data["curves"]["levels"]) == len(_POINTS)
 
 
@@ -308,14 +303,18 @@ def test_runs_without_metrics_show_state_and_error(tmp_path, state, error):
 
 def test_a_run_still_going_on_draws_its_curves_in_grey(tmp_path):
     run = _run(tmp_path / "r", state="running", finished=None, seconds=None)
-    going = _Run(**{**vars(run), "members": [], "plateaus": []})
+    going = replace(run, members=[], plateaus=[])
     data = _write([going], tmp_path).data["curves"]
-    assert {c["phase"] for c in data["curves"]} == {"other"}
+    assert {c["phase"] for c in data["curves"]} == {"unknown"}
+    assert data["colors"]["unknown"] == [
+        style.phase_color("other"),
+        style.phase_color("other", dark=True),
+    ]
 
 
 def test_an_empty_loss_table_is_no_loss(tmp_path):
     run = _run(tmp_path / "r")
-    empty = _Run(**{**vars(run), "loss": run.loss.slice(0, 0)})
+    empty = replace(run, loss=run.loss.slice(0, 0))
     assert "No loss recorded." in _write([empty], tmp_path).text
 
 
@@ -337,7 +336,7 @@ def test_text_of_a_run_never_becomes_markup(tmp_path, n_runs):
             state='failed" onload="x',
             command=_EVIL,
             started=_EVIL,
-            config={"seed": _EVIL, "model": {"n_features": 6, "n_hidden": 2}},
+            config={"seed": _EVIL, "model": {"n_hidden": 2}, "data": _DATA},
         )
         for member in run.members:
             member |= {"phase": _EVIL, "stages": f"{_EVIL} -> 5", "llc_verdict": _EVIL}
@@ -349,9 +348,10 @@ def test_text_of_a_run_never_becomes_markup(tmp_path, n_runs):
     _assert_self_contained(page)
     assert _EVIL in page.text
     assert "<script>alert" not in page.source
-    # One script is the page's; all others are data, read back unharmed.
-    scripts = [a for t, a in page.tags if t == "script"]
-    assert [a for a in scripts if a.get("type") != "application/json"] == [{}]
+    # One script is the page's; all others are data or tables, read back unharmed.
+    scripts = [a.get("type") for t, a in page.tags if t == "script"]
+    assert scripts.count(None) == 1
+    assert set(scripts) <= {None, "application/json", "text/html"}
     assert any(c["phase"] == _EVIL for d in page.data.values() for c in d.get("curves", []))
 
 
@@ -365,7 +365,7 @@ def test_a_command_without_members_shows_its_results(tmp_path):
         assert page.table("result")[1:] == [["llc/5/5000", "7.25"], ["best", "5"]]
 
 
-def test_a_sweep_lists_every_run_and_unfolds_each(tmp_path, catalogue):
+def test_a_sweep_lists_every_run_and_unfolds_each(tmp_path):
     runs = [_run(tmp_path / f"run{i}", overrides=[f"seed={i}"]) for i in range(3)]
     runs.append(_empty(tmp_path / "bad", state="failed", error="RuntimeError: all diverged"))
     page = _write(runs, tmp_path)
@@ -383,8 +383,8 @@ def test_a_sweep_lists_every_run_and_unfolds_each(tmp_path, catalogue):
         assert attributes["data-details"] in page.ids
     for reference in (a["data-source"] for _, a in page.tags if "data-source" in a):
         assert reference in page.data
-    assert [row[0] for row in page.data["members-1"]["rows"]] == [0, 1, 2, 3]
-    assert catalogue == [6]  # solved once, however many runs share n_features
+    members = [table for table in page.tables if table[0][0] == "member"]
+    assert [[row[0] for row in table[1:]] for table in members] == [["0", "1", "2", "3"]] * 3
 
 
 def test_a_sweep_is_told_apart_by_what_varies(tmp_path):
@@ -415,6 +415,21 @@ def test_a_sweep_is_told_apart_by_what_varies(tmp_path):
     assert [head.split()[0] for head in overview[0][:3]] == ["run", "command", "overrides"]
 
 
+def test_a_sweep_shows_its_results_against_each_swept_parameter(tmp_path):
+    def swept(path, words, loss, state="finished"):
+        return _empty(path, overrides=words, metrics={"final/loss": loss}, state=state)
+
+    words = [["members=4", f"seed={seed}", f"lr={lr}"] for lr in (0.1, 0.2) for seed in (1, 2)]
+    runs = [swept(tmp_path / f"run{i}", some, 0.1 + i) for i, some in enumerate(words)]
+    runs.append(swept(tmp_path / "bad", ["members=4", "width=3"], 9.0, state="failed"))
+    page = _write(runs, tmp_path)
+    _assert_self_contained(page)
+    assert [a["alt"] for t, a in page.tags if t == "img"] == [
+        "train against seed",
+        "train against lr",
+    ]
+
+
 def test_a_list_in_a_config_is_one_line(tmp_path):
     config = {"seed": 7, "steps": [0, 1, 10], "names": ["a [b", "c, d"], "empty": []}
     page = _write([_run(tmp_path / "a", config=config)], tmp_path)
@@ -443,10 +458,11 @@ def test_three_hundred_runs_stay_small(tmp_path):
     one = _run(tmp_path / "r", n_members=100, n_steps=400)
     n_steps = len(np.unique(one.loss["step"].to_numpy()))
     one = _run(tmp_path / "r", n_members=100, n_steps=400, curves=noise[:n_steps])
-    runs = [_Run(**{**vars(one), "path": tmp_path / f"run-{i}"}) for i in range(300)]
+    runs = [replace(one, path=tmp_path / f"run-{i}") for i in range(300)]
     path = report.write_report(runs, tmp_path / "report.html")
     assert path.stat().st_size < 20e6
     page = _Page(path)
     for i in (0, 299):
-        assert len(page.data[f"members-{i}"]["rows"]) == 100
         assert len(page.data[f"curves-{i}"]["curves"]) >= 24
+    members = [table for table in page.tables if table[0][0] == "member"]
+    assert [len(table) for table in members] == [1 + 100] * 300

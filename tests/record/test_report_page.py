@@ -1,5 +1,6 @@
 """The report page in real Chromium: it draws, sorts, filters and fits, and asks nobody."""
 
+import re
 import sys
 import time
 from pathlib import Path
@@ -106,29 +107,56 @@ def test_a_table_sorts_up_and_down_with_blanks_last(desktop, pages):
     assert [float(value) for value in values[:-1]] == numbers[::-1] and values[-1] == ""
 
 
-def test_curves_and_figures_are_drawn_and_keys_read_values(desktop, pages):
+CHART = """
+    const plot = document.querySelector(".plot"), canvas = plot.querySelector("canvas");
+    const readout = document.querySelector(".chart output");
+"""
+
+
+def test_curves_and_figures_are_drawn(desktop, pages):
     look(desktop, pages["one"])
-    colours = desktop.run(
-        """
-        const canvas = document.querySelector(".chart canvas");
+    count = (
+        CHART
+        + """
         const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
-        return new Set(new Uint32Array(data.buffer)).size
+        return new Set(new Uint32Array(data.buffer)).size;
         """
-        + ";"
     )
-    assert colours > 5  # a blank canvas has one
+    assert desktop.run(count) > 5  # a blank canvas has one
     images = desktop.run("return [...document.images].map(i => i.complete && i.naturalWidth > 0)")
     assert images and all(images)
-    before = desktop.run("return document.querySelector('.chart output').textContent")
-    desktop.run(
+    before = desktop.run(CHART + "return canvas.toDataURL();")
+    desktop.run("document.querySelector('[data-axis=y]').click()")
+    assert desktop.run(CHART + "return canvas.toDataURL();") != before
+    assert desktop.run(count) > 5
+
+
+def test_keys_and_the_pointer_read_values(desktop, pages):
+    look(desktop, pages["one"])
+    read = CHART + "return readout.textContent;"
+    hint = desktop.run(read)
+    press_key = """
+        plot.dispatchEvent(new KeyboardEvent("keydown", {key: arguments[0], bubbles: true}));
         """
-        const canvas = document.querySelector(".chart canvas");
-        canvas.focus();
-        canvas.dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowRight", bubbles: true}));
+    desktop.run(CHART + press_key, "ArrowRight")
+    assert desktop.run(read).startswith("member 0, final phase 5, step ")
+    for _ in range(29):
+        desktop.run(CHART + press_key, "ArrowDown")
+    assert desktop.run(read).startswith("member 29, final phase diverged")
+    point = (
+        CHART
+        + """
+        const over = plot.querySelector(".u-over"), box = over.getBoundingClientRect();
+        const at = {clientX: box.right - 5, clientY: box.top + box.height / 2, bubbles: true};
+        for (const kind of arguments) over.dispatchEvent(new MouseEvent(kind, at));
+        // uPlot follows the pointer once a frame.
+        return new Promise(done => requestAnimationFrame(() => requestAnimationFrame(
+          () => done(readout.textContent))));
         """
     )
-    after = desktop.run("return document.querySelector('.chart output').textContent")
-    assert after != before and "member" in after.lower()
+    said = desktop.run(point, "mouseenter", "mousemove")
+    assert re.match(r"(member \d+, final phase|critical point) .*, loss 0\.\d+$", said)
+    assert desktop.run(point, "mouseleave") == hint
 
 
 def test_three_hundred_runs_open_in_two_seconds_and_filter(desktop, pages):

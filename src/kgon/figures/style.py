@@ -1,122 +1,122 @@
-"""How kgon's figures look: size, colours, markers, axes, labels in the margin, legends; and `save`.
+"""How kgon's figures look: size, colours, markers, axes, names of levels, legends; and `save`.
 
-Every figure is drawn at half a page's width (3.4 inches) with no text below 7 pt. Figures are built
-on `matplotlib.figure.Figure` itself, without pyplot: no global state, no display. A phase has one
-colour everywhere (`phase_color`), and a marker and line style that say the same without colour.
+Every figure is half a page wide (3.4 inches) with no text below 7 pt. Figures are built on
+`matplotlib.figure.Figure` itself, without pyplot: no global state, no display. matplotlib's
+constrained layout makes room for text. A phase has one colour everywhere (`phase_color`), and a
+marker and a line style that say the same without colour.
 """
 
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
+from matplotlib.colors import hsv_to_rgb, rgb_to_hsv, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.markers import MarkerStyle
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
+from kgon.theory.critical import parse_label
+
 Array = NDArray[Any]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 WIDTH = 3.4
 """Width of a figure in inches: half a page."""
 
 FONT = 7.0  # points, the smallest size in use
-TITLE = 8.0
 LINE = FONT * 1.25 / 72  # inches from one line of text to the next
-CHARACTER = FONT * 0.64 / 72  # inches, the width of "+" in the default font, near the widest used
 INK = "#222222"
 GREY = "#757575"
+PALE = 0.35
+"""Opacity of estimates whose verdict is not ok."""
 
-
-class Level(Protocol):
-    """What figures need of a critical point."""
-
-    @property
-    def label(self) -> str: ...
-
-    @property
-    def loss(self) -> float: ...
-
-    @property
-    def llc(self) -> float | None: ...
+_LEGEND = 72  # characters that fit side by side in a legend, with its marks
+_STYLE: Any = {
+    "font.size": FONT,
+    "text.color": INK,
+    "axes.titlesize": FONT,
+    "axes.titlepad": 2.0,
+    "axes.labelsize": FONT,
+    "axes.labelcolor": INK,
+    "axes.labelpad": 2.0,
+    "axes.edgecolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.linewidth": 1.0,
+    "lines.markersize": 4.0,
+    "legend.frameon": False,
+    "legend.fontsize": FONT,
+    "legend.title_fontsize": 8.0,
+    "legend.handlelength": 1.6,
+    "legend.handletextpad": 0.4,
+    "legend.columnspacing": 0.8,
+    "legend.labelspacing": 0.25,
+    "legend.borderpad": 0.0,
+    "legend.borderaxespad": 0.4,
+    "figure.constrained_layout.h_pad": 0.04,
+    "figure.constrained_layout.w_pad": 0.04,
+    "figure.labelsize": FONT,
+}
 
 
 # --------------------------------------------------------------------------------------- phases
 
-# Hue (degrees) and lightness in OKLCH of the k-gon's own colour. 4, 5 and 6 are near Okabe and
-# Ito's blue, vermillion and bluish green.
-_HUES: Mapping[int, tuple[float, float]] = {
-    3: (210, 0.65),
-    4: (250, 0.40),
-    5: (45, 0.55),
-    6: (165, 0.70),
-    7: (350, 0.62),
-    8: (100, 0.70),
-}
+_FAMILIES = {3: "#00a5b5", 4: "#004c84", 5: "#b84a00", 6: "#16b886", 7: "#c8589c", 8: "#b49a00"}
+"""The colour of the k-gon without sigma and phi, by k."""
 
 
-def parse_label(label: object) -> tuple[int, int, int] | None:
+def k_sigma_phi(label: object) -> tuple[int, int, int] | None:
     """(k, sigma, phi) of a label such as `4++-`, None of anything else."""
-    match = re.fullmatch(r"(\d+)(\+*)(-*)", str(label))
-    return match and (int(match[1]), len(match[2]), len(match[3]))
+    try:
+        return parse_label(str(label))
+    except ValueError:
+        return None
 
 
 def phase_color(label: object, *, dark: bool = False) -> str:
     """The colour of a phase as #rrggbb: the family k is the hue, each sigma is lighter, each phi
     turns the hue. What is no k-gon (`other`) is grey. `dark`: for a dark background."""
-    key = parse_label(label)
+    key = k_sigma_phi(label)
     if key is None:
-        return "#a0a0a0" if dark else GREY
+        return "#8c8c8c" if dark else GREY
     k, sigma, phi = key
-    # Families beyond the table take steps of the golden angle, which never repeat.
-    hue, lightness = _HUES.get(k, (137.508 * k % 360, 0.55))
+    # Families beyond the table take steps of the golden ratio, which never repeat.
+    hue, saturation, value = (
+        rgb_to_hsv(to_rgb(_FAMILIES[k])) if k in _FAMILIES else (0.618034 * k % 1, 0.8, 0.7)
+    )
     if dark:
-        lightness += 0.14
-    top = 0.95 if dark else 0.86
-    lightness += (top - lightness) * (1 - 0.55**sigma)
-    return _oklch_hex(lightness, 0.16, hue + 20 * phi)
-
-
-def _oklch_hex(lightness: float, chroma: float, hue: float) -> str:
-    """sRGB of an OKLCH colour (Ottosson 2020), its chroma lowered until the colour exists."""
-    while True:
-        a = chroma * math.cos(math.radians(hue))
-        b = chroma * math.sin(math.radians(hue))
-        cone_l = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
-        cone_m = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
-        cone_s = (lightness - 0.0894841775 * a - 1.2914855480 * b) ** 3
-        linear = (
-            4.0767416621 * cone_l - 3.3077115913 * cone_m + 0.2309699292 * cone_s,
-            -1.2684380046 * cone_l + 2.6097574011 * cone_m - 0.3413193965 * cone_s,
-            -0.0041960863 * cone_l - 0.7034186147 * cone_m + 1.7076147010 * cone_s,
-        )
-        if all(0 <= channel <= 1 for channel in linear):
-            red, green, blue = (
-                12.92 * v if v <= 0.0031308 else 1.055 * v ** (1 / 2.4) - 0.055 for v in linear
-            )
-            return to_hex((red, green, blue))
-        chroma *= 0.95
+        saturation, value = 0.85 * saturation, 1 - 0.7 * (1 - value)
+    lighter = 1 - (1 - value) * 0.5**sigma
+    red, green, blue = hsv_to_rgb(((hue + 0.06 * phi) % 1, saturation * 0.65**sigma, lighter))
+    return to_hex((red, green, blue))
 
 
 def phase_marker(label: object) -> MarkerStyle:
     """A regular k-gon, filled for sigma = 0 and hollow otherwise; a small disc for `other`."""
-    key = parse_label(label)
+    key = k_sigma_phi(label)
     if key is None:
         return MarkerStyle(".")
     k, sigma, _ = key
     return MarkerStyle((max(k, 3), 0, 0), fillstyle="none" if sigma else "full")
 
 
+def phase_style(label: object) -> dict[str, Any]:
+    """Colour and marker of a phase, for matplotlib's `plot` and `errorbar`."""
+    return {"color": phase_color(label), "marker": phase_marker(label)}
+
+
 def phase_linestyle(label: object) -> str:
     """Solid, then dashed, dash-dotted and dotted with phi; dotted for `other`."""
-    key = parse_label(label)
+    key = k_sigma_phi(label)
     return ":" if key is None else ("-", "--", "-.", ":")[min(key[2], 3)]
 
 
@@ -125,42 +125,99 @@ def phase_order(labels: Iterable[object]) -> list[str]:
     last."""
 
     def rank(label: str) -> tuple[bool, int, int, int, str]:
-        k, sigma, phi = parse_label(label) or (0, 0, 0)
-        return (parse_label(label) is None, k, -phi, sigma, label)
+        key = k_sigma_phi(label)
+        k, sigma, phi = key or (0, 0, 0)
+        return (key is None, k, -phi, sigma, label)
 
     return sorted({str(label) for label in labels}, key=rank)
 
 
-# ------------------------------------------------------------------------------------- axes, text
+# ------------------------------------------------------------------------------------- figures
 
 
-def add_axes(figure: Figure, left: float, bottom: float, right: float, top: float) -> Axes:
-    """Axes whose frame is given in inches from the figure's lower left corner."""
-    width, height = figure.get_size_inches()
-    ax = figure.add_axes(
-        (left / width, bottom / height, (right - left) / width, (top - bottom) / height)
-    )
-    ax.tick_params(labelsize=FONT, colors=INK, width=0.6, length=2.5, pad=2)
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a function that draws: text, lines and legends have kgon's sizes and colours."""
+
+    @wraps(draw)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        with matplotlib.rc_context(_STYLE):
+            return draw(*args, **kwargs)
+
+    return wrapped
+
+
+def new_figure(title: str, height: float, legend: Sequence[Any] = ()) -> Figure:
+    """An empty figure with a title and a legend, below which are `height` inches for axes."""
+    longest = max((len(handle.get_label()) for handle in legend), default=0)
+    columns = min(5, _LEGEND // (longest + 5))
+    rows = math.ceil(len(legend) / columns)
+    figure = Figure(figsize=(WIDTH, height + 0.22 + rows * 0.125), layout="constrained")
+    figure.legend(handles=list(legend), title=title, loc="outside upper left", ncols=columns,
+                  alignment="left")  # fmt: skip
+    return figure
+
+
+def new_panels(
+    title: str,
+    heights: Sequence[float],
+    legend: Sequence[Any] = (),
+    *,
+    columns: int = 1,
+    share_x: bool = True,
+) -> tuple[Figure, list[Axes]]:
+    """A figure with rows of axes of about these heights, in inches; the axes come row by row.
+
+    With `share_x` those of a column share x, and the lowest has labels.
+    """
+    height = sum(heights) + 0.36 + 0.07 * (len(heights) - 1)
+    figure = new_figure(title, height, legend)
+    axes = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights,
+                           sharex="col" if share_x else False)  # fmt: skip
+    flat = [ax for row in axes for ax in row]
+    for ax in flat:
+        style_ticks(ax)
+    return figure, flat
+
+
+def style_ticks(ax: Axes) -> None:
+    """Ticks are made when a figure is drawn: unlike all else they do not know of `styled`."""
+    ax.tick_params(which="major", width=0.6, length=2.5, labelsize=FONT, colors=INK, pad=2.0)
     ax.tick_params(which="minor", width=0.4, length=1.5)
-    for side, spine in ax.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_linewidth(0.6)
-        spine.set_color(INK)
-    return ax
 
 
-def label_axes(ax: Axes, x: str | None, y: str | None) -> None:
-    if x is not None:
-        ax.set_xlabel(x, fontsize=FONT, color=INK, labelpad=2)
-    if y is not None:
-        ax.set_ylabel(y, fontsize=FONT, color=INK, labelpad=3)
+def phase_handle(label: str, **style: Any) -> Line2D:
+    """The legend's entry for a phase."""
+    return Line2D([], [], label=label, **phase_style(label), **style)
 
 
-def write_title(figure: Figure, text: str) -> None:
-    height = figure.get_size_inches()[1]
-    figure.text(
-        0.06 / WIDTH, 1 - 0.05 / height, text, fontsize=TITLE, color=INK, va="top", ha="left"
-    )
+def pale_handle() -> Line2D:
+    """The legend's entry for estimates whose verdict is not ok."""
+    return Line2D([], [], ls="", marker="o", color=INK, alpha=PALE, label="pale: not ok")
+
+
+def theory_handle() -> Line2D:
+    """The legend's entry for theory values."""
+    return Line2D([], [], color=GREY, lw=0.8, ls="--", label="theory")
+
+
+def hide_axes(ax: Axes) -> None:
+    """Leave the contents alone."""
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.spines[:].set_visible(False)
+
+
+def name_panel(ax: Axes, text: str) -> None:
+    """A panel's name, above its frame on the left."""
+    ax.set_title(text, loc="left")
+
+
+# ---------------------------------------------------------------------------------------- axes
+
+
+def plain_decimals(value: float, _position: object = None) -> str:
+    """A tick's label for numbers near 1."""
+    return f"{value:g}"
 
 
 def _power_of_ten(value: float, _position: object = None) -> str:
@@ -176,26 +233,22 @@ def step_axis(ax: Axes, step: Array) -> None:
     if not positive.size:
         return
     first, last = float(positive.min()), float(positive.max())
-    has_zero = bool((step <= 0).any())
-    decades = 10.0 ** np.arange(math.ceil(math.log10(first)), math.floor(math.log10(last)) + 1)
-    if has_zero:
+    start = [0.0] if bool((step <= 0).any()) else []
+    if start:
         ax.set_xscale("symlog", linthresh=first, linscale=0.35)
-        # A decade right beside the 0 would be printed onto it.
-        span = math.log10(last / first) + 0.35 if last > first else 0.35
-        decades = np.array([d for d in decades if (math.log10(d / first) + 0.35) / span > 0.08])
     else:
         ax.set_xscale("log")
     if last > first:
-        ax.set_xlim(0 if has_zero else first, last)
-    if len(decades):
-        # More than about six labels would touch at this width.
-        shown = decades[:: math.ceil(len(decades) / 6)]
-        ax.xaxis.set_major_locator(FixedLocator([0.0, *shown] if has_zero else list(shown)))
-        grid = [d * m for d in 10.0 ** np.arange(-1, 16) for m in range(1, 10)]
-        ax.xaxis.set_minor_locator(FixedLocator([g for g in grid if first <= g <= last]))
-    else:
-        ax.xaxis.set_major_locator(FixedLocator([0.0, last] if has_zero else [first, last]))
-    ax.xaxis.set_major_formatter(FuncFormatter(_power_of_ten if len(decades) else "{:g}".format))
+        ax.set_xlim(0 if start else first, last)
+    decades = 10.0 ** np.arange(math.ceil(math.log10(first)), math.floor(math.log10(last)) + 1)
+    if start:
+        # A decade right beside the 0 would be printed onto it.
+        decades = decades[decades > first * 10 ** (0.09 * math.log10(last / first) - 0.3)]
+    ticks = decades[:: math.ceil(len(decades) / 6)] if len(decades) else np.unique([first, last])
+    grid = (10.0 ** np.arange(-1, 16))[:, None] * np.arange(1, 10)
+    ax.xaxis.set_major_locator(FixedLocator([*start, *ticks]))
+    ax.xaxis.set_minor_locator(FixedLocator([*grid[(grid >= first) & (grid <= last)]]))
+    ax.xaxis.set_major_formatter(FuncFormatter(_power_of_ten if len(decades) else plain_decimals))
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 
@@ -219,7 +272,7 @@ def loss_axis(ax: Axes, low: float, high: float) -> None:
     ax.set_ylim(low, high)
     subs = (1.0, 2.0, 5.0) if high / low > 3 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
     ax.yaxis.set_major_locator(LogLocator(subs=subs, numticks=20))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_major_formatter(FuncFormatter(plain_decimals))
     ax.yaxis.set_minor_formatter(NullFormatter())
 
 
@@ -242,137 +295,59 @@ def loss_limits(loss: Array, levels: Sequence[float]) -> tuple[float, float]:
     return low, max(high, 1.2 * low)
 
 
-def spread_apart(position: Sequence[float], gap: float, low: float, high: float) -> Array:
-    """Nearest positions (least squares) at least `gap` apart within [low, high].
+def draw_levels(ax: Axes, levels: Sequence[tuple[str, float]], height: float) -> None:
+    """Draw a line at each value (label, value) of the y axis, and name it at the right margin.
 
-    Without the gaps this is isotonic regression of position_i - i gap, solved by pooling adjacent
-    violators. `position` must be sorted.
+    Names stand one line of text apart, each tied to its value; equal values share a name. If there
+    is no room for all in `height` inches, evenly spaced ones are named.
     """
-    blocks: list[list[float]] = []  # [mean, count]
-    for i, p in enumerate(position):
-        blocks.append([p - i * gap, 1])
-        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
-            mean, count = blocks.pop()
-            total = blocks[-1][1] + count
-            blocks[-1][0] = (blocks[-1][0] * blocks[-1][1] + mean * count) / total
-            blocks[-1][1] = total
-    flat = np.array([mean for mean, count in blocks for _ in range(int(count))])
-    shift = gap * np.arange(len(position))
-    return np.clip(flat, low, high - gap * max(len(position) - 1, 0)) + shift
-
-
-def _group_levels(
-    entries: Iterable[tuple[str, float]], capacity: int
-) -> list[list[tuple[str, float]]]:
-    """Entries (label, value) by value; equal values share a group, then the nearest neighbours do
-    until at most `capacity` groups are left."""
-    groups: list[list[tuple[str, float]]] = []
-    for label, value in sorted(entries, key=lambda entry: entry[1]):
-        if groups and math.isclose(value, groups[-1][-1][1], rel_tol=1e-6, abs_tol=1e-9):
-            groups[-1].append((label, value))
-        else:
-            groups.append([(label, value)])
-    while len(groups) > max(capacity, 1):
-        gaps = [b[0][1] - a[-1][1] for a, b in pairwise(groups)]
-        i = int(np.argmin(gaps))
-        groups[i : i + 2] = [groups[i] + groups[i + 1]]
-    return groups
-
-
-def _group_text(group: list[tuple[str, float]]) -> str:
-    """The group's labels from the top down; of many only the ends, of long ones the beginning."""
-    names = list(dict.fromkeys(label for label, _ in reversed(group)))
-    names = [n if len(n) <= 8 else f"{n[:7]}\N{HORIZONTAL ELLIPSIS}" for n in names]
-    text = ", ".join(names)
-    return text if len(text) <= 14 else f"{names[0]} .. {names[-1]}"
-
-
-def margin_width(entries: Sequence[tuple[str, float]], height: float) -> float:
-    """Inches that the labels at the right margin of axes of this height need."""
-    groups = _group_levels(entries, int(height / LINE))
-    longest = max((len(_group_text(group)) for group in groups), default=0)
-    return 0.24 + longest * CHARACTER if longest else 0.12
-
-
-def margin_labels(ax: Axes, entries: Sequence[tuple[str, float]], *, lines: bool) -> None:
-    """Name values of the y axis at the right margin, without overlaps, with a leader to each."""
-    figure = ax.figure
-    assert isinstance(figure, Figure)
-    width, height = figure.get_size_inches() * ax.get_position().size
-    low, high = ax.get_ylim()
-    inside = [(label, value) for label, value in entries if low <= value <= high]
-    groups = _group_levels(inside, int(height / LINE))
-    fraction = [_fraction(ax, group[len(group) // 2][1]) for group in groups]
-    places = spread_apart(fraction, LINE / height, 0.0, 1.0)
-    for group, place in zip(groups, places, strict=True):
-        colours = [phase_color(label) for label, _ in group]
-        for (label, value), colour in zip(group, colours, strict=True):
-            if lines:
-                ax.axhline(
-                    value, color=colour, lw=0.7, ls=phase_linestyle(label), zorder=1, alpha=0.9
-                ).set_gid(f"level-{label}")
-            ax.plot(
-                [1.0, 1.0 + 8 / 72 / width],
-                [_fraction(ax, value), place],
-                transform=ax.transAxes,
-                color=colour,
-                lw=0.6,
-                clip_on=False,
-            ).pop().set_gid(f"leader-{label}")
+    names: dict[float, list[str]] = {}
+    for label, value in levels:
+        ax.axhline(
+            value, color=phase_color(label), lw=0.7, ls=phase_linestyle(label), zorder=1, alpha=0.9
+        ).set_gid(f"level-{label}")
+        names.setdefault(float(f"{value:.6g}"), []).append(label)
+    every = max(math.ceil(len(names) * LINE / height), 1)
+    values = sorted(names)[::every]
+    to_axes = ax.transData + ax.transAxes.inverted()
+    heights = [to_axes.transform((ax.get_xlim()[1], value))[1] for value in values]
+    for value, place in zip(values, spread_apart(np.array(heights), LINE / height), strict=True):
         ax.annotate(
-            _group_text(group),
-            xy=(1.0, place),
-            xycoords="axes fraction",
-            xytext=(10, 0),
-            textcoords="offset points",
-            va="center_baseline",
-            fontsize=FONT,
-            color=INK,
+            ", ".join(names[value]),
+            xy=(1.0, value),
+            xycoords=ax.get_yaxis_transform(),
+            xytext=(1.05, place),
+            textcoords="axes fraction",
+            va="center",
+            arrowprops=leader(names[value][0]) | {"relpos": (0, 0.5)},
             annotation_clip=False,
         ).set_gid("level-label")
 
 
-def mark_below_frame(ax: Axes, x: Array) -> list[Line2D]:
-    """Triangles on the lower edge at the abscissas of what lies below the frame; the legend's entry
-    for them, none without any."""
-    if not x.size:
-        return []
-    style: dict[str, Any] = {"ls": "", "marker": "v", "ms": 3, "color": INK}
-    on_edge = ax.get_xaxis_transform()
-    marks = ax.plot(x, np.full(x.size, 0.03), transform=on_edge, clip_on=False, zorder=3, **style)
-    marks.pop().set_gid("below-frame")
-    return [Line2D([], [], label="off scale", **style)]
+def leader(label: str) -> dict[str, Any]:
+    """How `annotate` ties a name to what it names: a thin line of the phase's colour."""
+    colour = phase_color(label)
+    return {"arrowstyle": "-", "color": colour, "lw": 0.6, "shrinkA": 0, "shrinkB": 0}
 
 
-def _fraction(ax: Axes, value: float) -> float:
-    """Where a value of the y axis lies between the lower (0) and the upper end (1) of the axes."""
-    display = ax.transData.transform((ax.get_xlim()[1], value))
-    return float(ax.transAxes.inverted().transform(display)[1])
+def spread_apart(position: Array, gap: float) -> Array:
+    """Sorted positions moved until they are at least `gap` apart, inside [0, 1] if there is room.
+
+    Half way between pushing up only and pushing down only.
+    """
+    steps = gap * np.arange(len(position))
+    flat = position - steps
+    up = np.maximum.accumulate(flat)
+    down = np.minimum.accumulate(flat[::-1])[::-1]
+    return np.clip((up + down) / 2, 0.0, 1.0 - gap * max(len(position) - 1, 0)) + steps
 
 
-def phase_legend(figure: Figure, handles: Sequence[Any], top: float) -> None:
-    """Legend rows of up to six phases, from `top` inches below the figure's upper edge."""
-    height = figure.get_size_inches()[1]
-    figure.legend(
-        handles=list(handles),
-        loc="upper left",
-        bbox_to_anchor=(0.0, 1 - top / height),
-        ncols=_LEGEND_COLUMNS,
-        fontsize=FONT,
-        frameon=False,
-        handlelength=1.4,
-        handletextpad=0.35,
-        columnspacing=0.8,
-        borderpad=0.25,
-        labelspacing=0.25,
-    )
-
-
-_LEGEND_COLUMNS = 5
-
-
-def legend_height(n: int) -> float:
-    return math.ceil(n / _LEGEND_COLUMNS) * LINE * 1.1 + 0.06 if n else 0.0
+def mark_below_frame(ax: Axes, x: Array) -> None:
+    """Triangles on the lower edge at the abscissas of what lies below the frame."""
+    if x.size:
+        ax.plot(x, np.full(x.size, 0.03), ls="", marker="v", ms=3, color=INK, clip_on=False,
+                transform=ax.get_xaxis_transform(), zorder=3, label="off scale",
+                gid="below-frame")  # fmt: skip
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:

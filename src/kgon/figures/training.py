@@ -1,4 +1,4 @@
-"""The figures of a run: arrays in, a matplotlib `Figure` out, in the looks of `figure_style`."""
+"""The figures of a training run: arrays in, a matplotlib `Figure` out."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,34 +14,35 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 from kgon.figures.style import (
-    CHARACTER,
-    FONT,
     GREY,
     INK,
     LINE,
+    PALE,
     WIDTH,
     Array,
-    Level,
-    add_axes,
-    label_axes,
-    legend_height,
+    draw_levels,
+    k_sigma_phi,
+    leader,
     linear_step_axis,
     loss_axis,
     loss_limits,
-    margin_labels,
-    margin_width,
     mark_below_frame,
-    parse_label,
+    new_figure,
+    new_panels,
+    pale_handle,
     phase_color,
-    phase_legend,
+    phase_handle,
     phase_linestyle,
-    phase_marker,
     phase_order,
+    phase_style,
+    plain_decimals,
     spread_apart,
     step_axis,
-    write_title,
+    style_ticks,
+    styled,
 )
 from kgon.figures.weights import k_gon
+from kgon.theory.critical import CriticalPoint
 
 # Curves of more points than this are drawn as an image inside the SVG: the axes and all text stay
 # vectors, and the file stays below a megabyte.
@@ -58,10 +59,11 @@ class Stage(NamedTuple):
     b: Array
 
 
+@styled
 def loss_curves(
     step: ArrayLike,
     loss: ArrayLike,
-    points: Sequence[Level],
+    points: Sequence[CriticalPoint],
     *,
     final_phase: Sequence[str] | None = None,
 ) -> Figure:
@@ -82,60 +84,38 @@ def loss_curves(
         raise ValueError(f"final_phase must have {n_members} labels, got {len(final_phase)}")
     phases = ["other"] * n_members if final_phase is None else [str(p) for p in final_phase]
     counts = Counter(phases)
-    legend = [] if final_phase is None else phase_order(phases)
-
-    low, high = loss_limits(y, [p.loss for p in points])
-    n_above = int((np.where(np.isfinite(y), y, -np.inf) > high).any(axis=0).sum())
-    above = 0.24 + legend_height(len(legend)) + LINE * (n_above > 0)
+    legend = [
+        Line2D([], [], color=phase_color(p), ls=phase_linestyle(p), lw=1.6,
+               label=f"{p}: {counts[p]}")
+        for p in ([] if final_phase is None else phase_order(phases))
+    ]  # fmt: skip
     body = 2.35
-    entries = [(p.label, p.loss) for p in points if low <= p.loss <= high]
-    figure = Figure(figsize=(WIDTH, body + above + 0.4))
-    ax = add_axes(figure, 0.5, 0.36, WIDTH - margin_width(entries, body), 0.36 + body)
+    title = f"Loss of {n_members} member{'s' * (n_members != 1)}, and the critical levels"
+    figure, (ax,) = new_panels(title, [body], legend)
+    low, high = loss_limits(y, [p.loss for p in points])
     step_axis(ax, x)
     loss_axis(ax, low, high)
-    label_axes(ax, "SGD steps", "population loss $L(w)$")
-
-    alpha = float(np.clip(12 / max(n_members, 1), 0.25, 0.9))
+    ax.set(xlabel="SGD steps", ylabel="population loss $L(w)$")
     # Rare phases last, so that they are not buried.
     for m in sorted(range(n_members), key=lambda m: -counts[phases[m]]):
-        (line,) = ax.plot(
+        ax.plot(
             x,
             y[:, m],
             color=phase_color(phases[m]),
             ls=phase_linestyle(phases[m]) if final_phase is not None else "-",
             lw=0.7,
-            alpha=alpha,
+            alpha=float(np.clip(12 / n_members, 0.25, 0.9)),
             zorder=2,
             rasterized=y.size > _VECTOR_POINTS,
+            gid=f"member-{m}",
         )
-        line.set_gid(f"member-{m}")
-    margin_labels(ax, entries, lines=True)
-
-    if n_above:
-        ax.text(
-            1.0,
-            1.015,
-            f"{n_above} begin above the frame",
-            transform=ax.transAxes,
-            fontsize=FONT,
-            color=INK,
-            ha="right",
-            va="bottom",
-        )
-    write_title(
-        figure, f"Loss of {n_members} member{'s' * (n_members != 1)}, and the critical levels"
-    )
-    handles = [
-        Line2D(
-            [], [], color=phase_color(p), ls=phase_linestyle(p), lw=1.6, label=f"{p}: {counts[p]}"
-        )
-        for p in legend
-    ]
-    if handles:
-        phase_legend(figure, handles, 0.2)
+    draw_levels(ax, [(p.label, p.loss) for p in points if low <= p.loss <= high], body)
+    if n_above := int((np.where(np.isfinite(y), y, -np.inf) > high).any(axis=0).sum()):
+        ax.set_title(f"{n_above} begin above the frame", loc="right")
     return figure
 
 
+@styled
 def staircase(
     step: ArrayLike,
     loss: ArrayLike,
@@ -145,7 +125,8 @@ def staircase(
     llc_stderr: ArrayLike | None,
     plateaus: Sequence[Mapping[str, Any]],
     stages: Sequence[tuple[str, float, ArrayLike, ArrayLike]],
-    points: Sequence[Level],
+    points: Sequence[CriticalPoint],
+    llc_ok: ArrayLike | None = None,
 ) -> Figure:
     """One member's opposing staircases (Fig. 1): the loss falls and the LLC rises in steps.
 
@@ -155,6 +136,7 @@ def staircase(
         plateaus: mappings with `start`, `end` and `nearest`; shaded.
         stages: (label, step, W (n_hidden, n_features), b (n_features)) in time order; pictured.
         points: critical points, for the stages' losses and theory LLCs.
+        llc_ok: (T,), whether an estimate's verdict is ok; the others are hollow.
     """
     x = np.asarray(step, dtype=float)
     y = np.asarray(loss, dtype=float)
@@ -167,214 +149,160 @@ def staircase(
     )
     levels = [(label, by_label[label].loss) for label in met if label in by_label]
     low, high = loss_limits(y, [value for _, value in levels])
-    levels = [(label, value) for label, value in levels if low <= value <= high]
-    theory = [
-        (f"{label}", float(point.llc))
-        for label in met
-        if (point := by_label.get(label)) is not None and point.llc is not None
-    ]
     with_llc = llc is not None and llc_step is not None
 
     panel = 1.3
-    right = WIDTH - max(margin_width(levels, panel), margin_width(theory, panel))
-    size = min(0.72, (WIDTH - 0.3) / len(pictured) - 0.04) if pictured else 0.0
-    row = size + 0.42 if pictured else 0.1
-    bottom = 0.36
-    loss_bottom = bottom + (panel + 0.14 if with_llc else 0.0)
-    figure = Figure(figsize=(WIDTH, loss_bottom + panel + row + 0.24))
-    ax = add_axes(figure, 0.5, loss_bottom, right, loss_bottom + panel)
-    span = x if not with_llc else np.concatenate([x, np.asarray(llc_step, dtype=float)])
-    linear_step_axis(ax, float(span.max()))
-    loss_axis(ax, low, high)
-    ax.plot(x, y, color=INK, lw=1.0, zorder=3).pop().set_gid("loss")
-    margin_labels(ax, levels, lines=True)
-    panels = [ax]
-    if with_llc:
-        below = add_axes(figure, 0.5, bottom, right, bottom + panel)
-        linear_step_axis(below, float(span.max()))
-        panels.append(below)
-        hidden = _draw_llc(
-            below,
-            np.asarray(llc_step, dtype=float),
-            np.asarray(llc, dtype=float),
-            None if llc_stderr is None else np.asarray(llc_stderr, dtype=float),
-            theory,
-        )
-        _draw_theory(below, pictured, plateaus, by_label, float(span.max()), hidden)
-        margin_labels(below, theory, lines=False)
-        label_axes(below, None, r"LLC $\hat\lambda$ ($\pm$ s.e.)")
-        ax.tick_params(labelbottom=False)
-    for panel_axes in panels:
-        for plateau in plateaus:
-            panel_axes.axvspan(
-                plateau["start"],
-                plateau["end"],
-                color=phase_color(plateau["nearest"]),
-                alpha=0.13,
-                lw=0,
-                zorder=0,
-            )
-    for panel_axes in panels:
-        # Room for the markers at the last step.
-        panel_axes.set_xlim(right=float(span.max()) * 1.02)
-    label_axes(ax, None, "population loss $L(w)$")
-    label_axes(panels[-1], "SGD steps", None)
-    _place_pictures(figure, ax, x, y, pictured, size, loss_bottom + panel + 0.26)
     path = " \N{RIGHTWARDS ARROW} ".join(s.label for s in pictured)
-    write_title(figure, f"Stages of one member: {path}" if 0 < len(path) <= 30 else "One member")
+    title = f"Stages of one member: {path}" if 0 < len(path) <= 30 else "One member"
+    size = min(0.75, (WIDTH - 0.4) / len(pictured)) if pictured else 0.0
+    pictures = [f"picture {i}" for i in range(len(pictured))]
+    names = ["loss", "llc"][: 1 + with_llc]
+    rows: list[Any] = [pictures] if pictures else []
+    rows += [[name] * max(len(pictures), 1) for name in names]
+    figure = new_figure(title, panel * len(names) + size + 0.6)
+    heights = [size + 0.1] * bool(pictures) + [panel] * len(names)
+    grid = figure.subplot_mosaic(rows, height_ratios=heights)
+    axes = [grid[name] for name in names]
+    for ax in axes:
+        style_ticks(ax)
+    axes[0].tick_params(labelbottom=not with_llc)
+    upper = axes[0]
+    loss_axis(upper, low, high)
+    upper.plot(x, y, color=INK, zorder=3, gid="loss")
+    upper.set_ylabel("population loss $L(w)$")
+    last = float(x.max())
+    if with_llc:
+        at = np.asarray(llc_step, dtype=float)
+        last = max(last, float(at.max()))
+        ok = np.ones(at.shape, bool) if llc_ok is None else np.asarray(llc_ok, dtype=bool)
+        stderr = None if llc_stderr is None else np.asarray(llc_stderr, dtype=float)
+        ends = [*[s.step for s in pictured[1:]], last]
+        theory = [
+            (s, _interval(s.step, end, plateaus), float(known.llc))
+            for s, end in zip(pictured, ends, strict=True)
+            if (known := by_label.get(s.label)) is not None and known.llc is not None
+        ] if pictured else []  # fmt: skip
+        _draw_llc(axes[1], at, np.asarray(llc, dtype=float), stderr, ok, theory)
+    for ax in axes:
+        linear_step_axis(ax, 1.02 * last)  # room for the markers at the last step
+        for plateau in plateaus:
+            ax.axvspan(plateau["start"], plateau["end"], color=phase_color(plateau["nearest"]),
+                       alpha=0.13, lw=0, zorder=0)  # fmt: skip
+    axes[-1].set_xlabel("SGD steps")
+    draw_levels(upper, [(k, value) for k, value in levels if low <= value <= high], panel)
+    for i, stage in enumerate(pictured):
+        k_gon(grid[f"picture {i}"], stage.W, stage.b, stage.label)
+        _tie(figure, grid[f"picture {i}"], upper, stage, x, y, f"stage-{i}")
     return figure
 
 
+def _interval(
+    step: float, end: float, plateaus: Sequence[Mapping[str, Any]]
+) -> tuple[float, float]:
+    """Where a stage's theory is drawn: over the plateau at `step`, or else from there to `end`."""
+    over = [(p["start"], p["end"]) for p in plateaus if p["start"] <= step <= p["end"]]
+    return over[-1] if over else (step, end)
+
+
 def _draw_llc(
-    ax: Axes, step: Array, llc: Array, stderr: Array | None, theory: Sequence[tuple[str, float]]
-) -> list[Line2D]:
-    """Estimates with error bars; the legend's entry for those below the frame, if there are any."""
-    finite = llc[np.isfinite(llc)]
-    values = [*finite, *(value for _, value in theory)] or [0.0, 1.0]
+    ax: Axes,
+    step: Array,
+    llc: Array,
+    stderr: Array | None,
+    ok: Array,
+    theory: Sequence[tuple[Stage, tuple[float, float], float]],
+) -> None:
+    """Estimates with error bars, hollow if not ok, and the theory LLC of each stage."""
+    values = [*llc[np.isfinite(llc)], *(value for *_, value in theory)] or [0.0, 1.0]
     top = max(values)
     # Far from critical points estimates can be very negative: not all of that is worth the height.
     floor = max(min(min(values), 0.0), -0.25 * max(top, 1.0))
-    ax.set_ylim(floor - 0.05 * (top - floor or 1.0), top + 0.1 * (top - floor or 1.0))
-    ax.errorbar(
-        step,
-        llc,
-        yerr=stderr,
-        color=INK,
-        lw=0.8,
-        elinewidth=0.6,
-        marker="o",
-        ms=2.2,
-        zorder=3,
-        label="estimate",
-    ).lines[0].set_gid("llc")
-    return mark_below_frame(ax, step[llc < floor])
+    margin = 0.1 * (top - floor or 1.0)
+    ax.set_ylim(floor - 0.5 * margin, top + margin)
+    ax.set_ylabel(r"LLC $\hat\lambda$ ($\pm$ s.e.)")
+    ax.errorbar(step, llc, yerr=stderr, color=INK, lw=0.8, elinewidth=0.6, zorder=3).lines[
+        0
+    ].set_gid("llc")
+    for chosen, fill, label in ((ok, INK, "estimate"), (~ok, "white", "not ok")):
+        if chosen.any():
+            ax.plot(step[chosen], llc[chosen], ls="", marker="o", ms=2.6, color=INK, mfc=fill,
+                    mew=0.6, zorder=4, label=label)  # fmt: skip
+    for stage, interval, value in theory:
+        ax.plot(interval, [value] * 2, color=phase_color(stage.label), ls="--", lw=1.2, zorder=2,
+                gid=f"theory-{stage.label}")  # fmt: skip
+    if theory:
+        ax.plot([], [], color=GREY, ls="--", lw=1.2, label="theory")
+    mark_below_frame(ax, step[llc < floor])
+    # Above the frame it covers no estimate.
+    ax.legend(loc="upper right", bbox_to_anchor=(1.0, 1.12), ncols=4)
 
 
-def _draw_theory(
-    ax: Axes,
-    stages: Sequence[Stage],
-    plateaus: Sequence[Mapping[str, Any]],
-    by_label: Mapping[str, Level],
-    end: float,
-    hidden: list[Line2D],
+def _tie(
+    figure: Figure, picture: Axes, ax: Axes, stage: Stage, x: Array, y: Array, gid: str
 ) -> None:
-    """The theory LLC over each stage: over its plateau, or else up to the next stage; the legend,
-    with the entry for what is hidden."""
-    drawn = False
-    for i, stage in enumerate(stages):
-        point = by_label.get(stage.label)
-        if point is None or point.llc is None:
-            continue
-        following = stages[i + 1].step if i + 1 < len(stages) else end
-        left, right = stage.step, following
-        for plateau in plateaus:
-            if plateau["start"] <= stage.step <= plateau["end"]:
-                left, right = plateau["start"], plateau["end"]
-        ax.plot(
-            [left, right],
-            [point.llc] * 2,
+    """Mark a stage's place on the curve, and tie its picture to it."""
+    nearest = y[int(np.argmin(np.abs(x - stage.step)))]
+    figure.add_artist(
+        ConnectionPatch(
+            xyA=(0.5, 0.0),
+            coordsA=picture.transAxes,
+            xyB=(stage.step, float(np.clip(nearest, *ax.get_ylim()))),
+            coordsB=ax.transData,
             color=phase_color(stage.label),
-            ls="--",
-            lw=1.2,
-            zorder=2,
-        ).pop().set_gid(f"theory-{stage.label}")
-        drawn = True
-    dots = Line2D([], [], color=INK, marker="o", ms=2.2, lw=0.8, label="estimate")
-    dashes = Line2D([], [], color=GREY, ls="--", lw=1.2, label="theory")
-    ax.legend(
-        handles=[dots, *([dashes] if drawn else []), *hidden],
-        loc="lower right",
-        fontsize=FONT,
-        frameon=False,
-        handlelength=1.8,
-        borderpad=0.1,
-        labelspacing=0.2,
-    )
-
-
-def _place_pictures(
-    figure: Figure,
-    ax: Axes,
-    x: Array,
-    y: Array,
-    stages: Sequence[Stage],
-    size: float,
-    bottom: float,
-) -> None:
-    """A row of k-gon pictures above `ax`, each tied to its place on the curve."""
-    box = ax.get_position()
-    left, right = box.x0 * WIDTH, box.x1 * WIDTH
-    low, high = ax.get_ylim()
-    for i, stage in enumerate(stages):
-        centre = left + (right - left) * (i + 0.5) / len(stages)
-        picture = add_axes(figure, centre - size / 2, bottom, centre + size / 2, bottom + size)
-        k_gon(picture, stage.W, stage.b, stage.label)
-        nearest = int(np.argmin(np.abs(x - stage.step)))
-        figure.add_artist(
-            ConnectionPatch(
-                xyA=(0.5, 0.0),
-                coordsA=picture.transAxes,
-                xyB=(stage.step, float(np.clip(y[nearest], low, high))),
-                coordsB=ax.transData,
-                color=phase_color(stage.label),
-                lw=0.8,
-                zorder=5,
-            )
+            lw=0.8,
+            zorder=5,
         )
-        ax.plot(
-            [stage.step],
-            [y[nearest]],
-            marker=phase_marker(stage.label),
-            ms=4,
-            color=phase_color(stage.label),
-            zorder=4,
-            clip_on=False,
-        ).pop().set_gid(f"stage-{i}")
+    )
+    ax.plot([stage.step], [nearest], zorder=4, clip_on=False, gid=gid, **phase_style(stage.label))
 
 
 _HATCHES = {"-": None, "--": "////", "-.": "xxxx", ":": "...."}
 
 
+@styled
 def phase_counts(step: ArrayLike, labels: ArrayLike) -> Figure:
     """How many members are in each phase over time, stacked: step (T,), labels (T, M)."""
     x = np.asarray(step, dtype=float)
     phase = np.asarray(labels).astype(str)
     if phase.ndim != 2 or x.shape != phase.shape[:1]:
         raise ValueError(f"labels must be (T, M) for step (T,), got {phase.shape} and {x.shape}")
-    order = phase_order(phase.ravel())
-    counts = np.stack([(phase == label).sum(axis=1) for label in order])
     n_members = phase.shape[1]
-    body = 1.9
-    above = 0.24 + legend_height(len(order))
-    figure = Figure(figsize=(WIDTH, body + above + 0.4))
-    ax = add_axes(figure, 0.5, 0.36, WIDTH - 0.12, 0.36 + body)
-    step_axis(ax, x)
-    ax.set_ylim(0, n_members)
-    label_axes(ax, "SGD steps", "members")
-    handles = []
-    floor = np.zeros(len(x))
-    for label, count in zip(order, counts, strict=True):
-        style: dict[str, Any] = {
+    # Colour is not the only difference: phases whose biases switch columns off are hatched.
+    styles: dict[str, dict[str, Any]] = {
+        label: {
             "facecolor": phase_color(label),
             "edgecolor": "white",
-            # Colour is not the only difference: hatched where biases switch columns off.
-            "hatch": _HATCHES[phase_linestyle(label)] if parse_label(label) else None,
+            "hatch": _HATCHES[phase_linestyle(label)] if k_sigma_phi(label) else None,
             "linewidth": 0.3,
         }
-        ax.fill_between(x, floor, floor + count, **style).set_gid(f"phase-{label}")
-        handles.append(Patch(label=label, **style))
-        floor = floor + count
-    write_title(figure, f"Phases of {n_members} member{'s' * (n_members != 1)}")
-    phase_legend(figure, handles, 0.2)
+        for label in phase_order(phase.ravel())
+    }
+    legend = [Patch(label=label, **style) for label, style in styles.items()]
+    title = f"Phases of {n_members} member{'s' * (n_members != 1)}"
+    figure, (ax,) = new_panels(title, [1.9], legend)
+    floor = np.zeros(len(x))
+    for label, style in styles.items():
+        top = floor + (phase == label).sum(axis=1)
+        ax.fill_between(x, floor, top, **style).set_gid(f"phase-{label}")
+        floor = top
+    step_axis(ax, x)
+    ax.set_ylim(0, n_members)
+    ax.set(xlabel="SGD steps", ylabel="members")
     return figure
 
 
+@styled
 def llc_by_phase(
-    loss: ArrayLike, llc: ArrayLike, labels: Sequence[str], points: Sequence[Level]
+    loss: ArrayLike,
+    llc: ArrayLike,
+    labels: Sequence[str],
+    points: Sequence[CriticalPoint],
+    verdicts: Sequence[str] | None = None,
 ) -> Figure:
     """LLC estimates against the loss, snapshot by snapshot, coloured by phase: all (N,).
 
-    Crosses are the theory values of the phases that occur, where one is known.
+    Crosses are the theory values of the phases that occur, where one is known. Estimates whose
+    verdict is not ok are pale.
     """
     x, y = np.asarray(loss, dtype=float), np.asarray(llc, dtype=float)
     phase = np.asarray([str(label) for label in labels])
@@ -382,64 +310,56 @@ def llc_by_phase(
         raise ValueError(
             f"loss, llc and labels must all be (N,), got {x.shape}, {y.shape} and {phase.shape}"
         )
+    ok = np.ones(x.shape, bool) if verdicts is None else np.asarray(verdicts) == "ok"
     order = phase_order(phase)
-    crosses = [p for p in points if p.llc is not None and p.label in order]
-    known = [float(p.llc) for p in crosses if p.llc is not None]
-    values = [*y[np.isfinite(y)], *known, 1.0]
-    top = max(values)
-    floor = max(min(values), -0.25 * top)
-    hidden = x[y < floor]
-    body, above = 2.0, 0.24 + legend_height(len(order) + bool(hidden.size))
-    figure = Figure(figsize=(WIDTH, body + above + 0.4))
-    ax = add_axes(figure, 0.5, 0.36, WIDTH - 0.16, 0.36 + body)
-    label_axes(ax, "population loss $L(w)$", r"LLC $\hat\lambda$")
+    crosses = sorted((p for p in points if p.label in order and p.llc is not None),
+                     key=lambda p: p.loss)  # fmt: skip
+    known = np.array([p.llc for p in crosses], dtype=float)
+    top = max([*y[np.isfinite(y)], *known, 1.0])
+    floor = max(min([*y[np.isfinite(y)], *known, 1.0]), -0.25 * top)
+    legend = [phase_handle(label, ls="", mew=0.7) for label in order]
+    if not ok.all():
+        legend.append(pale_handle())
+    if (y < floor).any():
+        legend.append(Line2D([], [], ls="", marker="v", ms=3, color=INK, label="off scale"))
+    title = f"LLC against loss, {len(x)} snapshots; crosses: theory"
+    figure, (ax,) = new_panels(title, [2.0], legend)
+    ax.set(xlabel="population loss $L(w)$", ylabel=r"LLC $\hat\lambda$")
     ax.set_ylim(floor - 0.05 * (top - floor or 1.0), top * 1.15)
-    handles = []
     for label in order:
-        here = phase == label
-        colour = phase_color(label)
-        style: dict[str, Any] = {
-            "ls": "",
-            "marker": phase_marker(label),
-            "color": colour,
-            "mew": 0.7,
-        }
-        ax.plot(x[here], y[here], ms=3.5, alpha=0.6, zorder=2, **style).pop().set_gid(
-            f"phase-{label}"
-        )
-        handles.append(Line2D([], [], ms=4, label=label, **style))
+        for good, alpha in ((True, 0.7), (False, PALE / 2)):
+            here = (phase == label) & (ok == good)
+            if here.any():
+                gid = f"phase-{label}" if good else f"phase-{label}-not-ok"
+                ax.plot(x[here], y[here], ls="", ms=3.5, mew=0.7, alpha=alpha, zorder=2, gid=gid,
+                        **phase_style(label))  # fmt: skip
     for point, value in zip(crosses, known, strict=True):
         colour = phase_color(point.label)
         ax.plot(point.loss, value, marker="x", ms=9, mew=3.0, color="white", zorder=3)
-        cross = ax.plot(point.loss, value, marker="x", ms=8, mew=1.8, color=colour, zorder=4)
-        cross.pop().set_gid(f"theory-{point.label}")
+        ax.plot(point.loss, value, marker="x", ms=8, mew=1.8, color=colour, zorder=4,
+                gid=f"theory-{point.label}")  # fmt: skip
     positive = x[np.isfinite(x)]
     if positive.size and positive.min() > 0 and all(p.loss > 0 for p in crosses):
         ax.set_xscale("log")
         ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.xaxis.set_major_formatter(FuncFormatter(plain_decimals))
         ax.xaxis.set_minor_formatter(NullFormatter())
-    handles += mark_below_frame(ax, hidden)
-    # Names above the crosses, moved sideways where they would touch.
-    named = sorted(zip(crosses, known, strict=True), key=lambda pair: pair[0].loss)
-    to_axes = ax.transAxes.inverted().transform
-    at = [to_axes(ax.transData.transform((point.loss, value))) for point, value in named]
-    width = WIDTH - 0.66
-    gap = (max((len(p.label) for p in crosses), default=0) * CHARACTER + 0.05) / width
-    places = spread_apart([float(xy[0]) for xy in at], gap, 0.0, 1.0)
-    for (point, _), xy, place in zip(named, at, places, strict=True):
+    mark_below_frame(ax, x[y < floor])
+    # Names above the frame, each tied to its cross.
+    to_axes = ax.transData + ax.transAxes.inverted()
+    across = np.array([to_axes.transform((p.loss, 0.0))[0] for p in crosses])
+    gap = 0.62 * LINE * max((len(p.label) + 1 for p in crosses), default=0) / (WIDTH - 0.5)
+    for point, value, place in zip(crosses, known, spread_apart(across, gap), strict=True):
         ax.annotate(
             point.label,
-            (place, xy[1]),
-            xycoords="axes fraction",
-            xytext=(0, 5),
-            textcoords="offset points",
+            xy=(point.loss, value),
+            xytext=(place, 1.0),
+            textcoords="axes fraction",
             ha="center",
-            fontsize=FONT,
-            color=INK,
+            va="bottom",
+            arrowprops=leader(point.label) | {"shrinkB": 4},
             zorder=5,
             path_effects=[withStroke(linewidth=2, foreground="white")],
-        ).set_gid("theory-label")
-    write_title(figure, f"LLC against loss, {len(x)} snapshots; crosses: theory")
-    phase_legend(figure, handles, 0.2)
+            gid="theory-label",
+        )
     return figure

@@ -13,14 +13,12 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from kgon.figures.style import (
-    FONT,
     INK,
-    WIDTH,
     Array,
-    add_axes,
-    label_axes,
+    hide_axes,
+    new_figure,
     phase_color,
-    write_title,
+    styled,
 )
 
 MAX_WEIGHTS = 16
@@ -34,6 +32,7 @@ _BIAS_NORM = Normalize(-1.0, 1.0)
 _BIAS = ScalarMappable(_BIAS_NORM, "PuOr_r")
 
 
+@styled
 def k_gon(ax: Axes, W: ArrayLike, b: ArrayLike, label: str) -> None:
     """Draw one element's columns of W as vectors with their convex hull, and the biases.
 
@@ -47,8 +46,8 @@ def k_gon(ax: Axes, W: ArrayLike, b: ArrayLike, label: str) -> None:
         raise ValueError(
             f"W must be (n_hidden, n_features) and b (n_features), got {W.shape} and {b.shape}"
         )
-    _blank(ax)
-    ax.set_title(label, fontsize=FONT, color=INK, pad=1.5)
+    hide_axes(ax)
+    ax.set_title(label)
     reach = _reach(W)
     ax.set_aspect("equal")
     ax.set_xlim(-reach, reach)
@@ -56,6 +55,7 @@ def k_gon(ax: Axes, W: ArrayLike, b: ArrayLike, label: str) -> None:
     _draw(ax, W[None], b[None], [label], np.zeros((1, 2)), reach)
 
 
+@styled
 def weights(W: ArrayLike, b: ArrayLike, labels: Sequence[str]) -> Figure:
     """The k-gon pictures of up to 16 members: W (N, n_hidden, n_features), b (N, n_features)."""
     W, b = np.asarray(W, dtype=float), np.asarray(b, dtype=float)
@@ -68,38 +68,33 @@ def weights(W: ArrayLike, b: ArrayLike, labels: Sequence[str]) -> Figure:
         raise ValueError(f"weights draws 1 to {MAX_WEIGHTS} members, got {len(W)}")
     columns = min(4, len(W))
     rows = math.ceil(len(W) / columns)
-    size, pitch, foot = 0.7, 0.9, 0.54
-    height = 0.2 + rows * pitch + foot
-    figure = Figure(figsize=(WIDTH, height))
-    # One frame for all of them, in inches: axes of their own would take five times as long.
-    sheet = add_axes(figure, 0.0, 0.0, WIDTH, height)
-    _blank(sheet)
-    sheet.set_xlim(0.0, WIDTH)
-    sheet.set_ylim(0.0, height)
-    left = (WIDTH - columns * 0.84) / 2
+    figure = new_figure(f"Weights of {len(W)} member{'s' * (len(W) != 1)}", 0.9 * rows + 0.4)
+    # One frame for all of them: axes of their own would take five times as long.
+    sheet = figure.add_subplot()
+    hide_axes(sheet)
+    sheet.set_aspect("equal")
+    # A picture is 2 wide, and 2.6 from the next below it.
     row, column = np.divmod(np.arange(len(W)), columns)
-    x, y = left + 0.84 * (column + 0.5), foot + pitch * (rows - 1 - row) + size / 2
-    _draw(sheet, W, b, labels, np.stack([x, y], 1), size / 2)
+    x, y = 2.4 * column + 1.2, 2.6 * (rows - 1 - row) + 1.1
+    sheet.set_xlim(0.0, 2.4 * max(columns, 2))
+    sheet.set_ylim(0.0, 2.6 * rows)
+    _draw(sheet, W, b, labels, np.stack([x, y], 1), 1.0)
     for n, label in enumerate(labels):
-        top = y[n] + size / 2 + 0.02
-        sheet.text(x[n], top, label, fontsize=FONT, color=INK, ha="center", va="bottom")
-    bar = add_axes(figure, 0.95, 0.36, WIDTH - 0.95, 0.43)
-    figure.colorbar(
-        _BIAS, cax=bar, orientation="horizontal", ticks=[-1, 0, 1]
-    ).outline.set_linewidth(0.4)
-    label_axes(bar, _KEY if W.shape[1] == 2 else "$W^TW$, then $b$ as a last column", None)
-    write_title(figure, f"Weights of {len(W)} member{'s' * (len(W) != 1)}")
+        sheet.text(x[n], y[n] + 1.05, label, ha="center", va="bottom")
+    bias_key(figure, sheet, _KEY if W.shape[1] == 2 else GRAM_KEY)
     return figure
 
 
 _KEY = "bias $b_i$; dead columns: ring +, dot \N{MINUS SIGN}; cross: off by its bias"
+GRAM_KEY = "$W^TW$, then $b$ as a last column"
 
 
-def _blank(ax: Axes) -> None:
-    for spine in ax.spines.values():
-        spine.set_visible(False)
-    ax.set_xticks([])
-    ax.set_yticks([])
+def bias_key(figure: Figure, axes: Axes | Sequence[Axes], text: str) -> None:
+    """The scale of biases and of W^T W, below the axes."""
+    bar = figure.colorbar(_BIAS, ax=axes, location="bottom", ticks=[-1, 0, 1], aspect=30,
+                          shrink=0.6, pad=0.02)  # fmt: skip
+    bar.outline.set_linewidth(0.4)
+    bar.set_label(text)
 
 
 def _reach(W: Array) -> float:
@@ -113,7 +108,7 @@ def _draw(ax: Axes, W: Array, b: Array, labels: Sequence[str], centres: Array, h
     of `ax`."""
     finite = np.isfinite(W).all((1, 2)) & np.isfinite(b).all(1)
     for x, y in centres[~finite]:
-        ax.text(x, y, "not finite", fontsize=FONT, ha="center", va="center")
+        ax.text(x, y, "not finite", ha="center", va="center")
     if W.shape[1] != 2:
         for n in np.flatnonzero(finite):
             _draw_gram(ax, W[n], b[n], centres[n], half)
@@ -123,18 +118,29 @@ def _draw(ax: Axes, W: Array, b: Array, labels: Sequence[str], centres: Array, h
         _draw_columns(ax, W[finite], b[finite], colours, centres[finite], units)
 
 
+def gram(ax: Axes, W: Array, b: Array, gid: str) -> None:
+    """Fill axes with the heat map of W^T W, and the biases b as a last column."""
+    hide_axes(ax)
+    image = ax.imshow(_gram(W, b), cmap=_BIAS.cmap, norm=_BIAS_NORM, interpolation="nearest")
+    image.set_gid(gid)
+
+
+def _gram(W: Array, b: Array) -> Array:
+    return np.concatenate([W.T @ W, np.full((len(b), 1), np.nan), b[:, None]], axis=1)
+
+
 def _draw_gram(ax: Axes, W: Array, b: Array, centre: Array, half: float) -> None:
-    gap = np.full((W.shape[1], 1), np.nan)
-    image = np.concatenate([W.T @ W, gap, b[:, None]], axis=1)
-    tall = half * min(1.0, image.shape[0] / image.shape[1])
-    wide = half * min(1.0, image.shape[1] / image.shape[0])
+    image = _gram(W, b)
+    rows, columns = image.shape
     x, y = centre
+    # As wide as the square: it is two columns wider than high.
+    tall = half * rows / columns
     ax.imshow(
         image,
         cmap=_BIAS.cmap,
         norm=_BIAS_NORM,
         interpolation="nearest",
-        extent=(x - wide, x + wide, y - tall, y + tall),
+        extent=(x - half, x + half, y - tall, y + tall),
     ).set_gid("gram")
 
 
@@ -187,8 +193,8 @@ def _row_of_the_dead(b: Array, dead: Array) -> Array:
     """Where each dead column stands in its element's row, from the largest bias to the least:
     whole steps apart, their mean 0."""
     order = np.argsort(np.where(dead, -b, np.inf), axis=1, kind="stable")
-    rank = np.argsort(order, axis=1)
-    return rank - (dead.sum(1, keepdims=True) - 1) / 2
+    rank: Array = np.argsort(order, axis=1) - (dead.sum(1, keepdims=True) - 1) / 2
+    return rank
 
 
 def _lines(ax: Axes, points: Array, colour: str, **style: Any) -> None:

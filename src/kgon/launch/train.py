@@ -16,7 +16,8 @@ from kgon.compiled.machine import check_fits
 from kgon.launch import config as configs
 from kgon.launch.jobs import build, check_runs, dtype_of, job
 from kgon.record import run_directory
-from kgon.record.results import Results, print_results, write
+from kgon.record.printing import print_results
+from kgon.record.results import Results, write
 from kgon.tracking.logger import log_artifacts, log_results, where_to_look
 from kgon.training import checkpoints, packing
 from kgon.training.datamodule import EnsembleData

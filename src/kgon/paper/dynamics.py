@@ -11,7 +11,7 @@ import numpy as np
 
 from kgon.paper.ensemble import Array, Ensemble, during
 from kgon.paper.rows import Published, Row, Table, share_stderr
-from kgon.record.results import LEVEL_TOLERANCE
+from kgon.record.tables import LEVEL_TOLERANCE
 
 PATH = ("4++-", "4+", "5")
 """The stages of the paper's Figure 1."""

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kgon.record.results import stages
 from kgon.record.run_directory import Run
+from kgon.record.tables import Plateau, stages
 from kgon.theory.critical import CriticalPoint, critical_points
 
 Rows = list[dict[str, Any]]
@@ -27,13 +27,13 @@ class Ensemble:
 
     @cached_property
     def stages(self) -> dict[int, Rows]:
-        """The critical levels that each member passes (`record.results.stages`)."""
+        """The critical levels that each member passes (`record.tables.stages`)."""
         plateaus = defaultdict(list)
         for plateau in self.run.plateaus:
-            plateaus[plateau["member"]].append(plateau)
+            plateaus[plateau["member"]].append(Plateau.of(plateau))
         return {
-            row["member"]: stages(plateaus[row["member"]], row["member"])
-            for row in self.run.members
+            m["member"]: [stage.plain() for stage in stages(plateaus[m["member"]], m["member"])]
+            for m in self.run.members
         }
 
     @property

@@ -1,7 +1,6 @@
-"""The page: sections in, Markdown, figures, data files and a table of results out."""
+"""The page on the paper: sections in; Markdown, figures, their data and a table of results out."""
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,11 +8,13 @@ from typing import Any
 
 from kgon.figures.style import save
 from kgon.paper.drawings import DRAWINGS
+from kgon.files import write_text
 from kgon.paper.items import ITEMS
 from kgon.paper.rows import MARKS, NOT, REMARK, REPRODUCED, UNPUBLISHED, VERDICTS, Row, Table
 from kgon.paper.section import Block, Item, Picture, Section
+from kgon.record.tables import finite
 
-_PARTS = {
+_ORIGINS = {
     "paper": ("The paper", "Chen, Lau, Mendel, Wei, Murfet 2023, arXiv 2310.06301."),
     "beyond": ("Beyond the paper", "Not in the paper: there is nothing published to compare with."),
     "elhage": (
@@ -42,43 +43,46 @@ def write_page(folder: Path, sections: Mapping[str, Section | None], how: str) -
     """Write README.md, results.json, figures/ and data/ into a folder; return the results.
 
     Args:
-        folder: where to.
+        folder: the page's; it is made if it does not exist.
         sections: by item; None for an item whose experiments have not been run.
-        how: the command that made the page, and what it ran.
+        how: one sentence: the command that made the page, and what it ran.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for section in sections.values():
         for picture in section.pictures if section else ():
             draw(folder, picture)
     results = table_of_results(sections)
-    _replace(folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    _replace(folder / "README.md", "\n".join(_page(sections, how)).rstrip() + "\n")
+    write_text(
+        folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n"
+    )
+    write_text(folder / "README.md", "\n".join(_page(sections, how)).rstrip() + "\n")
     return results
 
 
 def draw(folder: Path, picture: Picture) -> None:
-    """Write the picture's data, read them back, and draw what was read."""
+    """Write the picture's data and draw what the file says, so that the two cannot differ."""
     (folder / "data").mkdir(parents=True, exist_ok=True)
     file = folder / "data" / f"{picture.name}.json"
     content = {"drawing": picture.drawing, "caption": picture.caption, **_rounded(picture.data)}
-    _replace(file, json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n")
+    write_text(file, json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n")
     stored = json.loads(file.read_text(encoding="utf-8"))
     save(DRAWINGS[stored["drawing"]](stored), folder / "figures" / picture.name)
 
 
 def _rounded(node: Any) -> Any:
-    """Floats to six significant digits: a figure cannot show more, and files stay small."""
+    """Round floats to six significant digits, more than a figure shows; NaN and infinity to
+    None."""
     if isinstance(node, Mapping):
         return {str(k): _rounded(v) for k, v in node.items()}
     if isinstance(node, list | tuple):
         return [_rounded(v) for v in node]
     if isinstance(node, float):
-        return float(f"{node:.6g}") if abs(node) < float("inf") else None
+        return finite(float(f"{node:.6g}"))
     return node
 
 
 def table_of_results(sections: Mapping[str, Section | None]) -> dict[str, Any]:
-    """Every row of every item, with the rules' counts."""
+    """Every row of every item, and how many rows have each verdict."""
     rows = [
         {"item": name, "command": block.command, **row.plain()}
         for name, section in sections.items()
@@ -119,7 +123,7 @@ def _page(sections: Mapping[str, Section | None], how: str) -> list[str]:
             continue
         if item.origin != origin:
             origin = item.origin
-            lines += ["", f"## {_PARTS[origin][0]}", "", _PARTS[origin][1]]
+            lines += ["", f"## {_ORIGINS[origin][0]}", "", _ORIGINS[origin][1]]
         lines += _section(item, sections[item.name])
     return lines
 
@@ -179,7 +183,7 @@ def _rows(blocks: Sequence[Block]) -> list[str]:
 
 
 def row_line(row: Row, command: str) -> str:
-    """A row of the page."""
+    """A row of the page's tables, in Markdown."""
     published = row.published
     shown = "-"
     if published is not None:
@@ -207,10 +211,3 @@ def _table(table: Table) -> list[str]:
         "|" + "---|" * len(header),
         *("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in body),
     ]
-
-
-def _replace(file: Path, text: str) -> None:
-    """Whole or not at all, for whoever reads while it is written."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
