@@ -41,14 +41,14 @@ def main() -> None:
     build = dashboards.report if arguments.report else dashboards.workspace
     entity = arguments.entity
     if arguments.offline is None:
-        key = account.api_key()
-        if key is None:
-            parser.error("no W&B API key is configured (run: wandb login); or use --offline")
-        server = account.Server(account.base_url(), key)
-        if trouble := server.trouble():
-            print(f"kgon dashboard: error: {trouble}", file=sys.stderr)
+        try:
+            api = account.connect(account.ANSWER_SECONDS)
+        except account.NoKey as error:
+            parser.error(f"{error}; or use --offline")
+        except account.NoAnswer as error:
+            print(f"kgon dashboard: error: {error}", file=sys.stderr)
             sys.exit(1)
-        entity = entity or _own_entity()
+        entity = entity or api.default_entity
     view = build(
         entity or "",
         arguments.project,
@@ -64,9 +64,3 @@ def main() -> None:
     else:
         Path(arguments.offline).write_text(dashboards.as_json(view) + "\n", encoding="utf-8")
         print(arguments.offline)
-
-
-def _own_entity() -> str:
-    import wandb
-
-    return str(wandb.Api().default_entity)

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 
 from kgon.launch import config as configs
 from kgon.record import run_directory, sweeps
-from kgon.tracking.logger import awaited, log_results, tracked
+from kgon.tracking.logger import awaited, log_record, tracked
 from kgon.training.checkpoints import Stopped
 
 Work = Callable[[DictConfig, run_directory.Job, Any], Callable[[], None]]
@@ -81,7 +81,7 @@ def job(work: Work) -> Callable[[DictConfig], float | None]:
                         f"{directory.path} is finished already; runs.overwrite=true runs it again"
                     )
                     if awaited():
-                        _tell(config, status["metrics"])
+                        _show(config, directory.path)
                     return objective(config.runs.objective, status)
                 in_sweep = hydra.mode == RunMode.MULTIRUN
                 if status["state"] == "failed" and in_sweep and config.runs.retry != "failed":
@@ -120,11 +120,11 @@ def _work(
             return work(config, running, logger)
 
 
-def _tell(config: DictConfig, summary: dict[str, float | str]) -> None:
-    """Give a W&B sweep the numbers of a point that need not be run again."""
+def _show(config: DictConfig, directory: Path) -> None:
+    """Give a W&B sweep the record of a point that need not be run again."""
     logger = build(config.logger)
     with tracked(logger, configs.plain(config)):
-        log_results(logger, summary, {}, {})
+        log_record(logger, directory)
 
 
 @contextmanager

@@ -27,21 +27,15 @@ def download(name: str, folder: Path) -> Path:
     parts = name.split("/")
     if len(parts) not in (2, 3) or not all(parts) or parts[-1].count(":") != 1:
         raise ValueError(f"neither a folder nor the name of an artifact, {FORM}")
-    key = account.api_key()
-    if key is None:
-        raise ValueError("no folder; to ask W&B for it an API key is needed: wandb login")
-    if trouble := account.Server(account.base_url(), key).trouble():
-        raise ValueError(f"no folder; W&B cannot be asked for it: {trouble}")
     import wandb
 
     try:
-        artifact = wandb.Api(api_key=key).artifact(name)
+        artifact: wandb.Artifact = account.connect(account.ANSWER_SECONDS).artifact(name)
         if artifact.type != "run":
             raise ValueError(f"an artifact of type {artifact.type}, not run")
         collection = artifact.name.partition(":")[0]
         where = folder / artifact.entity / artifact.project / f"{collection}-{artifact.version}"
         artifact.download(root=str(where), skip_cache=True)
     except (wandb.Error, ValueError, OSError) as error:
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"cannot be had: {first}") from error
+        raise ValueError(f"could not download the artifact: {account.first_line(error)}") from error
     return where
