@@ -23,7 +23,7 @@ from kgon.record import run_directory
 from kgon.tracking import dashboards
 
 RUNS = {
-    "train": ["members=3", "trainer.max_steps=200", "schedule.n_llc=2", "schedule.n_losses=20",
+    "train": ["members=3", "trainer.max_steps=2000", "schedule.n_llc=2", "schedule.n_losses=20",
               "schedule.n_snapshots=10"],
     "llc": ["point=[5]", "n_chains=4", "n_draws=40", "n_burnin=20", "discard=null"],
     "posterior": ["n_samples=[20,40,80]", "n_datasets=2", "smc.n_particles=32",

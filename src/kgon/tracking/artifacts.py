@@ -1,28 +1,29 @@
-"""A run's artifact on W&B, brought here: a folder as good as the run's own."""
+"""Downloading a run's artifact from W&B, to be used as the run's folder."""
 
 from pathlib import Path
 
 from kgon.tracking import account
 
 FORM = "[entity/]project/name:alias"
-"""How an artifact is named: entity/project/run-train-0123456789:latest, say."""
+"""An artifact's name, for instance entity/project/run-train-0123456789:latest."""
 
 
 def download(name: str, folder: Path) -> Path:
-    """Download what `kgon train logger.artifacts=true` logged as run-<run>.
+    """Download an artifact that `kgon train logger.artifacts=true` logged as run-<run>.
 
-    An alias such as latest may name another version tomorrow, so the folder is named after the
-    version. What is there already, and whole, is not downloaded again.
+    An alias such as latest may name another version later, so the folder is named after the
+    version. Files that are there already are not downloaded again.
 
     Args:
-        name: of the artifact, as in FORM.
-        folder: the artifact goes to <entity>/<project>/<name>-<version> in it.
+        name: the artifact's name, as in FORM.
+        folder: where to create <entity>/<project>/<name>-<version>.
 
     Returns:
-        That folder.
+        The folder <entity>/<project>/<name>-<version>.
 
     Raises:
-        ValueError: no such artifact, or one of another type; no key; the server does not answer.
+        ValueError: there is no such artifact, it is of another type, no key is configured, or the
+            server does not answer.
     """
     parts = name.split("/")
     if len(parts) not in (2, 3) or not all(parts) or parts[-1].count(":") != 1:

@@ -225,8 +225,9 @@ def wandb_logger(
             mode = "offline"
     if mode == "offline":
         run = wandb.init(mode="offline", **init)
-    own = {k: v for k, v in init.items() if k not in ("dir", "settings", "reinit")}
-    outbox.add_run(own | {"id": run.id, "project": run.project, "entity": run.entity or None})
+    own = {k: v for k, v in init.items() if k not in ("dir", "reinit")}
+    own |= {"id": run.id, "project": run.project, "entity": run.entity or None}
+    outbox.add_run(own | {"settings": {"sweep_id": run.sweep_id}})
     return Tracker(run, outbox, lock, artifacts)
 
 

@@ -254,12 +254,9 @@ def _begin(outbox: Outbox, init: dict[str, Any], api: Any) -> Outcome | _Sending
         lacks = lacking(api, record)
         if not str(lacks):
             return Outcome(outbox.directory, "already there")
-        given: dict[str, Any] = {
-            "dir": str(outbox.directory),
-            "settings": SETTINGS,
-            "reinit": "create_new",
-        }
-        tracker = Tracker(wandb.init(mode="online", **init, **given), outbox, lock, artifacts=True)
+        given = init | {"mode": "online", "dir": str(outbox.directory), "reinit": "create_new"}
+        given["settings"] = SETTINGS | init["settings"]
+        tracker = Tracker(wandb.init(**given), outbox, lock, artifacts=True)
         replay(tracker, record, lacks)
         until_sent.pop_all()
         return _Sending(record, tracker)
