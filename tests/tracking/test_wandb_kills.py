@@ -31,7 +31,8 @@ def test_a_multirun_killed_and_resumed_arrives_complete(zygote, tmp_path):
             sweep.kill(signal.SIGKILL)
             sweep.wait()
             if n_begun == 3:  # What is sent in between is not sent again.
-                assert zygote.run(torn, "sync", **there).status == 0
+                sent = zygote.run(torn, "sync", **there)
+                assert sent.status == 0, sent.output
         done = zygote.run(torn, *words, WANDB_MODE="offline")
         assert done.status == 0, done.output
         sent = zygote.run(torn, "sync", **there)
