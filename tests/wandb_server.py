@@ -92,14 +92,17 @@ class Run:
             "readOnly": False,
             "createdAt": "2026-01-01T00:00:00Z",
             "heartbeatAt": "2026-01-01T00:00:00Z",
-            "historyKeys": {"lastStep": len(history), "keys": {key: {} for key in keys}},
+            "historyKeys": {
+                "lastStep": max((row["_step"] for row in self.rows()), default=-1),
+                "keys": {key: {} for key in keys},
+            },
             "user": _USER,
             "project": {
                 "id": f"project-{self.project}",
                 "name": self.project,
                 "entity": {"id": "entity-1", "name": ENTITY},
             },
-            "projectId": f"project-{self.project}",
+            "projectId": "1",
             "historyLineCount": len(history),
             "logLineCount": len(self.streams.get("output.log", [])),
             "eventsLineCount": len(events),
@@ -270,6 +273,12 @@ class Server:
         files = [{"name": name, "uploadUrl": f"{base}/{name}"} for name in v["files"]]
         run = self.run(v["project"], v["run"])
         return {"createRunFiles": {"runID": run.id, "uploadHeaders": [], "files": files}}
+
+    def op_Run(self, v: dict[str, Any]) -> Any:
+        run = self.runs.get((v["project"], v["name"]))
+        return {"project": {"run": None if run is None else run.node(self.url)}}
+
+    op_RunHistoryKeys = op_Run
 
     def op_RunFiles(self, v: dict[str, Any]) -> Any:
         run = self.runs.get((v["project"], v["name"]))

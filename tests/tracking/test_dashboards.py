@@ -4,10 +4,13 @@ import json
 import os
 import re
 import sys
+from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import wandb
+from wandb_server import ENTITY, Server
 
 if not os.environ.get("KGON_REQUIRE_ALL"):
     pytest.importorskip("wandb_workspaces", reason="needs kgon[dashboards]")
@@ -16,13 +19,11 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
 from kgon.cli import main
-from kgon.tracking import dashboards, files
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from wandb_server import ENTITY, Server
+from kgon.record import run_directory
+from kgon.tracking import dashboards
 
 RUNS = {
-    "train": ["members=3", "trainer.max_steps=200", "schedule.n_llc=2", "schedule.n_losses=20",
+    "train": ["members=3", "trainer.max_steps=2000", "schedule.n_llc=2", "schedule.n_losses=20",
               "schedule.n_snapshots=10"],
     "llc": ["point=[5]", "n_chains=4", "n_draws=40", "n_burnin=20", "discard=null"],
     "posterior": ["n_samples=[20,40,80]", "n_datasets=2", "smc.n_particles=32",
@@ -57,54 +58,51 @@ def key_of(name):
     return (kind, rest) if colon else ("metric", name)
 
 
-def logged_by(folder):
-    """What a run's file holds: numbers and media of the history, summary, config."""
-    found = {kind: set() for kind in ("metric", "media", "summary", "config")}
-    (path,) = folder.glob("multirun/*/wandb")
-    (fragment,) = files.fragments(path)
-
-    def add(kind, items, values):
-        for item in items:
-            parts = [*item.nested_key] or [item.key]
-            if parts[-1] == "_type" and json.loads(item.value_json).startswith("image"):
-                values["media"].add("/".join(parts[:-1]))
-            elif len(parts) == 1:
-                values[kind].add(parts[0])
-
-    for record in files.read(fragment.file):
-        add("metric", record.history.item, found)
-        add("summary", record.summary.update, found)
-        for update in (*record.config.update, *record.run.config.update):
-            flatten(found["config"], update.key or update.nested_key[0], update.value_json)
-    found["summary"] |= found["metric"]  # the last value, where it is a number
-    return found
-
-
-def flatten(into, first, text):
+def config_names(entries):
     """W&B's names of config entries: first key, `value`, the keys below."""
 
     def walk(name, value):
-        into.add(name)
+        yield name
         if isinstance(value, dict):
             for key, below in value.items():
-                walk(f"{name}.{key}", below)
+                yield from walk(f"{name}.{key}", below)
 
-    walk(f"{first}.value", json.loads(text))
+    return {name for key in entries for name in walk(key, entries[key])}
 
 
 @pytest.fixture(scope="module")
-def logged(tmp_path_factory):
-    """What each command logs when it really runs."""
+def runs(tmp_path_factory):
+    """What a server has of each command when it really runs, and the run's folder."""
     found = {}
-    for command, words in RUNS.items():
-        with pytest.MonkeyPatch.context() as patch:
-            folder = tmp_path_factory.mktemp(command)
-            patch.chdir(folder)
-            patch.setenv("WANDB_MODE", "offline")
-            patch.setattr(sys, "argv", ["kgon", command, "logger.mode=offline", *words])
+    with Server() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment(tmp_path_factory.mktemp("home")).items():
+            patch.setenv(name, value)
+        patch.delenv("WANDB_MODE", raising=False)
+        patch.chdir(tmp_path_factory.mktemp("runs"))
+        wandb.teardown()
+        for command, words in RUNS.items():
+            patch.setattr(sys, "argv", ["kgon", command, *words])
             main()
-            wandb.teardown()  # its file is whole
-            found[command] = logged_by(folder)
+            (run,) = [r for r in server.runs.values() if r.fields["jobType"] == command]
+            found[command] = run, Path(f"multirun/{run.name}").absolute()
+        wandb.teardown()
+        server.assert_clean()
+    return found
+
+
+@pytest.fixture(scope="module")
+def logged(runs):
+    """The names that each command logs, by kind."""
+    found = {}
+    for command, (run, _) in runs.items():
+        items = [item for row in run.rows() for item in row.items()]
+        media = {k for k, v in items if isinstance(v, dict) and v["_type"].startswith("image")}
+        found[command] = {
+            "metric": {key for key, value in items if not isinstance(value, dict)},
+            "media": media,
+            "summary": set(run.summary),
+            "config": config_names(run.config),
+        }
     return found
 
 
@@ -153,16 +151,19 @@ def test_every_pinned_column_is_logged(logged):
         assert kind == "run" or name in logged["train"][kind], name
 
 
-@pytest.fixture
-def server(monkeypatch, tmp_path):
-    monkeypatch.delenv("WANDB_MODE")
-    with Server() as started:
-        for name, value in started.environment(tmp_path / "home").items():
-            monkeypatch.setenv(name, value)
-        wandb.teardown()
-        yield started
-        wandb.teardown()
-        started.assert_clean()
+def test_values_are_what_titles_and_ranges_say(runs):
+    run, folder = runs["train"]
+    for panels in dashboards.sections(dashboards.PARAMETERS).values():
+        for panel in panels:
+            if getattr(panel, "range_y", None) == (0, 1):
+                shown = [v for row in run.rows() for k, v in row.items() if k in (panel.y or [])]
+                assert shown and all(0 <= value <= 1 for value in shown), panel.title
+    trusted = defaultdict(list)
+    for row in run_directory.load(folder).llc.to_pylist():
+        if row["verdict"] == "ok":
+            trusted[row["step"]].append(row["mean"])
+    means = {row["_step"]: row["llc/mean_ok"] for row in run.rows() if "llc/mean_ok" in row}
+    assert trusted and means == pytest.approx({k: np.mean(v) for k, v in trusted.items()})
 
 
 def dashboard(monkeypatch, *words):
@@ -204,8 +205,9 @@ def test_offline_writes_the_json_and_needs_no_key(monkeypatch, tmp_path, capsys)
 
 def test_a_server_that_does_not_answer_is_an_error(server, monkeypatch, capsys):
     server.always = 503
+    monkeypatch.setattr("kgon.tracking.account.ANSWER_SECONDS", 1)
     with pytest.raises(SystemExit) as end:
         dashboard(monkeypatch)
-    server.always = None
-    assert end.value.code == 1 and "answers 503" in capsys.readouterr().err
+    server.release()
+    assert end.value.code == 1 and "Failed to verify credentials" in capsys.readouterr().err
     assert not server.views

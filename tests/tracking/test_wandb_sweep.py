@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_artifacts import kgon
-from test_logger import server  # noqa: F401 (a fixture)
 
 from kgon.record import run_directory
-from kgon.tracking import files
+from kgon.tracking.outbox import Outbox
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +36,7 @@ def wandb(folder, *words):
     return done.stdout
 
 
-def test_an_agents_runs_are_kgons_and_tell_the_metric(server, tmp_path):  # noqa: F811
+def test_an_agents_runs_are_kgons_and_tell_the_metric(server, tmp_path):
     recipe = yaml.safe_load(RECIPE.read_text())
     at = recipe["command"].index("${args_no_hyphens}")
     recipe["command"][at:at] = QUICK
@@ -68,33 +66,32 @@ def test_an_agents_runs_are_kgons_and_tell_the_metric(server, tmp_path):  # noqa
     assert (steps[0], steps[-1]) == (0, 100)
 
 
-def test_a_point_that_is_finished_tells_a_sweep_its_numbers(server, tmp_path, monkeypatch):  # noqa: F811
+def test_a_finished_point_gives_a_sweep_its_record(server, kgon, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    kgon(monkeypatch, "train", *QUICK)
+    kgon("train", *QUICK)
     (one,) = server.runs.values()
-    n_rows = len(one.rows())
+    rows = one.metrics()
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep0")
     monkeypatch.setenv("WANDB_RUN_ID", "named-by-the-agent")
     monkeypatch.setenv("WANDB_PROJECT", "elsewhere")
-    kgon(monkeypatch, "train", *QUICK)
-    told = server.runs["elsewhere", "named-by-the-agent"]
-    assert (told.state, told.fields["sweep"]) == ("finished", "sweep0")
-    assert told.summary["final/loss"] == one.summary["final/loss"]
-    assert told.config["optimizer"] == one.config["optimizer"]
-    assert len(server.runs) == 2 and len(one.rows()) == n_rows
-    # Nor does what waits offline for another run get lost.
+    kgon("train", *QUICK)
+    shown = server.runs["elsewhere", "named-by-the-agent"]
+    assert (shown.state, shown.fields["sweep"]) == ("finished", "sweep0")
+    assert shown.summary["final/loss"] == one.summary["final/loss"]
+    assert shown.config["optimizer"] == one.config["optimizer"]
+    assert [row.get("loss/mean") for row in shown.metrics()] == [
+        row.get("loss/mean") for row in rows
+    ]
+    assert len(server.runs) == 2 and one.metrics() == rows
+    # What was recorded offline for one run stays when another shows the folder.
     monkeypatch.setenv("WANDB_RUN_ID", "named-later")
-    (wandb_dir,) = tmp_path.glob("multirun/*/wandb")
-    for mode in ("offline", "online"):
-        kgon(monkeypatch, "train", *QUICK, f"logger.mode={mode}")
-        monkeypatch.setenv("WANDB_RUN_ID", "named-last")
-    assert {f.run_id for f in files.fragments(wandb_dir)} == {
-        one.name, "named-by-the-agent", "named-later", "named-last",
-    }  # fmt: skip
+    kgon("train", *QUICK, "logger.mode=offline")
+    (folder,) = tmp_path.glob("multirun/train-*")
+    names = {init["id"] for init in Outbox(folder).runs()}
+    assert names == {one.name, "named-by-the-agent", "named-later"}
 
 
-def test_a_multirun_inside_an_agent_is_refused(monkeypatch, capsys):
+def test_a_multirun_inside_an_agent_is_refused(kgon, monkeypatch):
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep0")
-    with pytest.raises(SystemExit) as end:
-        kgon(monkeypatch, "train", "-m", "seed=1,2")
-    assert end.value.code == 2 and "expects one run" in capsys.readouterr().err
+    status, _, said = kgon("train", "-m", "seed=1,2")
+    assert status == 2 and "expects one run" in said

@@ -81,13 +81,15 @@ class LLCEstimates(Recorder):
         module.history.add(self.table, module.global_step, **columns, verdict=verdict)
 
     def metrics(self, module: TMS, records: slice) -> dict[str, Tensor]:
-        """The mean over members, and the share of each verdict."""
+        """The mean over members, over those whose estimate is ok, and the share of each verdict."""
         columns = module.history.columns(self.table, records)
+        mean, verdict = columns["mean"], columns["verdict"]
+        trusted = mean.masked_fill(verdict != VERDICTS.index("ok"), math.nan)
         shares = {
-            f"llc/share_{name}": (columns["verdict"] == code).double().mean(-1)
+            f"llc/share_{name}": (verdict == code).double().mean(-1)
             for code, name in enumerate(VERDICTS)
         }
-        return {"llc/mean": columns["mean"].nanmean(-1)} | shares
+        return {"llc/mean": mean.nanmean(-1), "llc/mean_ok": trusted.nanmean(-1)} | shares
 
     def _nbeta(self, data: EnsembleData) -> float:
         if self.nbeta is not None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from kgon.callbacks.recorder import Recorder, Row, logged_rows
 from kgon.training.model import TMS
@@ -45,9 +45,9 @@ class Loggers(L.Callback):
 
 
 def send(row: Row, loggers: Sequence[Any]) -> None:
-    """Give a row to loggers; pictures to those of W&B."""
+    """Give a row to loggers; pictures to those that take them."""
     for logger in loggers:
         logger.log_metrics(row.metrics, step=row.step)
-        if isinstance(logger, WandbLogger):
+        if hasattr(logger, "log_image"):
             for name, path in row.pictures.items():
                 logger.log_image(name, [str(path)], step=row.step)

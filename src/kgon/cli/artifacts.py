@@ -1,6 +1,6 @@
-"""Artifacts named on the command line: downloaded before anything else, and then just folders.
+"""Artifacts named on the command line: downloaded first, then used as folders.
 
-So a job, wherever it runs, needs no network, and its config says which version it was.
+So a job needs no network wherever it runs, and its config records the artifact's version.
 """
 
 from pathlib import Path
@@ -10,9 +10,9 @@ from kgon.tracking import artifacts
 
 
 def downloaded(command: str, words: list[str]) -> list[str]:
-    """The words of a command line with the artifacts in run=NAME,... as folders in <runs.dir>.
+    """Replace the artifacts in run=NAME,... by folders in <runs.dir>/artifacts.
 
-    Bad names end here, with one line and status 2.
+    A name that cannot be downloaded ends the command, with one line and status 2.
     """
     values = dict(word.split("=", 1) for word in words if "=" in word)
     default = options.settings(command, {})["runs.dir"].default

@@ -1,4 +1,4 @@
-"""kgon dashboard: a W&B workspace, or a report, about kgon's runs."""
+"""kgon dashboard: a W&B workspace or report of kgon's runs."""
 
 import argparse
 import importlib.util
@@ -9,46 +9,46 @@ from kgon.tracking import account, dashboards
 
 
 def main() -> None:
-    """Console entry; status 1 if the server did not take it, 2 for bad input."""
+    """Console entry: status 1 if the server does not answer, 2 for bad input."""
     parser = argparse.ArgumentParser(
         prog=sys.argv[0],
-        description="Make a W&B workspace: training, phases, learning coefficients, posteriors, "
-        "pictures and the overview of a sweep.",
+        description="Create a W&B workspace with panels for training, phases, learning coefficients, "
+        "posteriors, pictures and sweeps.",
     )
-    parser.add_argument("--entity", help="a user or a team; default: the key's own")
+    parser.add_argument("--entity", help="user or team; default: that of the API key")
     parser.add_argument("--project", default="kgon", help="default: kgon")
-    parser.add_argument("--name", help="of the workspace; default: kgon, or the sweep's name")
+    parser.add_argument("--name", help="name of the workspace; default: kgon, or the sweep's name")
     parser.add_argument(
-        "--sweep", help="show the runs of this group only; default: all, grouped by sweep"
+        "--sweep", help="show only the runs of this sweep; default: all, grouped by sweep"
     )
     parser.add_argument(
         "--parameter",
         action="append",
         default=[],
-        help="one more name in the config for the sweep's overview, such as data.sparsity",
+        help="another config entry for the sweep's overview, such as data.sparsity",
     )
-    parser.add_argument("--report", action="store_true", help="a W&B report of the same sections")
+    parser.add_argument("--report", action="store_true", help="create a W&B report with the same sections instead")
     parser.add_argument(
         "--offline",
         nargs="?",
         const="-",
         metavar="FILE",
-        help="write its JSON to a file, or to standard output, and save nothing",
+        help="only write the JSON to a file, or to standard output",
     )
     arguments = parser.parse_args()
     if importlib.util.find_spec("wandb_workspaces") is None:
-        parser.error("wandb-workspaces is missing; run: pip install 'kgon[dashboards]'")
+        parser.error("wandb-workspaces is not installed; run: pip install 'kgon[dashboards]'")
     build = dashboards.report if arguments.report else dashboards.workspace
     entity = arguments.entity
     if arguments.offline is None:
-        key = account.api_key()
-        if key is None:
-            parser.error("no W&B API key is configured (run: wandb login); or use --offline")
-        server = account.Server(account.base_url(), key)
-        if trouble := server.trouble():
-            print(f"kgon dashboard: error: {trouble}", file=sys.stderr)
+        try:
+            api = account.connect(account.ANSWER_SECONDS)
+        except account.NoKey as error:
+            parser.error(f"{error}; or use --offline")
+        except account.NoAnswer as error:
+            print(f"kgon dashboard: error: {error}", file=sys.stderr)
             sys.exit(1)
-        entity = entity or _own_entity()
+        entity = entity or api.default_entity
     view = build(
         entity or "",
         arguments.project,
@@ -64,9 +64,3 @@ def main() -> None:
     else:
         Path(arguments.offline).write_text(dashboards.as_json(view) + "\n", encoding="utf-8")
         print(arguments.offline)
-
-
-def _own_entity() -> str:
-    import wandb
-
-    return str(wandb.Api().default_entity)

@@ -2,12 +2,12 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections import Counter
 from pathlib import Path
 
 from kgon.tracking import account
-from kgon.tracking.account import Server
 from kgon.tracking.sync import Outcome, find, sync
 
 
@@ -16,8 +16,8 @@ def main() -> None:
     Ctrl-C."""
     parser = argparse.ArgumentParser(
         prog=sys.argv[0],
-        description="Send what W&B has not got yet: runs recorded offline, and the rest of online "
-        "ones. It may be interrupted and called again.",
+        description="Send to W&B what it lacks of recorded runs. It asks the server what it has, "
+        "so it may be interrupted and called again.",
     )
     parser.add_argument(
         "folder",
@@ -33,32 +33,29 @@ def main() -> None:
     if arguments.parallel < 1:
         parser.error(f"--parallel must be at least 1, got {arguments.parallel}")
     try:
-        folders = find(arguments.folder)
+        runs = find(arguments.folder)
+        api = account.connect(account.ANSWER_SECONDS)
     except ValueError as error:
         parser.error(str(error))
-    key = account.api_key()
-    if key is None:
-        parser.error("no W&B API key is configured; run: wandb login")
-    server = Server(account.base_url(), key)
+    except account.NoAnswer as error:
+        print(f"kgon sync: error: {error}", file=sys.stderr)
+        sys.exit(1)
     counts: Counter[str] = Counter()
 
     def report(outcome: Outcome) -> None:
         counts[outcome.state] += 1
-        _print(outcome)
+        detail = f": {outcome.detail}" if outcome.detail else ""
+        print(f"{outcome.state:<13} {outcome.folder}{detail}", flush=True)
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        sync(folders, server, arguments.parallel, report)
+        sync(runs, api, arguments.parallel, report)
     except KeyboardInterrupt:
         print(f"interrupted: {_in_words(counts)}; call it again to send the rest", flush=True)
-        os._exit(130)  # threads may still be waiting for the server
+        os._exit(130)  # without waiting for the server; the client's process ends with this one
     print(_in_words(counts))
     sys.exit(1 if counts["failed"] else 0)
 
 
 def _in_words(counts: Counter[str]) -> str:
-    return ", ".join(f"{count} {state}" for state, count in counts.items()) or "nothing to send"
-
-
-def _print(outcome: Outcome) -> None:
-    detail = f": {outcome.detail}" if outcome.detail else ""
-    print(f"{outcome.state:<13} {outcome.folder}{detail}", flush=True)
+    return ", ".join(f"{count} {state}" for state, count in counts.items())

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kgon.launch import config as configs
 from kgon.record import run_directory, sweeps
-from kgon.tracking.logger import awaited, log_results, tracked
+from kgon.tracking.logger import awaited, log_record, tracked
 from kgon.training.checkpoints import Stopped
 
 Work = Callable[[DictConfig, run_directory.Job, Any], Callable[[], None]]
@@ -88,7 +88,7 @@ def job(work: Work) -> Callable[[DictConfig], float | None]:
                         f"{directory.path} has finished before. Use runs.overwrite=true to repeat."
                     )
                     if awaited():
-                        _log_again(config, status["metrics"])
+                        _log_again(config, directory.path)
                     return objective(config.runs.objective, status)
                 in_sweep = hydra.mode == RunMode.MULTIRUN
                 if status["state"] == "failed" and in_sweep and config.runs.retry != "failed":
@@ -129,11 +129,11 @@ def _work(
             return work(config, running, logger)
 
 
-def _log_again(config: DictConfig, summary: dict[str, float | str]) -> None:
-    """Log the summary of a finished job: the agent of a W&B sweep waits for its numbers."""
+def _log_again(config: DictConfig, directory: Path) -> None:
+    """Log the record of a finished job: the agent of a W&B sweep waits for its numbers."""
     logger = build(config.logger)
     with tracked(logger, configs.logged(configs.written(config))):
-        log_results(logger, summary, {}, {})
+        log_record(logger, directory)
 
 
 @contextmanager

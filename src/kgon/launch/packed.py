@@ -29,7 +29,7 @@ from kgon.launch.jobs import build, objective, stoppable
 from kgon.launch.points import Point
 from kgon.launch.train import build_trainer, check_memory, conclude
 from kgon.record import run_directory
-from kgon.tracking.logger import Logger, tracked
+from kgon.tracking.logger import Recording, tracked
 from kgon.training import checkpoints, packing
 from kgon.training.datamodule import EnsembleData
 from kgon.training.fit import train
@@ -258,9 +258,9 @@ def _conclude(one: _Opened, recorders: Sequence[Recorder]) -> JobReturn:
                 one.model.check_alive()
                 for recorder in recorders:
                     recorder.finish(one.model, one.data)
-                if isinstance(logger, Logger):
-                    for row in logged_rows(recorders, one.model):
-                        send(row, [logger])
+                loggers = [*([logger] if logger else []), Recording(one.point.directory.path)]
+                for row in logged_rows(recorders, one.model):
+                    send(row, loggers)
                 conclude(one.running, one.model, one.data, logger, draw=False)
             packing.leave_pack(one.folder, None)
     except Exception as error:

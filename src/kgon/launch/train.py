@@ -18,7 +18,7 @@ from kgon.launch.jobs import build, check_runs, dtype_of, job
 from kgon.record import run_directory
 from kgon.record.printing import print_results
 from kgon.record.results import Results, write
-from kgon.tracking.logger import log_artifacts, log_results, where_to_look
+from kgon.tracking.logger import Recording, log_artifacts, log_results, where_to_look
 from kgon.training import checkpoints, packing
 from kgon.training.datamodule import EnsembleData
 from kgon.training.fit import check_trainer, train
@@ -97,7 +97,9 @@ def task(config: DictConfig, running: run_directory.Job, logger: Any) -> Callabl
     ]
     directory = running.directory
     packing.leave_pack(directory.path / checkpoints.FOLDER, model)
-    trainer = build_trainer(config, callbacks, logger)
+    # Lightning takes the first one's folder for its own.
+    loggers = [*([logger] if logger else []), Recording(directory.path)]
+    trainer = build_trainer(config, callbacks, loggers)
     train(model, data, trainer, directory.path)
     results = conclude(running, model, data, logger, draw=config.runs.figures)
     looks = where_to_look(logger)

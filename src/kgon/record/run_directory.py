@@ -1,8 +1,8 @@
 """The record of a run on disk: identity, status, tables; written and read here only.
 
-A run directory holds config.yaml, status.json, members.parquet, loss.parquet,
-snapshots.parquet, plateaus.parquet, llc.parquet, weights.safetensors, figures/, checkpoints/ and
-what the logger writes.
+A run directory holds config.yaml, status.json, metrics.jsonl (`metrics_file`), members.parquet,
+loss.parquet, snapshots.parquet, plateaus.parquet, llc.parquet, weights.safetensors, figures/,
+checkpoints/ and what the logger writes.
 """
 
 import datetime
@@ -179,8 +179,9 @@ class RunDirectory:
         """Remove the results of an earlier run of the same config, its checkpoints first."""
         for name in ("checkpoints", "figures", "points", "wandb", "csv", "tensorboard"):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        for file in (*self.path.glob("*.parquet"), *self.path.glob("*.safetensors")):
-            file.unlink()
+        for pattern in ("*.parquet", "*.safetensors", "metrics.jsonl"):
+            for file in self.path.glob(pattern):
+                file.unlink()
 
     def save_table(self, name: str, table: pa.Table) -> None:
         """Write a table as <name>.parquet."""

@@ -1,47 +1,42 @@
-"""A run's artifact on W&B, brought here: a folder as good as the run's own."""
+"""Downloading a run's artifact from W&B, to be used as the run's folder."""
 
 from pathlib import Path
 
 from kgon.tracking import account
 
 FORM = "[entity/]project/name:alias"
-"""How an artifact is named: entity/project/run-train-0123456789:latest, say."""
+"""An artifact's name, for instance entity/project/run-train-0123456789:latest."""
 
 
 def download(name: str, folder: Path) -> Path:
-    """Download what `kgon train logger.artifacts=true` logged as run-<run>.
+    """Download an artifact that `kgon train logger.artifacts=true` logged as run-<run>.
 
-    An alias such as latest may name another version tomorrow, so the folder is named after the
-    version. What is there already, and whole, is not downloaded again.
+    An alias such as latest may name another version later, so the folder is named after the
+    version. Files that are there already are not downloaded again.
 
     Args:
-        name: of the artifact, as in FORM.
-        folder: the artifact goes to <entity>/<project>/<name>-<version> in it.
+        name: the artifact's name, as in FORM.
+        folder: where to create <entity>/<project>/<name>-<version>.
 
     Returns:
-        That folder.
+        The folder <entity>/<project>/<name>-<version>.
 
     Raises:
-        ValueError: no such artifact, or one of another type; no key; the server does not answer.
+        ValueError: there is no such artifact, it is of another type, no key is configured, or the
+            server does not answer.
     """
     parts = name.split("/")
     if len(parts) not in (2, 3) or not all(parts) or parts[-1].count(":") != 1:
         raise ValueError(f"neither a folder nor the name of an artifact, {FORM}")
-    key = account.api_key()
-    if key is None:
-        raise ValueError("no folder; to ask W&B for it an API key is needed: wandb login")
-    if trouble := account.Server(account.base_url(), key).trouble():
-        raise ValueError(f"no folder; W&B cannot be asked for it: {trouble}")
     import wandb
 
     try:
-        artifact = wandb.Api(api_key=key).artifact(name)
+        artifact: wandb.Artifact = account.connect(account.ANSWER_SECONDS).artifact(name)
         if artifact.type != "run":
             raise ValueError(f"an artifact of type {artifact.type}, not run")
         collection = artifact.name.partition(":")[0]
         where = folder / artifact.entity / artifact.project / f"{collection}-{artifact.version}"
         artifact.download(root=str(where), skip_cache=True)
     except (wandb.Error, ValueError, OSError) as error:
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"cannot be had: {first}") from error
+        raise ValueError(f"could not download the artifact: {account.first_line(error)}") from error
     return where

@@ -1,14 +1,14 @@
-"""A W&B workspace, and a report of the same sections, about the runs of kgon.
+"""A W&B workspace of kgon's runs, and a report with the same sections.
 
-A panel names what the commands log, and nothing else: `PANELS_OF` says of each section which
-command logs what it shows, and a test holds every key against runs of these. Keys that depend on
-what a run finds (`phase/5+`, `share/6/1000`) are asked for by a pattern, or shown in the figure
-that has them all.
+Panels show only what the commands log: `PANELS_OF` names, for each section, the commands that log
+its metrics, and a test checks every key against runs of those commands. Metrics whose names depend
+on the run (`phase/5+`) are selected by a pattern, or shown in a figure.
 
-Building needs no network; wandb-workspaces (the extra kgon[dashboards]) is imported then, which
-takes seconds.
+Building needs no network, but wandb-workspaces (the extra kgon[dashboards]), which takes seconds to
+import.
 """
 
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,10 +23,10 @@ PARAMETERS = (
     "optimizer.lr",
     "seed",
 )
-"""Of the model, the data and the training: the axes of a sweep's overview, in order."""
+"""Config entries on the axes of a sweep's overview, in order."""
 
 RESULTS = ("final/loss", "final/transitions", "final/diverged")
-"""Of a training run's summary."""
+"""Numbers of a training run's summary on the axes of a sweep's overview."""
 
 PANELS_OF = {
     "Training": ("train",),
@@ -36,24 +36,19 @@ PANELS_OF = {
     "Pictures": ("train",),
     "Sweep": ("train",),
 }
-"""The sections, in order, and the commands that log what they show."""
+"""The sections in order, each with the commands that log what it shows."""
 
 
 def sections(parameters: Sequence[str]) -> dict[str, list[Any]]:
-    """The panels by section.
+    """The panels of each section.
 
     Args:
-        parameters: names in the config, the axes of the sweep's overview.
+        parameters: config entries on the axes of the sweep's overview.
     """
-    import wandb_workspaces.reports.v2 as wr
+    wr = _reports()
 
     def lines(title: str, y: Sequence[str], **settings: Any) -> Any:
         return wr.LinePlot(title=title, x=settings.pop("x", STEP), y=list(y), **settings)
-
-    def share(title: str, pattern: str) -> Any:
-        return wr.LinePlot(
-            title=title, x=STEP, metric_regex=pattern, log_x=True, range_y=(0, 1), title_x="step"
-        )
 
     def figure(title: str, key: str) -> Any:
         return wr.MediaBrowser(title=title, media_keys=[key], num_columns=2)
@@ -70,7 +65,13 @@ def sections(parameters: Sequence[str]) -> dict[str, list[Any]]:
             lines("Members that diverged", ["members/diverged"], title_x="step"),
         ],
         "Plateaus and phases": [
-            share("Share of members by phase", "^phase/.*"),
+            wr.LinePlot(
+                title="Members by phase",
+                x=STEP,
+                metric_regex="^phase/.*",
+                log_x=True,
+                title_x="step",
+            ),
             lines(
                 "Plateaus, mean per member",
                 ["plateaus/mean_per_member"],
@@ -82,10 +83,10 @@ def sections(parameters: Sequence[str]) -> dict[str, list[Any]]:
             figure("Staircase of levels", "figures/staircase"),
         ],
         "LLC against loss": [
-            lines("LLC, mean of the trusted estimates", ["llc/mean"], title_x="step", log_x=True),
+            lines("LLC, mean of the ok estimates", ["llc/mean_ok"], title_x="step", log_x=True),
             lines(
-                "LLC against population loss, along training",
-                ["llc/mean"],
+                "LLC (ok estimates) against population loss, along training",
+                ["llc/mean_ok"],
                 x="loss/mean",
                 log_x=True,
                 title_x="mean population loss",
@@ -164,14 +165,19 @@ def sections(parameters: Sequence[str]) -> dict[str, list[Any]]:
     return panels
 
 
+def _reports() -> Any:
+    """The module of panels and reports: its stubs export none of their names."""
+    return importlib.import_module("wandb_workspaces.reports.v2")
+
+
 def columns(parameters: Sequence[str]) -> list[str]:
-    """The pinned columns of the table of runs."""
+    """The columns pinned in the table of runs."""
     config = [f"config:{_accessor(name)}" for name in parameters]
     return ["run:displayName", "run:state", *config, *(f"summary:{name}" for name in RESULTS)]
 
 
 def _accessor(name: str) -> str:
-    """W&B keeps a config's entry under `value`, below its first key."""
+    """A config entry's name in W&B, which puts `value` after the first key."""
     first, *below = name.split(".")
     return ".".join([first, "value", *below])
 
@@ -183,14 +189,14 @@ def workspace(
     sweep: str | None = None,
     parameters: Sequence[str] = PARAMETERS,
 ) -> Any:
-    """A `wandb_workspaces.workspaces.Workspace`, not saved yet.
+    """An unsaved `wandb_workspaces.workspaces.Workspace`.
 
     Args:
-        entity: whose project it is.
-        project: where the runs are.
-        name: of the view.
-        sweep: the group of runs that is shown; None: all, grouped by sweep.
-        parameters: names in the config.
+        entity: the project's owner.
+        project: the project of the runs.
+        name: the name of the view.
+        sweep: show only this group of runs; None shows all, grouped by sweep.
+        parameters: config entries on the axes of the sweep's overview.
     """
     import wandb_workspaces.expr as expr
     import wandb_workspaces.workspaces as ws
@@ -220,16 +226,17 @@ def report(
     sweep: str | None = None,
     parameters: Sequence[str] = PARAMETERS,
 ) -> Any:
-    """A `wandb_workspaces.reports.v2.Report` of the same sections, not saved yet.
+    """An unsaved `wandb_workspaces.reports.v2.Report` with the same sections.
 
-    Its arguments are those of `workspace`.
+    The arguments are those of `workspace`.
     """
     import wandb_workspaces.expr as expr
-    import wandb_workspaces.reports.v2 as wr
+
+    wr = _reports()
 
     blocks: list[Any] = [wr.TableOfContents()]
     for title, panels in sections(parameters).items():
-        # Without entity and project, the report's own: to name them would ask the server.
+        # The report's own entity and project: naming them would ask the server.
         runs = wr.Runset(
             name=sweep or "runs",
             filters=expr.And(expr.Metric("Group") == sweep) if sweep else "",
@@ -241,6 +248,6 @@ def report(
 
 
 def as_json(view: Any) -> str:
-    """What a workspace or a report sends to the server, exactly."""
-    # The package has no public way to ask for it.
+    """The JSON that a workspace or a report sends to the server."""
+    # There is no public call for it.
     return str(view._to_model().spec.model_dump_json(by_alias=True, exclude_none=True, indent=2))

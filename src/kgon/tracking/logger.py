@@ -2,48 +2,93 @@
 
 import functools
 import os
+import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
+from kgon.record.metrics_file import MetricsFile, Row
+from kgon.record.run_directory import RunDirectory
 from kgon.tracking import account
-from kgon.tracking import files as wandb_files
-
-Rows = Sequence[dict[str, Any]]
+from kgon.tracking.account import first_line
+from kgon.tracking.outbox import ArtifactFiles, Outbox, Results, Rows
 
 MODES = ("auto", "online", "offline", "disabled")
 
 
-class Tracker(WandbLogger):
-    """A W&B run for Lightning and for a job's results. A row's W&B step is its training step.
+class Recording(Logger):
+    """Writes a training run's rows to metrics.jsonl in its folder."""
 
-    A job that goes on gives all of its rows again, from its checkpoint. Those below `first_step`,
-    which are with the server or in a file that is to be sent, are not recorded a second time; so
-    the history has every row once, whatever was interrupted and when.
+    name = "record"
+    version = ""
+
+    def __init__(self, directory: Path):
+        super().__init__()
+        self.directory = directory
+        self.file = MetricsFile(directory)
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: config.yaml has them."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add numbers to the row of a training step."""
+        assert step is not None
+        self.file.append(step, metrics)
+
+    def log_image(self, key: str, images: Sequence[str], step: int) -> None:
+        """Add a picture, a file, to the row of a training step."""
+        self.file.append(step, media={key: os.path.relpath(images[0], self.directory)})
+
+
+class Tracker(WandbLogger):
+    """A W&B run of the record in a run's folder. A row's W&B step is its training step.
+
+    A job that resumes logs all of its rows again, from its checkpoint. Those below `first_step` are
+    on the server already and are not sent a second time.
+
+    No fault of the network or of the client fails the job, and none costs a row: the record is in
+    the run's folder, and `kgon sync` sends what is missing. After the first fault nothing more is
+    sent.
 
     Args:
         run: of `wandb.init`.
-        folder: the run's folder `wandb`.
-        held: the lock on it.
-        first_step: the first step to record.
+        outbox: of the run's folder.
+        lock: of the outbox, to be released at the end.
+        first_step: the first step to send.
         artifacts: whether `log_artifacts` is to log any.
     """
 
-    def __init__(
-        self, run: Any, folder: Path, held: IO[str] | None, first_step: int, artifacts: bool
-    ):
+    def __init__(self, run: Any, outbox: Outbox, lock: IO[str] | None, artifacts: bool):
         super().__init__(experiment=run, log_model=False)
-        self.folder = folder
-        self.held = held
-        self.first_step = first_step
+        self.outbox = outbox
+        self.lock = lock
         self.artifacts = artifacts
+        self.online = not (run.offline or run.disabled)
+        self.first_step = run.starting_step if self.online else 0
         self.next_step = 0
-        run.define_metric("trainer/global_step")
-        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        self.fault = ""
+        self.attempt(lambda: run.define_metric("trainer/global_step"))
+        self.attempt(
+            lambda: run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        )
+
+    def attempt(self, send: Callable[[], Any]) -> None:
+        """Do what needs the client; its first error is a warning, and ends sending."""
+        import wandb
+
+        if self.fault:
+            return
+        try:
+            send()
+        except (wandb.Error, OSError) as error:
+            self.fault = first_line(error)
+            directory = self.outbox.directory
+            _say(f"{self.fault}; to send what is missing: kgon sync {directory}")
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Add to the row of a training step; without one, to the row after training's last."""
@@ -53,26 +98,92 @@ class Tracker(WandbLogger):
             row = step
             self.next_step = max(self.next_step, step + 1)
         if row >= self.first_step:
-            self.experiment.log({**metrics, "trainer/global_step": step}, step=row)
+            values = {**metrics, "trainer/global_step": step}
+            self.attempt(lambda: self.experiment.log(values, step=row))
+
+    def log_config(self, config: dict[str, Any]) -> None:
+        """Set the run's config."""
+        self.attempt(lambda: self.experiment.config.update(config, allow_val_change=True))
+
+    def log_rows(self, rows: Sequence[Row]) -> None:
+        """Send the rows of a record that the server lacks."""
+        for row in rows:
+            self.log_metrics(row.metrics, row.step)
+            if row.step >= self.first_step:
+                for name, path in row.media.items():
+                    self.log_image(name, [str(self.outbox.directory / path)], step=row.step)
+
+    def log_summary(self, summary: Mapping[str, float | str]) -> None:
+        """Set numbers of the run's summary."""
+        self.attempt(lambda: self.experiment.summary.update(summary))
+
+    def log_results(
+        self, results: Results, texts: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """Send tables and figures, in the row after training's last, and artifacts.
+
+        `texts` are logged for files of artifacts instead of what is in them now.
+        """
+        with self._sending_files():
+            for name, rows in results.tables.items():
+                self.attempt(functools.partial(self._log_rows_as_table, f"tables/{name}", rows))
+            for name, path in results.figures.items():
+                file = str(self.outbox.directory / path)
+                self.attempt(functools.partial(self.log_image, f"figures/{name}", [file]))
+            for files in results.artifacts:
+                self.attempt(functools.partial(self._log_artifact, files, texts))
+
+    def _log_rows_as_table(self, key: str, rows: Rows) -> None:
+        self.log_table(key, list(rows[0]), [list(row.values()) for row in rows])
+
+    def _log_artifact(self, files: ArtifactFiles, texts: Mapping[str, str]) -> None:
+        import wandb
+
+        artifact = wandb.Artifact(files.name, files.type, metadata=files.metadata)
+        for name in files.files:
+            if name in texts:
+                with artifact.new_file(name) as copy:
+                    copy.write(texts[name])
+            else:
+                artifact.add_file(str(self.outbox.directory / name), name=name)
+        self.experiment.log_artifact(artifact)
+
+    @contextmanager
+    def _sending_files(self) -> Iterator[None]:
+        """Log tables and artifacts within: they wait in the run's folder until they are sent.
+
+        Without a server the client takes 20 s to say so; here the server is asked first. In the
+        client's own place for waiting files, the home directory, they may be gone by the time that
+        `wandb sync` is called. The client reads the place from this variable only.
+        """
+        if self.online:
+            self.attempt(lambda: account.connect(account.PROBE_SECONDS))
+        before = os.environ.get("WANDB_DATA_DIR")
+        os.environ["WANDB_DATA_DIR"] = str(self.outbox.folder / "staging")
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["WANDB_DATA_DIR"]
+            else:
+                os.environ["WANDB_DATA_DIR"] = before
 
     def finish(self, exit_code: int) -> None:
-        """End the run; what could not be sent stays on disk, for `kgon sync`."""
-        self.experiment.finish(exit_code=exit_code)
-        if self.held is not None:
-            self.held.close()
+        """End the run."""
+        self.attempt(lambda: self.experiment.finish(exit_code=exit_code))
+        if self.lock is not None:
+            self.lock.close()
 
 
 def wandb_logger(
     directory: str, mode: str, settings: dict[str, Any], artifacts: bool, **init: Any
 ) -> Tracker:
-    """Start a W&B run whose files are in the job's directory.
-
-    Whatever becomes of the network the job goes on, and what it records is in the directory.
+    """Start a W&B run of the job in `directory`.
 
     Args:
         directory: of the job.
-        mode: online (there must be a key; offline if the server does not answer), offline, disabled
-            (nothing is recorded), or auto: online if there is a key and a server, else offline.
+        mode: online (a key is required; offline if the server does not answer), offline, disabled,
+            or auto: what the W&B client is configured for, where online needs a key and a server.
         settings: those of `wandb.Settings`.
         artifacts: whether weights and tables are logged as artifacts.
         init: arguments of `wandb.init`.
@@ -84,32 +195,40 @@ def wandb_logger(
         raise ValueError(f"logger.mode must be one of {', '.join(MODES)}, got {mode}")
     import wandb
 
+    outbox = Outbox(Path(directory).absolute())
     init |= {"dir": directory, "settings": settings, "reinit": "create_new"}
-    folder = Path(directory).absolute() / "wandb"
     if awaited():
-        # It has been named, in a project of its sweep.
+        # The agent has named the run, in a project of its sweep.
         del init["id"], init["project"]
     run_id = init.get("id") or os.environ["WANDB_RUN_ID"]
     if mode in ("auto", "online"):
-        mode, why = _reachable(mode)
-        if why:
-            _say_offline(why, folder.parents[1])
+        mode = _reachable_mode(mode, outbox)
     if mode == "disabled":
-        return Tracker(wandb.init(mode="disabled", **init), folder, None, 0, artifacts)
-    held = wandb_files.lock(folder)
-    first_step = wandb_files.begin_again(folder, run_id, alone=held is not None)
+        return Tracker(wandb.init(mode="disabled", **init), outbox, None, artifacts)
+    # The run's rows come again, all of them.
+    for earlier in outbox.folder.glob(f"offline-run-*-{run_id}"):
+        shutil.rmtree(earlier)
+    lock = outbox.lock()
+    if lock is None and mode == "online":
+        mode = "offline"
+        _say_offline(f"kgon sync is sending {outbox.directory}", outbox)
     if mode == "online":
         try:
             run = wandb.init(mode="online", **init)
-        except wandb.Error as error:
-            # The client's process still holds the run's name; and so that no other job of this one
-            # comes here while that has runs.
-            _SILENT[account.base_url()] = _first_line(error)
-            wandb.teardown()
-            _say_offline(_first_line(error), folder.parents[1])
-        else:
-            return Tracker(run, folder, held, run.starting_step, artifacts)
-    return Tracker(wandb.init(mode="offline", **init), folder, held, first_step, artifacts)
+        except (wandb.Error, OSError) as error:
+            # The client's process still holds the run's name. No other job of this process is to
+            # come here while that has runs.
+            _UNREACHABLE[account.mode_and_url()[1]] = first_line(error)
+            with suppress(OSError):
+                wandb.teardown()
+            _say_offline(first_line(error), outbox)
+            mode = "offline"
+    if mode == "offline":
+        run = wandb.init(mode="offline", **init)
+    own = {k: v for k, v in init.items() if k not in ("dir", "reinit")}
+    own |= {"id": run.id, "project": run.project, "entity": run.entity or None}
+    outbox.add_run(own | {"settings": {"sweep_id": run.sweep_id}})
+    return Tracker(run, outbox, lock, artifacts)
 
 
 def awaited() -> bool:
@@ -117,40 +236,45 @@ def awaited() -> bool:
     return bool(os.environ.get("WANDB_SWEEP_ID"))
 
 
-def _reachable(mode: str) -> tuple[str, str]:
-    """online and "", or offline and why; ValueError for online without a key."""
-    asked = os.environ.get("WANDB_MODE")
-    if mode == "auto" and asked in ("offline", "disabled"):
-        return asked, ""
-    key = account.api_key()
-    if key is None:
+_UNREACHABLE: dict[str, str] = {}
+"""By the address of a server, why it cannot be used: the jobs of a multirun do not each wait for a
+server that is not there."""
+
+
+def _reachable_mode(mode: str, outbox: Outbox) -> str:
+    """The mode that is possible; ValueError for online without a key."""
+    configured, url = account.mode_and_url()
+    if mode == "auto" and configured in ("offline", "disabled"):
+        return configured
+    try:
+        if url in _UNREACHABLE:
+            raise account.NoAnswer(_UNREACHABLE[url])
+        account.connect(account.PROBE_SECONDS)
+    except account.NoKey as error:
         if mode == "online":
-            raise ValueError("logger.mode=online: no W&B API key is configured; run: wandb login")
-        return "offline", "no API key is configured"
-    url = account.base_url()
-    why = _SILENT.get(url) or account.Server(url, key).trouble()
-    if why:
-        # The jobs of a multirun do not each wait for a server that is not there.
-        _SILENT[url] = why
-    return ("offline" if why else "online"), why
+            raise ValueError(f"logger.mode=online: {error}") from error
+        _say_offline(str(error), outbox)
+        return "offline"
+    except account.NoAnswer as error:
+        _UNREACHABLE[url] = str(error)
+        _say_offline(str(error), outbox)
+        return "offline"
+    return "online"
 
 
-_SILENT: dict[str, str] = {}
+def _say_offline(why: str, outbox: Outbox) -> None:
+    _say(f"{why}; recording offline, to be sent by: kgon sync {outbox.directory.parent}")
 
 
 @functools.cache
-def _say_offline(why: str, folder: Path) -> None:
+def _say(message: str) -> None:
     """Say it once, however many jobs this process runs."""
-    print(f"W&B: {why}; recorded offline, to be sent by: kgon sync {folder}", file=sys.stderr)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    print(f"W&B: {message}", file=sys.stderr)
 
 
 @contextmanager
 def tracked(logger: Logger | bool, config: dict[str, Any]) -> Iterator[None]:
-    """Keep a logger for the time of a job: config first, the right exit code last.
+    """Keep a logger for the time of a job: config first, the job's exit code last.
 
     A W&B run that nobody finishes is continued by the next job of a multirun, and one that is
     finished without a code looks like a success.
@@ -159,8 +283,8 @@ def tracked(logger: Logger | bool, config: dict[str, Any]) -> Iterator[None]:
         yield
         return
     try:
-        if isinstance(logger, WandbLogger):
-            logger.experiment.config.update(config, allow_val_change=True)
+        if isinstance(logger, Tracker):
+            logger.log_config(config)
         else:
             logger.log_hyperparams(config)
         yield
@@ -187,24 +311,6 @@ def _finish(logger: Logger, exit_code: int) -> None:
 # -------------------------------------------------------------------------------------- results
 
 
-@contextmanager
-def _staged(folder: Path) -> Iterator[None]:
-    """Let tables and artifacts wait in the run's directory until they are sent.
-
-    In W&B's own place, the home directory, they would be lost silently if they were not there any
-    more when they are sent. The client knows no other way to say it than this variable.
-    """
-    before = os.environ.get("WANDB_DATA_DIR")
-    os.environ["WANDB_DATA_DIR"] = str(folder / wandb_files.STAGING)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["WANDB_DATA_DIR"]
-        else:
-            os.environ["WANDB_DATA_DIR"] = before
-
-
 def log_results(
     logger: Logger | bool,
     summary: dict[str, float | str],
@@ -213,21 +319,29 @@ def log_results(
 ) -> None:
     """Give a job's results to its logger: numbers, tables and figures where it can show them."""
     if isinstance(logger, Tracker):
-        with _staged(logger.folder):
-            for name, rows in tables.items():
-                if rows:
-                    columns = list(rows[0])
-                    values = [list(row.values()) for row in rows]
-                    logger.log_table(f"tables/{name}", columns, values)
-            for name, path in figures.items():
-                logger.log_image(f"figures/{name}", [str(path)])
-        logger.experiment.summary.update(summary)
+        directory = logger.outbox.directory
+        results = Results(
+            tables={name: rows for name, rows in tables.items() if rows},
+            figures={name: os.path.relpath(path, directory) for name, path in figures.items()},
+        )
+        if not logger.experiment.disabled:
+            logger.outbox.save_results(results)
+        logger.log_results(results)
+        logger.log_summary(summary)
     elif isinstance(logger, TensorBoardLogger):
         for name, value in summary.items():
             if isinstance(value, str):
                 logger.experiment.add_text(name, value)
             else:
                 logger.experiment.add_scalar(name, value)
+
+
+def log_record(logger: Logger | bool, directory: Path) -> None:
+    """Give a finished job's record to a W&B run that knows nothing of it."""
+    if isinstance(logger, Tracker):
+        logger.log_rows(MetricsFile(directory).rows())
+        logger.log_results(logger.outbox.results())
+        logger.log_summary(RunDirectory(directory).status()["metrics"])
 
 
 def log_artifacts(
@@ -247,30 +361,24 @@ def log_artifacts(
         metadata: of every artifact.
         texts: of files that are logged with this text instead of what is in them now.
     """
-    if not isinstance(logger, Tracker) or not logger.artifacts:
+    if not isinstance(logger, Tracker) or not logger.artifacts or logger.experiment.disabled:
         return
-    import wandb
-
-    with _staged(logger.folder):
-        for kind, patterns in files.items():
-            artifact = wandb.Artifact(f"{kind}-{directory.name}", kind, metadata=metadata)
-            for pattern in patterns.split():
-                for file in sorted(directory.glob(pattern)):
-                    name = str(file.relative_to(directory))
-                    if name in texts:
-                        with artifact.new_file(name) as copy:
-                            copy.write(texts[name])
-                    else:
-                        artifact.add_file(str(file), name=name)
-            if artifact.manifest.entries:
-                logger.experiment.log_artifact(artifact)
+    artifacts = []
+    for kind, patterns in files.items():
+        found = [p for pattern in patterns.split() for p in sorted(directory.glob(pattern))]
+        if names := [str(path.relative_to(directory)) for path in found]:
+            artifacts.append(ArtifactFiles(f"{kind}-{directory.name}", kind, names, metadata))
+    results = logger.outbox.results()
+    results.artifacts = artifacts
+    logger.outbox.save_results(results)
+    logger.log_results(Results(artifacts=artifacts), texts)
 
 
 def where_to_look(logger: Logger | bool) -> list[str]:
     """What to type to see the logged run."""
     if not isinstance(logger, Tracker) or logger.experiment.disabled:
         return []
-    folder = Path(logger.experiment.dir).parent
-    if logger.experiment.offline:
-        return [f"wandb leet {folder}", f"kgon sync {logger.folder.parent}"]
+    if not logger.online:
+        folder = Path(logger.experiment.dir).parent
+        return [f"wandb leet {folder}", f"kgon sync {logger.outbox.directory}"]
     return [str(logger.experiment.url)]

@@ -1,75 +1,186 @@
-"""Sending what is recorded offline, and what an online run could not send, to W&B.
+"""Sending the records in runs' folders to W&B: whatever of them the server lacks.
 
-`wandb sync` sends, and this looks before and after, because by itself it calls a run "finished"
-when uploads were refused, and sends all rows a second time when it was interrupted (0.31):
-
-- before, rows that the server has are left out of what is sent;
-- after, the server is asked whether it has the rows, the files and the artifacts.
-
-So to call it again, after whatever happened, is always right.
+What the server has is asked of `wandb.Api`, before and after. What it lacks is replayed from the
+record, through the client, into the W&B run of the same id, which the client resumes at the
+server's last step. So to call it again, whatever happened before, is always right.
 """
 
 import os
-import subprocess
-import sys
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any
 
-from kgon.tracking import files as wandb_files
-from kgon.tracking.account import TIMEOUT, OnServer, Server, ServerError
-from kgon.tracking.files import Fragment
+import yaml
 
-_RETRIES = {
-    "WANDB_X_GRAPHQL_RETRY_MAX": "3",
-    "WANDB_X_GRAPHQL_RETRY_WAIT_MAX_SECONDS": "5",
-    "WANDB_X_GRAPHQL_TIMEOUT_SECONDS": f"{TIMEOUT:g}",
-    "WANDB_X_FILE_STREAM_RETRY_MAX": "5",
-    "WANDB_X_FILE_STREAM_RETRY_WAIT_MAX_SECONDS": "5",
-    "WANDB_X_FILE_STREAM_TIMEOUT_SECONDS": f"{TIMEOUT:g}",
-    "WANDB_X_FILE_TRANSFER_RETRY_MAX": "5",
-    "WANDB_X_FILE_TRANSFER_RETRY_WAIT_MAX_SECONDS": "5",
+from kgon.record.metrics_file import MetricsFile, Row
+from kgon.record.run_directory import RunDirectory
+from kgon.tracking.account import first_line
+from kgon.tracking.logger import Tracker
+from kgon.tracking.outbox import Outbox, Results
+
+EXIT_CODES = {"finished": 0, "failed": 1, "interrupted": 255}
+"""What a W&B run is ended with, by the state of the job."""
+
+SETTINGS = {
+    "x_save_requirements": False,
+    "x_disable_stats": True,
+    "console": "off",
+    "silent": True,
+    "init_timeout": 20.0,
+    # The client's own patience is hours; one who waits at a terminal tries again instead.
+    "x_graphql_retry_max": 3,
+    "x_graphql_retry_wait_max_seconds": 5.0,
+    "x_graphql_timeout_seconds": 20.0,
+    "x_file_stream_retry_max": 5,
+    "x_file_stream_retry_wait_max_seconds": 5.0,
+    "x_file_stream_timeout_seconds": 20.0,
+    "x_file_transfer_retry_max": 5,
+    "x_file_transfer_retry_wait_max_seconds": 5.0,
 }
-"""The client's own patience is hours; one who waits at a terminal tries again instead."""
-
-QUIET = 3.0
-"""Seconds without a row after which a record that has no end is that of a killed job. The client's
-process outlives its job by a moment."""
-
-RESEND = "resend.wandb"
-"""What is sent instead of a fragment of which the server has a part."""
-
-
-# ------------------------------------------------------------------------------------- fragments
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a fragment: sent, already there, running (not sent now), empty, failed, or
-    not sent (interrupted before its end)."""
+    """What became of a W&B run of the record in a folder: sent, already there, running (left
+    alone), failed, or not sent (interrupted before)."""
 
     folder: Path
     state: str
     detail: str = ""
 
 
-class _Wanted(NamedTuple):
-    """What the server should have of a fragment."""
+@dataclass(frozen=True)
+class Record:
+    """What the server is to have of a run; `init` names the W&B run."""
 
-    entity: str
-    project: str
-    run_id: str
-    last_step: int
-    files: list[str]
-    artifacts: set[str]
+    outbox: Outbox
+    init: dict[str, Any]
+    config: dict[str, Any]
+    status: dict[str, Any]
+    rows: list[Row]
+    results: Results
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_CODES.get(self.status["state"], EXIT_CODES["interrupted"])
+
+    @property
+    def summary(self) -> dict[str, float | str]:
+        return self.status["metrics"] if self.status["state"] == "finished" else {}
 
 
-def find(folders: Sequence[Path]) -> list[Path]:
-    """The folders `wandb` in and below the given ones, in order of name.
+@dataclass
+class Lacking:
+    """What the server lacks of a record.
+
+    Attributes:
+        rows: some of the rows.
+        results: numbers of the summary, tables, figures or artifacts.
+        media: files of earlier attempts, each with the folder that its name is relative to.
+        end: the end of the job.
+    """
+
+    rows: str = ""
+    results: str = ""
+    media: list[tuple[Path, Path]] = field(default_factory=list)
+    end: str = ""
+
+    def __str__(self) -> str:
+        media = f"{len(self.media)} pictures or tables" if self.media else ""
+        return ", ".join(filter(None, (self.rows, self.results, media, self.end)))
+
+
+def read(outbox: Outbox, init: dict[str, Any]) -> Record:
+    """Read the record in a run's folder; ValueError where it is damaged."""
+    directory = outbox.directory
+    try:
+        config = yaml.load((directory / "config.yaml").read_text(), Loader=yaml.CSafeLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{directory / 'config.yaml'} is damaged: {first_line(error)}") from error
+    return Record(
+        outbox=outbox,
+        init=init,
+        config=config,
+        status=RunDirectory(directory).status(),
+        rows=MetricsFile(directory).rows(),
+        results=outbox.results(),
+    )
+
+
+def lacking(api: Any, record: Record) -> Lacking:
+    """Ask the server what it lacks of a record; wandb.Error without an answer."""
+    import wandb
+    from wandb.apis.public.runs import RunNotFoundError
+
+    path = f"{entity_of(api, record)}/{record.init['project']}/{record.init['id']}"
+    api.flush()
+    try:
+        run = api.run(path)
+    except wandb.errors.CommError as error:
+        if not isinstance(error.exc, RunNotFoundError):
+            raise
+        return Lacking(rows="the run")
+    lacks = Lacking()
+    last = record.rows[-1].step if record.rows else -1
+    there = run.lastHistoryStep
+    if there < last or run.historyLineCount < len(record.rows):
+        lacks.rows = f"some of {len(record.rows)} rows up to step {last}"
+        if run.summary_metrics.get("_step", -1) > there:
+            # The client resumes after the later of the two.
+            run.summary.update({"_step": there})
+    results = record.results
+    keys = [*record.summary, *(f"tables/{name}" for name in results.tables)]
+    keys += [f"figures/{name}" for name in results.figures]
+    lost = [key for key in keys if key not in run.summary_metrics]
+    if results.tables or results.artifacts:
+        logged = [a for a in run.logged_artifacts() if a.state == "COMMITTED"]
+        names = {artifact.name.partition(":")[0] for artifact in logged}
+        lost += [a.name for a in results.artifacts if a.name not in names]
+        n_tables = len({a.name.partition(":")[0] for a in logged if a.type == "run_table"})
+        if n_tables < len(results.tables):
+            lost.append(f"{len(results.tables) - n_tables} tables")
+    lacks.results = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
+    if media := record.outbox.sent_before(record.init["id"]):
+        files = {file.name for file in run.files(per_page=200) if file.size}
+        lacks.media = [(f, root) for f, root in media if str(f.relative_to(root)) not in files]
+    if run.state in ("running", "pending") or (run.state == "finished") != (record.exit_code == 0):
+        lacks.end = f"the end (its state is {run.state})"
+    return lacks
+
+
+def entity_of(api: Any, record: Record) -> str:
+    """Whose project the W&B run is in."""
+    return str(record.init["entity"] or api.default_entity)
+
+
+def replay(tracker: Tracker, record: Record, lacks: Lacking) -> None:
+    """Send what the server lacks."""
+    tracker.log_config(record.config)
+    tracker.log_rows(record.rows)
+    if lacks.results or lacks.rows:
+        # An earlier attempt's row of tables and figures may be there, without their files.
+        tracker.next_step = max(tracker.next_step, tracker.first_step)
+        tracker.log_results(record.results)
+    for file, root in lacks.media:
+        tracker.attempt(partial(tracker.experiment.save, file, root, policy="now"))
+    tracker.log_summary(record.summary)
+
+
+# ---------------------------------------------------------------------------------------- sending
+
+
+@dataclass(frozen=True)
+class _Sending:
+    record: Record
+    tracker: Tracker
+
+
+def find(folders: Sequence[Path]) -> list[tuple[Outbox, dict[str, Any]]]:
+    """The W&B runs that show the run folders in and below the given ones, in order of name.
 
     Raises:
         ValueError: there is none.
@@ -77,248 +188,86 @@ def find(folders: Sequence[Path]) -> list[Path]:
     found = []
     for folder in folders:
         for at, below, _ in os.walk(folder):
-            if Path(at).name == "wandb":
-                found.append(Path(at))
+            outbox = Outbox(Path(at))
+            if outbox.folder.is_dir():
+                found += [(outbox, init) for init in outbox.runs()]
                 below.clear()
             below.sort()
     if not found:
         raise ValueError(f"no W&B run in {', '.join(map(str, folders))}")
-    return list(dict.fromkeys(found))
+    return found
 
 
 def sync(
-    folders: Sequence[Path],
-    server: Server,
+    runs: Sequence[tuple[Outbox, dict[str, Any]]],
+    api: Any,
     parallel: int,
     report: Callable[[Outcome], None],
-) -> list[Outcome]:
-    """Send what the folders `wandb` hold, `parallel` runs side by side; an outcome a fragment.
+) -> None:
+    """Send what the server lacks of W&B runs, `parallel` at a time; report an outcome for each.
 
-    The fragments of one run go one after another, the next only when the one before is there.
-    Interrupted by Ctrl-C it says of the rest that it was not sent, and the exception goes on.
+    Interrupted by Ctrl-C it reports of the rest that it was not sent, and the exception goes on.
     """
-    outcomes: list[Outcome] = []
+    import wandb
 
-    def done(outcome: Outcome) -> None:
-        outcomes.append(outcome)
-        report(outcome)
+    waiting, sending = deque(runs), deque[_Sending]()
 
-    waiting, locks = [], []
-    for folder in folders:
-        held = wandb_files.lock(folder)
-        unsent = []
-        for fragment in wandb_files.fragments(folder):
-            if outcome := _at_once(fragment, held is not None):
-                done(outcome)
-            else:
-                unsent.append(fragment)
-        waiting.append(unsent)
-        locks.append(held)
-    chosen = [fragment for unsent in waiting for fragment in unsent]
-    try:
-        while any(waiting):
-            # At most one fragment of each run at a time, and not all runs, to report as it goes.
-            some = [unsent for unsent in waiting if unsent][: 4 * parallel]
-            now = [unsent.pop(0) for unsent in some]
-            failed = _send(now, server, parallel, done)
-            for unsent in waiting:
-                if unsent and unsent[0].file.parents[1] in failed:
-                    for fragment in unsent:
-                        done(Outcome(fragment.file.parent, "failed", "what comes before it failed"))
-                    unsent.clear()
-    except KeyboardInterrupt:
-        known = {outcome.folder for outcome in outcomes}
-        for fragment in chosen:
-            if fragment.file.parent not in known:
-                begun = "some of it may be there" if fragment.begun else ""
-                done(Outcome(fragment.file.parent, "not sent", begun))
-        raise
-    finally:
-        for held in locks:
-            if held is not None:
-                held.close()
-    return outcomes
-
-
-def _at_once(fragment: Fragment, held: bool) -> Outcome | None:
-    """What becomes of a fragment that is not to be sent now; None for others."""
-    folder = fragment.file.parent
-    try:
-        if fragment.sent:
-            return Outcome(folder, "already there")
-        if not held:
-            return Outcome(folder, "running", "its job, or another sync, is at it")
-        if fragment.quiet < QUIET:
-            return Outcome(folder, "running", "written to a moment ago")
-        if fragment.empty:
-            return Outcome(folder, "empty", "its job was killed before it recorded anything")
-    except ValueError as error:
-        return Outcome(folder, "failed", str(error))
-    return None
-
-
-def _send(
-    fragments: Sequence[Fragment],
-    server: Server,
-    parallel: int,
-    done: Callable[[Outcome], None],
-) -> set[Path]:
-    """Send fragments of different runs; the folders of those that failed."""
-    failed: set[Path] = set()
-
-    def conclude(fragment: Fragment, state: str, detail: str = "") -> None:
-        if state == "failed":
-            fragment.marker.unlink(missing_ok=True)
-            failed.add(fragment.file.parents[1])
+    def attempt(outbox: Outbox, step: Callable[[], Outcome | _Sending]) -> None:
+        try:
+            done = step()
+        except (wandb.Error, OSError, ValueError) as error:
+            done = Outcome(outbox.directory, "failed", first_line(error))
+        if isinstance(done, _Sending):
+            sending.append(done)
         else:
-            fragment.confirmed.touch()
-            fragment.marker.touch()
-        done(Outcome(fragment.file.parent, state, detail))
+            report(done)
 
-    def prepare(fragment: Fragment) -> tuple[_Wanted, Path | None] | str:
-        """What the server should have in the end, and the file to send (None: it has it)."""
-        try:
-            records = list(wandb_files.read(fragment.file))
-            want = _wanted(fragment, records)
-            there = server.run(want.entity, want.project, want.run_id)
-            if fragment.begun and not _missing(server, want, there):
-                return want, None
-            fragment.marker.unlink(missing_ok=True)  # the client would pass it over
-            return want, _prepared(fragment, records, there.last_step)
-        except (ServerError, ValueError) as error:
-            return str(error)
-
-    def check(sent: tuple[_Wanted, Path]) -> str:
-        """What is missing after it was sent."""
-        want, path = sent
-        try:
-            missing = _missing(server, want, server.run(want.entity, want.project, want.run_id))
-        except (ServerError, ValueError) as error:
-            return str(error)
-        finished = path.with_suffix(".wandb.synced").exists()
-        return missing or ("" if finished else "wandb sync did not come to its end")
-
-    threads = ThreadPoolExecutor(parallel)
     try:
-        sending: dict[Fragment, tuple[_Wanted, Path]] = {}
-        for fragment, prepared in zip(fragments, threads.map(prepare, fragments), strict=True):
-            if isinstance(prepared, str):
-                conclude(fragment, "failed", prepared)
-            elif prepared[1] is None:
-                conclude(fragment, "already there")
+        while waiting or sending:
+            if waiting and len(sending) < parallel:
+                outbox, init = waiting[0]
+                attempt(outbox, partial(_begin, outbox, init, api))
+                waiting.popleft()
             else:
-                sending[fragment] = (prepared[0], prepared[1])
-        said = _wandb_sync([path for _, path in sending.values()], parallel)
-        for fragment, missing in zip(sending, threads.map(check, sending.values()), strict=True):
-            if missing:
-                complaints = _complaints(said, sending[fragment][0].run_id)
-                conclude(fragment, "failed", "; ".join([missing, *complaints]))
-            else:
-                conclude(fragment, "sent")
-            _remove_resend(fragment)
-    finally:
-        # Interrupted, it waits for no answer.
-        threads.shutdown(wait=False, cancel_futures=True)
-    return failed
+                one = sending[0]
+                attempt(one.record.outbox, partial(_end, one, api))
+                sending.popleft()
+    except KeyboardInterrupt:
+        for one in sending:
+            report(Outcome(one.record.outbox.directory, "not sent", "some of it may be there"))
+        for outbox, _ in waiting:
+            report(Outcome(outbox.directory, "not sent"))
+        raise
 
 
-def _wanted(fragment: Fragment, records: Sequence[Any]) -> _Wanted:
-    run = next(record.run for record in records if record.HasField("run"))
-    files = [
-        item.path for record in records if record.HasField("files") for item in record.files.files
-    ]
-    present = [name for name in files if (fragment.file.parent / "files" / name).is_file()]
-    return _Wanted(
-        entity=run.entity,
-        project=run.project,
-        run_id=run.run_id,
-        last_step=wandb_files.last_step(records),
-        files=list(dict.fromkeys(present)),
-        artifacts={_artifact(r).digest for r in records if _artifact(r) is not None},
-    )
+def _begin(outbox: Outbox, init: dict[str, Any], api: Any) -> Outcome | _Sending:
+    """Replay what the server lacks; nothing of a run that another process is writing."""
+    import wandb
+
+    with ExitStack() as until_sent:
+        lock = outbox.lock()
+        if lock is not None:
+            until_sent.enter_context(lock)
+        if lock is None or RunDirectory(outbox.directory).status()["state"] == "running":
+            return Outcome(outbox.directory, "running", "its job, or another kgon sync, is at work")
+        record = read(outbox, init)
+        lacks = lacking(api, record)
+        if not str(lacks):
+            return Outcome(outbox.directory, "already there")
+        given = init | {"mode": "online", "dir": str(outbox.directory), "reinit": "create_new"}
+        given["settings"] = SETTINGS | init["settings"]
+        tracker = Tracker(wandb.init(**given), outbox, lock, artifacts=True)
+        replay(tracker, record, lacks)
+        until_sent.pop_all()
+        return _Sending(record, tracker)
 
 
-def _artifact(record: Any) -> Any:
-    """The artifact that a record logs, or None."""
-    if record.HasField("artifact"):
-        return record.artifact
-    if record.HasField("request") and record.request.HasField("log_artifact"):
-        return record.request.log_artifact.artifact
-    return None
-
-
-def _missing(server: Server, want: _Wanted, there: OnServer) -> str:
-    """What of a fragment the server has not got, in words; empty if nothing."""
-    if there.last_step < want.last_step:
-        return f"the server has rows up to step {there.last_step} of {want.last_step}"
-    where = (want.entity, want.project, want.run_id)
-    # A server that does not know these questions cannot be held against its answers.
-    with suppress(ValueError):
-        if lost := set(want.files) - server.files(*where, want.files):
-            return f"the server lacks {len(lost)} files, {min(lost)} among them"
-    with suppress(ValueError):
-        if want.artifacts and (lost := want.artifacts - server.artifacts(*where)):
-            return f"the server lacks {len(lost)} artifacts or tables"
-    return ""
-
-
-def _prepared(fragment: Fragment, records: Sequence[Any], last_step: int) -> Path:
-    """What is to be sent: the fragment's own file, or a copy without the rows that are there and
-    with the staged files where they are now, if the folder has been moved."""
-    _remove_resend(fragment)
-    kept = [r for r in records if not (r.HasField("history") and r.history.step.num <= last_step)]
-    moved = False
-    for record in kept:
-        artifact = _artifact(record)
-        for entry in artifact.manifest.contents if artifact is not None else ():
-            here = _staged(fragment, entry.local_path)
-            if here is not None:
-                entry.local_path, moved = str(here), True
-    if len(kept) == len(records) and not moved:
-        return fragment.file
-    path = fragment.file.with_name(RESEND)
-    wandb_files.write(path, fragment.file, kept)
-    return path
-
-
-def _staged(fragment: Fragment, recorded: str) -> Path | None:
-    """Where a staged file is now; None if it is where it was, or nowhere."""
-    if not recorded or Path(recorded).exists():
-        return None
-    _, _, inside = recorded.rpartition(f"/wandb/{wandb_files.STAGING}/")
-    here = fragment.file.absolute().parents[1] / wandb_files.STAGING / inside
-    return here if inside and here.exists() else None
-
-
-def _remove_resend(fragment: Fragment) -> None:
-    for file in fragment.file.parent.glob(f"{RESEND}*"):
-        file.unlink()
-
-
-def _wandb_sync(paths: Sequence[Path], parallel: int) -> str:
-    """Run `wandb sync`; what it said. Its exit status says nothing."""
-    if not paths:
-        return ""
-    # Not in the process that serves the runs of this one, if there are any.
-    environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
-    with TemporaryDirectory() as elsewhere:  # it leaves a log where it is started
-        done = subprocess.run(
-            [sys.executable, "-m", "wandb", "sync", "--include-online", "-n", str(parallel)]
-            + [str(path.absolute()) for path in paths],
-            cwd=elsewhere,
-            env={**_RETRIES, **environment, "WANDB_SILENT": "false"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-    return done.stdout
-
-
-def _complaints(said: str, run_id: str) -> list[str]:
-    """The errors that `wandb sync` printed about a run."""
-    return [
-        line.partition("ERROR")[2].strip()
-        for line in said.splitlines()
-        if "ERROR" in line and run_id in line
-    ]
+def _end(sending: _Sending, api: Any) -> Outcome:
+    """Wait until all is sent, and ask the server whether it is."""
+    sending.tracker.finish(sending.record.exit_code)
+    directory = sending.record.outbox.directory
+    lacks = str(lacking(api, sending.record))
+    if lacks:
+        fault = f" ({sending.tracker.fault})" if sending.tracker.fault else ""
+        return Outcome(directory, "failed", f"the server lacks {lacks}{fault}")
+    return Outcome(directory, "sent")

@@ -1,0 +1,103 @@
+"""What W&B is to show of a run, kept in the run's folder before anything is sent.
+
+Beside the rows of metrics.jsonl, the folder `wandb` in a run's folder holds
+
+    run-<id>.json   a W&B run that shows this folder: arguments of `wandb.init`
+    results.json    tables, figures and artifacts of the job's end
+    .lock           held by whoever writes the W&B run: the job, or `kgon sync`
+"""
+
+import fcntl
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from kgon.files import write_text
+
+Rows = Sequence[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class ArtifactFiles:
+    """An artifact: its name and type, the files in the run's folder that it holds, metadata."""
+
+    name: str
+    type: str
+    files: list[str]
+    metadata: dict[str, Any]
+
+
+@dataclass
+class Results:
+    """What a job logs at its end, but for the summary, which is in status.json.
+
+    Attributes:
+        tables: rows by name.
+        figures: paths of PNG files by name, relative to the run's folder.
+        artifacts: those that were asked for.
+    """
+
+    tables: dict[str, Rows] = field(default_factory=dict)
+    figures: dict[str, str] = field(default_factory=dict)
+    artifacts: list[ArtifactFiles] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.tables or self.figures or self.artifacts)
+
+
+@dataclass(frozen=True)
+class Outbox:
+    """The folder `wandb` of the run in `directory`."""
+
+    directory: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.directory / "wandb"
+
+    def lock(self) -> IO[str] | None:
+        """Take the folder for writing its W&B run; None if another process has it.
+
+        The lock is the open file: it ends when that is closed, or with the process.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = (self.folder / ".lock").open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            return None
+        return file
+
+    def add_run(self, init: Mapping[str, Any]) -> None:
+        """Note a W&B run that shows this folder, by the arguments of `wandb.init`."""
+        write_text(self.folder / f"run-{init['id']}.json", json.dumps(init, indent=1))
+
+    def runs(self) -> list[dict[str, Any]]:
+        """The W&B runs that show this folder, by the arguments of `wandb.init`."""
+        return [json.loads(file.read_text()) for file in sorted(self.folder.glob("run-*.json"))]
+
+    def save_results(self, results: Results) -> None:
+        """Write results.json."""
+        write_text(self.folder / "results.json", json.dumps(asdict(results)))
+
+    def results(self) -> Results:
+        """Read results.json; nothing where the job did not come to its end."""
+        file = self.folder / "results.json"
+        if not file.exists():
+            return Results()
+        read = json.loads(file.read_text())
+        artifacts = [ArtifactFiles(**artifact) for artifact in read["artifacts"]]
+        return Results(read["tables"], read["figures"], artifacts)
+
+    def sent_before(self, run_id: str) -> list[tuple[Path, Path]]:
+        """The media files of earlier attempts to write a W&B run, each with the folder that its
+        name on the server is relative to."""
+        return [
+            (file, files)
+            for files in sorted(self.folder.glob(f"run-*-{run_id}/files"))
+            for file in sorted(files.glob("media/**/*"))
+            if file.is_file()
+        ]

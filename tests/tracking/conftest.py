@@ -1,0 +1,44 @@
+"""A server on loopback for the real client, and kgon's commands in this process."""
+
+import sys
+
+import pytest
+import wandb
+from wandb_server import Server
+
+from kgon.cli import main
+from kgon.tracking import logger as loggers
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    """A server that the client of this process is pointed at; nothing of it may be unknown."""
+    loggers._UNREACHABLE.clear()
+    loggers._say.cache_clear()
+    monkeypatch.delenv("WANDB_MODE")
+    with Server() as started:
+        for name, value in started.environment(tmp_path / "home").items():
+            monkeypatch.setenv(name, value)
+        wandb.teardown()
+        yield started
+        started.release()
+        wandb.teardown()
+        started.assert_clean()
+
+
+@pytest.fixture
+def kgon(monkeypatch, capsys):
+    """Runs a kgon command; its exit status, the lines that it printed, and its errors."""
+
+    def run(*words):
+        wandb.teardown()  # as at the end of an earlier command's process
+        monkeypatch.setattr(sys, "argv", ["kgon", *map(str, words)])
+        status = 0
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code
+        said = capsys.readouterr()
+        return status, said.out.splitlines(), said.err
+
+    return run
