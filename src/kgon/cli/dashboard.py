@@ -27,7 +27,9 @@ def main() -> None:
         default=[],
         help="another config entry for the sweep's overview, such as data.sparsity",
     )
-    parser.add_argument("--report", action="store_true", help="create a W&B report with the same sections instead")
+    parser.add_argument(
+        "--report", action="store_true", help="create a W&B report with the same sections instead"
+    )
     parser.add_argument(
         "--offline",
         nargs="?",

@@ -21,7 +21,6 @@ from kgon.paper.items import ITEMS, check_names
 from kgon.paper.jobs import JOBS, Job, Results
 from kgon.paper.page import write_page
 from kgon.paper.rows import VERDICTS
-from kgon.paper.section import Item
 from kgon.record.run_directory import RunDirectory
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from kgon.figures.style import save
-from kgon.paper.drawings import DRAWINGS
 from kgon.files import write_text
+from kgon.paper.drawings import DRAWINGS
 from kgon.paper.items import ITEMS
 from kgon.paper.rows import MARKS, NOT, REMARK, REPRODUCED, UNPUBLISHED, VERDICTS, Row, Table
 from kgon.paper.section import Block, Item, Picture, Section
@@ -52,9 +52,7 @@ def write_page(folder: Path, sections: Mapping[str, Section | None], how: str) -
         for picture in section.pictures if section else ():
             draw(folder, picture)
     results = table_of_results(sections)
-    write_text(
-        folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n"
-    )
+    write_text(folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     write_text(folder / "README.md", "\n".join(_page(sections, how)).rstrip() + "\n")
     return results
 

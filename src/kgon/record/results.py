@@ -87,7 +87,8 @@ def _members(model: TMS, labels: Labels | None, plateaus: Sequence[Plateau]) -> 
     history = model.history
     loss = history.column("loss", "loss")[-1].tolist() if "loss" in history else None
     llc = {k: v[-1].tolist() for k, v in history.columns("llc").items()} if "llc" in history else {}
-    shapes = {name: values.tolist() for name, values in geometry(model.W.detach())._asdict().items()}
+    geometries = geometry(model.W.detach().cpu())._asdict()
+    shapes = {name: values.tolist() for name, values in geometries.items()}
     members = []
     for i, member in enumerate(model.members):
         diverged_at = int(model.diverged_at[i])
