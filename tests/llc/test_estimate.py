@@ -140,7 +140,7 @@ def test_a_stack_of_chains_is_devinterps_optimizer_run_on_each_chain(sampler, mo
         chain_key = streams.subkeys(np.array([key]), 1)[0]
         for t in range(steps):
             assert float(stack.trace[t, 0, i]) == pytest.approx(float(quadratic(w)), rel=1e-12)
-            streams.noise(chain_key, 4 * t, noise)
+            streams.normals(chain_key, 4 * t, noise)
             with monkeypatch.context() as patch:
                 patch.setattr(torch, "normal", lambda z=noise, **_: torch.from_numpy(z[0, :3]))
                 w.grad = w.clone()
@@ -180,7 +180,7 @@ def test_chains_are_compiled_once_whatever_the_settings_and_points_look_like():
     other = W.mT.contiguous().mT  # the same numbers in another order of memory
     again = estimate_llc(PopulationLoss(), other, b, nbeta=60.0, lr=1e-3, n_chains=1, **kind)
     assert torch.equal(again.trace, one.trace)
-    assert len(exact_loops.langevin(2, 6, True).signatures) == 1
+    assert len(exact_loops.langevin.signatures) == 1
 
 
 def test_another_rule_than_the_compiled_one_is_noticed(monkeypatch):

@@ -2,7 +2,7 @@
 
 Shapes: W (*batch, n_hidden, n_features) and b (*batch, n_features) on a CPU; the axes of several
 data sets are the last of *batch. A `Kernel` takes them as (n_stack, n_runs, ...) and shares the
-stack out over threads.
+parameters out over threads.
 """
 
 from collections.abc import Callable
@@ -23,16 +23,15 @@ _SECONDS_A_PAIR = 10e-9
 
 
 class Kernel:
-    """The compiled functions of one loss for stacks of parameters with n_hidden rows.
+    """The compiled functions of one loss for stacks of parameters W (n_stack, n_runs, n_hidden,
+    n_features) and b (n_stack, n_runs, n_features), contiguous and float64.
 
     Run s of a stack uses data set s % n_sets: data sets are the last of its axes.
     """
 
-    def __init__(self, tables: Tables, n_hidden: int, n_runs: int):
-        n_sets, n_features = tables.total.shape[:2]
+    def __init__(self, tables: Tables, n_runs: int):
         self.tables = tables
-        self.size = (n_hidden, n_features, tables.population)
-        self.which = np.arange(n_runs) % n_sets
+        self.data_set = np.arange(n_runs) % tables.n_sets
 
     def value(self, W: Tensor, b: Tensor) -> Tensor:
         """The loss, (n_stack, n_runs)."""
@@ -41,7 +40,7 @@ class Kernel:
     def value_and_grad(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The loss (n_stack, n_runs) and its gradient."""
         value, dW, db = W.new_empty(W.shape[:2]), torch.empty_like(W), torch.empty_like(b)
-        self._share_out(1, exact_loops.value_and_grad(*self.size), (W, b, value, dW, db))
+        self._share_out(exact_loops.value_and_grad, 1, [W, b, value, dW, db])
         return value, dW, db
 
     def hmc_move(
@@ -59,36 +58,32 @@ class Kernel:
     ) -> Tensor:
         """One trajectory of every parameter, in place, and its acceptance probability.
 
-        `hmc.TorchMover` is the definition.
+        `hmc.Mover` has the definition.
         """
         acceptance = torch.zeros_like(value)
+        stacks = [W, b, value, acceptance, torch.from_numpy(keys)]
         self._share_out(
-            n_leapfrog,
-            exact_loops.hmc_move(*self.size),
-            (W, b, value, acceptance, torch.from_numpy(keys)),
-            strength.numpy(), precision, step.numpy(), n_leapfrog, turn,
+            exact_loops.hmc_move, n_leapfrog + 1, stacks, [strength, step],
+            precision, n_leapfrog, turn,
         )  # fmt: skip
         return acceptance
 
     def descend(
         self, W: Tensor, b: Tensor, *, tolerance: float, n_steps: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradient descent in place until the gradient's norm is below `tolerance`.
+        """Gradient descent in place until the gradient's norm is at most `tolerance`.
 
-        The step size is found as it goes: it grows by a fifth after a step that brings at least
-        half of what the slope promises, and is halved, the step not taken, after one that does not.
-        So the path stays close to the gradient flow and does not hop between basins.
+        The step size adapts: it grows by a fifth after a step that lowers the loss by at least half
+        of what the gradient promises; any other step is undone and the step size is halved. So the
+        path stays close to the gradient flow and does not hop between basins.
 
         Returns:
             The loss, the gradient's norm and the number of steps, each (n_stack, n_runs).
         """
         value, slope, taken = (W.new_empty(W.shape[:2]) for _ in range(3))
         self._share_out(
-            n_steps,
-            exact_loops.descend(*self.size),
-            (W, b, value, slope, taken),
-            tolerance, n_steps,
-        )  # fmt: skip
+            exact_loops.descend, n_steps, [W, b, value, slope, taken], [], tolerance, n_steps
+        )
         return value, slope, taken
 
     def langevin(
@@ -109,50 +104,47 @@ class Kernel:
         `kgon.llc.langevin` has the definition and calls this.
 
         Args:
-            W, b: the chains' starts, which are their centres too.
+            W, b: the chains' starts, which are also the centres of the localization.
             trace: (n_stack, n_runs, n_draws), filled with the losses of the draws.
-            keys: (n_stack, n_runs), of the chains' noise.
+            keys: (n_stack, n_runs), streams of the chains' noise.
             nbeta, lr, localization: (n_runs).
             n_burnin: steps before the first draw.
-            probe_every: draws between two probes of the acceptance.
+            probe_every: draws from one probe of the acceptance to the next.
 
         Returns:
             The mean acceptance (n_stack, n_runs), NaN without a probe.
         """
         acceptance = trace.new_empty(trace.shape[:2])
+        stacks = [W, b, trace, acceptance, torch.from_numpy(keys)]
         self._share_out(
-            n_burnin + trace.shape[2],
-            exact_loops.langevin(*self.size),
-            (W, b, torch.from_numpy(keys), trace, acceptance),
-            nbeta.numpy(), lr.numpy(), localization.numpy(), n_burnin, probe_every,
+            exact_loops.langevin, n_burnin + trace.shape[2], stacks, [nbeta, lr, localization],
+            n_burnin, probe_every,
         )  # fmt: skip
         return acceptance
 
     def _share_out(
         self,
+        loop: Callable[..., None],
         evaluations: int,
-        kernel: Callable[..., None],
-        stacks: tuple[Tensor, ...],
+        stacks: list[Tensor],
+        settings: list[Tensor] | None = None,
         *rest: Any,
     ) -> None:
-        """Run `kernel`, which makes so many evaluations a parameter, with the longer of the stacks'
-        two axes cut into one part a thread."""
+        """Call a loop, which evaluates the loss so many times, on slices of the parameters.
+
+        Stacks are (n_stack, n_runs, ...), settings (n_runs); the loop gets both as
+        (n_parameters, ...).
+        """
         n_stack, n_runs = stacks[0].shape[:2]
-        seconds = evaluations * _SECONDS_A_PAIR * self.size[1] ** 2
+        arrays = [stack.view(n_stack * n_runs, *stack.shape[2:]).numpy() for stack in stacks]
+        of_runs = [setting.numpy() for setting in settings or []]
+        arrays += [np.tile(setting, n_stack) for setting in [*of_runs, self.data_set]]
 
-        def run(stack: slice, runs: slice) -> None:
-            kernel(
-                *(each[stack].numpy() for each in stacks),
-                *rest,
-                self.which,
-                self.tables.arguments,
-                (runs.start, runs.stop),
-            )
+        def run(part: slice) -> None:
+            loop(*(array[part] for array in arrays), *rest, *self.tables.lookup)
 
-        if n_runs > n_stack:
-            share_out(lambda part: run(slice(None), part), n_runs, n_stack * seconds)
-        else:
-            share_out(lambda part: run(part, slice(0, n_runs)), n_stack, n_runs * seconds)
+        seconds = evaluations * _SECONDS_A_PAIR * self.tables.n_features**2
+        share_out(run, n_stack * n_runs, seconds)
 
 
 class CompiledLoss:
@@ -167,8 +159,8 @@ class CompiledLoss:
         compiled = tables(loss, n_features)
         if compiled is None:
             raise ValueError(
-                f"{type(loss).__name__} has no compiled form, only PopulationLoss and "
-                "EmpiricalLoss on a CPU have"
+                f"{type(loss).__name__} has no compiled form: only PopulationLoss and "
+                "EmpiricalLoss on a CPU have one"
             )
         self.loss = loss
         self.tables = compiled
@@ -179,7 +171,7 @@ class CompiledLoss:
 
     def value_and_grad(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The loss (*batch) in float64 and its gradient in the parameters' dtype."""
-        n_sets, n_features = self.tables.total.shape[:2]
+        n_sets, n_features = self.tables.n_sets, self.tables.n_features
         batch, own = b.shape[:-1], self.tables.batch
         if W.shape[:-2] != batch or not W.shape[-1] == b.shape[-1] == n_features:
             raise ValueError(
@@ -190,7 +182,7 @@ class CompiledLoss:
             raise ValueError(
                 f"parameters' batch axes {tuple(batch)} must end in the data sets' {own}"
             )
-        kernel = Kernel(self.tables, W.shape[-2], n_sets)
+        kernel = Kernel(self.tables, n_sets)
         value, dW, db = kernel.value_and_grad(
             W.detach().double().reshape(-1, n_sets, *W.shape[-2:]).contiguous(),
             b.detach().double().reshape(-1, n_sets, n_features).contiguous(),

@@ -1,14 +1,15 @@
-"""Lookup tables of the exact losses' moments, for compiled loops.
+"""Lookup tables for the truncated moments of the exact losses, for compiled loops.
 
-A threshold is looked up in O(1), nearly always from one line of a cache: buckets of equal width
-over a feature's amplitudes, each with the moments of the amplitudes from it on and the amplitudes
-in it, to be compared one by one. Where they do not fit, the sorted sample is bisected. It finds
-what the binary search of `SampleMoments` finds.
+A threshold t is looked up in O(1): the range of a feature's amplitudes is cut into as many buckets
+of equal width as there are amplitudes. A bucket is a line of 64 bytes with the moments of the
+amplitudes from it on and the first amplitudes in it, to be compared with t one by one. Where there
+are more of them, the sorted sample is bisected. This finds what the binary search of
+`SampleMoments` finds, at a cost that hardly depends on the number of samples.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numba
@@ -18,64 +19,91 @@ from torch import Tensor
 
 from kgon.theory.loss import EmpiricalLoss, PopulationLoss
 
-MOMENTS = 3
-"""Truncated moments of the amplitude, of orders 0, 1 and 2, at the start of a line."""
-COUNT = 3
-"""Place in a line of the number of amplitudes in the bucket."""
-SLOTS = 4, 8
-"""Places in a line of the amplitudes themselves: 64 bytes in all. If there are more, the first of
-these places has the index of the first of them."""
-AT_ONCE = SLOTS[1] - SLOTS[0]
-"""As many thresholds as a bucket has slots are looked up at once: their lines are transposed."""
+SLOTS = 3
+"""Amplitudes in a line. One bucket in fifty of a uniform sample has more."""
+
+FEATURE = np.dtype(
+    [
+        ("low", np.float64),  # the least amplitude
+        ("high", np.float64),  # the largest
+        ("total_0", np.float64),  # moments of all amplitudes: E[a^k ; feature]
+        ("total_1", np.float64),
+        ("total_2", np.float64),
+        ("weight", np.float64),  # of an amplitude: 1 / n_samples
+        ("importance", np.float64),  # weight of the output coordinate
+        ("buckets_per_unit", np.float64),
+        ("last_bucket", np.float64),
+        ("first_line", np.int64),  # where this feature begins in Lookup.lines
+        ("first_amplitude", np.int64),  # where it begins in Lookup.amplitudes
+        ("is_uniform", np.bool_),  # the population's U[0, 1] instead of a sample
+    ],
+    align=True,
+)
+"""One feature of one data set. Each has buckets for its own amplitudes, so its moments do not
+depend on the other data sets, not even in their rounding."""
+
+LINE = np.dtype(
+    [
+        ("moment_0", np.float64),  # moments of the amplitudes from this bucket on
+        ("moment_1", np.float64),
+        ("moment_2", np.float64),
+        ("count", np.int64),  # amplitudes in this bucket
+        ("first", np.int64),  # amplitudes below it
+        *(
+            (f"slot_{k}", np.float64) for k in range(SLOTS)
+        ),  # its first amplitudes, then the largest number
+    ]
+)
+
+AMPLITUDE = np.dtype(
+    [
+        ("value", np.float64),
+        ("moment_0", np.float64),  # moments of the amplitudes from this one on
+        ("moment_1", np.float64),
+        ("moment_2", np.float64),
+    ]
+)
+
+
+class Lookup(NamedTuple):
+    """What compiled functions take.
+
+    Attributes:
+        features: `FEATURE` records, (n_sets, n_features).
+        lines: `LINE` records, of one feature after the other.
+        amplitudes: `AMPLITUDE` records, ascending for each feature, then one with the moments 0.
+    """
+
+    features: NDArray[np.void]
+    lines: NDArray[np.void]
+    amplitudes: NDArray[np.void]
 
 
 @dataclass(frozen=True)
 class Tables:
-    """Lookup tables of the data sets behind a loss; those of the population are empty.
+    """The lookup table of a loss and the batch axes of its data sets."""
 
-    Attributes:
-        population: whether the amplitude is U[0, 1] instead of a sample.
-        batch: the axes of the data sets, n_sets of them in all.
-        lines: (n_sets, n_features, width, 8), see `MOMENTS`, `COUNT`, `SLOTS`; the largest of
-            numbers in slots behind the last amplitude, zeros behind the last bucket.
-        ordered: (n_sets, n_features, width), the amplitudes ascending, +inf behind the last.
-        tails: the moments of the amplitudes from each on, each (n_sets, n_features, width + 1).
-        total: (n_sets, n_features, 3), moments of all amplitudes.
-        low: (n_sets, n_features), the least amplitude.
-        high: (n_sets, n_features), the largest.
-        scale: (n_sets, n_features), buckets per unit of amplitude.
-        last: (n_sets, n_features), the number of the last bucket. A feature of a data set has a
-            bucket for each of its own amplitudes, so that its moments do not depend on the others,
-            not even in their rounding.
-        weight: an amplitude's share of moment 0, 1 / n_samples.
-        importance: (n_sets, n_features), weights of the output coordinates.
-    """
-
-    population: bool
+    lookup: Lookup
     batch: tuple[int, ...]
-    lines: NDArray[np.float64]
-    ordered: NDArray[np.float64]
-    tails: tuple[NDArray[np.float64], ...]
-    total: NDArray[np.float64]
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-    scale: NDArray[np.float64]
-    last: NDArray[np.float64]
-    weight: float
-    importance: NDArray[np.float64]
 
     @property
-    def arguments(self) -> tuple[Any, ...]:
-        """What the compiled functions take."""
-        return (
-            self.lines.reshape(-1), self.ordered.reshape(-1),
-            tuple(tail.reshape(-1) for tail in self.tails), self.weight, self.lines.shape[2],
-            self.total, self.low, self.high, self.scale, self.last, self.importance,
-        )  # fmt: skip
+    def population(self) -> bool:
+        """Whether the loss is the population's."""
+        return bool(self.lookup.features["is_uniform"].all())
+
+    @property
+    def n_sets(self) -> int:
+        """Number of data sets."""
+        return len(self.lookup.features)
+
+    @property
+    def n_features(self) -> int:
+        """Number of features."""
+        return self.lookup.features.shape[1]
 
 
 def tables(loss: Any, n_features: int) -> Tables | None:
-    """The tables of a loss, or None if it has no compiled form: only the exact losses have."""
+    """The tables of a loss, or None if it has no compiled form: only the exact losses have one."""
     if type(loss) is PopulationLoss:
         return _population_tables(n_features, loss.importance)
     if type(loss) is EmpiricalLoss and loss.moments.sorted.device.type == "cpu":
@@ -91,110 +119,86 @@ _MADE: WeakKeyDictionary[EmpiricalLoss, Tables] = WeakKeyDictionary()
 
 def _population_tables(n_features: int, importance: Tensor | None) -> Tables:
     batch = tuple(importance.shape[:-1]) if importance is not None else ()
-    weights = _weights(importance, batch, n_features)
-    n_sets = len(weights)
-    total = np.broadcast_to(1 / (np.arange(1, 4) * n_features), (n_sets, n_features, 3)).copy()
-    return Tables(
-        population=True,
-        batch=batch,
-        lines=_lines(n_sets, n_features, 1),
-        ordered=np.zeros((n_sets, n_features, 1)),
-        tails=(np.zeros((n_sets, n_features, 2)),) * MOMENTS,
-        total=total,
-        low=np.zeros((n_sets, n_features)),
-        high=np.ones((n_sets, n_features)),
-        scale=np.zeros((n_sets, n_features)),
-        last=np.zeros((n_sets, n_features)),
-        weight=0.0,
-        importance=weights,
-    )
+    features = np.zeros((math.prod(batch), n_features), FEATURE)
+    features["is_uniform"], features["high"] = True, 1.0
+    for k in range(3):
+        features[f"total_{k}"] = 1 / ((k + 1) * n_features)
+    features["importance"] = _weights(importance, batch, n_features)
+    return Tables(Lookup(features, np.zeros(1, LINE), np.zeros(1, AMPLITUDE)), batch)
 
 
 def _sample_tables(loss: EmpiricalLoss) -> Tables:
     moments = loss.moments
-    data_batch, n_features = moments.sorted.shape[:-2], moments.sorted.shape[-2]
-    n_sets = math.prod(data_batch)
-    ordered = moments.sorted.double().numpy().reshape(n_sets, n_features, -1)
-    tails = tuple(tail.double().numpy().reshape(n_sets, n_features, -1) for tail in moments.tails)
-    lines = _lines(n_sets, n_features, ordered.shape[-1])
-    low, high, scale, last = (np.zeros((n_sets, n_features)) for _ in range(4))
-    for s, j in np.ndindex(n_sets, n_features):
-        present = ordered[s, j][np.isfinite(ordered[s, j])]
-        # One amplitude a bucket: of a uniform sample's, one in 270 then has more than `SLOTS`.
-        n_buckets = max(present.size, 1)
-        if present.size:
-            low[s, j], high[s, j], last[s, j] = present[0], present[-1], n_buckets - 1
-            if high[s, j] > low[s, j]:
-                scale[s, j] = last[s, j] / (high[s, j] - low[s, j])
-        place = buckets(present, low[s, j], scale[s, j], last[s, j])
-        _fill(lines[s, j, :n_buckets], place, present, [tail[s, j] for tail in tails])
-        lines[s, j, n_buckets:] = 0.0
-    return Tables(
-        population=False,
-        batch=tuple(data_batch),
-        lines=lines,
-        ordered=ordered,
-        tails=tails,
-        total=np.stack([tail[..., 0] for tail in tails], -1),
-        low=low,
-        high=high,
-        scale=scale,
-        last=last,
-        weight=1 / loss.n_samples,
-        importance=_weights(loss.importance, tuple(data_batch), n_features),
-    )
+    *batch, n_features, width = moments.sorted.shape
+    ordered = moments.sorted.double().numpy().reshape(-1, n_features, width)
+    tails = [tail.double().numpy().reshape(-1, n_features, width + 1) for tail in moments.tails]
+    counts = np.isfinite(ordered).sum(-1)
+    features = np.zeros(counts.shape, FEATURE)
+    features["importance"] = _weights(loss.importance, tuple(batch), n_features)
+    features["weight"] = 1 / loss.n_samples
+    # One line and one amplitude more: those behind the last, and of a feature without amplitudes.
+    ends = np.cumsum(counts + 1).reshape(counts.shape)
+    features["first_line"] = features["first_amplitude"] = ends - counts - 1
+    lines = _aligned(ends[-1, -1])
+    amplitudes = np.empty(ends[-1, -1], AMPLITUDE)
+    for place in np.ndindex(counts.shape):
+        own = slice(ends[place] - counts[place] - 1, ends[place])
+        amplitudes[own]["value"] = np.append(ordered[place][: counts[place]], np.inf)
+        for k, tail in enumerate(tails):
+            amplitudes[own][f"moment_{k}"] = tail[place][: counts[place] + 1]
+            features[place][f"total_{k}"] = tail[place][0]
+        _fill(features[place], lines[own], amplitudes[own])
+    return Tables(Lookup(features, lines, amplitudes), tuple(batch))
 
 
-def _lines(n_sets: int, n_features: int, width: int) -> NDArray[np.float64]:
-    """Room for the lines, each of which is one line of the cache."""
-    shape = (n_sets, n_features, width, SLOTS[1])
-    room = np.empty(math.prod(shape) + SLOTS[1])
-    first = -room.ctypes.data % 64 // 8
-    return room[first : first + math.prod(shape)].reshape(shape)
+def _aligned(n_lines: int) -> NDArray[np.void]:
+    """Room for so many lines, each of which is one line of the processor's cache."""
+    room = np.empty(n_lines + 1, LINE)
+    gap = -room.ctypes.data % LINE.itemsize
+    return room.view(np.uint8)[gap : gap + n_lines * LINE.itemsize].view(LINE)
 
 
-def _fill(
-    lines: NDArray[np.float64],
-    place: NDArray[np.int32],
-    amplitudes: NDArray[np.float64],
-    tails: list[NDArray[np.float64]],
-) -> None:
-    count = np.bincount(place, minlength=len(lines))
+def _fill(feature: np.void, lines: NDArray[np.void], amplitudes: NDArray[np.void]) -> None:
+    """Fill a feature's lines, and its record with what leads to them."""
+    values = amplitudes["value"][:-1]
+    if values.size:
+        feature["low"], feature["high"] = values[0], values[-1]
+        feature["last_bucket"] = values.size - 1
+    if feature["high"] > feature["low"]:
+        feature["buckets_per_unit"] = feature["last_bucket"] / (feature["high"] - feature["low"])
+    count = np.bincount(buckets(values, feature), minlength=lines.size)
     first = np.cumsum(count) - count
-    for k, tail in enumerate(tails):
-        lines[:, k] = tail[first]
-    lines[:, COUNT] = count
-    slots = lines[:, SLOTS[0] :]
-    fits = count <= slots.shape[1]
-    for r in range(slots.shape[1]):
-        (here,) = np.nonzero(fits & (r < count))
-        slots[:, r] = np.finfo(np.float64).max  # finite, for zero times it is zero
-        slots[here, r] = amplitudes[first[here] + r]
-    slots[~fits, 0] = first[~fits]
+    lines["count"], lines["first"] = count, first
+    for k in range(3):
+        lines[f"moment_{k}"] = amplitudes[f"moment_{k}"][first]
+    for k in range(SLOTS):
+        in_bucket = amplitudes["value"][np.minimum(first + k, values.size)]
+        lines[f"slot_{k}"] = np.where(k < count, in_bucket, np.finfo(np.float64).max)
 
 
 def _weights(
-    importance: Tensor | None, data_batch: tuple[int, ...], n_features: int
+    importance: Tensor | None, batch: tuple[int, ...], n_features: int
 ) -> NDArray[np.float64]:
     if importance is None:
-        return np.ones((math.prod(data_batch), n_features))
-    full = importance.double().expand(*data_batch, n_features)
+        return np.ones((math.prod(batch), n_features))
+    full = importance.double().expand(*batch, n_features)
     return np.ascontiguousarray(full.reshape(-1, n_features).numpy())
 
 
 @numba.njit(nogil=True, error_model="numpy", inline="always")
-def bucket(t, low, scale, last):
-    """The bucket of t, the same for amplitudes and thresholds, so that it is monotone exactly."""
-    place = (t - low) * scale
-    # In this order a NaN (from 0 times infinity) goes to bucket 0.
+def bucket(t, feature):
+    """The bucket of t, by the same arithmetic for amplitudes and thresholds: so it is monotone
+    exactly. Beyond the amplitudes it is the first or the last bucket."""
+    place = (t - feature.low) * feature.buckets_per_unit
+    # Ordered so that a NaN goes to bucket 0.
     place = place if place > 0.0 else 0.0
-    place = place if place < last else last
-    return np.int32(place)
+    place = place if place < feature.last_bucket else feature.last_bucket
+    return np.int64(place)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def buckets(amplitudes, low, scale, last):
+def buckets(amplitudes, feature):
     out = np.empty(amplitudes.size, dtype=np.int32)
     for i in range(amplitudes.size):
-        out[i] = bucket(amplitudes[i], low, scale, last)
+        out[i] = bucket(amplitudes[i], feature)
     return out

@@ -5,7 +5,7 @@
 is the step of `SGMCMC.sgld` (Lau et al. 2023, arXiv 2308.12108). The rule is elementwise, so one
 optimizer on a stack of parameters makes exactly as many independent chains. What its steps cost is
 dispatch, so on kgon's exact losses plain SGLD runs in one compiled loop instead
-(`compiled_loss.Kernel.langevin`): the first call for a size of models compares steps of the loop
+(`exact_loss.Kernel.langevin`): the first call for a size of models compares steps of the loop
 with the optimizer's own and refuses to go on if they differ, and a test compares whole chains.
 """
 
@@ -252,7 +252,7 @@ class _ChainNoise(TorchFunctionMode):
 
     def draw(self, step: int) -> None:
         """Draw the noise of one step."""
-        streams.noise(self.keys, step * self.width, self.block.numpy())
+        streams.normals(self.keys, step * self.width, self.block.numpy())
         self.noise = self.block[:, : self.like.shape[-1]].reshape(self.like.shape).to(self.like)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -283,7 +283,7 @@ def _compiled(
     probe_every: int,
     rule: _Rule,
 ) -> tuple[Tensor, Tensor]:
-    """`_stepped` in the compiled loop: a few chains side by side, all of their steps together."""
+    """`_stepped` in the compiled loop."""
     n_chains, batch = len(keys), keys.shape[1:]
     contiguous = torch.contiguous_format
     W, b = (p.detach().expand(n_chains, *p.shape).clone(memory_format=contiguous) for p in points)
@@ -294,7 +294,7 @@ def _compiled(
     def of_runs(setting: float | Tensor) -> Tensor:
         return torch.as_tensor(setting, dtype=torch.float64).expand(batch).flatten().contiguous()
 
-    acceptance = Kernel(loss.tables, W.shape[-2], n_runs).langevin(
+    acceptance = Kernel(loss.tables, n_runs).langevin(
         W, b, trace.view(n_chains, n_runs, -1), keys=keys.reshape(n_chains, n_runs),
         nbeta=of_runs(rule.nbeta), lr=of_runs(rule.lr), localization=of_runs(rule.localization),
         n_burnin=n_burnin, probe_every=probe_every,

@@ -1,7 +1,7 @@
 """Hamiltonian Monte Carlo moves of many particles under any loss: one trajectory each.
 
 The target is exp(-strength L(w) - precision |w|^2 / 2). Step sizes are jittered
-(`moment_kernels.JITTER`), and a trajectory is accepted or rejected by Metropolis's rule.
+(`exact_loops.JITTER`), and a trajectory is accepted or rejected by Metropolis's rule.
 
 Shapes: particles are W (n_particles, n_runs, n_hidden, n_features) and b likewise; *runs, n_runs of
 them in all, are the axes that the loss knows.
@@ -55,11 +55,11 @@ def mover(loss: Any, runs: tuple[int, ...], n_hidden: int, n_features: int) -> M
     tables = moments.tables(loss, n_features)
     if tables is None:
         return TorchMover(loss, runs)
-    return Kernel(tables, n_hidden, n_runs=math.prod(runs))
+    return Kernel(tables, n_runs=math.prod(runs))
 
 
 class TorchMover:
-    """The moves in torch, for any loss; what `compiled_loss.Kernel` is held against."""
+    """The moves in torch, for any loss; the tests hold `exact_loss.Kernel` against it."""
 
     def __init__(self, loss: Any, runs: tuple[int, ...]):
         self.loss = loss

@@ -104,7 +104,7 @@ def quench(W: Tensor, b: Tensor) -> Quench:
     assert tables is not None  # the population loss has a compiled form
     end_W = W.detach().double().reshape(-1, 1, n_hidden, n_features).clone()
     end_b = b.detach().double().reshape(-1, 1, n_features).clone()
-    loss, slope, _ = Kernel(tables, n_hidden, n_runs=1).descend(
+    loss, slope, _ = Kernel(tables, n_runs=1).descend(
         end_W, end_b, tolerance=QUENCH_SLOPE, n_steps=QUENCH_STEPS
     )
     batch = b.shape[:-1]

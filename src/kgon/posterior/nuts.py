@@ -152,15 +152,20 @@ def _looked_up(x: Tensor, noise_std: float) -> Callable[[Any, Any], Any]:
     import jax.numpy as jnp
 
     n_samples, n_features = x.shape
-    tables = moments.tables(EmpiricalLoss(x.double()), n_features)
+    loss = EmpiricalLoss(x.double())
+    tables = moments.tables(loss, n_features)
     assert tables is not None  # the empirical loss has a compiled form
-    ordered, total = jnp.asarray(tables.ordered[0]), jnp.asarray(tables.total[0])
-    tails = jnp.stack([jnp.asarray(tail[0]) for tail in tables.tails], -1)
-    low, scale, last_bucket = tables.low[0], tables.scale[0], tables.last[0]
-    count = tables.lines[0, :, :, moments.COUNT].astype(np.int32)
+    ordered = jnp.asarray(loss.moments.sorted.numpy())
+    tails = jnp.stack([jnp.asarray(tail.numpy()) for tail in loss.moments.tails], -1)
+    total = tails[:, 0]
+    of_features, lines = tables.lookup.features[0], tables.lookup.lines
+    low, scale, last_bucket, first_line = (
+        jnp.asarray(of_features[name])
+        for name in ("low", "buckets_per_unit", "last_bucket", "first_line")
+    )
     # Bisection of a fixed length, as many halvings as find an amplitude in the fullest bucket.
-    halvings = int(count.max()).bit_length()
-    start = jnp.asarray(np.pad(count.cumsum(-1, dtype=np.int32), ((0, 0), (1, 0))))
+    halvings = int(lines["count"].max()).bit_length()
+    below = jnp.asarray(lines["first"].astype(np.int32))
     feature = jnp.arange(n_features)
 
     def active_moments(A: Any, b: Any) -> Any:
@@ -169,7 +174,7 @@ def _looked_up(x: Tensor, noise_std: float) -> Callable[[Any, Any], Any]:
         t = -b / jnp.where(tilted, A, 1.0)
         t = jnp.where(tilted, t, jnp.where(b > 0, -jnp.inf, jnp.inf))
         bucket = jnp.clip((t - low) * scale, 0, last_bucket).astype(jnp.int32)
-        first, last = start[feature, bucket], start[feature, bucket + 1]
+        first, last = below[first_line + bucket], below[first_line + bucket + 1]
         for _ in range(halvings):
             middle = (first + last) >> 1
             above = (first < last) & (ordered[feature, middle] <= t)
