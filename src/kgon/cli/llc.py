@@ -250,7 +250,11 @@ def at_snapshots(config: DictConfig) -> Found:
     estimate = _estimate(config, loss, W, b, settings, keys)
     points = data.critical_points(W.shape[-2], importance)
     theory = {point.label: point.llc for point in points}
-    labels = np.array(classify(W, b)) if W.shape[-2] == 2 else np.full(alive.shape, "other")
+    labels = (
+        np.array(classify(W, b)).reshape(alive.shape)
+        if W.shape[-2] == 2
+        else np.full(alive.shape, "other")
+    )
     rows = []
     for (i, j), row in zip(np.ndindex(*alive.shape), _rows(estimate), strict=True):
         if alive[i, j]:

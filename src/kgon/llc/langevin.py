@@ -270,7 +270,9 @@ class StepSizes(Preconditioner):
     def __init__(self, s: Tensor):
         self.coefficients = PreconditionerCoefs(s, s, s.sqrt(), 1.0)
 
-    def get_coefficients(self, param: Tensor, grad: Tensor, state: dict) -> PreconditionerCoefs:
+    def get_coefficients(
+        self, param: Tensor, grad: Tensor, state: dict[str, Any]
+    ) -> PreconditionerCoefs:
         return self.coefficients
 
 
