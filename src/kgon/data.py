@@ -1,7 +1,7 @@
 """What the model is shown: distributions of inputs, and blocks of minibatches.
 
-A distribution turns independent uniform numbers into inputs; where the numbers come from (a fixed
-data set, or fresh ones for every step) is not its business.
+A distribution maps independent uniform numbers to inputs. The caller chooses the numbers: those of
+a fixed data set, or fresh ones for every step.
 """
 
 from dataclasses import dataclass
@@ -36,8 +36,8 @@ class Distribution(Protocol):
         """The loss of a sample x (*batch, n_samples, n_features) of this distribution."""
         ...
 
-    def critical_points(self) -> list[CriticalPoint]:
-        """The known critical points of the expected loss at n_hidden = 2, by loss."""
+    def critical_points(self, n_hidden: int, importance: Tensor | None) -> list[CriticalPoint]:
+        """The known critical points of the expected loss, by loss; none where theory is silent."""
         ...
 
 
@@ -67,13 +67,15 @@ class SingleFeature:
         """Exact, at a cost that does not depend on the size of the sample."""
         return EmpiricalLoss(x, importance)
 
-    def critical_points(self) -> list[CriticalPoint]:
-        """The k-gons."""
+    def critical_points(self, n_hidden: int, importance: Tensor | None) -> list[CriticalPoint]:
+        """The k-gons, which are points of the plane and of the loss without importance weights."""
+        if n_hidden != 2 or importance is not None:
+            return []
         return critical_points(self.n_features)
 
 
 class _Bernoulli:
-    """Features that are active or not, uniform on [0, 1] when active, several at a time."""
+    """Inputs with any number of active features, each uniform on [0, 1]."""
 
     def __init__(self, n_features: int, sparsity: float):
         _check_n_features(n_features)
@@ -88,14 +90,14 @@ class _Bernoulli:
         raise NotImplementedError
 
     def inputs(self, u: Tensor) -> Tensor:
-        choices, magnitude = u.split(self.n_features, -1)
+        choices, magnitude = u[..., : self.n_features], u[..., self.n_features :]
         return torch.where(self._active(choices), magnitude, 0.0)
 
     def expected_loss(self, importance: Tensor | None) -> Loss:
         """Estimated on EXPECTATION_SAMPLES inputs that are the same in every run.
 
-        Its standard error is that of a mean over so many inputs: some percent of the loss, larger
-        the rarer the features; the same for all members and steps, so differences are sharper.
+        The standard error is a few percent of the loss, more for rare features. The inputs are the
+        same for all members and steps, so differences between losses are more precise.
         """
         keys = streams.member_keys(0, [0], "expectation")
         return DirectLoss(draw(self, keys, 0, EXPECTATION_SAMPLES), importance)
@@ -104,7 +106,7 @@ class _Bernoulli:
         """Summed over the sample."""
         return DirectLoss(x, importance)
 
-    def critical_points(self) -> list[CriticalPoint]:
+    def critical_points(self, n_hidden: int, importance: Tensor | None) -> list[CriticalPoint]:
         """None is known."""
         return []
 
@@ -113,8 +115,8 @@ class Sparse(_Bernoulli):
     """Each feature active with probability 1 - sparsity, then uniform on [0, 1] (Elhage et al.).
 
     As sparsity -> 1, an input that is not zero tends to have a single active feature: conditioned
-    on activity this is `SingleFeature`. Almost all inputs are zero then, and those hold positive
-    biases down, which `SingleFeature` does not.
+    on activity this is `SingleFeature`. But almost all inputs are then zero, and these penalize
+    positive biases, which `SingleFeature` does not.
     """
 
     def _active(self, u: Tensor) -> Tensor:

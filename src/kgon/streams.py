@@ -58,13 +58,15 @@ def member_keys(seed: int | Sequence[int], members: Sequence[int], purpose: str)
     words = np.empty((len(keys), 2), dtype=np.uint64)
     words[:, 0] = [s % 2**64 for s in seeds]
     words[:, 1] = zlib.crc32(purpose.encode())
-    return _fold(keys, words)
+    folded: Keys = _fold(keys, words)
+    return folded
 
 
 def subkeys(keys: Keys, count: int) -> Keys:
     """`count` independent streams for each key, (*keys, count): the chains of a member, say."""
     words = np.tile(np.arange(count, dtype=np.uint64), keys.size)
-    return _fold(np.repeat(keys.ravel(), count), words[:, None]).reshape(*keys.shape, count)
+    folded: Keys = _fold(np.repeat(keys.ravel(), count), words[:, None])
+    return folded.reshape(*keys.shape, count)
 
 
 @numba.njit(cache=True, nogil=True)

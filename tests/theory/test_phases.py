@@ -77,13 +77,13 @@ def test_rotations_reflections_and_permutations_change_nothing(n_features):
         assert torch.equal(phase_codes(*moved), before)
 
 
-def test_batches_are_nested_lists_of_what_each_element_is():
+def test_labels_of_a_batch_are_one_flat_list():
     points = critical_points(6)[:6]
     W = torch.stack([p.W for p in points]).view(2, 3, 2, 6)
     b = torch.stack([p.b for p in points]).view(2, 3, 6)
-    single = [[classify(W[i, j], b[i, j]) for j in range(3)] for i in range(2)]
-    assert classify(W, b) == single
-    assert single[0][0] == points[0].label
+    labels = [point.label for point in points]
+    assert classify(W, b) == labels
+    assert classify(W[1, 2], b[1, 2]) == labels[-1:]
     assert classify(W[:0], b[:0]) == []
     codes = phase_codes(W, b)
     assert codes.shape == (2, 3) and codes.dtype == torch.int64
@@ -139,16 +139,16 @@ def spread(*degrees):
     ],
 )
 def test_what_fits_nothing_is_other(name, W, b):
-    assert classify(W.double(), b.double()) == OTHER, name
+    assert classify(W.double(), b.double()) == [OTHER], name
 
 
 def test_a_polygon_that_is_no_critical_point_is_other():
     """A regular 9-gon is none of the standard ones; with ten features neither."""
     angle = 2 * math.pi / 9 * torch.arange(9, dtype=torch.float64)
     W, b = 1.6 * torch.stack([angle.cos(), angle.sin()]), torch.full((9,), -1.5).double()
-    assert classify(W, b) == OTHER
+    assert classify(W, b) == [OTHER]
     W, b = torch.nn.functional.pad(W, (0, 1)), torch.nn.functional.pad(b, (0, 1), value=-1)
-    assert classify(W, b) == OTHER
+    assert classify(W, b) == [OTHER]
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_a_polygon_that_is_no_critical_point_is_other():
     ],
 )
 def test_what_training_leaves_is_recognised(label, W, b):
-    assert classify(W, b) == label
+    assert classify(W, b) == [label]
 
 
 def test_gradient_descent_ends_in_the_phase_of_its_loss():

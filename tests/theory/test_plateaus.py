@@ -13,6 +13,7 @@ from kgon.theory.plateaus import (
     Plateau,
     count_plateaus,
     find_plateaus,
+    find_plateaus_of_each,
     match_plateaus,
     transitions,
 )
@@ -55,7 +56,7 @@ def test_a_flat_curve_is_one_plateau():
 def test_any_strides_will_do():
     """A view of every second step, and a transposed history (records, curves)."""
     history = staircase(EVEN)[:, None].expand(-1, 3)
-    found = find_plateaus(EVEN[::2], history[::2].T)
+    found = find_plateaus_of_each(EVEN[::2], history[::2].T)
     assert found == [find_plateaus(EVEN[::2].clone(), history[::2, 0].clone())] * 3
 
 
@@ -108,19 +109,17 @@ def curves():
 
 def test_a_batch_is_a_loop():
     batch = curves()
-    found = find_plateaus(LOG, batch)
+    found = find_plateaus_of_each(LOG, batch)
     single = [find_plateaus(LOG, curve) for curve in batch]
     assert found == single
     assert sum(map(len, found)) > 20
-    nested = find_plateaus(LOG, batch.view(2, 3, 2, -1))
-    assert [c for a in nested for b in a for c in b] == single
-    assert len(nested) == 2 and len(nested[0]) == 3 and len(nested[0][0]) == 2
-    assert find_plateaus(LOG, batch[:0]) == []
+    assert find_plateaus_of_each(LOG, batch.view(2, 3, 2, -1)) == single
+    assert find_plateaus_of_each(LOG, batch[:0]) == []
 
 
 def test_plateaus_are_level_disjoint_and_long_enough():
     """The definition, checked on curves that are anything: walks as well as staircases."""
-    for curve, found in zip(curves(), find_plateaus(LOG, curves()), strict=True):
+    for curve, found in zip(curves(), find_plateaus_of_each(LOG, curves()), strict=True):
         for plateau in found:
             inside = curve[(plateau.start <= LOG) & (plateau.end >= LOG)]
             assert inside.numel() >= 3
@@ -194,7 +193,7 @@ def test_all_plateaus_are_those_of_the_definition(tolerance):
     moves = 5e-4 * torch.randn(12, 80, generator=g, dtype=torch.float64)
     walks = (moves * (torch.rand(12, 80, generator=g) < 0.6)).cumsum(-1) * tolerance / 1e-3
     slow = [slow_plateaus(step, walk, tolerance, 0.05) for walk in walks]
-    found = find_plateaus(step, walks, tolerance=tolerance, min_length=0.05)
+    found = find_plateaus_of_each(step, walks, tolerance=tolerance, min_length=0.05)
     assert [[(p.start, p.end) for p in own] for own in found] == slow
     assert sum(map(len, slow)) > 12
 
@@ -202,9 +201,9 @@ def test_all_plateaus_are_those_of_the_definition(tolerance):
 def test_time_and_loss_can_be_shifted_and_scaled():
     """Powers of two and one shift that is exact, so that the plateaus are the same ones."""
     batch = curves()[:4]
-    before = find_plateaus(LOG, batch)
-    scaled = find_plateaus(8 * LOG, 4 * batch, tolerance=4e-3)
-    shifted = find_plateaus(LOG + 2**20, batch)
+    before = find_plateaus_of_each(LOG, batch)
+    scaled = find_plateaus_of_each(8 * LOG, 4 * batch, tolerance=4e-3)
+    shifted = find_plateaus_of_each(LOG + 2**20, batch)
     for a, b, c in zip(before, scaled, shifted, strict=True):
         assert [(8 * p.start, 8 * p.end) for p in a] == [(p.start, p.end) for p in b]
         assert [p.loss for p in b] == pytest.approx([4 * p.loss for p in a], rel=1e-12)
@@ -217,7 +216,7 @@ def test_uniform_noise_within_the_tolerance_does_not_move_an_edge():
     g = torch.Generator().manual_seed(0)
     noise = 1e-3 * (2 * torch.rand(20, EVEN.numel(), generator=g, dtype=torch.float64) - 1)
     exact = find_plateaus(EVEN, staircase(EVEN))
-    for found in find_plateaus(EVEN, staircase(EVEN) + noise):
+    for found in find_plateaus_of_each(EVEN, staircase(EVEN) + noise):
         assert [(p.start, p.end) for p in found] == [(p.start, p.end) for p in exact]
         for p, q in zip(found, exact, strict=True):
             n = (p.end - p.start) / 100
@@ -234,7 +233,7 @@ def test_a_running_median_finds_plateaus_under_minibatch_noise():
     y = clean + 0.02 * torch.randn(3, step.numel(), generator=g, dtype=torch.float64)
     tolerance = 5 * 0.02 * math.sqrt(math.pi / 802)
     assert all(find_plateaus(step, curve, tolerance=tolerance) == [] for curve in y)
-    for found in find_plateaus(step, y, tolerance=tolerance, window=401):
+    for found in find_plateaus_of_each(step, y, tolerance=tolerance, window=401):
         assert len(found) == 2
         for p, level, low, high in zip(
             found, (0.1042, 0.0842), (0, 40000), (40000, 100000), strict=True
@@ -321,8 +320,8 @@ def test_plateaus_are_counted_as_they_are_found():
     scale = torch.logspace(-5, -2, 9).double()[:, None]
     curves = staircase(EVEN) + scale * noise
     curves[0, 0, 500:], curves[1, 0] = math.nan, math.inf
-    found = find_plateaus(EVEN, curves)
-    expected = torch.tensor([[len(plateaus) for plateaus in row] for row in found])
+    found = find_plateaus_of_each(EVEN, curves)
+    expected = torch.tensor([len(plateaus) for plateaus in found]).view(2, 9)
     assert expected.unique().numel() > 3
     assert (count_plateaus(EVEN, curves) == expected).all()
     assert count_plateaus(EVEN, curves[0, 0]) == expected[0, 0]

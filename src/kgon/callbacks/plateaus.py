@@ -9,7 +9,7 @@ from torch import Tensor
 from kgon.callbacks.losses import Losses
 from kgon.callbacks.recorder import Recorder
 from kgon.theory.critical import CriticalPoint
-from kgon.theory.plateaus import Plateau, count_plateaus, find_plateaus, match_plateaus
+from kgon.theory.plateaus import Plateau, count_plateaus, find_plateaus_of_each, match_plateaus
 from kgon.training.datamodule import EnsembleData
 from kgon.training.model import TMS
 
@@ -43,7 +43,7 @@ class Plateaus(Recorder):
         module.history.lists["plateaus"] = [
             _rows(member, plateaus, critical_points)
             for member, plateaus in zip(
-                module.members, find_plateaus(*_curves(module)), strict=True
+                module.members, find_plateaus_of_each(*_curves(module)), strict=True
             )
         ]
 

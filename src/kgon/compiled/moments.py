@@ -99,7 +99,7 @@ class Tables:
     @property
     def n_features(self) -> int:
         """Number of features."""
-        return self.lookup.features.shape[1]
+        return int(self.lookup.features.shape[1])
 
 
 def tables(loss: Any, n_features: int) -> Tables | None:
@@ -158,7 +158,7 @@ def _aligned(n_lines: int) -> NDArray[np.void]:
     return room.view(np.uint8)[gap : gap + n_lines * LINE.itemsize].view(LINE)
 
 
-def _fill(feature: np.void, lines: NDArray[np.void], amplitudes: NDArray[np.void]) -> None:
+def _fill(feature: Any, lines: NDArray[np.void], amplitudes: NDArray[np.void]) -> None:
     """Fill a feature's lines, and its record with what leads to them."""
     values = amplitudes["value"][:-1]
     if values.size:

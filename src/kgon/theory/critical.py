@@ -272,5 +272,5 @@ def _hessian(W: Tensor, b: Tensor) -> Tensor:
         return torch.cat([dW.flatten(), db])
 
     w = torch.cat([W.flatten(), b])
-    hessian = torch.autograd.functional.jacobian(gradient, w, vectorize=True)
+    hessian: Tensor = torch.autograd.functional.jacobian(gradient, w, vectorize=True)
     return (hessian + hessian.mT) / 2

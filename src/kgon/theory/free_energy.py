@@ -198,7 +198,7 @@ def laplace_log_evidence(
         return torch.cat([dW.flatten(), db])
 
     def hessian(w: Tensor) -> Tensor:
-        full = torch.autograd.functional.jacobian(gradient, w, vectorize=True)
+        full: Tensor = torch.autograd.functional.jacobian(gradient, w, vectorize=True)
         return (full + full.mT) / 2
 
     w = torch.cat([W.flatten(), b]).double()

@@ -21,7 +21,6 @@ change it.
 """
 
 import math
-from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -100,7 +99,7 @@ def phase_codes(W: Tensor, b: Tensor) -> Tensor:
     return torch.where(fits, code, other)
 
 
-def classify(W: Tensor, b: Tensor) -> str | list:
+def classify(W: Tensor, b: Tensor) -> list[str]:
     """The phase of each parameter as a label, "5+" or "other" (module docstring).
 
     Args:
@@ -108,17 +107,12 @@ def classify(W: Tensor, b: Tensor) -> str | list:
         b: (*batch, n_features).
 
     Returns:
-        A string if there are no batch axes, else a list, nested as deeply as the batch. For
-        arithmetic on many parameters see `phase_codes`.
+        One label for each element of *batch, flattened row by row: a list of one label if there are
+        no batch axes. `phase_codes` keeps the axes.
     """
     codes = phase_codes(W, b)
-    return _named(codes.tolist(), phase_labels(b.shape[-1]))
-
-
-def _named(codes: int | list, labels: Sequence[str]) -> str | list:
-    if isinstance(codes, int):
-        return labels[codes]
-    return [_named(code, labels) for code in codes]
+    labels = phase_labels(b.shape[-1])
+    return [labels[code] for code in codes.flatten().tolist()]
 
 
 def _evenly_spread(W: Tensor, on: Tensor, k: Tensor) -> Tensor:

@@ -81,12 +81,12 @@ def find_plateaus(
     tolerance: float = 1e-3,
     min_length: float = 0.01,
     window: int = 1,
-) -> list:
-    """The plateaus of one curve or of many (module docstring).
+) -> list[Plateau]:
+    """The plateaus of one curve in order of time (module docstring).
 
     Args:
         step: (n_records,), strictly increasing.
-        loss: (*batch, n_records). A value that is not finite ends its curve: nothing from there on
+        loss: (n_records,). A value that is not finite ends its curve: nothing from there on
             belongs to a plateau.
         tolerance: half the range of the loss within a plateau. The default is twice the jitter that
             SGD with lr 0.005 and batches of 20 leaves on the population loss, and a seventh of the
@@ -97,18 +97,38 @@ def find_plateaus(
             minibatches, whose noise is wider than `tolerance`. A median keeps sharp edges in place,
             between levels longer than half of it.
 
-    Returns:
-        Plateaus in order of time: a list of `Plateau` for one curve, nested lists for a batch.
+    Raises:
+        ValueError: loss is not one curve, or an argument is out of range.
     """
+    loss = torch.as_tensor(loss)
+    if loss.ndim != 1:
+        raise ValueError(
+            f"loss must be one curve (n_records,), got {tuple(loss.shape)}; use "
+            "find_plateaus_of_each for several"
+        )
+    (plateaus,) = find_plateaus_of_each(
+        step, loss, tolerance=tolerance, min_length=min_length, window=window
+    )
+    return plateaus
+
+
+def find_plateaus_of_each(
+    step: Tensor,
+    loss: Tensor,
+    *,
+    tolerance: float = 1e-3,
+    min_length: float = 0.01,
+    window: int = 1,
+) -> list[list[Plateau]]:
+    """`find_plateaus` for each of many curves: loss is (*batch, n_records), and the result has one
+    list for each element of *batch, flattened row by row."""
     step, loss = torch.as_tensor(step).contiguous(), torch.as_tensor(loss).detach()
     counts, records, means = _found(step, loss, tolerance, min_length, window)
     steps, found = step.tolist(), []
     for count, own_records, own_means in zip(counts.tolist(), records, means, strict=True):
         own = zip(own_records[:count].tolist(), own_means[:count].tolist(), strict=True)
         found.append([Plateau(steps[i], steps[j], mean) for (i, j), mean in sorted(own)])
-    for size in reversed(loss.shape[1:-1]):
-        found = [found[i : i + size] for i in range(0, len(found), size)]
-    return found if loss.ndim > 1 else found[0]
+    return found
 
 
 def count_plateaus(
@@ -119,7 +139,7 @@ def count_plateaus(
     min_length: float = 0.01,
     window: int = 1,
 ) -> Tensor:
-    """How many plateaus each curve has, (*batch) int64. Arguments as of `find_plateaus`."""
+    """The number of plateaus that `find_plateaus_of_each` finds in each curve, (*batch) int64."""
     step, loss = torch.as_tensor(step).contiguous(), torch.as_tensor(loss).detach()
     counts, _, _ = _found(step, loss, tolerance, min_length, window)
     return torch.from_numpy(counts).reshape(loss.shape[:-1])

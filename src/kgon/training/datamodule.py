@@ -96,11 +96,8 @@ class EnsembleData(L.LightningDataModule):
         return self._train_loss
 
     def critical_points(self, n_hidden: int, importance: Tensor | None) -> list[CriticalPoint]:
-        """The known critical points of the expected loss: none for inputs with several active
-        features, n_hidden other than 2, or importance weights."""
-        if n_hidden != 2 or importance is not None:
-            return []
-        return self.distribution.critical_points()
+        """The known critical points of the expected loss, which the distribution decides."""
+        return self.distribution.critical_points(n_hidden, importance)
 
     def minibatches(self, start: int, end: int) -> Minibatches:
         """The inputs of steps start, ..., end - 1."""

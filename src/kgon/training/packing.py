@@ -126,7 +126,7 @@ class JobDistributions:
         """The loss of a sample of each member's own."""
         return self.distributions[0][1].sample_loss(x, importance)
 
-    def critical_points(self) -> list[CriticalPoint]:
+    def critical_points(self, n_hidden: int, importance: Tensor | None) -> list[CriticalPoint]:
         """None: jobs are matched with critical points one by one."""
         return []
 
