@@ -12,7 +12,7 @@ def main() -> None:
     """Console entry: status 1 if the server does not answer, 2 for bad input."""
     parser = argparse.ArgumentParser(
         prog=sys.argv[0],
-        description="Create a W&B workspace with panels for training, phases, learning coefficients, "
+        description="Create a W&B workspace with panels for training, phases, LLC, "
         "posteriors, pictures and sweeps.",
     )
     parser.add_argument("--entity", help="user or team; default: that of the API key")
@@ -28,7 +28,7 @@ def main() -> None:
         help="another config entry for the sweep's overview, such as data.sparsity",
     )
     parser.add_argument(
-        "--report", action="store_true", help="create a W&B report with the same sections instead"
+        "--report", action="store_true", help="a W&B report of the same sections instead"
     )
     parser.add_argument(
         "--offline",
