@@ -151,21 +151,9 @@ def staircase(
     low, high = loss_limits(y, [value for _, value in levels])
     with_llc = llc is not None and llc_step is not None
 
-    panel = 1.3
     path = " \N{RIGHTWARDS ARROW} ".join(s.label for s in pictured)
     title = f"Stages of one member: {path}" if 0 < len(path) <= 30 else "One member"
-    size = min(0.75, (WIDTH - 0.4) / len(pictured)) if pictured else 0.0
-    pictures = [f"picture {i}" for i in range(len(pictured))]
-    names = ["loss", "llc"][: 1 + with_llc]
-    rows: list[Any] = [pictures] if pictures else []
-    rows += [[name] * max(len(pictures), 1) for name in names]
-    figure = new_figure(title, panel * len(names) + size + 0.6)
-    heights = [size + 0.1] * bool(pictures) + [panel] * len(names)
-    grid = figure.subplot_mosaic(rows, height_ratios=heights)
-    axes = [grid[name] for name in names]
-    for ax in axes:
-        style_ticks(ax)
-    axes[0].tick_params(labelbottom=not with_llc)
+    figure, pictures, axes = _staircase_axes(title, len(pictured), 1 + with_llc)
     upper = axes[0]
     loss_axis(upper, low, high)
     upper.plot(x, y, color=INK, zorder=3, gid="loss")
@@ -176,12 +164,12 @@ def staircase(
         last = max(last, float(at.max()))
         ok = np.ones(at.shape, bool) if llc_ok is None else np.asarray(llc_ok, dtype=bool)
         stderr = None if llc_stderr is None else np.asarray(llc_stderr, dtype=float)
-        ends = [*[s.step for s in pictured[1:]], last]
+        ends = [*(s.step for s in pictured[1:]), last]
         theory = [
-            (s, _interval(s.step, end, plateaus), float(known.llc))
-            for s, end in zip(pictured, ends, strict=True)
+            (s.label, _interval(s.step, end, plateaus), float(known.llc))
+            for s, end in zip(pictured, ends, strict=False)
             if (known := by_label.get(s.label)) is not None and known.llc is not None
-        ] if pictured else []  # fmt: skip
+        ]
         _draw_llc(axes[1], at, np.asarray(llc, dtype=float), stderr, ok, theory)
     for ax in axes:
         linear_step_axis(ax, 1.02 * last)  # room for the markers at the last step
@@ -189,11 +177,32 @@ def staircase(
             ax.axvspan(plateau["start"], plateau["end"], color=phase_color(plateau["nearest"]),
                        alpha=0.13, lw=0, zorder=0)  # fmt: skip
     axes[-1].set_xlabel("SGD steps")
-    draw_levels(upper, [(k, value) for k, value in levels if low <= value <= high], panel)
-    for i, stage in enumerate(pictured):
-        k_gon(grid[f"picture {i}"], stage.W, stage.b, stage.label)
-        _tie(figure, grid[f"picture {i}"], upper, stage, x, y, f"stage-{i}")
+    draw_levels(upper, [(k, value) for k, value in levels if low <= value <= high], _PANEL)
+    for i, (stage, picture) in enumerate(zip(pictured, pictures, strict=True)):
+        k_gon(picture, stage.W, stage.b, stage.label)
+        _tie(figure, picture, upper, stage, x, y, f"stage-{i}")
     return figure
+
+
+_PANEL = 1.3  # inches
+
+
+def _staircase_axes(
+    title: str, n_pictures: int, n_panels: int
+) -> tuple[Figure, list[Axes], list[Axes]]:
+    """A figure with a row of pictures, if there are any, above panels as wide as the figure."""
+    pictures, panels = [f"picture {i}" for i in range(n_pictures)], ["loss", "llc"][:n_panels]
+    rows: list[Any] = [pictures] if pictures else []
+    rows += [[panel] * max(n_pictures, 1) for panel in panels]
+    size = min(0.75, (WIDTH - 0.4) / n_pictures) if pictures else 0.0
+    figure = new_figure(title, _PANEL * n_panels + size + 0.6)
+    heights = [size + 0.1] * bool(pictures) + [_PANEL] * n_panels
+    grid = figure.subplot_mosaic(rows, height_ratios=heights)
+    axes = [grid[panel] for panel in panels]
+    for ax in axes:
+        style_ticks(ax)
+    axes[0].tick_params(labelbottom=n_panels == 1)
+    return figure, [grid[name] for name in pictures], axes
 
 
 def _interval(
@@ -210,9 +219,9 @@ def _draw_llc(
     llc: Array,
     stderr: Array | None,
     ok: Array,
-    theory: Sequence[tuple[Stage, tuple[float, float], float]],
+    theory: Sequence[tuple[str, tuple[float, float], float]],
 ) -> None:
-    """Estimates with error bars, hollow if not ok, and the theory LLC of each stage."""
+    """Draw estimates with error bars, hollow if not ok, and the theory as (label, steps, LLC)."""
     values = [*llc[np.isfinite(llc)], *(value for *_, value in theory)] or [0.0, 1.0]
     top = max(values)
     # Far from critical points estimates can be very negative: not all of that is worth the height.
@@ -227,9 +236,9 @@ def _draw_llc(
         if chosen.any():
             ax.plot(step[chosen], llc[chosen], ls="", marker="o", ms=2.6, color=INK, mfc=fill,
                     mew=0.6, zorder=4, label=label)  # fmt: skip
-    for stage, interval, value in theory:
-        ax.plot(interval, [value] * 2, color=phase_color(stage.label), ls="--", lw=1.2, zorder=2,
-                gid=f"theory-{stage.label}")  # fmt: skip
+    for label, interval, value in theory:
+        ax.plot(interval, [value] * 2, color=phase_color(label), ls="--", lw=1.2, zorder=2,
+                gid=f"theory-{label}")  # fmt: skip
     if theory:
         ax.plot([], [], color=GREY, ls="--", lw=1.2, label="theory")
     mark_below_frame(ax, step[llc < floor])
