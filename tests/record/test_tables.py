@@ -27,6 +27,9 @@ def member(number, phase="5", stages="4+ -> 5", **rest):
             "llc": None,
             "llc_stderr": None,
             "llc_verdict": None,
+            "features_represented": None,
+            "dimensionality": None,
+            "interference": None,
         }
         | rest
     )

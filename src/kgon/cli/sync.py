@@ -6,9 +6,10 @@ import signal
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from kgon.tracking import account
-from kgon.tracking.sync import Outcome, find, sync
+if TYPE_CHECKING:
+    from kgon.tracking.sync import Outcome
 
 
 def main() -> None:
@@ -32,6 +33,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.parallel < 1:
         parser.error(f"--parallel must be at least 1, got {arguments.parallel}")
+    # Heavy imports, which --help need not wait for.
+    from kgon.tracking import account
+    from kgon.tracking.sync import find, sync
+
     try:
         runs = find(arguments.folder)
         api = account.connect(account.ANSWER_SECONDS)
@@ -42,7 +47,7 @@ def main() -> None:
         sys.exit(1)
     counts: Counter[str] = Counter()
 
-    def report(outcome: Outcome) -> None:
+    def report(outcome: "Outcome") -> None:
         counts[outcome.state] += 1
         detail = f": {outcome.detail}" if outcome.detail else ""
         print(f"{outcome.state:<13} {outcome.folder}{detail}", flush=True)

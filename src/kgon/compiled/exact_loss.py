@@ -24,7 +24,7 @@ _SECONDS_A_PAIR = 10e-9
 
 class Kernel:
     """The compiled functions of one loss for stacks of parameters W (n_stack, n_runs, n_hidden,
-    n_features) and b (n_stack, n_runs, n_features), contiguous and float64.
+    n_features) and b (n_stack, n_runs, n_features), float64.
 
     Run s of a stack uses data set s % n_sets: data sets are the last of its axes.
     """
@@ -136,7 +136,8 @@ class Kernel:
         (n_parameters, ...).
         """
         n_stack, n_runs = stacks[0].shape[:2]
-        arrays = [stack.view(n_stack * n_runs, *stack.shape[2:]).numpy() for stack in stacks]
+        whole = [stack.contiguous() for stack in stacks]
+        arrays = [stack.view(n_stack * n_runs, *stack.shape[2:]).numpy() for stack in whole]
         of_runs = [setting.numpy() for setting in settings or []]
         arrays += [np.tile(setting, n_stack) for setting in [*of_runs, self.data_set]]
 
@@ -145,6 +146,9 @@ class Kernel:
 
         seconds = evaluations * _SECONDS_A_PAIR * self.tables.n_features**2
         share_out(run, n_stack * n_runs, seconds)
+        for stack, copy in zip(stacks, whole, strict=True):
+            if copy is not stack:
+                stack.copy_(copy)
 
 
 class CompiledLoss:

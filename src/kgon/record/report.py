@@ -35,6 +35,7 @@ from kgon.record.run_directory import Run
 from kgon.record.swept import Swept
 from kgon.record.tables import Member, Plateau, phases, transitions
 from kgon.theory.critical import CriticalPoint
+from kgon.theory.loss import importance_weights
 
 _MEMBER_ROWS = 60_000  # rows of member tables, shared by the runs of a page ...
 _FEWEST_ROWS = 60  # ... with this many a run at least
@@ -98,18 +99,17 @@ def _members(run: Run) -> list[Member]:
 def _critical_points(run: Run) -> list[CriticalPoint]:
     """The critical points of the loss that the run was trained on, as its data know them.
 
-    None where the theory is about another loss (n_hidden other than 2, importance weights), and
-    where the run has no losses: its config may be what made it fail.
+    None where the run has no losses: its config may be what made it fail.
     """
     model, data = run.config.get("model") or {}, run.config.get("data")
-    importance = model.get("importance")
-    weighted = importance is not None and bool(np.any(np.asarray(importance) != 1))
-    if not data or model.get("n_hidden") != 2 or weighted or not (run.loss or run.members):
+    if not data or not (run.loss or run.members):
         return []
     try:
-        found: list[CriticalPoint] = instantiate(data).critical_points()
+        distribution = instantiate(data)
     except InstantiationException:  # a distribution of the user's, not importable from here
         return []
+    importance = importance_weights(model.get("importance"), distribution.n_features)
+    found: list[CriticalPoint] = distribution.critical_points(model.get("n_hidden"), importance)
     return found
 
 

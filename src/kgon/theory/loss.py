@@ -355,4 +355,6 @@ def importance_weights(
             f"model.importance must be null, a number >= 0, or n_features={n_features} numbers "
             f">= 0, got {importance}"
         )
+    if all(weight == 1 for weight in weights):
+        return None
     return torch.tensor(weights, dtype=torch.float64)
