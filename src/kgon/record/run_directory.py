@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import socket
 import time
@@ -280,7 +281,11 @@ def long_table(
 
 @dataclass(frozen=True)
 class Run:
-    """The content of a run directory. Tables that do not exist (yet) are empty or None."""
+    """The content of a run directory. Tables that do not exist (yet) are empty or None.
+
+    In `config` a reference such as ${model.n_features} is replaced by the setting; what a resolver
+    computes, ${kgon.members:...} for instance, stays as it is written.
+    """
 
     path: Path
     config: dict[str, Any]
@@ -309,9 +314,10 @@ def load(path: Path) -> Run:
         found = table(name)
         return [] if found is None else found.to_pylist()
 
+    written = yaml.load((path / "config.yaml").read_text(), Loader=yaml.CSafeLoader)
     return Run(
         path=path,
-        config=yaml.load((path / "config.yaml").read_text(), Loader=yaml.CSafeLoader),
+        config=_dereferenced(written, written),
         status=RunDirectory(path).status(),
         members=rows("members"),
         loss=table("loss"),
@@ -319,6 +325,20 @@ def load(path: Path) -> Run:
         plateaus=rows("plateaus"),
         llc=table("llc"),
     )
+
+
+def _dereferenced(node: Any, config: dict[str, Any]) -> Any:
+    if isinstance(node, dict):
+        return {name: _dereferenced(value, config) for name, value in node.items()}
+    if isinstance(node, list):
+        return [_dereferenced(value, config) for value in node]
+    reference = re.fullmatch(r"\$\{([\w.]+)\}", node) if isinstance(node, str) else None
+    if reference is None:
+        return node
+    value: Any = config
+    for name in reference[1].split("."):
+        value = value[name]
+    return _dereferenced(value, config)
 
 
 def find(folders: Sequence[Path]) -> list[Path]:
