@@ -86,6 +86,13 @@ def test_a_points_estimate_does_not_depend_on_the_others_asked_for(kgon, tmp_pat
     assert found[0] == pytest.approx(found[1], rel=1e-12)
 
 
+def test_hamiltonian_monte_carlo_needs_no_step_size(kgon, tmp_path):
+    kgon("llc", "sampler=hmc", "point=6", "loss=population", *TINY)
+    (path,) = run_directory.find([tmp_path / "multirun"])
+    (row,) = pq.read_table(path / "estimates.parquet").to_pylist()
+    assert row["lr"] is None and 0.5 < row["acceptance"] <= 1
+
+
 def test_calibration_draws_the_grid_and_chooses_from_it(kgon, tmp_path):
     words = ["calibration.n_draws=300", "calibration.n_chains=8", "calibration.n_burnin=100"]
     printed = kgon("llc", "calibrate=true", "point=6", "loss=population", *words, *TINY)
@@ -124,6 +131,7 @@ def test_snapshots_of_a_training_run(kgon, tmp_path):
         (["point=[]"], "point must be one or more labels"),
         (["point=[5,5]"], "label twice"),
         (["run=nowhere"], "run=nowhere is not a run directory"),
+        (["calibrate=true", "sampler=hmc"], "use sampler=sgld, not sampler=hmc"),
         (["calibrate=true", "calibration.lr_factors=[]"], "calibration.lr_factors must be a list"),
         (["calibrate=true", "calibration.lr_factors=[1]"], "two or more increasing"),
         (["calibrate=true", "calibration.localization=[]"], "calibration.localization must be"),
@@ -137,7 +145,7 @@ def test_snapshots_of_a_training_run(kgon, tmp_path):
         (["n_chains=100000000"], "GiB of memory"),
         (["localization=-1"], "localization must be >= 0, got -1"),
         (["discard=2"], "discard must lie in [0, 1]"),
-        (["sampler=sgnht"], "there are rmsprop_sgld, sgld"),
+        (["sampler=sgnht"], "there are hmc, rmsprop_sgld, sgld"),
         (["data=sparse"], "no group 'data'; there are sampler, logger, experiment"),
         (["n_features=6"], "did you mean model.n_features"),
     ],

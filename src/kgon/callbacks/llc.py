@@ -8,6 +8,7 @@ from torch import Tensor
 
 from kgon.callbacks.recorder import Recorder
 from kgon.llc.estimate import VERDICTS, check_settings, estimate_llc
+from kgon.llc.hmc import HMC
 from kgon.llc.langevin import SamplerFactory
 from kgon.training.datamodule import EnsembleData
 from kgon.training.model import TMS
@@ -37,7 +38,7 @@ class LLCEstimates(Recorder):
         n_chains: int,
         n_draws: int,
         n_burnin: int,
-        sampler: SamplerFactory,
+        sampler: SamplerFactory | HMC,
     ):
         super().__init__(steps)
         check_settings(

@@ -22,6 +22,7 @@ from kgon.launch.jobs import build, check_runs, dtype_of, job
 from kgon.llc import studies
 from kgon.llc.calibration import ACCEPTANCE
 from kgon.llc.estimate import VERDICTS, check_memory
+from kgon.llc.hmc import HMC
 from kgon.llc.published import FOUR_GONS, PAPER, REPRODUCTION
 from kgon.llc.studies import CalibratedPoint, ChainSettings, as_row
 from kgon.record import run_directory
@@ -56,7 +57,9 @@ def main() -> None:
 def check(config: DictConfig) -> None:
     """Refuse a wrong config before the job starts, with a ValueError that names the key."""
     check_runs(config)
-    build(config.sampler)
+    sampler = build(config.sampler)
+    if config.calibrate and isinstance(sampler, HMC):
+        raise ValueError("calibrate=true compares step sizes: use sampler=sgld, not sampler=hmc")
     dtype_of(config)
     if config.loss not in ("population", "sample"):
         raise ValueError(f"loss must be population or sample, got {config.loss}")
@@ -223,7 +226,9 @@ def _settings(config: DictConfig, sizes: Sequence[int]) -> dict[int, ChainSettin
         nbeta = _at_size(config, "nbeta", i)
         nbeta = n / math.log(n) if nbeta is None else nbeta
         lr = _at_size(config, "lr", i)
-        if lr is None:
+        if isinstance(build(config.sampler), HMC):
+            lr = None
+        elif lr is None:
             if not config.lr_times_nbeta > 0:
                 raise ValueError(f"lr_times_nbeta must be positive, got {config.lr_times_nbeta}")
             lr = config.lr_times_nbeta / nbeta if nbeta > 0 else 1.0

@@ -188,6 +188,15 @@ def _square(x):
 
 
 @_jit
+def _distance(x, y):
+    """|x - y|^2."""
+    total = 0.0
+    for q in range(x.size):
+        total += (x[q] - y[q]) ** 2
+    return total
+
+
+@_jit
 def value_and_grad(W, b, value, dW, db, data_set, features_of, lines, amplitudes):
     n_parameters, _, n_features = W.shape
     A, place, count = _scratch(n_features)
@@ -198,14 +207,15 @@ def value_and_grad(W, b, value, dW, db, data_set, features_of, lines, amplitudes
 
 @_jit
 def hmc_move(
-    W, b, value, acceptance, keys, strength, step, data_set, precision, n_leapfrog, turn,
-    features_of, lines, amplitudes,
+    W, b, value, acceptance, keys, centre_W, centre_b, strength, precision, step, data_set,
+    n_leapfrog, turn, features_of, lines, amplitudes,
 ):  # fmt: skip
     n_parameters, n_hidden, n_features = W.shape
     size = (n_hidden + 1) * n_features
     even = size + size % 2
-    w, gradient, momentum = np.empty(size), np.empty(size), np.empty(even)
+    w, gradient, momentum, centre = np.empty(size), np.empty(size), np.empty(even), np.empty(size)
     w_W, w_b = _views(w, n_hidden, n_features)
+    own_centre_W, own_centre_b = _views(centre, n_hidden, n_features)
     dW, db = _views(gradient, n_hidden, n_features)
     A, place, count = _scratch(n_features)
     counter = turn * (even + 2)
@@ -218,7 +228,8 @@ def hmc_move(
         threshold = np.log(unit(keys[p], counter + even + 1))
         h = step[p] * (_JITTER_LOW + (_JITTER_HIGH - _JITTER_LOW) * jitter)
         w_W[:], w_b[:] = W[p], b[p]
-        kinetic, prior = _square(momentum[:size]), precision * _square(w)
+        own_centre_W[:], own_centre_b[:] = centre_W[p], centre_b[p]
+        kinetic, prior = _square(momentum[:size]), precision[p] * _distance(w, centre)
         before = strength[p] * value[p] + 0.5 * (kinetic + prior)
         loss = 0.0
         for t in range(n_leapfrog + 1):
@@ -226,9 +237,10 @@ def hmc_move(
             kick = h if 0 < t < n_leapfrog else 0.5 * h
             drift = h if t < n_leapfrog else 0.0
             for q in range(size):
-                momentum[q] -= kick * (strength[p] * gradient[q] + precision * w[q])
+                away = w[q] - centre[q]
+                momentum[q] -= kick * (strength[p] * gradient[q] + precision[p] * away)
                 w[q] += drift * momentum[q]
-        kinetic, prior = _square(momentum[:size]), precision * _square(w)
+        kinetic, prior = _square(momentum[:size]), precision[p] * _distance(w, centre)
         gain = before - (strength[p] * loss + 0.5 * (kinetic + prior))
         # A diverged trajectory has a NaN or infinite energy and is rejected.
         acceptance[p] = np.exp(min(gain, 0.0)) if gain == gain else 0.0

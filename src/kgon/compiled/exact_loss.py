@@ -50,21 +50,26 @@ class Kernel:
         value: Tensor,
         *,
         strength: Tensor,
-        precision: float,
+        precision: float | Tensor,
         step: Tensor,
         n_leapfrog: int,
         keys: NDArray[np.uint64],
         turn: int,
+        centre: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """One trajectory of every parameter, in place, and its acceptance probability.
 
-        `hmc.Mover` has the definition.
+        The target is exp(-strength L - precision |w - centre|^2 / 2). strength, precision and step
+        are (n_runs), centre is W and b of each run, (n_runs, ...), or None for 0. `hmc.Mover` has
+        the definition.
         """
         acceptance = torch.zeros_like(value)
         stacks = [W, b, value, acceptance, torch.from_numpy(keys)]
+        centre_W, centre_b = centre or (torch.zeros_like(W[0]), torch.zeros_like(b[0]))
+        precision = torch.as_tensor(precision, dtype=torch.float64).expand(step.shape)
         self._share_out(
-            exact_loops.hmc_move, n_leapfrog + 1, stacks, [strength, step],
-            precision, n_leapfrog, turn,
+            exact_loops.hmc_move, n_leapfrog + 1, stacks,
+            [centre_W, centre_b, strength, precision, step], n_leapfrog, turn,
         )  # fmt: skip
         return acceptance
 
@@ -132,14 +137,14 @@ class Kernel:
     ) -> None:
         """Call a loop, which evaluates the loss so many times, on slices of the parameters.
 
-        Stacks are (n_stack, n_runs, ...), settings (n_runs); the loop gets both as
+        Stacks are (n_stack, n_runs, ...), settings (n_runs, ...); the loop gets both as
         (n_parameters, ...).
         """
         n_stack, n_runs = stacks[0].shape[:2]
         whole = [stack.contiguous() for stack in stacks]
         arrays = [stack.view(n_stack * n_runs, *stack.shape[2:]).numpy() for stack in whole]
-        of_runs = [setting.numpy() for setting in settings or []]
-        arrays += [np.tile(setting, n_stack) for setting in [*of_runs, self.data_set]]
+        for setting in [*(each.numpy() for each in settings or []), self.data_set]:
+            arrays.append(np.tile(setting, (n_stack, *[1] * (setting.ndim - 1))))
 
         def run(part: slice) -> None:
             loop(*(array[part] for array in arrays), *rest, *self.tables.lookup)

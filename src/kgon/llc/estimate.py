@@ -30,6 +30,7 @@ from kgon import streams
 from kgon.compiled.exact_loss import CompiledLoss
 from kgon.compiled.machine import check_fits
 from kgon.llc.convergence import convergence
+from kgon.llc.hmc import HMC
 from kgon.llc.langevin import SGLD, SamplerFactory, sample
 from kgon.theory.loss import EmpiricalLoss, PopulationLoss
 
@@ -92,14 +93,14 @@ def estimate_llc(
     loss: Callable[..., Tensor],
     *params: Tensor | Mapping[str, Tensor],
     nbeta: float | Tensor,
-    lr: float | Tensor,
+    lr: float | Tensor | None = None,
     localization: float | Tensor,
     n_chains: int,
     n_draws: int,
     n_burnin: int,
     seed: int | streams.Keys,
     discard: float | None = None,
-    sampler: SamplerFactory = SGLD,
+    sampler: SamplerFactory | HMC = SGLD,
 ) -> LLC:
     """Local learning coefficients at any number of parameters at once.
 
@@ -112,7 +113,7 @@ def estimate_llc(
             the parameters' dtype; losses are kept and averaged in float64.
         nbeta: inverse temperature times the number of samples, usually n / log n. Like lr and
             localization a number, or a tensor that broadcasts to *batch: a value for each w*.
-        lr: step size (eps of the Langevin step).
+        lr: step size of Langevin dynamics (eps). Not used by HMC, which adapts its own.
         localization: strength of the pull towards w* (gamma).
         n_chains: chains at each w*.
         n_draws: draws that each chain keeps, after n_burnin that it discards.
@@ -120,7 +121,9 @@ def estimate_llc(
             depend on the others.
         discard: leave out chains with more than this share of draws below L(w*) (the paper: 0.05);
             None keeps all.
-        sampler: `SGMCMC.sgld`, `SGMCMC.rmsprop_sgld`, or a partial of one.
+        sampler: `SGMCMC.sgld`, `SGMCMC.rmsprop_sgld`, or a partial of one; or `HMC()`, whose draws
+            have no step bias: what it gives is the expectation at this nbeta and localization up to
+            its standard error.
 
     Returns:
         Estimates over (*batch). The first of these rules that holds gives the verdict:
@@ -159,11 +162,21 @@ def estimate_llc(
     check_memory(n_draws, n_chains, math.prod(batch))
     settings = {
         name: _setting(name, value, batch)
-        for name, value in {"nbeta": nbeta, "lr": lr, "localization": localization}.items()
+        for name, value in {"nbeta": nbeta, "localization": localization}.items()
     }
     keys = subkeys(seed, batch, n_chains)
-    trace, acceptance = sample(loss, w_star, keys, n_draws, n_burnin, sampler, **settings)
+    if isinstance(sampler, HMC):
+        trace, acceptance = sampler.sample(loss, w_star, keys, n_draws, n_burnin, **settings)
+    else:
+        settings["lr"] = _setting("lr", _langevin_lr(lr), batch)
+        trace, acceptance = sample(loss, w_star, keys, n_draws, n_burnin, sampler, **settings)
     return _summarise(trace, reference, acceptance.mean(0), settings["nbeta"], discard)
+
+
+def _langevin_lr(lr: float | Tensor | None) -> float | Tensor:
+    if lr is None:
+        raise ValueError("lr must be given: only sampler=hmc adapts its step size")
+    return lr
 
 
 def _unpacked(
@@ -221,7 +234,7 @@ def subkeys(seed: int | streams.Keys, batch: tuple[int, ...], n_chains: int) -> 
 
 def check_settings(
     nbeta: float | Tensor,
-    lr: float | Tensor,
+    lr: float | Tensor | None,
     localization: float | Tensor,
     n_chains: int,
     n_draws: int,
@@ -242,7 +255,9 @@ def check_settings(
                 raise ValueError(f"{name} must be >= 0, got {v}")
 
 
-def _each(value: float | Tensor) -> list[float]:
+def _each(value: float | Tensor | None) -> list[float]:
+    if value is None:
+        return []
     return value.flatten().tolist() if isinstance(value, Tensor) else [value]
 
 

@@ -17,6 +17,7 @@ from kgon import streams
 from kgon.data import SingleFeature, draw
 from kgon.llc.calibration import Calibration, calibrate
 from kgon.llc.estimate import LLC, VERDICTS, check_settings, estimate_llc
+from kgon.llc.hmc import HMC
 from kgon.llc.langevin import SGLD, SamplerFactory
 from kgon.llc.published import PUBLISHED
 from kgon.theory.critical import CriticalPoint
@@ -32,7 +33,7 @@ class ChainSettings:
     """The settings of `estimate_llc` at one sample size; ValueError names one out of its range."""
 
     nbeta: float
-    lr: float
+    lr: float | None
     localization: float
     n_chains: int
     n_draws: int
@@ -140,7 +141,7 @@ def at_critical_points(
     seed: int,
     discard: float | None = None,
     dtype: torch.dtype = torch.float64,
-    sampler: SamplerFactory = SGLD,
+    sampler: SamplerFactory | HMC = SGLD,
 ) -> list[CriticalPointEstimate]:
     """Estimates at critical points of one n_features, for each sample size.
 
@@ -201,6 +202,8 @@ def calibrated(
     W, b = _stacked(points, dtype)
     found = []
     for n, chains in settings.items():
+        if chains.lr is None:
+            raise ValueError("a grid of step sizes needs lr")
         calibration = calibrate(
             _loss(loss, n, points[0].n_features, seed), W, b,
             lr=[chains.lr * factor for factor in lr_factors],
@@ -248,7 +251,7 @@ def along_training(
     loss: LossKind,
     seed: int,
     discard: float | None = None,
-    sampler: SamplerFactory = SGLD,
+    sampler: SamplerFactory | HMC = SGLD,
 ) -> list[SnapshotEstimate]:
     """Estimates at the snapshots of a training run, those of diverged members left out.
 
