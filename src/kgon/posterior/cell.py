@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kgon import streams
 from kgon.data import SingleFeature, draw
+from kgon.files import finite_or_none
 from kgon.posterior import occupancy
 from kgon.posterior.labels import (
     Labels,
@@ -268,9 +269,3 @@ def _run_nuts(x: Tensor, start: str, place: Place, settings: Settings) -> NUTS:
         x, n_hidden=settings.n_hidden, noise_std=settings.noise_std, prior_std=settings.prior_std,
         start=at, seed=int(key) % 2**31, **options,
     )  # fmt: skip
-
-
-def finite_or_none(x: Tensor | float) -> float | None:
-    """A number, or None if it is NaN or infinite, which JSON cannot hold."""
-    value = float(x)
-    return value if math.isfinite(value) else None

@@ -1,7 +1,6 @@
 """Sampling a phase diagram cell by cell: each is written when it is done, and not sampled again."""
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 
+from kgon.files import write_text
 from kgon.posterior.cell import Settings, check_whole, sample_cell
 from kgon.posterior.phase_diagram import PhaseDiagram, Tables
 
@@ -65,10 +65,8 @@ def sample_phase_diagram(
 
     def finish(n: int, d: int) -> Tables:
         cell = sample_cell(n, d, settings)
-        file = _file(folder, n, d)
-        partial = file.with_name(f".{file.name}.{os.getpid()}")
-        partial.write_text(json.dumps({"settings": plain, **asdict(cell)}, allow_nan=False))
-        partial.replace(file)
+        text = json.dumps({"settings": plain, **asdict(cell)}, allow_nan=False)
+        write_text(_file(folder, n, d), text)
         return cell
 
     # The largest first, so that no worker is left alone with it at the end.

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise, permutations
 from typing import Any
 
-from kgon.posterior.cell import finite_or_none
+from kgon.files import finite_or_none
 from kgon.posterior.occupancy import Transition
 from kgon.posterior.phase_diagram import LEAST_SHARE, PhaseDiagram
 from kgon.posterior.smc import VERDICTS

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from kgon.data import Distribution
+from kgon.files import write_text
 from kgon.theory.critical import CriticalPoint
 from kgon.theory.loss import Loss, SplitLoss
 from kgon.training import checkpoints
@@ -252,9 +253,7 @@ def join_pack(folder: Path, pack: Path, job: str, place: slice) -> None:
         "job": job,
         "place": [place.start, place.stop],
     }
-    partial = folder / f".{POINTER}"
-    partial.write_text(json.dumps(pointer))
-    partial.replace(folder / POINTER)
+    write_text(folder / POINTER, json.dumps(pointer), sync=False)
 
 
 def leave_pack(folder: Path, job: TMS | None) -> None:
