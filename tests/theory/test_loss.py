@@ -349,7 +349,7 @@ def test_a_data_set_for_each_member(batch, extra):
         torch.testing.assert_close(loss(W, b), value, rtol=1e-12, atol=0)
         for index in np.ndindex(*extra, *batch):
             own = index[len(extra) :]
-            weight = None if given is None else given[own]
+            weight = None if weights is None else weights[own]
             at = (W[index], b[index])
             expected = direct_sum(x[own], *at, weight)
             assert float(value[index]) == pytest.approx(float(expected), rel=1e-12)
