@@ -111,7 +111,8 @@ class JoblibLauncher(joblib_launcher.JoblibLauncher):
         # joblib runs a pool of one in this process.
         n_jobs, self.joblib["n_jobs"] = self.joblib.get("n_jobs"), 2
         try:
-            return super().launch([overrides], idx)[0]
+            result: JobReturn = super().launch([overrides], idx)[0]
+            return result
         except TerminatedWorkerError:
             return _failed(RuntimeError("the job's process was killed"))
         finally:
@@ -156,7 +157,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         """On the node: run the job, and raise its error, for Slurm and the log to know."""
         # Hydra's handler of all loggers would write submitit's lines a second time.
         logging.getLogger("submitit").propagate = False
-        result = super().__call__(*args, **kwargs)
+        result: JobReturn = super().__call__(*args, **kwargs)
         if result.status == JobStatus.FAILED:
             raise result._return_value
         return result

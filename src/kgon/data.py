@@ -1,7 +1,7 @@
-"""What the model is shown: distributions of inputs, and blocks of minibatches.
+"""Training inputs: their distributions, and blocks of minibatches.
 
-A distribution maps independent uniform numbers to inputs. The caller chooses the numbers: those of
-a fixed data set, or fresh ones for every step.
+A distribution maps independent uniform numbers to inputs. The caller chooses these numbers: the
+same ones for a fixed data set, or new ones at every step.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Distribution(Protocol):
 
     n_features: int
     n_uniforms: int
-    """Uniform numbers that one input takes."""
+    """The number of uniform numbers that one input takes."""
 
     def inputs(self, u: Tensor) -> Tensor:
         """Inputs (..., n_features) from independent uniform numbers u (..., n_uniforms)."""
@@ -37,7 +37,7 @@ class Distribution(Protocol):
         ...
 
     def critical_points(self, n_hidden: int, importance: Tensor | None) -> list[CriticalPoint]:
-        """The known critical points of the expected loss, by loss; none where theory is silent."""
+        """The known critical points of the expected loss, in order of loss; may be empty."""
         ...
 
 
@@ -60,15 +60,15 @@ class SingleFeature:
         return u.new_zeros(*u.shape[:-1], self.n_features).scatter(-1, feature, u[..., 1:])
 
     def expected_loss(self, importance: Tensor | None) -> Loss:
-        """Lemma 3.1, in closed form."""
+        """The population loss in closed form (Lemma 3.1)."""
         return PopulationLoss(importance)
 
     def sample_loss(self, x: Tensor, importance: Tensor | None) -> Loss:
-        """Exact, at a cost that does not depend on the size of the sample."""
+        """The exact loss, at a cost that hardly depends on the size of the sample."""
         return EmpiricalLoss(x, importance)
 
     def critical_points(self, n_hidden: int, importance: Tensor | None) -> list[CriticalPoint]:
-        """The k-gons, which are points of the plane and of the loss without importance weights."""
+        """The k-gons; none unless n_hidden = 2 and all features weigh the same."""
         if n_hidden != 2 or importance is not None:
             return []
         return critical_points(self.n_features)
@@ -86,7 +86,7 @@ class _Bernoulli:
         self.sparsity = sparsity
 
     def _active(self, u: Tensor) -> Tensor:
-        """Which features are active (..., n_features), from as many uniform numbers."""
+        """Which features are active, from one uniform number each: both (..., n_features)."""
         raise NotImplementedError
 
     def inputs(self, u: Tensor) -> Tensor:
@@ -94,29 +94,29 @@ class _Bernoulli:
         return torch.where(self._active(choices), magnitude, 0.0)
 
     def expected_loss(self, importance: Tensor | None) -> Loss:
-        """Estimated on EXPECTATION_SAMPLES inputs that are the same in every run.
+        """An estimate from EXPECTATION_SAMPLES inputs.
 
-        The standard error is a few percent of the loss, more for rare features. The inputs are the
-        same for all members and steps, so differences between losses are more precise.
+        Its standard error is a few percent of the loss, more for rare features. The inputs are the
+        same for all runs, members and steps, so differences between losses are more precise.
         """
         keys = streams.member_keys(0, [0], "expectation")
         return DirectLoss(draw(self, keys, 0, EXPECTATION_SAMPLES), importance)
 
     def sample_loss(self, x: Tensor, importance: Tensor | None) -> Loss:
-        """Summed over the sample."""
+        """The loss, summed over the sample."""
         return DirectLoss(x, importance)
 
     def critical_points(self, n_hidden: int, importance: Tensor | None) -> list[CriticalPoint]:
-        """None is known."""
+        """An empty list: no critical points are known."""
         return []
 
 
 class Sparse(_Bernoulli):
-    """Each feature active with probability 1 - sparsity, then uniform on [0, 1] (Elhage et al.).
+    """Each feature is active with probability 1 - sparsity, then uniform on [0, 1] (Elhage et al.).
 
-    As sparsity -> 1, an input that is not zero tends to have a single active feature: conditioned
-    on activity this is `SingleFeature`. But almost all inputs are then zero, and these penalize
-    positive biases, which `SingleFeature` does not.
+    As sparsity -> 1, nearly all inputs other than zero have a single active feature, distributed as
+    in `SingleFeature`. But most inputs are then zero, and these penalize positive biases, unlike
+    `SingleFeature`.
     """
 
     def _active(self, u: Tensor) -> Tensor:
@@ -124,18 +124,21 @@ class Sparse(_Bernoulli):
 
 
 class Pairs(_Bernoulli):
-    """Features 2i and 2i + 1 in pairs that are active with probability 1 - sparsity (Elhage et al.,
-    correlated and anticorrelated features).
+    """Correlated or anticorrelated features (Elhage et al.).
+
+    Features 2i and 2i + 1 form a pair, which is active with probability 1 - sparsity.
 
     Args:
-        together: both features of an active pair are active, with magnitudes of their own; if not,
-            one of the two, either with probability 1/2.
+        n_features: an even number.
+        sparsity: the probability that a pair is not active, in [0, 1).
+        together: whether both features of an active pair are active, with independent magnitudes.
+            If not, one of the two is, either with probability 1/2.
     """
 
     def __init__(self, n_features: int, sparsity: float, together: bool):
         super().__init__(n_features, sparsity)
         if n_features % 2:
-            raise ValueError(f"data of pairs needs an even data.n_features, got {n_features}")
+            raise ValueError(f"data in pairs needs an even data.n_features, got {n_features}")
         self.together = together
 
     def _active(self, u: Tensor) -> Tensor:
@@ -153,13 +156,13 @@ def draw(distribution: Distribution, keys: streams.Keys, start: int, count: int)
 
 @dataclass(frozen=True)
 class Minibatches:
-    """The inputs of some consecutive training steps of every member.
+    """The inputs of consecutive training steps of every member.
 
-    Step t of member s sees the rows x[s, order[s, t]].
+    Step t of member s uses the rows x[s, order[s, t]].
 
     Attributes:
         x: (n_members, n_rows, n_features).
-        order: (n_members, n_steps, batch_size) int32, rows of x.
+        order: (n_members, n_steps, batch_size) int32, indices of rows of x.
     """
 
     x: Tensor
@@ -175,16 +178,16 @@ class Minibatches:
         return self.x[member, self.order[:, t].long()]
 
     def to(self, *args: Any, **kwargs: Any) -> "Minibatches":
-        """Moved to a device; Lightning calls this."""
+        """A copy on another device; Lightning calls this."""
         return Minibatches(self.x.to(*args, **kwargs), self.order.to(*args, **kwargs))
 
 
 @dataclass(frozen=True)
 class FullBatches:
-    """Consecutive steps that all see the whole data set of each member: gradient descent."""
+    """Consecutive steps that each use the whole data set of every member: gradient descent."""
 
     n_steps: int
 
     def to(self, *_args: Any, **_kwargs: Any) -> "FullBatches":
-        """Nothing to move to a device; Lightning calls this."""
+        """The same object, which holds no tensors; Lightning calls this."""
         return self

@@ -1,17 +1,19 @@
-"""Files that are written as a whole or not at all."""
+"""Writing files as a whole or not at all, and numbers as JSON and tables can hold them."""
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import SupportsFloat
 
 
 @contextmanager
 def replaced(path: Path, *, sync: bool = True) -> Iterator[Path]:
-    """Give a path to write to; its file replaces `path` when the block ends without an error.
+    """Yield a temporary path, which replaces `path` when the block ends without an error.
 
-    Whoever reads `path` finds the old file or the new one as a whole; with `sync`, which takes
-    about a millisecond, also after the machine has crashed.
+    A reader of `path` finds either the whole old file or the whole new one; with `sync`, which
+    takes about a millisecond, also after a crash of the machine.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -25,13 +27,20 @@ def replaced(path: Path, *, sync: bool = True) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str, *, sync: bool = True) -> None:
-    """Replace the file by one with this text.
+    """Replace the file by one with this text, as `replaced` does.
 
     Raises:
-        OSError: it could not be written; the error names `path`.
+        OSError: the file could not be written; the error names `path`.
     """
     try:
         with replaced(path, sync=sync) as partial:
             partial.write_text(text)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def finite_or_none(x: SupportsFloat | None) -> float | None:
+    """The number, or None if it is NaN or infinite, for which JSON has no value."""
+    if x is None or not math.isfinite(x):
+        return None
+    return x if isinstance(x, int) else float(x)

@@ -1,13 +1,12 @@
-"""Random numbers as functions of what they are for.
+"""Counter-based random numbers: pure functions of a key and a counter.
 
-Everything random in kgon is a pure function of a key and a counter: the key names the seed, the
-member and the purpose, the counter is the step, the epoch or the sample. Nothing depends on what
-was drawn before or on who else is drawing. So a member gets the same numbers alone and among a
-thousand others, a resumed run gets the numbers that it would have got, and an estimate on the side
-cannot disturb training.
+The key is a hash of the seed, the member and the purpose; the counter is the step, the epoch or the
+sample. No number depends on what was drawn before. So a member gets the same numbers alone as in
+any ensemble, a resumed run gets the numbers that it would have got without the interruption, and an
+estimate made during training does not change the training.
 
-The generator is SplitMix64 (Steele, Lea and Flood 2014): its finaliser applied to key + counter *
-golden ratio passes BigCrush, and the members' keys are themselves hashes.
+The generator is SplitMix64 (Steele, Lea and Flood 2014): its finaliser applied to
+key + counter * golden ratio, which passes BigCrush.
 """
 
 import math
@@ -23,7 +22,7 @@ Keys = NDArray[np.uint64]
 
 @numba.njit(inline="always", error_model="numpy")
 def bits(key, counter):
-    """64 random bits, the SplitMix64 output number `counter` of the stream `key`."""
+    """64 random bits: output number `counter` of SplitMix64 in the stream `key`."""
     z = key + (np.uint64(counter) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)  # golden ratio
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -32,7 +31,7 @@ def bits(key, counter):
 
 @numba.njit(inline="always", error_model="numpy")
 def unit(key, counter):
-    """A uniform number in (0, 1), of 53 bits, never 0 or 1."""
+    """A uniform number of 53 bits in the open interval (0, 1)."""
     return (np.float64(bits(key, counter) >> np.uint64(11)) + 0.5) * 2.0**-53
 
 
@@ -42,16 +41,16 @@ def _fold(keys, words):
     for i in range(keys.size):
         key = keys[i]
         for word in words[i]:
-            # Hashed before a word goes in: member ^ seed alone would be the same for many pairs.
+            # The key is hashed first: member ^ seed is the same for many pairs.
             key = bits(bits(key, 0) ^ word, 1)
         folded[i] = key
     return folded
 
 
 def member_keys(seed: int | Sequence[int], members: Sequence[int], purpose: str) -> Keys:
-    """The stream keys of `members` (n_members,) for one purpose ("data", "order", ...).
+    """The stream keys of the members for one purpose ("data", "order", ...), (n_members,).
 
-    `seed` is that of all, or one for each member.
+    `seed` is one seed for all members, or a seed for each.
     """
     keys = np.asarray(members, dtype=np.uint64)
     seeds = [seed] * len(keys) if isinstance(seed, int) else seed
@@ -63,7 +62,7 @@ def member_keys(seed: int | Sequence[int], members: Sequence[int], purpose: str)
 
 
 def subkeys(keys: Keys, count: int) -> Keys:
-    """`count` independent streams for each key, (*keys, count): the chains of a member, say."""
+    """Keys of `count` independent streams for each key, (*keys.shape, count)."""
     words = np.tile(np.arange(count, dtype=np.uint64), keys.size)
     folded: Keys = _fold(np.repeat(keys.ravel(), count), words[:, None])
     return folded.reshape(*keys.shape, count)
@@ -79,9 +78,9 @@ def uniforms(keys, start, count):
     return out
 
 
-# numba calls the C library's logarithm, cosine and sine for one number at a time, which takes as
-# long for a chain's noise as the rest of its step does. These series have no branches: the compiler
-# works on several numbers at once, in a tenth of the time.
+# numba calls the C library's logarithm, cosine and sine on one number at a time; a chain's noise
+# then takes as long as the rest of its step. These series have no branches, so the compiler
+# vectorises them: they take a tenth of the time.
 _ATANH = tuple(2.0 / (2 * k + 1) for k in range(11))
 _TAYLOR = tuple(1.0 / math.factorial(k) for k in range(18))
 _EXPONENT = np.int64(52)
@@ -106,7 +105,7 @@ def _log(u):
 @numba.njit(inline="always", error_model="numpy", fastmath={"contract"})
 def _cos_sin(u):
     """cos and sin of 2 pi u for u in [0, 1]: Taylor series at the nearest multiple of pi / 2."""
-    # 32 bits: for these alone do processors convert several numbers at once.
+    # 32 bits, because vector instructions convert only these.
     quarter = np.int32(4.0 * u + 0.5)
     y = (4.0 * u - quarter) * (0.5 * math.pi)
     q = -y * y
@@ -124,8 +123,10 @@ def _cos_sin(u):
 
 @numba.njit(inline="always", error_model="numpy", fastmath={"contract"})
 def normal_pair(key, counter):
-    """Standard normal numbers `counter` (even) and `counter` + 1 of a stream: Box and Muller's
-    transform of the two uniform numbers at these places."""
+    """Standard normal numbers `counter` (even) and `counter` + 1 of a stream.
+
+    They are the Box-Muller transform of the uniform numbers with these counters.
+    """
     radius = np.sqrt(-2.0 * _log(unit(key, counter)))
     cos, sin = _cos_sin(unit(key, counter + 1))
     return radius * cos, radius * sin
@@ -144,7 +145,7 @@ def fill_normals(key, start, out):
 def normals(keys, start, out):
     """Fill out (n_keys, count) with standard normal numbers start, start + 1, ... of each stream.
 
-    `start` must be even, so that a stream does not depend on how it is cut into calls.
+    `start` must be even: normal numbers come in pairs (`normal_pair`).
     """
     for s in range(keys.size):
         fill_normals(keys[s], start, out[s])
@@ -152,10 +153,10 @@ def normals(keys, start, out):
 
 @numba.njit(cache=True, nogil=True)
 def shuffles(keys, epochs, n):
-    """For each stream and epoch a uniform permutation of 0 .. n-1, (n_keys, n_epochs, n) int32.
+    """Uniform permutations of 0, ..., n - 1 by stream and epoch, (n_keys, n_epochs, n) int32.
 
-    Fisher and Yates, with 32 random bits scaled to each range: no element is favoured by more than
-    n / 2^32.
+    This is the Fisher-Yates shuffle. Each index comes from 32 random bits scaled to its range, so
+    its relative bias is at most n / 2^32.
     """
     out = np.empty((keys.size, epochs.size, n), dtype=np.int32)
     for s in range(keys.size):

@@ -5,7 +5,7 @@ import torch
 
 from kgon import streams
 from kgon.compiled import moments
-from kgon.compiled.exact_loss import CompiledLoss, Kernel
+from kgon.compiled.exact_loss import CompiledLoss, Kernel, Trajectory
 from kgon.data import SingleFeature, draw
 from kgon.posterior import hmc
 from kgon.theory.loss import DirectLoss, EmpiricalLoss, PopulationLoss
@@ -108,9 +108,9 @@ def test_a_trajectory_equals_torchs(n_hidden, n_features, case):
     loss = losses(n_features)[case]
     runs = (2, 3)
     W, b = parameters(n_hidden, n_features, 40, 6)
-    settings = dict(
+    trajectory = Trajectory(
         strength=torch.linspace(1.0, 20.0, 6, dtype=torch.float64),
-        precision=0.25,
+        precision=torch.full((6,), 0.25).double(),
         step=torch.tensor([0.05, 0.1, 0.2, 0.0, 1.0, 0.1], dtype=torch.float64),
         n_leapfrog=4,
         keys=streams.subkeys(streams.member_keys(0, range(40), "test"), 6),
@@ -123,8 +123,8 @@ def test_a_trajectory_equals_torchs(n_hidden, n_features, case):
         Kernel(tables, n_runs=6),
     ):
         state = [W.clone(), b.clone(), mover.value(W, b)]
-        acceptance = mover.hmc_move(*state, **settings)
-        results.append([*state, acceptance * (settings["step"] > 0)])
+        acceptance = mover.hmc_move(*state, trajectory)
+        results.append([*state, acceptance * (trajectory.step > 0)])
     moved = (results[0][1] != b).any(-1)
     assert not moved[:, 3].any() and moved[:, :3].double().mean() > 0.3
     assert not moved.all(0)[4]  # some of the longest steps were rejected

@@ -162,7 +162,7 @@ def test_compiled_chains_are_those_of_devinterps_optimizer(kind, per_point, monk
     settings = {k: torch.tensor(v).double() if per_point else v[0] for k, v in settings.items()}
     lengths = dict(n_chains=5, n_draws=37, n_burnin=11, seed=0)
     compiled = estimate_llc(loss, W, b, **settings, **lengths)
-    monkeypatch.setattr(langevin._Rule, "is_plain_sgld", False)
+    monkeypatch.setattr(langevin._Settings, "is_plain_sgld", False)
     stepped = estimate_llc(loss, W, b, **settings, **lengths)
     # 48 steps may stretch what each rounds in a handful of terms a thousandfold.
     torch.testing.assert_close(compiled.trace, stepped.trace, rtol=1e-10, atol=1e-12)
@@ -205,7 +205,7 @@ def test_only_plain_sgld_is_compiled():
         (functools.partial(SGMCMC.sgld, bounding_box_size=0.1), False),
         (SGMCMC.rmsprop_sgld, False),
     ):
-        assert langevin._Rule(sampler, 1.0, 1.0, 1.0).is_plain_sgld is plain
+        assert langevin._Settings(sampler, 1.0, 1.0, 1.0, 0, 1).is_plain_sgld is plain
 
 
 def test_estimating_leaves_the_global_generator_alone():
@@ -305,7 +305,7 @@ def test_bad_points_and_losses_are_refused():
         estimate_llc(lambda w: float(w.sum()), torch.zeros(3, 2), **settings)
     # A sum over everything is the loss of one point, until it is asked for several chains.
     chains = SETTINGS["n_chains"]
-    message = rf"shape \(\) for parameters stacked as \({chains},\).* one value for each"
+    message = rf"shape \(\) for parameters with batch axes \({chains},\).* one value for each"
     with pytest.raises(ValueError, match=message):
         estimate_llc(lambda w: w.square().sum(), torch.zeros(3, 2), **settings)
     points = torch.zeros(3, 2), torch.zeros(3, 4)

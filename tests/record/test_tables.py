@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from kgon.files import finite_or_none
 from kgon.record import tables
 from kgon.record.tables import Member, Phase, Plateau, Transition
 from kgon.theory.critical import critical_points
@@ -61,7 +62,7 @@ def test_rows_are_read_as_they_were_written():
 
 
 def test_what_is_not_finite_is_blank():
-    assert [tables.finite(v) for v in (1.5, None, math.nan, math.inf)] == [1.5, None, None, None]
+    assert [finite_or_none(v) for v in (1.5, None, math.nan, math.inf)] == [1.5, None, None, None]
     row = member(0).plain() | {"final_loss": math.nan}
     assert Member.of(row).final_loss is None
 

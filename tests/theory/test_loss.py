@@ -6,6 +6,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.integrate import quad
 
 from kgon.theory.critical import critical_points
@@ -309,6 +311,29 @@ def test_rotations_reflections_and_permutations_change_nothing(m, c):
         )
 
 
+@st.composite
+def any_parameters(draw):
+    """W (m, c) and b (c), with zeros, equal entries and both signs among them."""
+    m, c = draw(st.integers(1, 4)), draw(st.integers(1, 7))
+    entries = st.floats(-2, 2).map(lambda x: round(x, 3)) | st.sampled_from([0.0, 0.5, 1.0, -1.0])
+    flat = draw(st.lists(entries, min_size=(m + 1) * c, max_size=(m + 1) * c))
+    w = torch.tensor(flat, dtype=torch.float64)
+    return w[c:].view(m, c), w[:c]
+
+
+@settings(max_examples=100, deadline=None)
+@given(any_parameters(), st.integers(0, 2**32 - 1), st.randoms(use_true_random=False))
+def test_the_population_loss_of_any_parameter_is_invariant(parameters, seed, random):
+    """Under O(n_hidden), and under permutations of W's columns together with b."""
+    W, b = parameters
+    m, c = W.shape
+    Q = torch.linalg.qr(torch.randn(m, m, generator=generator(seed), dtype=torch.float64)).Q
+    order = random.sample(range(c), c)
+    got = torch.stack([population_loss(Q @ W, b), population_loss(W[:, order], b[order])])
+    # Rounding of squared outputs of at most (4 * 2 * 2 + 2)^2.
+    torch.testing.assert_close(got, population_loss(W, b).expand(2), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("batch", [(), (1,), (4,), (2, 3)])
 @pytest.mark.parametrize("extra", [(), (1,), (2,), (3, 2)])
 def test_a_data_set_for_each_member(batch, extra):
@@ -317,14 +342,14 @@ def test_a_data_set_for_each_member(batch, extra):
     x = sample(60, c, *batch)
     W, b = parameters(m, c, *extra, *batch)
     importance = torch.rand(*batch, c, generator=generator(2), dtype=torch.float64)
-    for kind, given in itertools.product((EmpiricalLoss, DirectLoss), (None, importance)):
-        loss = kind(x, given)
+    for kind, weights in itertools.product((EmpiricalLoss, DirectLoss), (None, importance)):
+        loss = kind(x, weights)
         value, dW, db = loss.value_and_grad(W, b)
         assert value.shape == (*extra, *batch)
         torch.testing.assert_close(loss(W, b), value, rtol=1e-12, atol=0)
         for index in np.ndindex(*extra, *batch):
             own = index[len(extra) :]
-            weight = None if given is None else given[own]
+            weight = None if weights is None else weights[own]
             at = (W[index], b[index])
             expected = direct_sum(x[own], *at, weight)
             assert float(value[index]) == pytest.approx(float(expected), rel=1e-12)

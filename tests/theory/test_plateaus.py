@@ -6,6 +6,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from kgon.theory.critical import critical_point, critical_points
 from kgon.theory.plateaus import (
@@ -209,6 +211,40 @@ def test_time_and_loss_can_be_shifted_and_scaled():
         assert [p.loss for p in b] == pytest.approx([4 * p.loss for p in a], rel=1e-12)
         assert [p.start + 2**20 for p in a] == [p.start for p in c]
         assert [p.loss for p in c] == pytest.approx([p.loss for p in a], rel=1e-9)
+
+
+many = settings(max_examples=200, deadline=None)
+increasing = st.sets(st.integers(0, 10**6), min_size=3, max_size=60).map(sorted)
+
+
+@many
+@given(increasing, st.data())
+def test_a_factor_of_the_steps_scales_the_plateaus(steps, data):
+    """A power of two, so that nothing is rounded."""
+    levels = st.integers(0, 9).map(lambda n: 4e-4 * n)
+    loss = data.draw(st.lists(levels, min_size=len(steps), max_size=len(steps)))
+    factor = 2.0 ** data.draw(st.integers(-20, 20))
+    step = torch.tensor(steps, dtype=torch.float64)
+    before = find_plateaus(step, torch.tensor(loss, dtype=torch.float64))
+    after = find_plateaus(factor * step, torch.tensor(loss, dtype=torch.float64))
+    assert after == [Plateau(factor * p.start, factor * p.end, p.loss) for p in before]
+
+
+@many
+@given(increasing, st.sets(st.integers(1, 10**6), max_size=5).map(sorted))
+def test_a_staircase_has_its_plateaus_at_whatever_steps_it_is_recorded(steps, edges):
+    """Every level with enough records over enough steps, from its first record to its last."""
+    step = torch.tensor(steps)
+    stair = torch.bucketize(step, torch.tensor(edges, dtype=torch.int64), right=True)
+    loss = (0.2 - 0.01 * stair).double()
+    expected = []
+    for i in stair.unique().tolist():
+        own = step[stair == i].tolist()
+        long_enough = own[-1] - own[0] >= 0.01 * (steps[-1] - steps[0])
+        if len(own) >= 3 and long_enough:
+            expected.append((own[0], own[-1], float(loss[stair == i][0])))
+    assume(expected)
+    assert [(p.start, p.end, p.loss) for p in find_plateaus(step, loss)] == expected
 
 
 def test_uniform_noise_within_the_tolerance_does_not_move_an_edge():

@@ -13,19 +13,19 @@ from lightning.pytorch.callbacks import Checkpoint
 from kgon.training import checkpoints
 
 _SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
-"""Signals that stop a job: USR2 is a cluster's preemption or time limit."""
+"""Signals that stop a job. A cluster sends USR2 before preemption or the time limit."""
 
 
 class Checkpoints(Checkpoint):
     """Saves model, optimizer and record: at intervals, at the end, and when told to stop.
 
     A stop signal takes effect at the end of the block of steps: the state is saved, then the
-    handler that was there before is called (submitit's, for instance, which requeues the job).
-    Results do not depend on when checkpoints are written.
+    previous handler is called (submitit's, for instance, requeues the job). Results do not depend
+    on when checkpoints are written.
 
     Args:
         folder: where the checkpoints are written.
-        every_seconds: approximate time between checkpoints, and so the most that a kill costs.
+        every_seconds: approximate time between checkpoints, and so the most work that a kill loses.
     """
 
     def __init__(self, folder: str, every_seconds: float):
@@ -39,8 +39,8 @@ class Checkpoints(Checkpoint):
         self._during: dict[int, Any] = {}
 
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
-        # Before Lightning installs its own handlers, which end training on SIGTERM even where the
-        # earlier handler ignores it.
+        # Before Lightning installs its own handlers, which end training on SIGTERM even if the
+        # previous handler ignores it.
         self._before = {s: signal.getsignal(s) for s in _SIGNALS}
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:

@@ -15,16 +15,17 @@ from kgon.training.model import TMS
 
 
 class LLCEstimates(Recorder):
-    """Records in the table `llc` an estimate at each member's parameters, under the loss of its own
-    data set (the expected loss where inputs are fresh). The chains of all members are one stack.
+    """Records in the table `llc` an estimate at each member's parameters.
 
-    The chains' noise is a function of seed, member and step, in a stream of its own: training is
-    the same with and without this callback, and a member's estimate the same in any ensemble.
+    The loss is that of the member's own data set, or the expected loss if inputs are fresh at every
+    step. The chains of all members are one stack. Their noise depends only on seed, member and
+    step, so training is the same with and without this callback, and a member's estimate is the
+    same in any ensemble.
 
     Args:
-        steps: when.
+        steps: when to estimate.
         nbeta: inverse temperature times n; None for n / log n with n the size of the data set.
-        lr, localization, n_chains, n_draws, n_burnin, sampler: as of `estimate_llc`.
+        lr, localization, n_chains, n_draws, n_burnin, sampler: as in `estimate_llc`.
     """
 
     table = "llc"
@@ -57,7 +58,7 @@ class LLCEstimates(Recorder):
         loss = data.train_loss(module.importance) or data.expected_loss(module.importance)
         W, b = module.on_cpu()
         alive = module.diverged_at.cpu() < 0
-        # A diverged member stays in the stack, at parameters 0, and its estimates become NaN below.
+        # A diverged member stays in the stack with zero parameters; its estimates become NaN below.
         W = torch.where(alive[:, None, None], W, 0.0)
         b = torch.where(alive[:, None], b, 0.0)
         estimate = estimate_llc(
@@ -82,7 +83,7 @@ class LLCEstimates(Recorder):
         module.history.add(self.table, module.global_step, **columns, verdict=verdict)
 
     def metrics(self, module: TMS, records: slice) -> dict[str, Tensor]:
-        """The mean over members, over those whose estimate is ok, and the share of each verdict."""
+        """Means over all estimates and over those with verdict ok; the share of each verdict."""
         columns = module.history.columns(self.table, records)
         mean, verdict = columns["mean"], columns["verdict"]
         trusted = mean.masked_fill(verdict != VERDICTS.index("ok"), math.nan)
@@ -97,7 +98,7 @@ class LLCEstimates(Recorder):
             return self.nbeta
         if data.n_samples is None:
             raise ValueError(
-                "callbacks.llc.nbeta must be given where n_samples=null: inputs are fresh at every "
-                "step, and there is no data set of size n for the default n / log n"
+                "callbacks.llc.nbeta must be set if n_samples=null: inputs are fresh at every "
+                "step, so the default n / log n is not defined"
             )
         return data.n_samples / math.log(data.n_samples)

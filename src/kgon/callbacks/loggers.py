@@ -1,4 +1,4 @@
-"""What the recorders note, to the run's loggers: one row a step."""
+"""Sending what the recorders note to the run's loggers: one row per step."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,13 +11,13 @@ from kgon.training.model import TMS
 
 
 class Loggers(L.Callback):
-    """Gives the metrics and pictures of a step to the run's loggers, after all recorders.
+    """Sends the metrics and pictures of a step to the run's loggers, after all recorders.
 
-    A resumed run first gives them the rows of its record, but for TensorBoard, whose files of the
-    interrupted run stay.
+    A resumed run first sends the rows of its history again, except to TensorBoard, which keeps the
+    files of the interrupted run.
 
     Args:
-        recorders: whose metrics and pictures they are.
+        recorders: the recorders whose metrics and pictures are sent.
     """
 
     def __init__(self, recorders: Sequence[Recorder]):
@@ -45,7 +45,7 @@ class Loggers(L.Callback):
 
 
 def send(row: Row, loggers: Sequence[Any]) -> None:
-    """Give a row to loggers; pictures to those that take them."""
+    """Send a row to loggers; pictures only to those that take them."""
     for logger in loggers:
         logger.log_metrics(row.metrics, step=row.step)
         if hasattr(logger, "log_image"):

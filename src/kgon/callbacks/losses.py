@@ -9,9 +9,12 @@ from kgon.training.model import TMS
 
 
 class Losses(Recorder):
-    """Records in the table `loss`: `loss`, the expected loss under the data's distribution (for
-    single-feature data the population loss in closed form), and `train_loss`, the mean loss over
-    the member's own data set (NaN where inputs are fresh at every step)."""
+    """Records the losses of every member in the table `loss`.
+
+    `loss` is the expected loss under the distribution of the data (for single-feature data the
+    population loss in closed form). `train_loss` is the loss on the member's own data set, NaN if
+    inputs are fresh at every step.
+    """
 
     table = "loss"
 
@@ -25,7 +28,7 @@ class Losses(Recorder):
         module.history.add(self.table, module.global_step, loss=loss, train_loss=train_loss)
 
     def metrics(self, module: TMS, records: slice) -> dict[str, Tensor]:
-        """Mean, median and least loss over the members that have not diverged."""
+        """Mean, median and minimum of the losses over the members that have not diverged."""
         loss = module.history.column(self.table, "loss", records)
         finite = loss.isfinite()
         alive = loss.where(finite, torch.nan)

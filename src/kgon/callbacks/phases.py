@@ -20,9 +20,9 @@ class Phases(Recorder):
         module.history.add(self.table, module.global_step, code=phase_codes(*module.on_cpu()))
 
     def metrics(self, module: TMS, records: slice) -> dict[str, Tensor]:
-        """phase/<label>: how many members are in a phase, from the first time that one is.
+        """phase/<label>: the number of members in each phase, once any member has been in it.
 
-        An empty phase that was seen before counts 0, so that a dashboard's curve comes down again.
+        A phase that has become empty counts 0, so that its curve on a dashboard goes down to 0.
         """
         code = module.history.column(self.table, "code")
         labels = phase_labels(module.b.shape[-1])

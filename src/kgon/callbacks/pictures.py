@@ -13,14 +13,13 @@ from kgon.training.model import TMS
 
 
 class WeightPictures(Recorder):
-    """Draws the first members at the given steps, as step_00001000.png, and gives the pictures to
-    the loggers.
+    """Draws the first members at the given steps and sends the pictures to the loggers.
 
     Args:
-        steps: when.
-        draw: (W, b, labels) to a figure.
-        n_members: how many members.
-        folder: where the pictures are written.
+        steps: when to draw.
+        draw: makes a figure from (W, b, labels).
+        n_members: how many members to draw.
+        folder: where the pictures are written, as step_00001000.png.
     """
 
     table = "pictures"
@@ -51,7 +50,7 @@ class WeightPictures(Recorder):
                 logger.experiment.add_figure("media/weights", figure, module.global_step)
 
     def pictures(self, step: int) -> dict[str, Path]:
-        """The file of a step."""
+        """The picture of a step."""
         return {"media/weights": self._path(step)}
 
     def _path(self, step: int) -> Path:

@@ -15,17 +15,18 @@ from kgon.training.model import TMS
 
 
 class Plateaus(Recorder):
-    """Records in the table `plateau_count` how many plateaus each member's loss has so far, and in
-    the end the list `plateaus`: member, start, end, loss, nearest critical point, distance in loss.
+    """Records in the table `plateau_count` the number of plateaus of each member's loss so far.
 
-    The last two are None where no critical points are known. Needs the callback Losses.
+    At the end it adds the list `plateaus`: member, start, end, loss, nearest critical point and
+    distance in loss. The last two are None if no critical points are known. Needs the callback
+    Losses.
     """
 
     table = "plateau_count"
 
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if not any(isinstance(callback, Losses) for callback in trainer.callbacks):  # type: ignore[attr-defined]
-            raise ValueError("callbacks=plateaus needs recorded losses: add losses to callbacks")
+            raise ValueError("the callback plateaus needs losses: add losses to callbacks")
 
     def record(self, module: TMS, data: EnsembleData) -> None:
         """Add the number of plateaus so far."""

@@ -1,4 +1,4 @@
-"""The base of callbacks that look at the ensemble at given steps."""
+"""The base class of callbacks that record something at given steps."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -16,11 +16,11 @@ from kgon.training.model import TMS
 
 
 class Recorder(L.Callback):
-    """Calls `record` at the given steps, of which step 0 (the start) may be one.
+    """Calls `record` at the given steps, which may include step 0 (the start).
 
-    A subclass adds a record to its table of the history in `record`, and computes the numbers that
-    loggers get in `metrics`. Metrics are functions of the history alone, so a resumed run gives its
-    loggers the same rows again.
+    A subclass adds a record to its table of the history in `record`, and computes what loggers get
+    in `metrics`. Metrics are functions of the history alone, so a resumed run sends its loggers the
+    same rows again.
 
     Args:
         steps: when to record.
@@ -36,22 +36,22 @@ class Recorder(L.Callback):
         self.steps = frozenset(steps)
 
     def record(self, module: TMS, data: EnsembleData) -> None:
-        """Look at the ensemble and add a record to `module.history`."""
+        """Add a record of the ensemble to `module.history`."""
         raise NotImplementedError
 
     def metrics(self, module: TMS, records: slice) -> dict[str, Tensor]:
-        """Metrics by name, each (n_records,), of some records of the table; NaN: none."""
+        """Metrics of some records of the table, by name, each (n_records,); NaN for no value."""
         return {}
 
     def pictures(self, step: int) -> dict[str, Path]:
-        """The pictures that belong to a step, files by name."""
+        """The picture files of a step, by name."""
         return {}
 
     def finish(self, module: TMS, data: EnsembleData) -> None:
-        """Add to the history what only the whole run shows."""
+        """Add to the history what needs the whole run; called when training ends."""
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        # A resumed run has recorded its checkpoint's step before it was saved.
+        # The checkpoint of a resumed run already has the record of its step.
         if trainer.global_step == 0:
             self._record_if_due(trainer, module)
 
@@ -59,7 +59,7 @@ class Recorder(L.Callback):
         self._record_if_due(trainer, module)
 
     def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        # Not on_train_end, which is not called where a run is resumed at its last step.
+        # Not on_train_end, which is not called if a run is resumed at its last step.
         self.finish(*_ensemble(trainer, module))
 
     def _record_if_due(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -89,7 +89,7 @@ class Row:
 def logged_rows(
     recorders: Sequence[Recorder], module: TMS, records: slice = slice(None)
 ) -> list[Row]:
-    """What recorders have to say of a module's record: a row for each step, in order."""
+    """The metrics and pictures of a module's history, a row for each step, in order."""
     rows: dict[int, Row] = {}
     for recorder in recorders:
         if recorder.table not in module.history:

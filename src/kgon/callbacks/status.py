@@ -1,4 +1,4 @@
-"""A running job's report of how far it is."""
+"""Reporting the progress of a running job."""
 
 import time
 from collections.abc import Callable
@@ -10,10 +10,10 @@ from kgon.training.model import TMS
 
 
 class Status(L.Callback):
-    """Calls `report` with the ensemble after blocks of steps, and when an error ends the training.
+    """Calls `report` after blocks of steps, and when an error ends the training.
 
     Args:
-        report: (progress from 0 to 1, model).
+        report: takes the progress, from 0 to 1, and the model.
         max_steps: length of the run.
         every_seconds: least time between two reports.
     """

@@ -51,18 +51,20 @@ def main() -> None:
             print(f"kgon dashboard: error: {error}", file=sys.stderr)
             sys.exit(1)
         entity = entity or api.default_entity
-    view = build(
-        entity or "",
-        arguments.project,
-        arguments.name or arguments.sweep or "kgon",
-        arguments.sweep,
-        [*dashboards.PARAMETERS, *arguments.parameter],
+    unsaved = build(
+        dashboards.View(
+            entity=entity or "",
+            project=arguments.project,
+            name=arguments.name or arguments.sweep or "kgon",
+            sweep=arguments.sweep,
+            parameters=[*dashboards.PARAMETERS, *arguments.parameter],
+        )
     )
     if arguments.offline is None:
-        view.save()
-        print(view.url)
+        unsaved.save()
+        print(unsaved.url)
     elif arguments.offline == "-":
-        print(dashboards.as_json(view))
+        print(dashboards.as_json(unsaved))
     else:
-        Path(arguments.offline).write_text(dashboards.as_json(view) + "\n", encoding="utf-8")
+        Path(arguments.offline).write_text(dashboards.as_json(unsaved) + "\n", encoding="utf-8")
         print(arguments.offline)

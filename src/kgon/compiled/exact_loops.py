@@ -1,21 +1,21 @@
 """Compiled loops over stacks of parameters under the population or the exact empirical loss.
 
-`kgon.theory.loss` defines the loss; here it is a plain loop over one parameter after the other,
-because tensor operations on 2 x 6 matrices are nearly all overhead. A chain's Langevin steps, a
-sampler's leapfrog trajectories and the descent to a critical point run inside the loop: a parameter
-makes all of its steps before the next one starts, so the part of the lookup table that it needs
-stays in the processor's cache. `kgon.compiled.exact_loss.Kernel` calls these functions.
+`kgon.theory.loss` defines the loss. Tensor operations on 2 x 6 matrices are nearly all overhead, so
+these are plain loops over parameters. The steps of a Langevin chain, a leapfrog trajectory or a
+descent run inside the loop: a parameter makes all of its steps before the next one starts, so the
+part of the lookup table that it needs stays in the processor's cache.
+`kgon.compiled.exact_loss.Kernel` calls these functions.
 
 Shapes: W (n_parameters, n_hidden, n_features), b (n_parameters, n_features). `data_set`
-(n_parameters) is the row of `features_of` that a parameter's loss is on; settings and results are
-(n_parameters) unless noted.
+(n_parameters) is each parameter's row of `features_of`; settings and results are (n_parameters)
+unless noted.
 
-Two rules keep this fast. A function that takes arrays and returns from several places is inlined:
-else numba counts references to the arrays at every call, which takes longer than the loss itself.
-For the same reason loops take the arrays of `moments.Lookup` one by one.
+Two rules keep this fast. A function that takes arrays and returns from several places is inlined;
+otherwise numba counts references to the arrays at every call, which takes longer than the loss
+itself. For the same reason loops take the arrays of `moments.Lookup` one by one.
 
-numba keeps compiled code until the file of the outermost function changes, not until that of a
-function that it calls does: `make clean` removes all of it.
+numba recompiles a cached function when its own file changes, but not when the file of a function
+that it calls does. `make clean` removes all compiled code.
 """
 
 import functools
@@ -27,22 +27,22 @@ import numpy as np
 from kgon.compiled.moments import SLOTS, bucket
 from kgon.streams import fill_normals, unit
 
-# Fused multiply-adds are allowed. Reassociation is not, nor anything that assumes finite numbers: a
-# parameter that diverges must turn NaN here as it does in torch.
+# Fused multiply-adds are allowed, reassociation is not, nor anything that assumes finite numbers.
+# A parameter that diverges must become NaN here as it does in torch.
 _jit: Any = functools.partial(
     numba.njit, cache=True, nogil=True, error_model="numpy", fastmath={"contract"}
 )
 _inline: Any = functools.partial(_jit, inline="always")
 
 JITTER = (0.6, 1.2)
-"""Range of a trajectory's step size in units of the adapted one: trajectories of one length could
-return to where they started."""
+"""Range of a trajectory's step size, in units of the adapted one. Trajectories of constant length
+could return to where they started."""
 _JITTER_LOW, _JITTER_HIGH = JITTER
 
 _OFF, _ON = -1, -2
 
 _NOISY_STEPS = 16
-"""Steps of a chain whose noise is drawn at once, so that it is computed by vector instructions."""
+"""Steps of a chain whose noise is drawn together, by vector instructions."""
 
 
 @_jit
@@ -57,10 +57,10 @@ def _uniform_moments_above(t, feature):
 
 @_jit
 def _sample_moments_above(t, line, feature):
-    """The same under a sample, where the bucket of t has at most `SLOTS` amplitudes."""
+    """The same moments under a sample, if the bucket of t has at most `SLOTS` amplitudes."""
     number, first_power, second_power = 0.0, 0.0, 0.0
     for amplitude in (line.slot_0, line.slot_1, line.slot_2):
-        # Without a branch, which no processor could predict.
+        # Without a branch, which would be unpredictable.
         at_most = 1.0 if amplitude <= t else 0.0
         number += at_most
         first_power += at_most * amplitude
@@ -73,7 +73,7 @@ def _sample_moments_above(t, line, feature):
 
 @_jit
 def _bisected_moments_above(t, line, feature, amplitudes):
-    """The same where it has more."""
+    """The same moments under a sample, by bisection of the bucket of t."""
     first, end = line.first, line.first + line.count
     while first < end:
         middle = (first + end) >> 1
@@ -87,8 +87,10 @@ def _bisected_moments_above(t, line, feature, amplitudes):
 
 @_jit
 def _place(a, b, feature):
-    """Where to look up the threshold of an output of slope a and bias b: a line's number, or `_OFF`
-    or `_ON` where the output is one of these at all of the feature's amplitudes."""
+    """The line of the lookup table for the threshold -b / a of an output ReLU(a x + b).
+
+    `_OFF` or `_ON` if the output is off or on at all amplitudes x of the feature.
+    """
     at_low, at_high = a * feature.low + b, a * feature.high + b
     if at_low <= 0.0 and at_high <= 0.0:
         return _OFF
@@ -119,13 +121,14 @@ def _active_moments(a, b, place, count, feature, lines, amplitudes):
 
 @_inline
 def _loss(W, b, dW, db, A, place, count, features, lines, amplitudes):
-    """The loss of one parameter; its gradient goes into dW and db. With the formula of
-    `kgon.theory.loss` and A = W^T W,
+    """The loss of one parameter; its gradient is written to dW and db.
+
+    By the formula of `kgon.theory.loss`, with A = W^T W,
 
         u_ij = A_ij M_2 + b_i M_1 - [i = j] M_2         dL/dA_ij = 2 I_i u_ij
         v_ij = A_ij M_1 + b_i M_0 - [i = j] M_1         dL/db_i = 2 I_i sum_j v_ij
 
-    A, place and count, each (n_features, n_features), are scratch.
+    A, place and count, each (n_features, n_features), are scratch arrays.
     """
     n_hidden, n_features = W.shape
     for i in range(n_features):
@@ -135,8 +138,8 @@ def _loss(W, b, dW, db, A, place, count, features, lines, amplitudes):
                 a += W[k, i] * W[k, j]
             A[i, j] = a
             place[i, j] = _place(a, b[i], features[j])
-            # Counts are read here so that the memory sends all lines at once: the cost of a loss
-            # then hardly grows with the table.
+            # Reading the counts here starts all memory accesses together, so the cost of a loss
+            # hardly grows with the size of the table.
             count[i, j] = lines[max(place[i, j], 0)].count
     loss = 0.0
     for i in range(n_features):
@@ -167,14 +170,14 @@ def _loss(W, b, dW, db, A, place, count, features, lines, amplitudes):
 
 @_jit
 def _scratch(n_features):
-    """A, place and count of `_loss`."""
+    """The scratch arrays A, place and count of `_loss`."""
     shape = n_features, n_features
     return np.empty(shape), np.empty(shape, np.int64), np.empty(shape, np.int64)
 
 
 @_inline
 def _views(w, n_hidden, n_features):
-    """W and b of a flat parameter w."""
+    """W and b as views of a flat parameter w."""
     n_weights = n_hidden * n_features
     return w[:n_weights].reshape(n_hidden, n_features), w[n_weights:]
 
@@ -306,7 +309,7 @@ def langevin(
             draw = t - n_burnin
             if draw >= 0:
                 trace[p, draw] = loss
-                # A probe is the acceptance of the step between two draws by Metropolis's rule.
+                # A probe measures the Metropolis acceptance of the step between two draws.
                 if probing or draw % probe_every == 0:
                     away, forth, back = 0.0, 0.0, 0.0
                     for q in range(size):
@@ -316,7 +319,7 @@ def langevin(
                     energy = nbeta[p] * loss + 0.5 * localization[p] * away
                     if probing:
                         gain = old_energy - energy + (forth - back) / (2.0 * lr[p])
-                        # Written so that a NaN goes through.
+                        # Written so that a NaN is passed on.
                         accepted += np.exp(0.0 if gain > 0.0 else gain)
                         probes += 1
                     old_energy, old_w[:], old_drift[:] = energy, w, drift

@@ -1,11 +1,12 @@
-"""The exact losses compiled, with what runs inside the loop: chains, trajectories, descents.
+"""The exact losses in compiled code, and the samplers and descents that run on them.
 
-Shapes: W (*batch, n_hidden, n_features) and b (*batch, n_features) on a CPU; the axes of several
-data sets are the last of *batch. A `Kernel` takes them as (n_stack, n_runs, ...) and shares the
-parameters out over threads.
+Shapes: W (*batch, n_hidden, n_features) and b (*batch, n_features) on a CPU; if the loss has
+several data sets, *batch ends in their axes. A `Kernel` takes parameters as (n_stack, n_runs, ...)
+and divides them among threads.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,38 @@ from kgon.compiled.moments import Tables, tables
 from kgon.theory.loss import Loss
 
 _SECONDS_A_PAIR = 10e-9
-"""What a pair of features costs of one value and gradient, about: whether threads pay."""
+"""Approximate time that one pair of features adds to a value and gradient."""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Settings of one Hamiltonian Monte Carlo trajectory of each parameter (n_stack, n_runs).
+
+    The target is exp(-strength L - precision |w - centre|^2 / 2).
+
+    Attributes:
+        strength, precision: (n_runs).
+        step: (n_runs), step sizes before jitter; a run with step 0 does not move.
+        n_leapfrog: the number of leapfrog steps.
+        keys: (n_stack, n_runs), random streams.
+        turn: which trajectory this is of those that use the same streams.
+        centre: each parameter's tensors, (n_runs, ...), or None for 0.
+    """
+
+    strength: Tensor
+    precision: Tensor
+    step: Tensor
+    n_leapfrog: int
+    keys: NDArray[np.uint64]
+    turn: int
+    centre: tuple[Tensor, ...] | None = None
 
 
 class Kernel:
-    """The compiled functions of one loss for stacks of parameters W (n_stack, n_runs, n_hidden,
-    n_features) and b (n_stack, n_runs, n_features), float64.
+    """Compiled functions of one loss for parameters in float64.
 
-    Run s of a stack uses data set s % n_sets: data sets are the last of its axes.
+    W is (n_stack, n_runs, n_hidden, n_features) and b is (n_stack, n_runs, n_features). Run s uses
+    data set s % n_sets.
     """
 
     def __init__(self, tables: Tables, n_runs: int):
@@ -43,33 +68,17 @@ class Kernel:
         self._share_out(exact_loops.value_and_grad, 1, [W, b, value, dW, db])
         return value, dW, db
 
-    def hmc_move(
-        self,
-        W: Tensor,
-        b: Tensor,
-        value: Tensor,
-        *,
-        strength: Tensor,
-        precision: float | Tensor,
-        step: Tensor,
-        n_leapfrog: int,
-        keys: NDArray[np.uint64],
-        turn: int,
-        centre: tuple[Tensor, Tensor] | None = None,
-    ) -> Tensor:
-        """One trajectory of every parameter, in place, and its acceptance probability.
+    def hmc_move(self, W: Tensor, b: Tensor, value: Tensor, move: Trajectory) -> Tensor:
+        """Move every parameter by one trajectory in place; return the acceptance probabilities.
 
-        The target is exp(-strength L - precision |w - centre|^2 / 2). strength, precision and step
-        are (n_runs), centre is W and b of each run, (n_runs, ...), or None for 0. `hmc.Mover` has
-        the definition.
+        `value` is the loss of the parameters, (n_stack, n_runs), and is updated too.
         """
         acceptance = torch.zeros_like(value)
-        stacks = [W, b, value, acceptance, torch.from_numpy(keys)]
-        centre_W, centre_b = centre or (torch.zeros_like(W[0]), torch.zeros_like(b[0]))
-        precision = torch.as_tensor(precision, dtype=torch.float64).expand(step.shape)
+        stacks = [W, b, value, acceptance, torch.from_numpy(move.keys)]
+        centre = move.centre or (torch.zeros_like(W[0]), torch.zeros_like(b[0]))
         self._share_out(
-            exact_loops.hmc_move, n_leapfrog + 1, stacks,
-            [centre_W, centre_b, strength, precision, step], n_leapfrog, turn,
+            exact_loops.hmc_move, move.n_leapfrog + 1, stacks,
+            [*centre, move.strength, move.precision, move.step], move.n_leapfrog, move.turn,
         )  # fmt: skip
         return acceptance
 
@@ -78,12 +87,13 @@ class Kernel:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Gradient descent in place until the gradient's norm is at most `tolerance`.
 
-        The step size adapts: it grows by a fifth after a step that lowers the loss by at least half
-        of what the gradient promises; any other step is undone and the step size is halved. So the
-        path stays close to the gradient flow and does not hop between basins.
+        A step of size h that lowers the loss by at least h |grad|^2 / 2 is kept, and h grows by a
+        fifth; any other step is undone, and h is halved. So the path stays close to the gradient
+        flow and does not jump between basins.
 
         Returns:
-            The loss, the gradient's norm and the number of steps, each (n_stack, n_runs).
+            The loss, the gradient's norm and the number of steps (at most n_steps), each
+            (n_stack, n_runs).
         """
         value, slope, taken = (W.new_empty(W.shape[:2]) for _ in range(3))
         self._share_out(
@@ -104,20 +114,20 @@ class Kernel:
         n_burnin: int,
         probe_every: int,
     ) -> Tensor:
-        """Langevin chains from W and b, in place, n_burnin steps and as many as `trace` has draws.
+        """Run Langevin chains in place: n_burnin steps, then a step for each draw of `trace`.
 
-        `kgon.llc.langevin` has the definition and calls this.
+        The module docstring of `kgon.llc.langevin` has the definition.
 
         Args:
-            W, b: the chains' starts, which are also the centres of the localization.
+            W, b: the starts of the chains, and the centres of the localization.
             trace: (n_stack, n_runs, n_draws), filled with the losses of the draws.
             keys: (n_stack, n_runs), streams of the chains' noise.
             nbeta, lr, localization: (n_runs).
             n_burnin: steps before the first draw.
-            probe_every: draws from one probe of the acceptance to the next.
+            probe_every: draws between two measurements of the acceptance.
 
         Returns:
-            The mean acceptance (n_stack, n_runs), NaN without a probe.
+            The mean MALA acceptance (n_stack, n_runs); NaN if it was not measured.
         """
         acceptance = trace.new_empty(trace.shape[:2])
         stacks = [W, b, trace, acceptance, torch.from_numpy(keys)]
@@ -135,10 +145,11 @@ class Kernel:
         settings: list[Tensor] | None = None,
         *rest: Any,
     ) -> None:
-        """Call a loop, which evaluates the loss so many times, on slices of the parameters.
+        """Call a compiled loop on slices of the parameters, on several threads if that pays.
 
-        Stacks are (n_stack, n_runs, ...), settings (n_runs, ...); the loop gets both as
-        (n_parameters, ...).
+        `evaluations` is the number of times that the loop evaluates the loss of a parameter. Stacks
+        are (n_stack, n_runs, ...), settings (n_runs, ...); the loop gets both as (n_parameters,
+        ...).
         """
         n_stack, n_runs = stacks[0].shape[:2]
         whole = [stack.contiguous() for stack in stacks]
@@ -157,8 +168,9 @@ class Kernel:
 
 
 class CompiledLoss:
-    """An exact loss with the same signature, in float64 whatever the parameters' dtype is, and a
-    compiled `value_and_grad`.
+    """A compiled form of an exact loss, with the same signature.
+
+    It computes in float64 whatever the dtype of the parameters.
 
     Raises:
         ValueError: `loss` is not a `PopulationLoss` or an `EmpiricalLoss` on a CPU.

@@ -1,4 +1,4 @@
-"""What the machine offers: threads for compiled loops, and memory."""
+"""Threads for compiled loops, and the memory that is available."""
 
 import functools
 import itertools
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-# Handing a part to a thread and waiting for it costs some 50 us.
+# Handing a slice to a thread and waiting for it takes about 50 us.
 _WORTH_A_THREAD = 200e-6
 
 
@@ -19,18 +19,18 @@ def _pool(n_threads: int) -> ThreadPoolExecutor:
 
 
 def share_out(work: Callable[[slice], None], n: int, seconds_each: float) -> None:
-    """Call `work` on slices that make up range(n), one a thread, as many threads as torch has.
+    """Call `work` on slices that make up range(n), on up to as many threads as torch uses.
 
-    `work` must release the GIL for this to gain anything. What would not keep a thread busy for
-    200 us, by the estimate `seconds_each`, is done here.
+    `work` must release the GIL for this to be faster. A thread gets at least 200 us of work, by the
+    estimate `seconds_each` for one element; the calling thread takes one slice itself.
     """
     worth = int(n * seconds_each / _WORTH_A_THREAD)
     n_threads = max(1, min(torch.get_num_threads(), n, worth))
     cuts = [n * i // n_threads for i in range(n_threads + 1)]
-    parts = [slice(a, z) for a, z in itertools.pairwise(cuts)]
+    slices = [slice(a, z) for a, z in itertools.pairwise(cuts)]
     if n_threads > 1:
-        others = [_pool(n_threads - 1).submit(work, part) for part in parts[1:]]
-        work(parts[0])
+        others = [_pool(n_threads - 1).submit(work, other) for other in slices[1:]]
+        work(slices[0])
         for other in others:
             other.result()
     else:
@@ -38,17 +38,22 @@ def share_out(work: Callable[[slice], None], n: int, seconds_each: float) -> Non
 
 
 def check_fits(needed: int, what: str, advice: str) -> None:
-    """ValueError if `needed` bytes for `what` are more than this process may still take."""
+    """Check that `needed` bytes for `what` are available.
+
+    Raises:
+        ValueError: they are not; the message ends with `advice`.
+    """
     available = available_memory()
     if needed > available:
         raise ValueError(
-            f"{what} need {needed / 2**30:.1f} GiB of memory, and {available / 2**30:.1f} GiB are "
-            f"free: {advice}"
+            f"{what} need {needed / 2**30:.1f} GiB of memory, but only {available / 2**30:.1f} GiB "
+            f"are free: {advice}"
         )
 
 
 def available_memory() -> int:
-    """Bytes that this process may still take, by what Linux says; elsewhere half of the memory."""
+    """Bytes that this process can still allocate: on Linux the free memory or what is left of the
+    cgroup's limit, elsewhere half of the machine's memory."""
     meminfo, limit, used = (
         Path(p)
         for p in (

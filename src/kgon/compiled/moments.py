@@ -1,10 +1,10 @@
 """Lookup tables for the truncated moments of the exact losses, for compiled loops.
 
-A threshold t is looked up in O(1): the range of a feature's amplitudes is cut into as many buckets
-of equal width as there are amplitudes. A bucket is a line of 64 bytes with the moments of the
-amplitudes from it on and the first amplitudes in it, to be compared with t one by one. Where there
-are more of them, the sorted sample is bisected. This finds what the binary search of
-`SampleMoments` finds, at a cost that hardly depends on the number of samples.
+A threshold t is looked up in O(1). The range of a feature's amplitudes is divided into as many
+buckets of equal width as there are amplitudes. Each bucket is a line of 64 bytes, which holds the
+moments of the amplitudes from this bucket on, and the first `SLOTS` amplitudes in it, which are
+compared with t one by one. If the bucket has more, the sorted sample is bisected. The result is
+that of the binary search of `SampleMoments`, at a cost that hardly depends on n_samples.
 """
 
 import math
@@ -20,7 +20,7 @@ from torch import Tensor
 from kgon.theory.loss import EmpiricalLoss, PopulationLoss
 
 SLOTS = 3
-"""Amplitudes in a line. One bucket in fifty of a uniform sample has more."""
+"""Amplitudes that a line holds. In a uniform sample one bucket in fifty has more."""
 
 FEATURE = np.dtype(
     [
@@ -39,8 +39,8 @@ FEATURE = np.dtype(
     ],
     align=True,
 )
-"""One feature of one data set. Each has buckets for its own amplitudes, so its moments do not
-depend on the other data sets, not even in their rounding."""
+"""One feature of one data set. Each feature has its own buckets, so that other data sets do not
+change its moments, not even by rounding."""
 
 LINE = np.dtype(
     [
@@ -66,12 +66,13 @@ AMPLITUDE = np.dtype(
 
 
 class Lookup(NamedTuple):
-    """What compiled functions take.
+    """The lookup table as arrays, for compiled functions.
 
     Attributes:
         features: `FEATURE` records, (n_sets, n_features).
-        lines: `LINE` records, of one feature after the other.
-        amplitudes: `AMPLITUDE` records, ascending for each feature, then one with the moments 0.
+        lines: `LINE` records, feature by feature.
+        amplitudes: `AMPLITUDE` records, feature by feature: in ascending order, then one record of
+            zero moments.
     """
 
     features: NDArray[np.void]
@@ -88,7 +89,7 @@ class Tables:
 
     @property
     def population(self) -> bool:
-        """Whether the loss is the population's."""
+        """Whether this is the table of a population loss."""
         return bool(self.lookup.features["is_uniform"].all())
 
     @property
@@ -103,7 +104,7 @@ class Tables:
 
 
 def tables(loss: Any, n_features: int) -> Tables | None:
-    """The tables of a loss, or None if it has no compiled form: only the exact losses have one."""
+    """The tables of an exact loss on a CPU; None for other losses, which have no compiled form."""
     if type(loss) is PopulationLoss:
         return _population_tables(n_features, loss.importance)
     if type(loss) is EmpiricalLoss and loss.moments.sorted.device.type == "cpu":
@@ -114,7 +115,7 @@ def tables(loss: Any, n_features: int) -> Tables | None:
 
 
 _MADE: WeakKeyDictionary[EmpiricalLoss, Tables] = WeakKeyDictionary()
-"""Tables of losses still in use: they take seconds at ten million samples."""
+"""Tables of the losses in use: making one takes seconds at ten million samples."""
 
 
 def _population_tables(n_features: int, importance: Tensor | None) -> Tables:
@@ -136,7 +137,8 @@ def _sample_tables(loss: EmpiricalLoss) -> Tables:
     features = np.zeros(counts.shape, FEATURE)
     features["importance"] = _weights(loss.importance, tuple(batch), n_features)
     features["weight"] = 1 / loss.n_samples
-    # One line and one amplitude more: those behind the last, and of a feature without amplitudes.
+    # One line and one amplitude more: for thresholds above the last amplitude, and for features
+    # without amplitudes.
     ends = np.cumsum(counts + 1).reshape(counts.shape)
     features["first_line"] = features["first_amplitude"] = ends - counts - 1
     lines = _aligned(ends[-1, -1])
@@ -152,14 +154,14 @@ def _sample_tables(loss: EmpiricalLoss) -> Tables:
 
 
 def _aligned(n_lines: int) -> NDArray[np.void]:
-    """Room for so many lines, each of which is one line of the processor's cache."""
+    """An uninitialised array of lines, each aligned with a line of the processor's cache."""
     room = np.empty(n_lines + 1, LINE)
     gap = -room.ctypes.data % LINE.itemsize
     return room.view(np.uint8)[gap : gap + n_lines * LINE.itemsize].view(LINE)
 
 
 def _fill(feature: Any, lines: NDArray[np.void], amplitudes: NDArray[np.void]) -> None:
-    """Fill a feature's lines, and its record with what leads to them."""
+    """Fill a feature's lines, and the fields of its record that locate them."""
     values = amplitudes["value"][:-1]
     if values.size:
         feature["low"], feature["high"] = values[0], values[-1]
@@ -187,10 +189,12 @@ def _weights(
 
 @numba.njit(nogil=True, error_model="numpy", inline="always")
 def bucket(t, feature):
-    """The bucket of t, by the same arithmetic for amplitudes and thresholds: so it is monotone
-    exactly. Beyond the amplitudes it is the first or the last bucket."""
+    """The bucket of t; beyond the amplitudes, the first or the last bucket.
+
+    Amplitudes and thresholds go through the same arithmetic, which is exactly monotone in t.
+    """
     place = (t - feature.low) * feature.buckets_per_unit
-    # Ordered so that a NaN goes to bucket 0.
+    # The comparisons send a NaN to bucket 0.
     place = place if place > 0.0 else 0.0
     place = place if place < feature.last_bucket else feature.last_bucket
     return np.int64(place)

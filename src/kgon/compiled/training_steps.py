@@ -1,10 +1,9 @@
-"""Compiled loops over training steps: what `DirectLoss.value_and_grad` and a torch optimizer
-define, without a framework's cost a step.
+"""Compiled loops over training steps, defined by `DirectLoss.value_and_grad` and torch optimizers.
 
-A toy model's step is half a microsecond of arithmetic; any tensor library spends hundreds of times
-that on dispatch. So on a CPU the steps of a block run in one compiled loop a member, a few inputs
-of a minibatch side by side, with members shared out over threads. The torch definition stays the
-oracle (the tests hold the two together) and serves other devices and other optimizers.
+A step of a toy model is half a microsecond of arithmetic; a tensor library spends hundreds of times
+that on dispatch. So on a CPU the steps of a block run in one compiled loop per member, with a few
+inputs of a minibatch side by side and members divided among threads. The tests compare this with
+torch, which remains the definition and serves other devices and optimizers.
 
 Shapes: W (n_members, n_hidden, n_features), b (n_members, n_features), x (n_members, n_rows,
 n_features), order (n_members, n_steps, batch_size), lr (n_members, n_steps), importance (n_members,
@@ -25,25 +24,26 @@ from kgon.compiled.scratch import arrays
 from kgon.compiled.vectors import broadcast, load, store, total, where_positive
 from kgon.data import Minibatches
 
-# Fused multiply-adds are allowed; reassociation is not, nor anything that assumes finite numbers:
-# a diverged member must turn NaN here as it does in torch.
+# Fused multiply-adds are allowed, reassociation is not, nor anything that assumes finite numbers.
+# A member that diverges must become NaN here as it does in torch.
 _jit = functools.partial(numba.njit, cache=True, nogil=True, error_model="numpy")
 _FASTMATH = {"contract"}
 
 _LANES = (1, 2, 4)
-"""Inputs of a minibatch that are worked on side by side: four, or as many as there are."""
+"""Possible numbers of inputs side by side: the least that holds the minibatch, at most four."""
 
 _FEW_FEATURES = 12
-"""Up to so many, it is quicker to go through all of them than through a list of those active."""
+"""Up to this number of features, a loop over all is faster than one over a list of active ones."""
 
 
 @numba.njit(nogil=True, error_model="numpy", fastmath=_FASTMATH, inline="always")
 def _gradient(lanes, m, n, w, c, x, rows, scale, dW, db, room):
-    """Gradient of the minibatch loss of one member into dW, db; `scale` is 2 I / batch_size.
+    """Write the gradient of the minibatch loss of one member to dW and db.
 
-    w and dW are flat, (m n). With r the inputs, h = W r, p = W^T h + b, g = scale (p - r) where
-    p > 0 and v = W g: db is the sum of g over the inputs, dW that of h g^T + v r^T. `room` is for
-    the sums of each lane, for r, h and v, and for the list of active features.
+    For an input r let h = W r, p = W^T h + b, g = scale (p - r) where p > 0 and 0 elsewhere, and
+    v = W g, with scale = 2 I / batch_size. Then db is the sum of g over the inputs, and dW that of
+    h g^T + v r^T. w and dW are flat, (m n). A lane is one of the inputs side by side; `room` has
+    scratch arrays for the sums of each lane, for r, h and v, and for the list of active features.
     """
     dW_lanes, db_lanes, r, h, v, active = room
     few = n <= _FEW_FEATURES
@@ -77,7 +77,7 @@ def _gradient(lanes, m, n, w, c, x, rows, scale, dW, db, room):
                 own = own + load(r, j * lanes, lanes) * broadcast(w[k * n + j], lanes)
             store(h, k * lanes, own)
             store(v, k * lanes, zero)
-        # A lane without an input: with h = 0 and r = b its g is 0.
+        # In a lane without an input, h = 0 and r = b make g = 0.
         for lane in range(left, lanes):
             for j in range(n):
                 r[j * lanes + lane] = c[j]
@@ -107,7 +107,7 @@ def _gradient(lanes, m, n, w, c, x, rows, scale, dW, db, room):
 
 @functools.cache
 def _steps(m: int, n: int, lanes: int, adam: bool) -> Callable[..., None]:
-    # All of these are constants of the compiled code: inner loops unroll, branches go.
+    # These are constants of the compiled code, so inner loops unroll and branches disappear.
     size = m * n
     sizes = size * lanes, n * lanes, m * lanes
 
@@ -178,7 +178,7 @@ def _is_plain_adam(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> b
 
 
 def has_kernel(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether `advance` knows this optimizer: SGD without momentum, Adam, AdamW, on a CPU."""
+    """Whether `advance` implements this optimizer: plain SGD, Adam or AdamW, on a CPU."""
     (group, *others) = optimizer.param_groups
     plain = _is_plain_sgd(optimizer, group) or _is_plain_adam(optimizer, group)
     return plain and not others and all(p.device.type == "cpu" for p in group["params"])
@@ -192,13 +192,11 @@ def advance(
     batches: Minibatches,
     importance: Tensor | None,
 ) -> None:
-    """Advance W and b in place by as many steps of `optimizer` as there are learning rates, each on
-    the loss of its minibatch.
+    """Make one step of `optimizer` in place for each learning rate, on the loss of its minibatch.
 
-    Learning rates (n_steps,) and importance (n_features,) are those of all members; a first axis
-    (n_members) gives each its own. The optimizer's own state is used and kept, so a run may go on
-    with torch's `step`, and a checkpoint of one is a checkpoint of the other. Only for optimizers
-    with `has_kernel`.
+    Learning rates (n_steps,) and importance (n_features,) are shared by all members, or have a
+    first axis (n_members). The optimizer's own state is read and updated, so torch's `step` can
+    continue, and checkpoints are interchangeable. Only for optimizers with `has_kernel`.
     """
     (group,) = optimizer.param_groups
     n_members, m, n = W.shape
@@ -229,13 +227,13 @@ def advance(
     n_steps = lr.shape[-1]
     rates = lr.double().expand(n_members, n_steps).contiguous()
 
-    def advance_slice(part: slice) -> None:
-        members = (W, b, batches.x, batches.order, rates, weight)
-        params = [t.detach()[part].numpy() for t in members]
-        state = tuple(t.detach()[part].numpy() for t in moments)
+    def advance_slice(members: slice) -> None:
+        per_member = (W, b, batches.x, batches.order, rates, weight)
+        params = [t.detach()[members].numpy() for t in per_member]
+        state = tuple(t.detach()[members].numpy() for t in moments)
         kernel(*params, state, first, *rule)
 
-    # About 20 ns an input, 6 features and 2 hidden dimensions.
+    # About 20 ns per input with 6 features and 2 hidden dimensions.
     share_out(advance_slice, n_members, n_steps * batches.order.shape[2] * m * n * 2e-9)
     if adam:
         for p in (W, b):

@@ -1,8 +1,8 @@
-"""Vectors for the compiled training step: a few floats that the processor works on at once.
+"""Explicit vectors for the compiled training step.
 
-The compiler unrolls a short loop before it looks for vectors, and then finds none; these name them.
-A vector lives in registers; loading and storing take its numbers from neighbouring places of an
-array. +, - and * work number by number on two vectors.
+The compiler unrolls short loops before it vectorises, and then finds nothing to vectorise. A vector
+holds a few numbers in registers; `load` and `store` copy them from and to consecutive elements of
+an array. +, - and * act elementwise on two vectors.
 """
 
 import operator
@@ -51,7 +51,7 @@ def load(typing, array, place, count):
 
 @intrinsic
 def store(typing, array, place, vector):
-    """Put a vector's numbers into array[place] and those that follow."""
+    """Copy a vector to array[place] and the elements after it."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pointer = _pointer(context, builder, array, arguments[0], arguments[1], vector)
@@ -68,7 +68,7 @@ def _picked(builder: Any, vector: Any, places: list[int]) -> Any:
 
 @intrinsic(prefer_literal=True)
 def broadcast(typing, number, count):
-    """The vector that has the same number `count` times; `count` is a constant."""
+    """The vector that repeats a number `count` times; `count` is a constant."""
     vector = Vector(number, count.literal_value)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -81,7 +81,7 @@ def broadcast(typing, number, count):
 
 @intrinsic
 def total(typing, vector):
-    """The sum of a vector's numbers, a power of two of them: halves are added until one is left."""
+    """The sum of a vector's numbers, whose count is a power of two: halves are added repeatedly."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         (left,), n = arguments, vector.count
@@ -96,7 +96,7 @@ def total(typing, vector):
 
 @intrinsic
 def where_positive(typing, condition, vector):
-    """A vector's numbers, and 0 where `condition` is not positive; a NaN there goes through."""
+    """The vector with zeros where `condition` <= 0; not where it is NaN."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         zero = ir.Constant(context.get_value_type(vector), [0.0] * vector.count)

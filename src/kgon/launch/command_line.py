@@ -1,4 +1,4 @@
-"""From a command line to Hydra: one job, or a sweep."""
+"""Running a command line through Hydra: one job, or a sweep."""
 
 import os
 import sys
@@ -25,9 +25,9 @@ _HYDRA_SHOWS = {"--hydra-help", "--info", "-i", "--cfg", "-c"}
 
 
 def run(command: str, task: Task, check: Callable[[DictConfig], None]) -> None:
-    """Run the command line's job or sweep by Hydra, after every override of it has been checked.
+    """Check every override of the command line, then run its job or sweep through Hydra.
 
-    Bad input ends here, with one line and status 2, before any job has started.
+    Bad input ends the process with one line and status 2 before any job has started.
     """
     configs.register_resolvers()
     start = hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(task)
@@ -48,12 +48,12 @@ def run(command: str, task: Task, check: Callable[[DictConfig], None]) -> None:
         name = sweeps.name(command, overrides)
         sys.exit(_sweep(start, sweeps.Sweep(Path(composed.config.runs.dir), name)))
     if swept:
-        refuse(command, f"{swept[0]}: several values need -m, which runs a job for each")
+        refuse(command, f"{swept[0]}: several values need -m, which runs one job for each")
     start()
 
 
 def _sweep(start: Callable[[], None], sweep: sweeps.Sweep) -> int:
-    """Run a sweep, show the state of its points however it ends, and return the exit status."""
+    """Run a sweep, show the states of its jobs however it ends, and return the exit status."""
     os.environ[sweeps.VARIABLE] = sweep.name
     status = 0
     try:

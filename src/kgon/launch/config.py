@@ -1,4 +1,4 @@
-"""Configs: what their resolvers mean, what is recorded of them, and a job's identity."""
+"""Configs: their resolvers, the form in which they are recorded, and a job's identity."""
 
 import re
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from kgon.record import run_directory
 
 _RESOLVER = re.compile(r"\$\{([\w.]+):")
 _OWN_SETTINGS = {"kgon.members", "kgon.schedule", "kgon.dtype", "oc.select"}
-"""Resolvers that read nothing but the config itself."""
+"""Resolvers that only read the config itself."""
 _FROM_IDENTITY = {"kgon.identity", "kgon.directory"}
 _LOGGED_DEPTH = 3
 
 
 def count_members(members: Any) -> int:
-    """How many members a config's `members`, a number or a list, stands for."""
+    """The number of members that the setting `members`, a number or a list, stands for."""
     if isinstance(members, int) and not isinstance(members, bool) and members > 0:
         return members
     if isinstance(members, Sequence) and not isinstance(members, str) and members:
@@ -40,7 +40,7 @@ def _members(members: Any) -> list[int]:
 
 
 def _schedule(kind: str, _root_: DictConfig) -> DictConfig:
-    # Not the steps themselves: a config of thousands of numbers takes long to resolve.
+    # Not the steps themselves, because a config of thousands of numbers is slow to resolve.
     settings = {"max_steps": _root_.trainer.max_steps, **_root_.schedule}
     return OmegaConf.create({"_target_": "kgon.training.schedule.steps", "kind": kind, **settings})
 
@@ -72,10 +72,10 @@ def register_resolvers() -> None:
 
 
 def written(config: DictConfig) -> dict[str, Any]:
-    """The config as plain containers, without Hydra's part and the logger, as one would write it.
+    """The config as a person would write it: plain containers, without Hydra's part and the logger.
 
-    References to other settings, such as ${members}, stay references: each value is there once.
-    What is read from elsewhere, such as ${oc.env:NAME}, is replaced by its value.
+    References to other settings, such as ${members}, stay references, so each value appears once.
+    References to anything else, such as ${oc.env:NAME}, are replaced by their values.
     """
     tree = OmegaConf.to_container(config, resolve=False)
     assert isinstance(tree, dict)
@@ -98,7 +98,8 @@ def _written(config: DictConfig, path: str, node: Any) -> Any:
 def logged(settings: dict[str, Any]) -> dict[str, Any]:
     """The `written` settings for a logger: each value once, dicts at most three levels deep.
 
-    References are left out. What is deeper is one string, of an object the name of its class.
+    References are left out. A deeper dict becomes a string: the class name if it is an object, else
+    its text.
     """
     found = _logged(settings, 1)
     assert isinstance(found, dict)

@@ -8,7 +8,7 @@ from kgon.launch import options
 from kgon.launch.options import Group, Setting
 
 _COLUMN = 40
-"""Where comments begin."""
+"""Column at which comments begin."""
 
 
 def help_text(command: str) -> str:
@@ -54,7 +54,7 @@ def _groups(groups: Mapping[str, Group]) -> Iterator[str]:
 
 
 def _row(left: str, right: str) -> list[str]:
-    """Two columns. A long left side has a line of its own."""
+    """Lines in two columns; a long left side gets its own line."""
     width = max(shutil.get_terminal_size().columns, _COLUMN + 40)
     indent = " " * _COLUMN
     rows = textwrap.wrap(right, width, initial_indent=indent, subsequent_indent=indent,

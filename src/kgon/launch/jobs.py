@@ -26,7 +26,7 @@ Work = Callable[[DictConfig, run_directory.Job, Any], Callable[[], None]]
 
 
 def build(config: Any) -> Any:
-    """Instantiate a node. A ValueError of a constructor is raised as it is."""
+    """Instantiate a node of a config. A constructor's ValueError is raised unwrapped."""
     try:
         return instantiate(config, _convert_="all")
     except InstantiationException as error:
@@ -64,13 +64,13 @@ def check_runs(config: DictConfig) -> None:
 
 
 def job(work: Work) -> Callable[[DictConfig], float | None]:
-    """Make a Hydra task of `work(config, job, logger)`, which returns what prints its results.
+    """Make a Hydra task from `work(config, job, logger)`, which returns a function that prints.
 
     The task does nothing if the job has finished before (runs.overwrite=true repeats it) or another
-    process is running it. In a sweep a job that failed before fails again at once, unless
+    process is running it. In a sweep, a job that failed before fails again at once unless
     runs.retry=failed. Status and logger are closed however the job ends.
 
-    The task returns the number of the summary that runs.objective names, for optimizing sweepers.
+    The task returns the number in the summary that runs.objective names, for optimizing sweepers.
     """
 
     @functools.wraps(work)
@@ -108,12 +108,16 @@ def job(work: Work) -> Callable[[DictConfig], float | None]:
 
 
 def objective(name: str | None, status: dict[str, Any]) -> float | None:
-    """The number of a finished job's summary that runs.objective names; None without a name."""
+    """The number in a finished job's summary that runs.objective names; None without a name.
+
+    Raises:
+        ValueError: the summary has no number of this name.
+    """
     if name is None:
         return None
     if not isinstance(status["metrics"].get(name), int | float):
         known = ", ".join(k for k, v in status["metrics"].items() if not isinstance(v, str))
-        raise ValueError(f"runs.objective={name} is not a number of the summary; there are {known}")
+        raise ValueError(f"runs.objective={name} is not a number in the summary, which has {known}")
     return float(status["metrics"][name])
 
 
@@ -121,7 +125,7 @@ def _work(
     work: Work, config: DictConfig, directory: run_directory.RunDirectory, overrides: list[str]
 ) -> Callable[[], None]:
     settings = configs.written(config)
-    # Instantiating a node resolves what it refers to in place, and the identity would change.
+    # Instantiating a node resolves its references in place, which would change the identity.
     config = OmegaConf.create(configs.resolved(config))
     with directory.job(config.command, overrides, settings) as running, stoppable():
         logger = build(config.logger)
@@ -130,7 +134,7 @@ def _work(
 
 
 def _log_again(config: DictConfig, directory: Path) -> None:
-    """Log the record of a finished job: the agent of a W&B sweep waits for its numbers."""
+    """Log the record of a finished job, because the agent of a W&B sweep waits for its numbers."""
     logger = build(config.logger)
     with tracked(logger, configs.logged(configs.written(config))):
         log_record(logger, directory)
@@ -138,10 +142,10 @@ def _log_again(config: DictConfig, directory: Path) -> None:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Raise `Stopped` if the job is told to stop, and RuntimeError if it exits by itself.
+    """Raise `Stopped` if a signal stops the job, and RuntimeError if the job itself exits.
 
-    SIGTERM stops a job, unless there is a handler of it already (submitit's). An exit of the job
-    itself is an error like any other, after which a sweep runs its next job.
+    SIGTERM stops a job unless it already has a handler (submitit's). An exit of the job itself is
+    an error like any other, after which a sweep runs its next job.
     """
 
     def stop(signum: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""What the files in conf/ offer a command: settings, groups, options, and the comments on them."""
+"""The settings, groups and options of a command, read from the files in conf/ with comments."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -22,7 +22,7 @@ class Setting:
     """A value that a config file sets.
 
     Attributes:
-        text: the default as it is written; empty for a section, which has settings of its own.
+        text: the default as written in the file; empty for a section, which contains settings.
         comment: the comment on the same line.
     """
 
@@ -31,7 +31,7 @@ class Setting:
 
     @property
     def default(self) -> Any:
-        """The default value, None for a section."""
+        """The default value; None for a section."""
         return _value(self.text) if self.text else None
 
 
@@ -41,7 +41,7 @@ class Group:
 
     Attributes:
         comment: what it chooses.
-        chosen: the options that are chosen by default.
+        chosen: the default options.
         options: the file of each option.
     """
 
@@ -56,7 +56,7 @@ class Group:
 
 
 def comments(file: Path) -> list[str]:
-    """The comment at the top of a config file. Its first line says in short what the file is."""
+    """The comment at the top of a config file; its first line is a summary."""
     lines = file.read_text().splitlines()
     top = lines[: next((i for i, line in enumerate(lines) if not line.startswith("#")), None)]
     return [line[2:] for line in top if not line.startswith("# @package")]
@@ -84,8 +84,8 @@ def settings(command: str, choices: Mapping[str, Any]) -> dict[str, Setting]:
 
     Args:
         command: the command.
-        choices: the option or options chosen of each group; every option of a group that is not
-            in it.
+        choices: the option or options chosen in each group. All options of a group count as chosen
+            if it is not in `choices`.
     """
     found = dict(settings_of(CONF / f"{command}.yaml"))
     for name, group in groups(command).items():

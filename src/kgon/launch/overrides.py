@@ -1,4 +1,4 @@
-"""From override words to configs, and what is wrong with them, in one line."""
+"""Composing configs from overrides, and one-line errors about wrong overrides."""
 
 import copy
 import difflib
@@ -25,7 +25,7 @@ _MOST_CHOICES = 50
 """The most values of one override that are checked before a sweep starts."""
 
 _NOT_ONLY_NUMBERS = {"train": ("batch_size", "members", "trainer.devices"), "llc": ("n_samples",)}
-"""Settings with a number as default that may also be a word or a list. Their users check them."""
+"""Settings whose default is a number but that may also be a word or a list; checked elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Composed:
 
 
 class Composer:
-    """Composes configs that differ in a few words.
+    """Composes configs that differ in a few overrides.
 
-    Hydra needs 0.1 s to read a config from its files. The files are read once for each choice of
-    options; values are put into copies.
+    Hydra takes 0.1 s to read a config from its files. This reads the files once for each choice of
+    options, and sets values in copies.
 
     Args:
-        load: Hydra's config of these words.
+        load: composes a config from overrides by Hydra.
     """
 
     def __init__(self, load: Callable[[Sequence[str]], DictConfig]):
@@ -51,7 +51,7 @@ class Composer:
         self._read: dict[tuple[str, ...], Composed] = {}
 
     def __call__(self, words: Sequence[str]) -> Composed:
-        """The config of these words."""
+        """The config with these overrides."""
         values = [override for word in words if _sets_value(override := parse(word))]
         files = tuple(word for word in words if not _sets_value(parse(word)))
         if files not in self._read:
@@ -72,12 +72,12 @@ class Composer:
 
 @cache
 def parse(word: str) -> Override:
-    """An override, parsed; it knows no config."""
+    """Parse an override, without reference to a config."""
     return OverridesParser.create().parse_override(word)
 
 
 def _sets_value(override: Override) -> bool:
-    """Whether an override replaces a value, and does no more."""
+    """Whether an override only replaces a value."""
     adds_or_deletes = override.is_add() or override.is_delete() or override.is_force_add()
     chooses = (CONF / override.key_or_group).is_dir() or override.key_or_group == "experiment"
     refers = "${" in str(override.input_line)
@@ -87,11 +87,13 @@ def _sets_value(override: Override) -> bool:
 def check_overrides(
     command: str, words: list[str], check: Callable[[DictConfig], None]
 ) -> tuple[Composed, list[str]]:
-    """Check every value of every override; return the config of the first ones, and the overrides
-    that have several.
+    """Check every value of every override.
+
+    Returns:
+        The config with the first value of every override, and the overrides with several values.
 
     Raises:
-        ValueError: an override means nothing, or `check` refuses a config. The message is one line.
+        ValueError: an override is wrong, or `check` refuses a config. The message is one line.
     """
     with hydra.initialize_config_dir(str(CONF), job_name=command, version_base="1.3"):
         try:
@@ -101,13 +103,13 @@ def check_overrides(
         compose = Composer(lambda job: _compose(command, job))
         choices = [list(_choices(override)) for override in parsed]
         first = [own[0] for own in choices]
-        # The values of a sweep one at a time, not in every combination; the first ones last.
+        # One value of a sweep at a time, not every combination; the first values come last.
         jobs = [[*first[:i], w, *first[i + 1 :]] for i, own in enumerate(choices) for w in own[1:]]
         for job in [*jobs, first]:
             composed = compose(job)
             _check_kinds(command, composed, job)
             check(composed.config)
-            # After the check: a list of members may be too long to make.
+            # After the check, because a list of members may be too long to make.
             configs.resolved(composed.config)
         return composed, [str(o.input_line) for o in parsed if _is_sweep(o)]
 
@@ -124,8 +126,8 @@ def _is_sweep(override: Override) -> bool:
 
 
 def _choices(override: Override) -> Iterator[str]:
-    """The override in each job of a sweep. Of a range or an interval the ends, of others the first
-    values."""
+    """The values of an override in a sweep, each as an override: the ends of a range or an
+    interval, or the first values of a list."""
     if not _is_sweep(override):
         yield str(override.input_line)
         return
@@ -144,8 +146,12 @@ def _choices(override: Override) -> Iterator[str]:
 
 
 def _check_kinds(command: str, composed: Composed, words: Sequence[str]) -> None:
-    """Refuse a number that is not finite, and a value of another kind than the default: a word for
-    a number, a fraction for a whole number, a value for a section."""
+    """Check that values are finite and of the same kind as the default.
+
+    Raises:
+        ValueError: a number is not finite, or a word stands for a number, a fraction for a whole
+            number, or a value for a section.
+    """
     known = options.settings(command, composed.hydra.runtime.choices)
     for key in (parse(word).key_or_group for word in words):
         value = OmegaConf.select(composed.config, key, default=None)
@@ -170,7 +176,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _explain(command: str, words: Sequence[str], error: HydraException) -> str:
-    """What is wrong with the word that Hydra could not apply, and what may have been meant."""
+    """What is wrong with the override that Hydra could not apply, and which one may be meant."""
     groups = options.groups(command)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
@@ -209,7 +215,7 @@ def _explain(command: str, words: Sequence[str], error: HydraException) -> str:
 def _nearest(word: str, known: list[str]) -> str:
     near = difflib.get_close_matches(word, known, 1, 0.5)
     if not near:
-        # A misplaced key: n_features for model.n_features.
+        # A key without its section: n_features for model.n_features.
         near = [k for k in known if k.rpartition(".")[2] == word.rpartition(".")[2]]
     return f"; did you mean {near[0]}?" if near else ""
 

@@ -1,4 +1,4 @@
-"""hydra/launcher=packed: the jobs of a sweep as one ensemble, in one process.
+"""hydra/launcher=packed: train the jobs of a sweep as one ensemble, in one process.
 
 Each job has its own directory, lock, status and record, the same as if it had run alone, except for
 figures, which take longer to draw than such a job takes to train (kgon report draws them from the
@@ -46,11 +46,11 @@ CARRIED = (
 n_features, and the learning rate where the steps are compiled."""
 
 _REPORT_SECONDS = 10.0
-"""Time between two status reports: each writes a file per job."""
+"""Time between two status reports, each of which writes a file per job."""
 
 
 def launch(points: Sequence[Point]) -> list[JobReturn]:
-    """Run the sweep's jobs, those that can share an ensemble together; their results, in order."""
+    """Run the jobs of a sweep, those that can share an ensemble together; return their results."""
     wrong = {point.command for point in points} - {"train"}
     if wrong:
         raise ValueError(
@@ -70,14 +70,14 @@ def launch(points: Sequence[Point]) -> list[JobReturn]:
 
 
 def _allow_open_files(count: int) -> None:
-    """Raise the limit of open files (usually 1024): every job keeps a lock file open."""
+    """Raise the limit of open files (usually 1024), because every job keeps a lock file open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < count:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(count, hard), hard))
 
 
 def _key(settings: dict[str, Any]) -> str:
-    """Equal for jobs that can share an ensemble."""
+    """A string that is equal for jobs that can share an ensemble."""
     shared = copy.deepcopy(settings)
     paths = list(CARRIED)
     if _has_kernel(settings):
@@ -100,7 +100,7 @@ def _has_kernel(settings: dict[str, Any]) -> bool:
 
 
 def _that_fit(points: Sequence[Point]) -> list[list[Point]]:
-    """The jobs in as few packs as memory allows."""
+    """The jobs in packs that fit into memory; a pack that does not is halved."""
     config = OmegaConf.create(copy.deepcopy(points[0].settings))
     config.datamodule.members = [m for p in points for m in p.settings["datamodule"]["members"]]
     try:
@@ -180,7 +180,7 @@ def _step(one: _Opened) -> int:
 
 
 def _train(opened: Sequence[_Opened]) -> dict[Path, JobReturn]:
-    """Train jobs that are at the same step, and write each one's record."""
+    """Train jobs that are at the same step as one ensemble, and write each job's record."""
     runs_dir = opened[0].point.directory.path.parent
     names = "\n".join(one.point.directory.path.name for one in opened)
     pack = runs_dir / "packs" / hashlib.sha256(names.encode()).hexdigest()[:10]
@@ -221,7 +221,7 @@ def _train(opened: Sequence[_Opened]) -> dict[Path, JobReturn]:
 
 
 def _callbacks(config: DictConfig) -> list[L.Callback]:
-    """The jobs' callbacks, but for those that a pack has of its own or does without."""
+    """The jobs' callbacks, except those that a pack replaces or leaves out."""
     nodes = {
         name: node
         for name, node in (config.get("callbacks") or {}).items()

@@ -1,4 +1,4 @@
-"""The jobs of a sweep: each one's config, and the folder of its run."""
+"""The jobs of a sweep: their configs and run directories."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ class Point:
     """One job of a sweep.
 
     Attributes:
-        overrides: its words.
-        written: its config, as `configs.written` has it.
+        overrides: the overrides that define it.
+        written: its config, from `configs.written`.
         logger_written: the config of its logger.
-        directory: of its run.
+        directory: the directory of its run.
     """
 
     overrides: tuple[str, ...]
@@ -32,7 +32,7 @@ class Point:
 
     @property
     def task(self) -> list[str]:
-        """The words that are not Hydra's own."""
+        """The overrides that are not Hydra's own."""
         return [word for word in self.overrides if not parse(word).is_hydra_override()]
 
     @property
@@ -54,7 +54,7 @@ class Point:
 def points(
     loader: ConfigLoader, master: DictConfig, overrides: Sequence[Sequence[str]]
 ) -> list[Point]:
-    """The points with these overrides, in order."""
+    """The jobs with these overrides, in order."""
     compose = Composer(lambda words: loader.load_sweep_config(master, list(words)))
     return [_point(words, compose(words).config) for words in overrides]
 
@@ -67,7 +67,7 @@ def _point(words: Sequence[str], config: DictConfig) -> Point:
 
 
 def announce(known: Sequence[Point], config: DictConfig) -> None:
-    """Note the points in their sweep, and say `pending` where a point has no status yet."""
+    """Add the jobs to their sweep, and set the status `pending` for jobs without one."""
     sweep = sweeps.Sweep.current(Path(config.runs.dir))
     for point in known:
         if sweep:
@@ -76,8 +76,11 @@ def announce(known: Sequence[Point], config: DictConfig) -> None:
 
 
 def waiting(known: Sequence[Point], config: DictConfig) -> list[Point]:
-    """The points that a sweep has to run: those that are not finished and, unless
-    runs.retry=failed, did not fail before. runs.overwrite=true runs all. Equal points are one."""
+    """The jobs that a sweep has to run, without duplicates.
+
+    These are the jobs that have not finished and, unless runs.retry=failed, did not fail before;
+    with runs.overwrite=true, all jobs.
+    """
     done = {"finished"} if config.runs.retry == "failed" else {"finished", "failed"}
     chosen = {
         point.directory.path: point

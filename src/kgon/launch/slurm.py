@@ -1,7 +1,7 @@
-"""Slurm: submitting a sweep's jobs through submitit, and knowing when they have ended.
+"""Slurm: submitting the jobs of a sweep through submitit, and waiting until they have ended.
 
-submitit takes a job's state from sacct, which needs an accounting database; without one, it waits
-for ever for a job that died. squeue needs none.
+submitit reads the state of a job from sacct, which needs an accounting database. Without one, it
+waits forever for a job that died. This module uses squeue, which needs no database.
 """
 
 import os
@@ -22,12 +22,12 @@ _ENDED = frozenset(
     )
 )  # fmt: skip
 _FORGOTTEN = "COMPLETED"
-"""State of a job that squeue does not list: it ended some minutes ago."""
+"""The state assumed for a job that squeue no longer lists, because it ended minutes ago."""
 
 _RESULT_SECONDS = 10.0
-"""How long a result may take to appear on a network file system after its job has ended."""
+"""How long to wait for a result on a network file system after its job has ended."""
 _RETRY_SECONDS = 60.0
-"""How long a Slurm controller that does not answer is asked again."""
+"""How long to keep asking a Slurm controller that does not answer."""
 
 
 def submit(
@@ -36,10 +36,10 @@ def submit(
     """Submit jobs in arrays that are no longer than the cluster allows.
 
     Args:
-        launcher: a submitit launcher of Hydra's, which a job calls with its overrides.
-        params: its settings, see `hydra/launcher=slurm`.
-        job_overrides: of each job.
-        first: number of the first job.
+        launcher: Hydra's submitit launcher, which a job calls with its overrides.
+        params: the launcher's settings (see `hydra/launcher=slurm`).
+        job_overrides: the overrides of each job.
+        first: the number of the first job.
 
     Returns:
         The submitit jobs, in order.
@@ -69,15 +69,15 @@ def submit(
 
 
 def longest_array() -> int:
-    """The largest number of jobs that this cluster allows in one array."""
+    """The largest number of jobs that the cluster allows in one array."""
     config = _run("scontrol", "show", "config")
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", config, re.MULTILINE)
-    # The size is one more than the largest index.
+    # MaxArraySize is one more than the largest index.
     return max(int(found[1]) - 1, 1) if found else 1000
 
 
 def wait(job_ids: Sequence[str], poll_seconds: float) -> None:
-    """Return when all jobs have ended and none waits for a new start."""
+    """Wait until all jobs have ended and none is queued to start again."""
     while job_ids:
         states = _states()
         job_ids = [job for job in job_ids if states.get(job, _FORGOTTEN) not in _ENDED]
@@ -95,7 +95,7 @@ def _states() -> dict[str, str]:
 
 
 def errors_of(jobs: Sequence[Any]) -> list[str | None]:
-    """The error of each job, None for one that gave a result. All jobs have ended."""
+    """The error of each job, which must have ended; None for a job with a result."""
     results = [Path(job.paths.result_pickle) for job in jobs]
     last_look = time.monotonic() + _RESULT_SECONDS
     while not all(path.exists() for path in results) and time.monotonic() < last_look:

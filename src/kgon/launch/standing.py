@@ -15,7 +15,7 @@ _BY_URGENCY = ("failed", "interrupted", "running", "missing", "pending", "finish
 
 
 def standing_table(runs: Sequence[Standing], title: str, most: int = _MOST_ROWS) -> Table:
-    """A row for each run; of more than `most` runs the most urgent ones."""
+    """A table with a row for each run; if there are more than `most`, for the most urgent ones."""
     shown = sorted(runs, key=lambda run: _BY_URGENCY.index(run.state))[:most]
     left_out = f", {len(runs) - most} more" if len(runs) > most else ""
     shared = _shared(runs)
@@ -49,7 +49,7 @@ def standing_table(runs: Sequence[Standing], title: str, most: int = _MOST_ROWS)
 
 
 def _shared(runs: Sequence[Standing]) -> list[str]:
-    """Overrides that all of several runs have: they do not tell runs apart."""
+    """The overrides that all of several runs have."""
     if len(runs) < 2:
         return []
     everywhere = set.intersection(*(set(run.overrides) for run in runs))
@@ -57,7 +57,7 @@ def _shared(runs: Sequence[Standing]) -> list[str]:
 
 
 def print_standing(runs: Sequence[Standing], title: str) -> None:
-    """Print the table."""
+    """Print `standing_table`."""
     Console().print(standing_table(runs, title))
 
 

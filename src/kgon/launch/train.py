@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning as L
 from hydra.utils import instantiate
-from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
@@ -27,7 +27,11 @@ from kgon.training.schedule import Schedule
 
 
 def check(config: DictConfig) -> None:
-    """ValueError for a bad setting: builds everything that checks its arguments, for one member."""
+    """Check a config by building its objects for one member.
+
+    Raises:
+        ValueError: a setting is wrong.
+    """
     dtype_of(config)
     check_memory(config)
     check_runs(config)
@@ -49,16 +53,21 @@ def check(config: DictConfig) -> None:
 
 
 def check_memory(config: DictConfig) -> None:
-    """ValueError for a job whose data sets and record would not fit into memory."""
-    # The list of members may itself be too long to make.
+    """Check that the data sets and the history of a job fit into memory.
+
+    Raises:
+        ValueError: they do not.
+    """
+    # Counted, because the list of members may itself be too long to make.
     n_members = configs.count_members(config.members)
     n, m = config.model.n_features, config.model.n_hidden
-    # Data sets are kept as inputs and, sorted, with three running sums and a line of eight numbers.
+    # A data set is stored as inputs and, per amplitude, as sorted values, three running sums and a
+    # line of eight numbers.
     data = 8 * n_members * (config.n_samples or 0) * (n + 12)
-    # A loss looks at every pair of features.
+    # A loss uses every pair of features.
     pairs = 8 * n_members * n**2
     schedule = Schedule(max_steps=config.trainer.max_steps, **config.schedule)
-    # The record is stacked once more to be written.
+    # The history is copied once more when it is written.
     record = 2 * schedule.bytes_recorded(n_members, m, n)
     check_fits(
         data + pairs + record,
@@ -86,7 +95,7 @@ def build_trainer(config: DictConfig, callbacks: list[L.Callback], logger: Any) 
 
 @job
 def task(config: DictConfig, running: run_directory.Job, logger: Any) -> Callable[[], None]:
-    """Train, write the record and log the results; return what prints them."""
+    """Train, write the record and log the results; return a function that prints them."""
     model: TMS = build(config.model)
     data: EnsembleData = build(config.datamodule)
     callbacks: list[L.Callback] = list(build(config.get("callbacks") or {}).values())

@@ -13,9 +13,9 @@ A setting is *admissible* at a w* if
    does agrees with it within STABLE standard errors of the difference or a share SAME of the
    estimate.
 
-Of the admissible settings the one is chosen that has the first possible nbeta in the order given,
-then the smallest localization (which lowers the estimate least), then the lr with the largest
-effective sample size. Where none is admissible no setting of the grid gives a reliable estimate.
+The chosen setting is the admissible one with the first nbeta in the order given; of these, with the
+smallest localization, which lowers the estimate least; of these, with the largest effective sample
+size. If no setting is admissible, the grid gives no reliable estimate.
 """
 
 import math
@@ -40,7 +40,7 @@ STABLE = 2.0
 """Standard errors of a difference; the common noise makes these too large rather than too small."""
 
 SAME = 0.05
-"""Relative difference that is ignored: half of the bias that ACCEPTANCE allows."""
+"""Relative difference that is tolerated: half of the bias that ACCEPTANCE allows."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def calibrate(
         nbeta: inverse temperatures times n, in order of preference.
 
     Raises:
-        ValueError: an empty or disordered grid, and what `estimate_llc` refuses.
+        ValueError: a list of the grid is empty or not in order, or `estimate_llc` raises it.
     """
     grid = [list(map(float, values)) for values in (lr, localization, nbeta)]
     _check_grid(*grid)
@@ -136,7 +136,7 @@ def _check_grid(lr: list[float], localization: list[float], nbeta: list[float]) 
     if len(lr) < 2 or lr != sorted(lr):
         raise ValueError(
             f"the calibration's lr must be two or more increasing values, got {lr}: whether an "
-            "estimate is stable in lr is seen from its neighbours"
+            "estimate is stable in lr is judged from its neighbours"
         )
 
 

@@ -105,8 +105,8 @@ def estimate_llc(
     """Local learning coefficients at any number of parameters at once.
 
     Args:
-        loss: maps stacked parameters to losses (n_chains, *batch), each depending on its own
-            parameters only. A `value_and_grad` method is used where there is one, else autograd.
+        loss: maps stacked parameters to losses (n_chains, *batch), each of which depends on its own
+            parameters only. Its `value_and_grad` method is used if it has one, else autograd.
         params: w*, one tensor for each parameter with the same leading axes *batch, the shape of
             loss(*params): W (*batch, n_hidden, n_features) and b (*batch, n_features) for the
             losses of kgon. Or one dict of such tensors, which the loss then takes. Chains run in
@@ -126,7 +126,7 @@ def estimate_llc(
             its standard error.
 
     Returns:
-        Estimates over (*batch). The first of these rules that holds gives the verdict:
+        Estimates over (*batch). The verdict is the first of these that applies:
         *diverged*: a draw of some chain is not finite;
         *escaped*: more than a share BELOW of all draws lie below L(w*), or no chain was kept: the
         chains have left the neighbourhood of w* for lower losses;
@@ -240,7 +240,11 @@ def check_settings(
     n_draws: int,
     n_burnin: int,
 ) -> None:
-    """ValueError that names a setting out of its range."""
+    """Check the settings of the chains.
+
+    Raises:
+        ValueError: a setting is out of range; the message names it.
+    """
     for name, count in {"n_chains": n_chains, "n_draws": n_draws, "n_burnin": n_burnin}.items():
         if not isinstance(count, Integral):
             raise ValueError(f"{name} must be a whole number, got {count}")

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from kgon import streams
 from kgon.compiled.exact_loops import JITTER
-from kgon.compiled.exact_loss import CompiledLoss, Kernel
+from kgon.compiled.exact_loss import CompiledLoss, Kernel, Trajectory
 from kgon.llc.langevin import _value_and_grad as value_and_grad
 
 _ADAPTATION = 40
@@ -131,40 +131,15 @@ class Chains:
 
     def move(self, step: Tensor, n_leapfrog: int) -> Tensor:
         """One trajectory of every chain; its acceptance probability (n_chains, n_points)."""
-        turn, self.turn = self.turn, self.turn + 1
+        trajectory = Trajectory(
+            self.strength, self.precision, step, n_leapfrog, self.keys, self.turn,
+            tuple(self.points),
+        )  # fmt: skip
+        self.turn += 1
         if self.kernel is not None:
-            (W, b), (centre_W, centre_b) = self.params, self.points
-            return self.kernel.hmc_move(
-                W, b, self.value, strength=self.strength, precision=self.precision, step=step,
-                n_leapfrog=n_leapfrog, keys=self.keys, turn=turn, centre=(centre_W, centre_b),
-            )  # fmt: skip
-        sizes = [p[0].numel() for p in self.points]
-        width = sum(sizes) + sum(sizes) % 2
-        counter = turn * (width + 2)
-        normal = np.empty((self.keys.size, width))
-        streams.normals(self.keys.ravel(), counter, normal)
-        uniform = torch.from_numpy(streams.uniforms(self.keys.ravel(), counter + width, 2))
-        uniform = uniform.view(*self.keys.shape, 2)
-        pieces = torch.from_numpy(normal[:, : sum(sizes)]).split(sizes, -1)
-        momentum = [z.reshape(p.shape).to(p) for z, p in zip(pieces, self.params, strict=True)]
-        h = step * (JITTER[0] + (JITTER[1] - JITTER[0]) * uniform[..., 0])
-        params, value = list(self.params), self.value
-        before = self._energy(value, params, momentum)
-        for t in range(n_leapfrog + 1):
-            value, grads = self._value_and_grad(params)
-            kick = h if 0 < t < n_leapfrog else h / 2
-            for i, (grad, centre) in enumerate(zip(grads, self.points, strict=True)):
-                force = _like(self.strength, grad) * grad
-                force = force + _like(self.precision, grad) * (params[i] - centre)
-                momentum[i] = momentum[i] - _like(kick, grad) * force
-                if t < n_leapfrog:
-                    params[i] = params[i] + _like(h, grad) * momentum[i]
-        gain = before - self._energy(value, params, momentum)
-        # A trajectory that diverges has an energy that is not finite, and is rejected.
-        accepted = uniform[..., 1].log() < gain
-        for old, new in zip([*self.params, self.value], [*params, value], strict=True):
-            old.copy_(torch.where(_like(accepted, old), new, old))
-        return gain.clamp(max=0).exp().nan_to_num(0.0)
+            W, b = self.params
+            return self.kernel.hmc_move(W, b, self.value, trajectory)
+        return torch_move(self._value_and_grad, self.params, self.value, trajectory)
 
     def _value_and_grad(self, params: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         shape = len(params[0]), *self.batch
@@ -175,10 +150,58 @@ class Chains:
         flat = [g.reshape(p.shape) for g, p in zip(grads, params, strict=True)]
         return value.double().reshape(len(value), -1).clone(), flat
 
-    def _energy(self, value: Tensor, params: list[Tensor], momentum: list[Tensor]) -> Tensor:
-        away = [p - c for p, c in zip(params, self.points, strict=True)]
-        potential = self.strength * value + self.precision / 2 * _sum_of_squares(away)
+
+def torch_move(
+    evaluate: Callable[[list[Tensor]], tuple[Tensor, list[Tensor]]],
+    params: list[Tensor],
+    value: Tensor,
+    move: Trajectory,
+) -> Tensor:
+    """One trajectory of every parameter, in place; its acceptance probability (n_stack, n_runs).
+
+    The definition that `exact_loss.Kernel` is held against.
+
+    Args:
+        evaluate: parameters to their loss (n_stack, n_runs) and its gradient by each tensor.
+        params: the tensors of the parameters, each (n_stack, n_runs, ...).
+        value: their loss, which is updated too.
+        move: the target and the trajectory.
+    """
+    sizes = [p[0, 0].numel() for p in params]
+    width = sum(sizes) + sum(sizes) % 2
+    counter = move.turn * (width + 2)
+    keys = np.ascontiguousarray(move.keys).ravel()
+    normal = np.empty((keys.size, width))
+    streams.normals(keys, counter, normal)
+    uniform = torch.from_numpy(streams.uniforms(keys, counter + width, 2))
+    uniform = uniform.view(*value.shape, 2)
+    pieces = torch.split(torch.from_numpy(normal[:, : sum(sizes)]), sizes, -1)
+    momentum = [z.reshape(p.shape).to(p) for z, p in zip(pieces, params, strict=True)]
+    centres = move.centre or [torch.zeros_like(p[0]) for p in params]
+    h = move.step * (JITTER[0] + (JITTER[1] - JITTER[0]) * uniform[..., 0])
+
+    def energy(params: list[Tensor], value: Tensor) -> Tensor:
+        away = [p - centre for p, centre in zip(params, centres, strict=True)]
+        potential = move.strength * value + move.precision / 2 * _sum_of_squares(away)
         return potential + _sum_of_squares(momentum) / 2
+
+    new, new_value = list(params), value
+    before = energy(new, new_value)
+    for t in range(move.n_leapfrog + 1):
+        new_value, grads = evaluate(new)
+        kick = h if 0 < t < move.n_leapfrog else h / 2
+        for i, (grad, centre) in enumerate(zip(grads, centres, strict=True)):
+            force = _like(move.strength, grad) * grad
+            force = force + _like(move.precision, grad) * (new[i] - centre)
+            momentum[i] = momentum[i] - _like(kick, grad) * force
+            if t < move.n_leapfrog:
+                new[i] = new[i] + _like(h, grad) * momentum[i]
+    gain = before - energy(new, new_value)
+    # A trajectory that diverges has an energy that is not finite, and is rejected.
+    accepted = (uniform[..., 1].log() < gain) & (move.step > 0)
+    for old, moved in zip([*params, value], [*new, new_value], strict=True):
+        old.copy_(torch.where(_like(accepted, old), moved, old))
+    return gain.clamp(max=0).exp().nan_to_num(0.0)
 
 
 def _like(x: Tensor, p: Tensor) -> Tensor:

@@ -1,12 +1,13 @@
-"""Langevin chains on the losses of stacked parameters: devinterp's `SGMCMC`, its rule and settings.
+"""Langevin chains on the losses of stacked parameters, by devinterp's `SGMCMC`.
 
-    w <- w - (lr / 2) (nbeta grad L(w) + localization (w - w*)) + sqrt(lr) N(0, 1)
+The step of `SGMCMC.sgld` (Lau et al. 2023, arXiv 2308.12108) is
 
-is the step of `SGMCMC.sgld` (Lau et al. 2023, arXiv 2308.12108). The rule is elementwise, so one
-optimizer on a stack of parameters runs that many independent chains. Its steps spend their time on
-dispatch, so on kgon's exact losses plain SGLD runs in one compiled loop instead
-(`exact_loss.Kernel.langevin`): the first call for a size of models compares steps of the loop
-with the optimizer's own and refuses to go on if they differ, and a test compares whole chains.
+    w <- w - (lr / 2) (nbeta grad L(w) + localization (w - w*)) + sqrt(lr) N(0, 1).
+
+It is elementwise, so one optimizer on a stack of parameters runs as many independent chains. Its
+time is mostly dispatch, so on kgon's exact losses plain SGLD runs in one compiled loop instead
+(`exact_loss.Kernel.langevin`). The first call for a model size compares steps of the loop with
+those of the optimizer and raises an error if they differ; a test compares whole chains.
 """
 
 import functools
@@ -32,11 +33,11 @@ from kgon.theory.loss import EmpiricalLoss, PopulationLoss
 
 CHUNK = 36_000
 """Most numbers in a stack of chains for one optimizer: 2,000 chains of a 6-gon, whose parameters,
-gradient, noise and temporary results fill a cache of 2 MB. Measured microseconds per chain-step:
-2.6 for 300 chains at once, 1.3 for 1,000, 1.05 for 2,000, 1.09 for 10,000."""
+gradient, noise and temporary results fill a cache of 2 MB. A chain-step took 2.6 us with stacks of
+300 chains, 1.3 us with 1,000, 1.05 us with 2,000 and 1.09 us with 10,000."""
 
 COMPILED_CHUNK = 2**22
-"""Most numbers in a stack of compiled chains: what they need does not grow with their number."""
+"""Most numbers in a stack of compiled chains, which need no temporary arrays per chain."""
 
 SamplerFactory = Callable[..., SGMCMC]
 
@@ -45,7 +46,7 @@ SGLD: SamplerFactory = SGMCMC.sgld
 
 def sample(
     loss: Callable[..., Tensor],
-    points: tuple[Tensor, ...],
+    w_star: tuple[Tensor, ...],
     keys: streams.Keys,
     n_draws: int,
     n_burnin: int,
@@ -57,53 +58,57 @@ def sample(
     """Run chains that start at w* and are pulled towards it by `localization`.
 
     Args:
-        loss: maps stacked parameters to losses (n_chains, *batch). A `value_and_grad` method is
-            used where there is one, else autograd.
-        points: w*, one tensor (*batch, ...) for each parameter.
+        loss: maps stacked parameters to losses (n_chains, *batch). Its `value_and_grad` method is
+            used if it has one, else autograd.
+        w_star: one tensor (*batch, ...) for each parameter.
         keys: (n_chains, *batch), streams of the chains' noise.
-        n_draws: draws kept of each chain, after n_burnin that are not.
+        n_draws: draws that each chain keeps, after n_burnin that it discards.
         sampler: `SGMCMC.sgld`, `SGMCMC.rmsprop_sgld`, or a partial of one.
         nbeta, lr, localization: numbers, or a value for each w*, (*batch).
 
     Returns:
-        The losses of the draws (n_draws, n_chains, *batch), float64, and the chains' mean MALA
-        acceptance (n_chains, *batch), NaN for preconditioned samplers.
+        The losses of the draws (n_draws, n_chains, *batch), float64, and the mean MALA acceptance
+        of each chain (n_chains, *batch), NaN for preconditioned samplers.
 
     Raises:
-        RuntimeError: devinterp's SGLD does not make the step of the compiled loop.
+        RuntimeError: the step of devinterp's SGLD differs from that of the compiled loop.
         ValueError: the loss does not return one value for each chain and w*, or does not depend on
             one of the parameters.
     """
-    # A chain's draws lie side by side, in the order in which they are written and read.
+    # The draws of a chain are contiguous, in the order in which they are written and read.
     trace = torch.empty(*keys.shape, n_draws, dtype=torch.float64)
     acceptance = torch.empty(keys.shape, dtype=torch.float64)
-    # Acceptance is measured at one step in so many, since it costs as much as a step.
+    # Acceptance is not measured at every draw, because a measurement takes as long as a step.
     probe_every = max(1, n_draws // 50)
-    rule = _Rule(sampler, nbeta, lr, localization)
-    double = all(p.dtype == torch.float64 for p in points)
-    if rule.is_plain_sgld and isinstance(loss, CompiledLoss) and double:
-        _check_rule(SGLD, *points[0].shape[-2:], loss.tables.population)
+    settings = _Settings(sampler, nbeta, lr, localization, n_burnin, probe_every)
+    double = all(p.dtype == torch.float64 for p in w_star)
+    if settings.is_plain_sgld and isinstance(loss, CompiledLoss) and double:
+        _check_rule(SGLD, *w_star[0].shape[-2:], loss.tables.population)
         chains: Callable[..., tuple[Tensor, Tensor]] = _compiled
         numbers = COMPILED_CHUNK
     else:
         chains, numbers = _stepped, CHUNK
-    at_once = max(1, numbers // max(sum(p.numel() for p in points), 1))
+    at_once = max(1, numbers // max(sum(p.numel() for p in w_star), 1))
     for start in range(0, len(keys), at_once):
-        part = slice(start, start + at_once)
-        _, acceptance[part] = chains(
-            loss, points, keys[part], trace[part], n_burnin, probe_every, rule
-        )
+        chunk = slice(start, start + at_once)
+        _, acceptance[chunk] = chains(loss, w_star, keys[chunk], trace[chunk], settings)
     return trace.movedim(-1, 0), acceptance
 
 
 @dataclass(frozen=True)
-class _Rule:
-    """A sampler and its settings: numbers, or a value for each w*, (*batch)."""
+class _Settings:
+    """A sampler and its settings.
+
+    nbeta, lr and localization are numbers, or a value for each w*, (*batch). The acceptance is
+    measured at every `probe_every`-th draw after the first n_burnin steps.
+    """
 
     sampler: SamplerFactory
     nbeta: float | Tensor
     lr: float | Tensor
     localization: float | Tensor
+    n_burnin: int
+    probe_every: int
 
     @property
     def is_plain_sgld(self) -> bool:
@@ -114,10 +119,11 @@ class _Rule:
         return sampler == SGLD
 
     def optimizer(self, w: Tensor) -> SGMCMC:
-        """The optimizer on a stack (n_chains, *batch, size).
+        """The optimizer of a stack w (n_chains, *batch, size).
 
-        `SGMCMC.sgld` and its like take numbers only: they test nbeta == 1 and localization > 0. So
-        the optimizer is built with other numbers, which settings that are tensors then replace.
+        The constructors of `SGMCMC` take numbers only: they test nbeta == 1 and localization > 0.
+        If a setting is a tensor, the optimizer is built with placeholders, which the settings then
+        replace.
         """
         nbeta, lr, localization = self.nbeta, self.lr, self.localization
         if not any(isinstance(value, Tensor) for value in (nbeta, lr, localization)):
@@ -134,52 +140,52 @@ class _Rule:
 
 
 def _shaped(value: float | Tensor, w: Tensor) -> Any:
-    """A value for each w*, (*batch), shaped to multiply a stack (n_chains, *batch, size)."""
+    """A setting, shaped to multiply a stack (n_chains, *batch, size)."""
     return value[..., None].to(w) if isinstance(value, Tensor) else value
 
 
 def _stepped(
     loss: Callable[..., Tensor],
-    points: tuple[Tensor, ...],
+    w_star: tuple[Tensor, ...],
     keys: streams.Keys,
     trace: Tensor,
-    n_burnin: int,
-    probe_every: int,
-    rule: _Rule,
+    settings: _Settings,
 ) -> tuple[Tensor, Tensor]:
     """Run the chains of `keys` (n_chains, *batch) by the optimizer's steps.
 
-    Fills `trace` (n_chains, *batch, n_draws) with the losses of the draws; returns where the chains
-    end, (n_chains, *batch, size), and their mean MALA acceptance (n_chains, *batch).
+    Fills `trace` (n_chains, *batch, n_draws) with the losses of the draws. Returns the last
+    parameters of the chains (n_chains, *batch, size) and their mean MALA acceptance
+    (n_chains, *batch).
     """
-    # The optimizer steps one tensor, (n_chains, *batch, size), with all parameters of a chain in a
-    # row; the loss gets `params`, views of it.
-    centre = torch.cat([p.detach().reshape(*keys.shape[1:], -1) for p in points], -1)
+    # The optimizer steps one tensor, (n_chains, *batch, size), which holds all parameters of a
+    # chain; the loss gets `params`, views of it.
+    centre = torch.cat([p.detach().reshape(*keys.shape[1:], -1) for p in w_star], -1)
     w = centre.expand(len(keys), *centre.shape).clone()
-    sizes = [math.prod(p.shape[keys.ndim - 1 :]) for p in points]
+    sizes = [math.prod(p.shape[keys.ndim - 1 :]) for p in w_star]
     params = [
         piece.view(len(keys), *p.shape)
-        for piece, p in zip(torch.split(w, sizes, -1), points, strict=True)
+        for piece, p in zip(torch.split(w, sizes, -1), w_star, strict=True)
     ]
-    optimizer = rule.optimizer(w)
+    optimizer = settings.optimizer(w)
     noise = _ChainNoise(keys, w)
     accepted, probes = torch.zeros(keys.shape, dtype=torch.float64), 0
     preconditioner = optimizer.param_groups[0]["preconditioner"]
     langevin = isinstance(preconditioner, IdentityPreconditioner | StepSizes)
     previous: tuple[Tensor, Tensor, Tensor] | None = None
-    for t in range(n_burnin + trace.shape[-1]):
+    for t in range(settings.n_burnin + trace.shape[-1]):
         with torch.no_grad():
             value, *grads = _value_and_grad(loss, params, keys.shape)
             w.grad = torch.cat([g.reshape(*keys.shape, -1) for g in grads], -1)
-            draw = t - n_burnin
+            draw = t - settings.n_burnin
             if draw >= 0:
                 trace[..., draw] = value
-            if langevin and draw >= 0 and (previous or draw % probe_every == 0):
+            if langevin and draw >= 0 and (previous or draw % settings.probe_every == 0):
                 away = w - centre
-                force = _shaped(rule.nbeta, w) * w.grad + _shaped(rule.localization, w) * away
-                energy = rule.nbeta * value.double() + rule.localization / 2 * _square(away)
+                nbeta, localization = settings.nbeta, settings.localization
+                force = _shaped(nbeta, w) * w.grad + _shaped(localization, w) * away
+                energy = nbeta * value.double() + localization / 2 * _square(away)
                 if previous:
-                    accepted += _acceptance(previous, (energy, w, force), rule.lr)
+                    accepted += _acceptance(previous, (energy, w, force), settings.lr)
                     probes += 1
                     previous = None
                 else:
@@ -193,7 +199,11 @@ def _stepped(
 def _value_and_grad(
     loss: Callable[..., Tensor], params: list[Tensor], shape: tuple[int, ...]
 ) -> tuple[Tensor, ...]:
-    """The loss, which must have this shape, and its gradient by each parameter."""
+    """The loss and its gradient with respect to each parameter.
+
+    Raises:
+        ValueError: the loss does not have this shape, or does not depend on a parameter.
+    """
     if hasattr(loss, "value_and_grad"):
         value, *grads = loss.value_and_grad(*params)
     else:
@@ -205,15 +215,15 @@ def _value_and_grad(
                 grads = torch.autograd.grad(value.sum(), leaves, allow_unused=True)
     if value.shape != shape:
         raise ValueError(
-            f"loss returned shape {tuple(value.shape)} for parameters stacked as {tuple(shape)} "
-            "(chains first): it must return one value for each"
+            f"loss returned shape {tuple(value.shape)} for parameters with batch axes "
+            f"{tuple(shape)} (chains first): it must return one value for each"
         )
     for i, (grad, param) in enumerate(zip(grads, params, strict=True)):
         if grad is None:
             own = tuple(param.shape[len(shape) :])
             raise ValueError(
-                f"loss does not depend on parameter {i}, of shape {own}: pass only parameters that "
-                "it depends on"
+                f"loss does not depend on parameter {i}, of shape {own}: pass only parameters on "
+                "which it depends"
             )
     return value.detach(), *grads
 
@@ -225,8 +235,10 @@ def _square(x: Tensor) -> Tensor:
 def _acceptance(
     old: tuple[Tensor, Tensor, Tensor], new: tuple[Tensor, Tensor, Tensor], lr: float | Tensor
 ) -> Tensor:
-    """min(1, pi(w') q(w | w') / pi(w) q(w' | w)) of a Langevin step from old to new, each given as
-    (energy, w, force)."""
+    """The Metropolis acceptance min(1, pi(w') q(w | w') / (pi(w) q(w' | w))) of a Langevin step.
+
+    The step is from w (`old`) to w' (`new`), each given as (energy, w, force).
+    """
     half = _shaped(lr, old[1]) / 2
     forth = _square(new[1] - old[1] + half * old[2])
     back = _square(old[1] - new[1] + half * new[2])
@@ -235,10 +247,10 @@ def _acceptance(
 
 
 class _ChainNoise(TorchFunctionMode):
-    """Gives `SGMCMC.step` the noise of each chain's own stream.
+    """Makes `SGMCMC.step` use noise from each chain's own stream.
 
-    devinterp draws the noise of the whole stack by one torch.normal, so that a chain's noise would
-    depend on the other chains in the stack.
+    devinterp draws the noise of the whole stack in one call of torch.normal, so a chain's noise
+    would depend on the other chains in the stack.
     """
 
     def __init__(self, keys: streams.Keys, w: Tensor):
@@ -261,9 +273,9 @@ class _ChainNoise(TorchFunctionMode):
 
 
 class StepSizes(Preconditioner):
-    """A step size for each chain: with G = s and lr = 1 the update of `SGMCMC` is that of lr = s.
+    """A step size for each chain; `SGMCMC` itself takes one number.
 
-    `SGMCMC` itself takes a number only.
+    With the preconditioner G = s and lr = 1, the update of `SGMCMC` is that with lr = s.
     """
 
     def __init__(self, s: Tensor):
@@ -277,52 +289,53 @@ class StepSizes(Preconditioner):
 
 def _compiled(
     loss: CompiledLoss,
-    points: tuple[Tensor, ...],
+    w_star: tuple[Tensor, ...],
     keys: streams.Keys,
     trace: Tensor,
-    n_burnin: int,
-    probe_every: int,
-    rule: _Rule,
+    settings: _Settings,
 ) -> tuple[Tensor, Tensor]:
-    """`_stepped` in the compiled loop."""
+    """The same as `_stepped`, in the compiled loop."""
     n_chains, batch = len(keys), keys.shape[1:]
     contiguous = torch.contiguous_format
-    W, b = (p.detach().expand(n_chains, *p.shape).clone(memory_format=contiguous) for p in points)
+    W, b = (p.detach().expand(n_chains, *p.shape).clone(memory_format=contiguous) for p in w_star)
     W, b = W.view(n_chains, -1, *W.shape[-2:]), b.view(n_chains, -1, b.shape[-1])
     n_runs = W.shape[1]
 
-    # All contiguous, one number for all runs too: for arrays of another kind numba compiles again.
+    # Contiguous even for a single number, because numba compiles again for other array layouts.
     def of_runs(setting: float | Tensor) -> Tensor:
         return torch.as_tensor(setting, dtype=torch.float64).expand(batch).flatten().contiguous()
 
     acceptance = Kernel(loss.tables, n_runs).langevin(
         W, b, trace.view(n_chains, n_runs, -1), keys=keys.reshape(n_chains, n_runs),
-        nbeta=of_runs(rule.nbeta), lr=of_runs(rule.lr), localization=of_runs(rule.localization),
-        n_burnin=n_burnin, probe_every=probe_every,
+        nbeta=of_runs(settings.nbeta), lr=of_runs(settings.lr),
+        localization=of_runs(settings.localization),
+        n_burnin=settings.n_burnin, probe_every=settings.probe_every,
     )  # fmt: skip
     return torch.cat([W.flatten(2), b], -1).view(*keys.shape, -1), acceptance.view(keys.shape)
 
 
 @functools.cache
 def _check_rule(sampler: SamplerFactory, n_hidden: int, n_features: int, population: bool) -> None:
-    """RuntimeError if steps of the optimizer are not those of the compiled loop.
+    """Compare two steps of the optimizer with those of the compiled loop.
 
-    Two steps, because the first one starts at the centre and does not feel the localization.
+    Two, because the localization has no effect on the first step, which starts at the centre.
+
+    Raises:
+        RuntimeError: they differ.
     """
     of_a_sample = EmpiricalLoss(torch.eye(n_features, dtype=torch.float64))
     loss = CompiledLoss(PopulationLoss() if population else of_a_sample, n_features)
     values = torch.linspace(-1.0, 1.0, (n_hidden + 1) * n_features, dtype=torch.float64)
-    points = values[n_features:].view(n_hidden, n_features), values[:n_features]
+    w_star = values[n_features:].view(n_hidden, n_features), values[:n_features]
     keys = streams.member_keys(0, [0], "rule")
-    rule = _Rule(sampler, nbeta=10.0, lr=0.01, localization=2.0)
+    settings = _Settings(sampler, nbeta=10.0, lr=0.01, localization=2.0, n_burnin=0, probe_every=1)
     draws = torch.empty(1, 2, dtype=torch.float64)
     looped, stepped = (
-        chains(loss, points, keys, draws, n_burnin=0, probe_every=1, rule=rule)[0]
-        for chains in (_compiled, _stepped)
+        chains(loss, w_star, keys, draws, settings)[0] for chains in (_compiled, _stepped)
     )
-    # They differ by the rounding of a handful of terms; another rule would by much more.
+    # Rounding of a few terms is far below this tolerance, and another rule far above it.
     if not torch.allclose(looped, stepped, rtol=1e-9, atol=1e-12):
         raise RuntimeError(
-            "the installed devinterp's SGMCMC.sgld does not make the step w - lr/2 (nbeta grad L + "
-            "localization (w - w*)) + sqrt(lr) N(0, 1) that kgon's compiled chains make"
+            "the installed devinterp's SGMCMC.sgld does not make the step of kgon's compiled "
+            "chains, w - lr/2 (nbeta grad L + localization (w - w*)) + sqrt(lr) N(0, 1)"
         )

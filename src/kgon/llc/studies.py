@@ -1,7 +1,7 @@
 """Learning coefficients at critical points, over grids of settings, and along training.
 
 Each study estimates all of its w* as one stack and returns a record for each estimate. The noise at
-a critical point or snapshot is its own: it does not depend on which others are estimated with it.
+a critical point or snapshot does not depend on which others are estimated with it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,12 +25,16 @@ from kgon.theory.loss import EmpiricalLoss, Loss, PopulationLoss
 from kgon.theory.phases import phase_codes, phase_labels
 
 LossKind = Literal["population", "sample"]
-"""The expected loss, or that of a data set of n inputs."""
+"""The loss on which chains run: the expected loss, or that of a data set of n inputs."""
 
 
 @dataclass(frozen=True)
 class ChainSettings:
-    """The settings of `estimate_llc` at one sample size; ValueError names one out of its range."""
+    """The settings of `estimate_llc` at one sample size.
+
+    Raises:
+        ValueError: a setting is out of range; the message names it.
+    """
 
     nbeta: float
     lr: float | None

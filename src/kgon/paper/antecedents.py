@@ -8,9 +8,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from kgon.files import finite_or_none
 from kgon.paper.ensemble import Array, Ensemble, during
 from kgon.paper.rows import Published, Row, Table
-from kgon.posterior.cell import finite_or_none
 from kgon.posterior.transitions import SampledTransition
 from kgon.theory.critical import CriticalPoint
 from kgon.theory.free_energy import critical_sample_size

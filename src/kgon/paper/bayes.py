@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
+from kgon.files import finite_or_none
 from kgon.paper.rows import Published, Row, Table
-from kgon.posterior.cell import finite_or_none
 from kgon.posterior.labels import quench, quench_labels
 from kgon.posterior.occupancy import bayesian_transitions, shares
 from kgon.posterior.phase_diagram import PhaseDiagram

@@ -2,12 +2,12 @@
 
 import itertools
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kgon.files import write_text
 from kgon.paper.ensemble import Ensemble
 from kgon.record import run_directory
 from kgon.record.run_directory import Run
@@ -127,9 +127,7 @@ class Results:
                 return stored["result"]
         result = compute(**settings)
         self.kept.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{file.name}.{os.getpid()}")
-        partial.write_text(json.dumps({"settings": settings, "result": result}))
-        partial.replace(file)
+        write_text(file, json.dumps({"settings": settings, "result": result}))
         return json.loads(file.read_text())["result"]
 
     def all(self, job: str) -> list[Run]:

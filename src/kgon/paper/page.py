@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from kgon.figures.style import save
-from kgon.files import write_text
+from kgon.files import finite_or_none, write_text
 from kgon.paper.drawings import DRAWINGS
 from kgon.paper.items import ITEMS
 from kgon.paper.rows import MARKS, NOT, REMARK, REPRODUCED, UNPUBLISHED, VERDICTS, Row, Table
 from kgon.paper.section import Block, Item, Picture, Section
-from kgon.record.tables import finite
 
 _ORIGINS = {
     "paper": ("The paper", "Chen, Lau, Mendel, Wei, Murfet 2023, arXiv 2310.06301."),
@@ -75,7 +74,7 @@ def _rounded(node: Any) -> Any:
     if isinstance(node, list | tuple):
         return [_rounded(v) for v in node]
     if isinstance(node, float):
-        return finite(float(f"{node:.6g}"))
+        return finite_or_none(float(f"{node:.6g}"))
     return node
 
 

@@ -20,7 +20,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from kgon.posterior.cell import finite_or_none
+from kgon.files import finite_or_none
 
 REPRODUCED = "reproduced"
 REMARK = "reproduced with a remark"

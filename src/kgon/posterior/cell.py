@@ -1,7 +1,7 @@
 """One cell of a phase diagram: the posterior of one data set cut to its first n inputs.
 
-What a cell gives is a function of (seed, n, data set) and of the settings: the same alone, among
-others, and after an interruption.
+The result of a cell is a function of (seed, n, data set) and the settings. It does not depend on
+other cells or on interruptions.
 """
 
 import math
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kgon import streams
 from kgon.data import SingleFeature, draw
+from kgon.files import finite_or_none
 from kgon.posterior import occupancy
 from kgon.posterior.labels import (
     Labels,
@@ -44,7 +45,7 @@ Place = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is sampled in every cell. ValueError names a setting out of its range.
+    """What is sampled in every cell.
 
     Attributes:
         n_features, n_hidden, importance: the model (`importance_weights`).
@@ -53,6 +54,9 @@ class Settings:
         seed: of the data sets and the samplers.
         nuts: start ("prior", a label, or a list of these) and the options of `sample_nuts`:
             n_chains, n_warmup, n_draws. NUTS then runs once from each start. None: no NUTS.
+
+    Raises:
+        ValueError: a setting is out of range; the message names it.
     """
 
     n_features: int
@@ -121,13 +125,13 @@ def _is_number(value: Any) -> bool:
 
 
 def check_whole(name: str, value: Any, least: int) -> None:
-    """ValueError unless the value is a whole number >= least."""
+    """Raise ValueError unless the value is a whole number >= least."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} must be a whole number >= {least}, got {value}")
 
 
 def sample_cell(n_samples: int, dataset: int, settings: Settings) -> Tables:
-    """Sample a cell by SMC and, where the settings have it, by NUTS."""
+    """Sample a cell by SMC and, if the settings ask for it, by NUTS."""
     place = {"n_samples": n_samples, "dataset": dataset}
     keys = streams.member_keys(settings.seed, [dataset], "posterior data")
     x = draw(SingleFeature(settings.n_features), keys, 0, n_samples)[0]
@@ -268,9 +272,3 @@ def _run_nuts(x: Tensor, start: str, place: Place, settings: Settings) -> NUTS:
         x, n_hidden=settings.n_hidden, noise_std=settings.noise_std, prior_std=settings.prior_std,
         start=at, seed=int(key) % 2**31, **options,
     )  # fmt: skip
-
-
-def finite_or_none(x: Tensor | float) -> float | None:
-    """A number, or None if it is NaN or infinite, which JSON cannot hold."""
-    value = float(x)
-    return value if math.isfinite(value) else None

@@ -1,8 +1,8 @@
 """Classes (k, sigma, phi) of posterior draws, by three rules side by side.
 
-A draw is near no critical point: its columns fluctuate by 1/sqrt(n). Each rule assigns a class to
-it; where the rules disagree (below some 400 samples at n_features = 6), the share of a phase
-depends on the rule.
+A draw is not close to a critical point: its columns fluctuate by about 1/sqrt(n). Each rule assigns
+it a class. Where the rules disagree (below about 400 samples at n_features = 6), the share of a
+phase depends on the rule.
 
 - `quench_labels`, the reference: the class of the critical level on which gradient descent of the
   population loss from the draw ends.
@@ -11,7 +11,7 @@ depends on the rule.
 - `hull_labels`, the paper's (Sec. 4): k is the number of vertices of the convex hull of the
   columns, sigma the number of positive biases.
 
-For training trajectories, which lie close to critical points, see `theory.phases`.
+`theory.phases` classifies training trajectories, which lie close to critical points.
 """
 
 import math

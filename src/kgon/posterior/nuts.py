@@ -1,9 +1,10 @@
-"""The paper's own protocol for the posterior: the No-U-Turn sampler, by numpyro (an extra).
+"""The paper's own protocol for the posterior: the No-U-Turn sampler of numpyro (an extra).
 
-The posterior is that of `sample_posterior`, but chains have to start somewhere. Up to some 1000
-samples at noise_std = 1, chains cross between phases and the two samplers agree. With more samples
-fewer chains cross, until the shares of phases are those of the starts, with an R-hat of 1.00 if all
-chains started in one phase. This module repeats the paper's protocol and shows where it fails.
+The posterior is that of `sample_posterior`, but the result can depend on where chains start. Up to
+about 1000 samples at noise_std = 1, chains cross between phases and the two samplers agree. With
+more samples fewer chains cross, until the shares of phases are those of the starts; R-hat is still
+1.00 if all chains started in one phase. This module repeats the paper's protocol and shows where it
+fails.
 
 The likelihood of single-feature inputs is computed exactly, at a cost that does not depend on the
 sample size: the formula of `theory.loss` by the lookup tables of `compiled.moments`, in JAX. For
@@ -65,8 +66,8 @@ def sample_nuts(
 ) -> NUTS:
     """NUTS chains of the posterior of w = (W, b) given inputs x.
 
-    The default numbers of chains and draws are those of the script from which the paper's probably
-    derives.
+    The default numbers of chains and draws are those of the script on which the paper's is probably
+    based.
 
     Args:
         x: (n_samples, n_features), any number of active features.

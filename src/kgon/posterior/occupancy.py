@@ -27,13 +27,13 @@ def posterior_llc(
 ) -> tuple[Tensor, Tensor]:
     """n beta (E[L_n(w)] - L_n(w*)) over the draws of one phase, and its standard error, (*batch).
 
-    n beta is the posterior's n_samples / (2 noise_std^2). w* is each draw's own critical point,
-    where its quench ends: L_n is not invariant under permutations, so it matters which image of the
-    critical point is near. On a finite sample w* does not minimise L_n, so a draw's excess loss may
-    be negative.
+    n beta is the posterior's n_samples / (2 noise_std^2). w* is the critical point at which the
+    quench of the draw ends. Each draw has its own, because L_n is not invariant under permutations
+    and so differs between the images of a critical point. On a finite sample w* does not minimise
+    L_n, so a draw's excess loss may be negative.
 
     Args:
-        posterior: at any temperature.
+        posterior: a sampled posterior, at any temperature.
         loss: the loss L_n that it was sampled with.
         quenched: the quench of its draws.
         where: (n_particles, n_replicates, *batch), the draws of the phase.
@@ -63,7 +63,7 @@ class Transition:
 
     @property
     def crossed(self) -> float:
-        """The share of data sets in which the posterior moves from alpha to beta."""
+        """The share of data sets with a crossing."""
         return float(self.crossing.isfinite().double().mean())
 
     @property
@@ -83,8 +83,8 @@ def bayesian_transitions(
     Args:
         n_samples: (n_sizes), ascending.
         share: for each label the posterior probability (n_sizes, n_datasets).
-        n_draws: draws behind each share. A share of 0 counts as half a draw, so that log odds are
-            finite bounds; pairs without any draw are left out.
+        n_draws: draws behind each share. A share of 0 counts as half a draw, so that the log odds
+            are finite bounds. Pairs without any draw are left out.
     """
     n_samples = torch.as_tensor(n_samples, dtype=torch.float64)
     if n_samples.ndim != 1 or not bool((n_samples.diff() > 0).all()):

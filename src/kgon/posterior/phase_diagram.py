@@ -1,7 +1,7 @@
-"""The phases of the posterior against the sample size, as the tables that sampling leaves.
+"""The phases of the posterior against the sample size, as tables of samples.
 
-A *cell* of the diagram is the posterior of one data set cut to its first n inputs, so that the
-cells of a data set show one experimenter's posterior as inputs arrive (`kgon.posterior.cell`).
+A *cell* of the diagram is the posterior of one data set cut to its first n inputs
+(`kgon.posterior.cell`). The cells of a data set show how the posterior changes as inputs arrive.
 """
 
 import math
@@ -116,7 +116,7 @@ class ChainsRow(CellRow):
 
 @dataclass(frozen=True)
 class Tables:
-    """What sampling leaves of a cell, or of several."""
+    """The results of one cell or of several."""
 
     posteriors: list[PosteriorRow]
     shares: list[ShareRow]
@@ -126,7 +126,7 @@ class Tables:
 
     @classmethod
     def from_rows(cls, rows: Mapping[str, Any], **more: Any) -> Self:
-        """The tables from the rows written of them; a table that is not in `rows` is empty."""
+        """The tables from stored rows; a table that is not in `rows` is empty."""
         records = {"posteriors": PosteriorRow, "shares": ShareRow, "agreement": AgreementRow,
                    "llc": PhaseLLCRow, "chains": ChainsRow}  # fmt: skip
         tables = {

@@ -1,7 +1,6 @@
-"""Sampling a phase diagram cell by cell: each is written when it is done, and not sampled again."""
+"""Sampling a phase diagram cell by cell; finished cells are stored and not sampled again."""
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict
@@ -10,12 +9,17 @@ from typing import Any
 
 import torch
 
+from kgon.files import write_text
 from kgon.posterior.cell import Settings, check_whole, sample_cell
 from kgon.posterior.phase_diagram import PhaseDiagram, Tables
 
 
 def check_sizes(n_samples: Any, n_datasets: Any) -> None:
-    """ValueError unless n_samples is a list of different sizes, and n_datasets a count."""
+    """Check the sizes of a phase diagram.
+
+    Raises:
+        ValueError: n_samples is not a list of different sizes, or n_datasets is not a count.
+    """
     sizes = list(n_samples) if isinstance(n_samples, Sequence) else []
     whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in sizes)
     if not sizes or not whole:
@@ -23,7 +27,7 @@ def check_sizes(n_samples: Any, n_datasets: Any) -> None:
             f"n_samples must be a list of whole numbers >= 1 such as [100,200], got {n_samples}"
         )
     if len(set(sizes)) < len(sizes):
-        raise ValueError(f"n_samples has a number twice: {sizes}")
+        raise ValueError(f"n_samples contains a number twice: {sizes}")
     check_whole("n_datasets", n_datasets, 1)
 
 
@@ -36,7 +40,7 @@ def sample_phase_diagram(
     workers: int = 1,
     progress: Callable[[int, int, Tables], None] | None = None,
 ) -> PhaseDiagram:
-    """Sample the posterior of every data set at every n; go on where an earlier call ended.
+    """Sample the posterior of every data set at every n, except for cells stored before.
 
     Args:
         folder: where each finished cell is written, as n<n>-d<data set>.json.
@@ -44,7 +48,8 @@ def sample_phase_diagram(
         n_datasets: how many data sets. Data set d does not depend on their number.
         settings: of every cell.
         workers: cells sampled at a time, each on one core; results do not depend on it.
-        progress: called with (finished, all, cell) after each cell.
+        progress: called after each cell with the numbers of finished and of all cells, and the
+            cell.
 
     Raises:
         ValueError: sizes or workers out of range, or a folder with cells of other settings.
@@ -65,15 +70,13 @@ def sample_phase_diagram(
 
     def finish(n: int, d: int) -> Tables:
         cell = sample_cell(n, d, settings)
-        file = _file(folder, n, d)
-        partial = file.with_name(f".{file.name}.{os.getpid()}")
-        partial.write_text(json.dumps({"settings": plain, **asdict(cell)}, allow_nan=False))
-        partial.replace(file)
+        text = json.dumps({"settings": plain, **asdict(cell)}, allow_nan=False)
+        write_text(_file(folder, n, d), text)
         return cell
 
-    # The largest first, so that no worker is left alone with it at the end.
+    # The largest first, so that the last worker does not finish long after the others.
     waiting = [place for place in reversed(places) if place not in cells]
-    # Workers with one thread each disturb one another less than threads that share a cell.
+    # Workers with one thread each are faster than several threads on one cell.
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     try:
         running = {pool.submit(finish, *place): place for place in waiting}

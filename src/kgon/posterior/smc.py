@@ -18,8 +18,8 @@ to 1 (Del Moral, Doucet and Jasra 2006). Each rung of this ladder
    by rotations of the hidden space and permutations of the features, both as Metropolis moves. For
    the losses of kgon every rotation is accepted; permutations depend on the data set.
 No particle needs to cross between phases: the shares of phases follow from the weights at the
-temperatures where phases separate. So no start has to be chosen, and the sampler works where
-chains stay in the phase in which they started.
+temperatures at which phases separate. So there is no start to choose, and the sampler also works
+where chains would stay in the phase in which they started.
 
 Shapes: parameters are W (n_particles, n_replicates, *batch, n_hidden, n_features) and b likewise;
 *batch runs over the loss's data sets. A replicate is an independent run of the sampler; errors come
@@ -174,8 +174,7 @@ def sample_posterior(
         target_acceptance: acceptance to which the step size is adapted.
 
     Returns:
-        The draws and their diagnostics. The first of these rules that holds gives a data set's
-        verdict:
+        The draws and their diagnostics. A data set's verdict is the first of these that applies:
         *diverged*: a log evidence is not finite: the loss was NaN, or infinite almost everywhere;
         *unconverged*: the replicates' log evidences spread by more than SPREAD, their losses have
         an R-hat above RHAT, or in some replicate the last rung's acceptance is below
@@ -184,7 +183,7 @@ def sample_posterior(
         *ok*: none of these.
 
     Raises:
-        ValueError: an argument out of range or missing, or a loss whose values do not fit.
+        ValueError: an argument is out of range or missing, or the loss has a wrong shape.
     """
     if isinstance(loss, Tensor):
         loss = EmpiricalLoss(loss)
@@ -220,7 +219,7 @@ def sample_posterior(
 def _n_features(loss: Any, n_features: int | None) -> int:
     known = loss.x.shape[-1] if isinstance(loss, DirectLoss) else getattr(loss, "n_features", None)
     if known is None and n_features is None:
-        raise ValueError("this loss does not know its n_features: pass n_features")
+        raise ValueError("this loss has no attribute n_features: pass n_features")
     if known is not None and n_features not in (None, known):
         raise ValueError(f"n_features={n_features}, but the loss's data have {known}")
     size = int(known or n_features or 0)
@@ -236,7 +235,7 @@ def _strength(
     if n_samples is None:
         n_samples = getattr(loss, "n_samples", None)
     if n_samples is None:
-        raise ValueError("this loss does not know its n_samples: pass n_samples")
+        raise ValueError("this loss has no attribute n_samples: pass n_samples")
     n = torch.as_tensor(n_samples, dtype=torch.float64)
     if not bool(((n >= 0) & n.isfinite()).all()):
         raise ValueError(f"n_samples must be >= 0 and finite, got {n_samples}")

@@ -1,6 +1,6 @@
-"""Particles from the prior to the posterior up a ladder of temperatures (`kgon.posterior.smc`).
+"""Tempering: particles move from the prior to the posterior in steps (see `kgon.posterior.smc`).
 
-State is (n_particles, n_runs, ...): runs stand side by side and share nothing but the loop.
+State is (n_particles, n_runs, ...). Runs are independent: they only share the loop.
 """
 
 import math
@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from kgon import streams
+from kgon.compiled.exact_loss import Trajectory
 from kgon.posterior.hmc import Mover
 
 _FIRST_STEP = 0.3
 _ADAPTATION = 0.5
 _LAST_RUNG = 3
-"""The last rung makes this many times the moves of another: its draws are the result."""
+"""Moves on the last rung, in units of those on other rungs: its particles are the result."""
 _BISECTIONS = 60
 
 
@@ -123,8 +124,11 @@ class Tempering:
         self, W: Tensor, b: Tensor, loss: Tensor, beta: Tensor, step: Tensor, active: Tensor,
         rung: int, keys: _MoveKeys,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """Move the particles in place; the new step sizes and the acceptances of trajectories and
-        permutations, (n_runs) each."""
+        """Move the particles in place.
+
+        Returns:
+            The new step sizes, and the acceptances of trajectories and of permutations, (n_runs).
+        """
         last = active & (beta == 1)
         strength = beta * self.strength
         accepted, permuted = torch.zeros_like(beta), torch.zeros_like(beta)
@@ -141,15 +145,15 @@ class Tempering:
             permuted += moving * self._exchange(
                 W, b, loss, new_W, b.gather(-1, order), strength, moving, keys.permutation, turn
             )
-            rate = self.mover.hmc_move(
-                W, b, loss,
+            trajectory = Trajectory(
                 strength=strength,
-                precision=self.prior_std**-2,
+                precision=torch.full_like(step, self.prior_std**-2),
                 step=torch.where(moving, step, 0.0),
                 n_leapfrog=self.n_leapfrog,
                 keys=keys.hmc,
                 turn=turn,
-            ).mean(0)  # fmt: skip
+            )
+            rate = self.mover.hmc_move(W, b, loss, trajectory).mean(0)
             accepted += moving * rate
             change = (_ADAPTATION * (rate - self.target_acceptance)).exp()
             step = torch.where(moving, step * change, step)

@@ -1,4 +1,4 @@
-"""Transitions of the posterior between phases: as sampled, and where free energies predict them."""
+"""Transitions of the posterior between phases: sampled, and predicted by free energies."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise, permutations
 from typing import Any
 
-from kgon.posterior.cell import finite_or_none
+from kgon.files import finite_or_none
 from kgon.posterior.occupancy import Transition
 from kgon.posterior.phase_diagram import LEAST_SHARE, PhaseDiagram
 from kgon.posterior.smc import VERDICTS
@@ -22,7 +22,7 @@ class SampledTransition:
     Attributes:
         by: whether phases are families of k-gons ("k") or labels ("label").
         crossed: share of data sets whose odds pass through 1 towards beta.
-        crossing, crossing_sd: the n where they do, mean and standard deviation over those.
+        crossing, crossing_sd: the mean and standard deviation of that n over these data sets.
         log_odds_first, log_odds_last: means at the smallest and the largest n.
         largest_share_from, largest_share_to: largest mean shares of alpha and beta at any n.
     """
@@ -40,7 +40,7 @@ class SampledTransition:
 
     @property
     def notable(self) -> bool:
-        """Whether some data set makes it, between phases that both reach LEAST_SHARE."""
+        """Whether some data set crosses, and both phases reach LEAST_SHARE."""
         smaller = min(self.largest_share_from, self.largest_share_to)
         return self.crossed > 0 and smaller >= LEAST_SHARE
 
@@ -50,7 +50,7 @@ class PredictedTransition:
     """Where the free energies of two critical points cross, by eq. (9), constants included.
 
     Attributes:
-        llc: the learning coefficients put in place of the theory's, in words; often empty.
+        llc: the learning coefficients used in place of the theory's, in words; often empty.
         delta_loss, delta_llc: beta's less alpha's.
         full, halved: the n of the crossing under exp(-n L) and exp(-n L / 2); None where one
             critical point is preferred at all n.
@@ -98,11 +98,13 @@ def sampled_transitions(diagram: PhaseDiagram) -> list[SampledTransition]:
 def predicted_transitions(
     n_features: int, *, prior_std: float = 1.0, llc: Mapping[str, float] | None = None
 ) -> list[PredictedTransition]:
-    """Every pair of critical points of which beta has the smaller loss and the larger learning
-    coefficient: only these make a transition (Chen et al. 2023, Sec. 4).
+    """The predictions for every pair of critical points that can make a transition.
+
+    In such a pair beta has the smaller loss and the larger learning coefficient (Chen et al. 2023,
+    Sec. 4).
 
     Args:
-        llc: learning coefficients with which the pairs that have them are listed once more.
+        llc: other learning coefficients; pairs that have one of them are listed a second time.
     """
     found = []
     points = [p for p in critical_points(n_features) if p.llc is not None or p.label in (llc or {})]
@@ -133,7 +135,7 @@ def predicted_transitions(
 
 
 def neighbours(phases: Sequence[str]) -> list[tuple[str, str]]:
-    """Each family of k-gons and the next one that occurs."""
+    """Pairs of a family of k-gons and the next one that occurs."""
     return list(pairwise(sorted((p for p in phases if p != OTHER), key=int)))
 
 

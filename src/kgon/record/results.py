@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from kgon.figures import style
 from kgon.figures import training as training_figures
 from kgon.figures import weights as weight_figures
+from kgon.files import finite_or_none
 from kgon.llc.estimate import VERDICTS
 from kgon.record import tables
 from kgon.record.run_directory import RunDirectory, long_table
-from kgon.record.tables import Member, Phase, Plateau, Row, Transition, finite
+from kgon.record.tables import Member, Phase, Plateau, Row, Transition
 from kgon.theory.critical import CriticalPoint
 from kgon.theory.geometry import geometry
 from kgon.theory.phases import phase_codes, phase_labels
@@ -98,15 +99,15 @@ def _members(model: TMS, labels: Labels | None, plateaus: Sequence[Plateau]) -> 
                 member=member,
                 state="finished" if diverged_at < 0 else "diverged",
                 diverged_at=None if diverged_at < 0 else diverged_at,
-                final_loss=finite(loss[i]) if loss else None,
+                final_loss=finite_or_none(loss[i]) if loss else None,
                 phase=None if labels is None or diverged_at >= 0 else labels[-1][i],
                 n_transitions=max(len(passed) - 1, 0),
                 stages=tables.ARROW.join(str(stage.nearest) for stage in passed),
-                llc=finite(llc["mean"][i]) if llc else None,
-                llc_stderr=finite(llc["stderr"][i]) if llc else None,
+                llc=finite_or_none(llc["mean"][i]) if llc else None,
+                llc_stderr=finite_or_none(llc["stderr"][i]) if llc else None,
                 llc_verdict=VERDICTS[llc["verdict"][i]] if llc else None,
                 **{
-                    name: finite(values[i]) if diverged_at < 0 else None
+                    name: finite_or_none(values[i]) if diverged_at < 0 else None
                     for name, values in shapes.items()
                 },
             )

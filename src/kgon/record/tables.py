@@ -4,7 +4,6 @@ The types of a table's columns follow from the dataclass, never from the values:
 same ones, also where a table is empty or a column has no value. What is not finite is left blank.
 """
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -15,6 +14,7 @@ from typing import Any, Self, get_args, get_type_hints
 import numpy as np
 import pyarrow as pa
 
+from kgon.files import finite_or_none
 from kgon.theory.critical import CriticalPoint
 
 ARROW = " -> "
@@ -26,11 +26,6 @@ n_features = 6 neighbouring levels are 0.007 apart, and members trained on 1000 
 within 0.001 of one."""
 
 _TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string()}
-
-
-def finite(value: float | None) -> float | None:
-    """The value, or None where it is NaN or infinite."""
-    return value if value is not None and math.isfinite(value) else None
 
 
 @dataclass(frozen=True)
@@ -49,7 +44,7 @@ class Row:
     def of(cls, values: Mapping[str, Any]) -> Self:
         """The row with these values by column; a column that is missing is None."""
         row = {name: values.get(column) for name, column in cls.columns().items()}
-        return cls(**{k: finite(v) if isinstance(v, float) else v for k, v in row.items()})
+        return cls(**{k: finite_or_none(v) if isinstance(v, float) else v for k, v in row.items()})
 
     def plain(self) -> dict[str, Any]:
         """The values by column."""

@@ -1,8 +1,9 @@
 """Critical points of the population loss for n_hidden = 2: k-gons (Chen et al. 2023, Sec. 3).
 
 A k-gon has k live columns of length l and bias b at angles 2 pi j / k; the other columns are dead,
-W_i = 0. A label k^{sigma+, phi-}, written "4++-", says more: sigma dead columns carry the bias
-1 / (2 n_features), the rest a negative one; phi of the live columns of a 4-gon are switched off.
+W_i = 0. In a label k^{sigma+, phi-}, written "4++-", sigma is the number of dead columns with the
+bias 1 / (2 n_features) (the other dead columns have a negative bias), and phi the number of live
+columns of a 4-gon that are switched off.
 
 **Solving for (l, b).** Let c_j = cos(2 pi j / k) and u = b / l^2. Output i is active on input
 a e_{i+j} for a > -u / c_j, a threshold that does not depend on l: for a fixed u <= 0 the loss of a
@@ -16,14 +17,14 @@ if s neighbours on each side are active. So q = Q / P, and Q^2 / P is stationary
     g(u) = -u (1 + u)^3 + sum_{j=1..s} 2 (c_j + u)^2 / c_j [2 (1-u) (c_j+u) - (1+u) (2-u)] = 0.
 
 The standard k-gon has s = ceil(k / 4) - 1, all neighbours at an acute angle active: -c_s < u <= 0,
-which is the admissibility -l^2 cos(s alpha) < b of App. E.1. That leaves one bracketed root of a
-polynomial, or none: of all k up to 32, those up to 8 and 12 have one. (With only the neighbours
-active for which c_j > -u, any k has a symmetric zero of the gradient, at u of about -0.49 for
-large k. These other polygons are not the paper's and not in this catalogue.)
+which is the admissibility -l^2 cos(s alpha) < b of App. E.1. In this interval g has one root or
+none: of all k up to 32, those up to 8 and 12 have one. (If only the neighbours with c_j > -u are
+active, every k has a symmetric zero of the gradient, at u of about -0.49 for large k. These other
+polygons are not in the paper and not in this catalogue.)
 
 The gradient vanishes in all directions, not only in l and b: the loss is invariant under the
-polygon's symmetry group, whose fixed points are the (l, b), and C^1 but for a kink at dead columns
-with b_i = 0.
+polygon's symmetry group, whose fixed points are the (l, b), and C^1 except for a kink at dead
+columns with b_i = 0.
 """
 
 import math
@@ -34,16 +35,16 @@ from functools import cache, cached_property
 import torch
 from torch import Tensor
 
-from kgon.theory.loss import PopulationLoss, population_loss
+from kgon.theory.loss import PopulationLoss, hessian, population_loss
 
 DEAD_BIAS = -1.0
-"""Bias of dead columns without a `+`. Any negative value gives the same loss, a flat direction;
-at exactly 0 the loss has a kink, falling towards positive ones, and sampling chains escape."""
+"""Bias of dead columns without a `+`. The loss is the same for every negative value. At 0 it has a
+kink and falls towards positive biases, so sampling chains escape."""
 
 OFF_BIAS = -2.0
-"""Bias of the live columns of a 4-gon that are switched off. Off is b_i < -l_i^2 = -1 and the loss
-does not depend on the value; this one is a whole squared length away from the edge, so that noise
-of any size used here does not switch the column on."""
+"""Bias of the live columns of a 4-gon that are switched off. A column is off if b_i < -l_i^2 = -1,
+and the loss does not depend on the value. This one is far enough from -1 that the noise of initial
+parameters does not switch the column on."""
 
 _LABEL = re.compile(r"([1-9]\d*)(\+*)(-*)")
 
@@ -52,7 +53,7 @@ def parse_label(label: str | int) -> tuple[int, int, int]:
     """(k, sigma, phi) of a label: "4++-" -> (4, 2, 1). The integer 4 stands for "4".
 
     Raises:
-        ValueError: not k, then one + for each sigma, then one - for each phi.
+        ValueError: the label is not k, then one + for each sigma, then one - for each phi.
     """
     match = _LABEL.fullmatch(str(label))
     if match is None:
@@ -76,8 +77,8 @@ class CriticalPoint:
         label: k, one + for each sigma, one - for each phi.
         n_features: the number of columns.
         W: (2, n_features), float64: the k live columns, then the dead ones.
-        b: (n_features,), float64: of the live columns the last phi are switched off; of the dead
-            ones the first sigma are positive.
+        b: (n_features,), float64: the last phi of the live columns are switched off; the first
+            sigma of the dead columns have a positive bias.
         loss: the population loss there.
     """
 
@@ -89,44 +90,44 @@ class CriticalPoint:
 
     @property
     def k(self) -> int:
-        """Live columns."""
+        """The number of live columns."""
         return parse_label(self.label)[0]
 
     @property
     def sigma(self) -> int:
-        """Dead columns with a positive bias."""
+        """The number of dead columns with a positive bias."""
         return parse_label(self.label)[1]
 
     @property
     def phi(self) -> int:
-        """Live columns that are switched off."""
+        """The number of live columns that are switched off."""
         return parse_label(self.label)[2]
 
     @cached_property
     def kind(self) -> str:
-        """ "minimum", "saddle" or "non-smooth", computed.
+        """The type of the critical point: "minimum", "saddle" or "non-smooth".
 
-        "non-smooth": some output has b_i = 0 and A_ij = 0, where second derivatives depend on the
-        direction (4-gons), so that no Hessian decides. Elsewhere the loss is twice continuously
-        differentiable, and it is a "saddle" if the Hessian has a negative eigenvalue and a
-        "minimum" if not. Minima are not isolated: rotation, and the W and b of each negative dead
-        column, are flat.
+        "non-smooth": some output has b_i = 0 and A_ij = 0 (4-gons). Second derivatives then depend
+        on the direction, so there is no Hessian. Elsewhere the loss is twice continuously
+        differentiable; the point is a "saddle" if the Hessian has a negative eigenvalue, else a
+        "minimum". Minima are not isolated: the loss does not change under rotations, nor with the W
+        and b of dead columns with a negative bias.
         """
         A = self.W.mT @ self.W
         if bool(((self.b.abs() < 1e-12).unsqueeze(-1) & (A.abs() < 1e-12)).any()):
             return "non-smooth"
-        eigenvalues = torch.linalg.eigvalsh(_hessian(self.W, self.b))
-        # Rounding leaves zero modes at 1e-16 of the largest eigenvalue; the least negative one of a
-        # saddle is at 3e-5 for n_features = 20, 5e-6 for 60.
+        eigenvalues = torch.linalg.eigvalsh(hessian(PopulationLoss(), self.W, self.b))
+        # Relative to the largest eigenvalue, rounding leaves zero modes at 1e-16, and the negative
+        # eigenvalue of a saddle is at least 3e-5 for n_features = 20, 5e-6 for 60.
         return "saddle" if eigenvalues[0] < -1e-10 * eigenvalues.abs().amax() else "minimum"
 
     @cached_property
     def llc(self) -> float | None:
-        """The local learning coefficient, where theory knows it; None elsewhere.
+        """The local learning coefficient, or None where theory does not give one.
 
-        k >= 5, at minima: (3k - 1 + 3 sigma) / 2, half the rank of the Hessian; all its zero modes
-        are flat directions (for n_features = k, and for k = 5..8 with dead columns: Chen et al.
-        2023, Sec. 3; with sigma: the same count of directions, derived for this package).
+        Minima with k >= 5: (3k - 1 + 3 sigma) / 2, half the rank of the Hessian, as all its zero
+        modes are flat directions (for n_features = k, and for k = 5..8 with dead columns: Chen et
+        al. 2023, Sec. 3; with sigma: the same count of directions, derived for this package).
 
         4-gons with phi = 0: the volume exponent [11 + 2 (n_features - 4) + sigma] / 2 (derived for
         this package, confirmed by sampling at n_features = 6). The paper lists values that depend
@@ -140,16 +141,17 @@ class CriticalPoint:
 
 
 def critical_point(label: str | int, n_features: int) -> CriticalPoint:
-    """The critical point of a label, solved to rounding error (module docstring).
+    """The critical point with this label, to rounding error (see the module docstring).
 
-    The gradient vanishes for any negative bias of a dead column, and for the bias
-    1 / (2 n_features), the least of 1 - 3b + 3 n_features b^2 (Cor. D.2), if the live columns sum
-    to zero, so that the forces on it cancel. (l, b) does not depend on n_features, as the live
-    biases are not positive.
+    The gradient vanishes for any negative bias of a dead column. It also vanishes for the bias
+    1 / (2 n_features), the minimum of 1 - 3b + 3 n_features b^2 (Cor. D.2), if the live columns sum
+    to zero, so that their forces on the dead column cancel. (l, b) does not depend on n_features,
+    because the live biases are not positive.
 
     Args:
-        label: k^{sigma+, phi-} as "4", "5+", "4++-"; 4 for "4". 0 <= sigma <= n_features - k,
-            phi = 0..4 for k = 4 and 0 for others. k = 1, 2, 3 have (l, b) = (1, 0) as k = 4 has.
+        label: k^{sigma+, phi-}, such as "4", "5+" or "4++-", or the integer k. sigma is at most
+            n_features - k; phi is at most 4 for k = 4, and 0 for other k. For k = 1, 2, 3, as for
+            k = 4, (l, b) = (1, 0).
         n_features: the number of columns.
 
     Raises:
@@ -169,25 +171,25 @@ def critical_point(label: str | int, n_features: int) -> CriticalPoint:
         )
     if phi > 0 and k != 4:
         raise ValueError(
-            f"label {label!r} switches off live columns (-), which leaves a critical point only "
-            "for k = 4: a k-gon with k >= 5 is held by all of its columns, one with k <= 3 minus "
-            "a column is a smaller one"
+            f"label {label!r} has live columns switched off (-), which gives a critical point "
+            "only for k = 4: for k >= 5 the other columns would move, and for k <= 3 they form "
+            "a smaller polygon"
         )
     if phi > 4:
         raise ValueError(f"label {label!r} switches off {phi} live columns (-) of 4")
     if k == 1 and sigma > 0:
         raise ValueError(
-            f"label {label!r} names no critical point: a dead column with a positive bias (+) is "
-            "pushed along the sum of the live columns, which vanishes for k >= 2 only"
+            f"label {label!r} names no critical point: the gradient at a dead column with a "
+            "positive bias (+) is along the sum of the live columns, which vanishes only for k >= 2"
         )
     polygon = _solve(k)
     if polygon is None:
         s = _neighbours(k)
         raise ValueError(
             f"label {label!r} names no critical point: there is no standard {k}-gon. With all {s} "
-            "neighbours on each side active, the equations for (l, b) have no root that is "
-            f"admissible, -l^2 cos(2 pi {s}/{k}) < b (Chen et al. 2023, App. E.1); regular "
-            "polygons with fewer active neighbours are not in this catalogue"
+            "neighbours on each side active, the equations for (l, b) have no admissible root, "
+            f"-l^2 cos(2 pi {s}/{k}) < b (Chen et al. 2023, App. E.1); regular polygons with fewer "
+            "active neighbours are not in this catalogue"
         )
     length, bias = polygon
     angle = 2 * math.pi / k * torch.arange(k, dtype=torch.float64)
@@ -203,15 +205,15 @@ def critical_point(label: str | int, n_features: int) -> CriticalPoint:
 
 
 def critical_points(n_features: int) -> list[CriticalPoint]:
-    """All families of k-gons, by loss: every k >= 4 with a solution, every sigma and phi.
+    """All k-gons, in order of loss: every k >= 4 with a solution, every sigma and phi.
 
-    For n_features = 6 these are the paper's 18. Smaller polygons are listed where n_features < 4
-    leaves nothing else. In other cases `critical_point` gives them, but they are no families of
-    their own: the loss is the same, and its gradient zero, along a path from a k < 4 to a
-    4^{(4-k)-}, since a column that is switched off may shrink to zero and the live ones may move as
-    long as no two enclose less than a right angle.
+    For n_features = 6 these are the paper's 18. Smaller polygons are listed only if n_features < 4.
+    `critical_point` gives them for larger n_features too, but they are then not separate families:
+    a path along which the loss is constant and its gradient zero leads from k < 4 to 4^{(4-k)-}. On
+    it the columns that are switched off shrink to zero, and the live ones may move as long as no
+    two of them enclose less than a right angle.
 
-    The points are made once a process: do not change their tensors.
+    The critical points are cached and shared: do not modify their tensors.
     """
     return list(_families(n_features))
 
@@ -236,7 +238,7 @@ def _check_n_features(n_features: int) -> None:
 
 
 def _neighbours(k: int) -> int:
-    """s: live neighbours on each side at an acute angle."""
+    """s, the number of live neighbours on each side at an acute angle."""
     return max(math.ceil(k / 4) - 1, 0)
 
 
@@ -252,25 +254,13 @@ def _solve(k: int) -> tuple[float, float] | None:
         neighbours = (2 * (x + u) ** 2 / x * (2 * (1 - u) * (x + u) - (1 + u) * (2 - u)) for x in c)
         return -u * (1 + u) ** 3 + math.fsum(neighbours)
 
-    # g(0) = 4 sum (c_j^2 - c_j) < 0, so that the sign at the edge of the admissible interval
-    # decides: g has at most one zero between -1 and 0 (the tests look).
+    # g(0) = 4 sum (c_j^2 - c_j) < 0, and g has at most one zero between -1 and 0 (as the tests
+    # check), so the sign at the other end of the admissible interval decides.
     low, high = -c[-1], 0.0
     if g(low) <= 0:
         return None
-    while low < (u := (low + high) / 2) < high:  # until no number lies between
+    while low < (u := (low + high) / 2) < high:  # until they are adjacent floats
         low, high = (u, high) if g(u) > 0 else (low, u)
     Q = (1 + u) ** 2 * (2 - u) / 2
     P = (1 + u) ** 3 + 2 * math.fsum((x + u) ** 3 / x for x in c)
     return math.sqrt(Q / P), u * Q / P
-
-
-def _hessian(W: Tensor, b: Tensor) -> Tensor:
-    """The population loss's Hessian in (W, b), flattened."""
-
-    def gradient(w: Tensor) -> Tensor:
-        dW, db = PopulationLoss().grad(w[: W.numel()].view_as(W), w[W.numel() :])
-        return torch.cat([dW.flatten(), db])
-
-    w = torch.cat([W.flatten(), b])
-    hessian: Tensor = torch.autograd.functional.jacobian(gradient, w, vectorize=True)
-    return (hessian + hessian.mT) / 2

@@ -1,13 +1,15 @@
 r"""How features share the hidden space (Elhage et al. 2022, "Toy Models of Superposition").
 
 Feature i is column W_i of W (*batch, n_hidden, n_features), and \hat W_i its direction. A feature
-counts as *represented* if |W_i| > REPRESENTED. What the others put on its direction is its
+counts as *represented* if |W_i| > REPRESENTED. Its
 
-    interference    I_i = sum_{j != i} (\hat W_i . W_j)^2,
+    interference    I_i = sum_{j != i} (\hat W_i . W_j)^2
 
-and the share of the hidden space that is its own is its
+is the squared projection of the other columns onto its direction, and its
 
-    dimensionality  D_i = |W_i|^2 / (|W_i|^2 + I_i) = |W_i|^2 / sum_j (\hat W_i . W_j)^2.
+    dimensionality  D_i = |W_i|^2 / (|W_i|^2 + I_i) = |W_i|^2 / sum_j (\hat W_i . W_j)^2
+
+the fraction of a hidden dimension that it has to itself.
 """
 
 from typing import NamedTuple
@@ -33,14 +35,19 @@ def interference(W: Tensor) -> Tensor:
 
 
 def dimensionality(W: Tensor) -> Tensor:
-    """D_i of each feature, (*batch, n_features): 1 for a dimension of its own, 1/2 in an antipodal
-    pair, 2/k in a k-gon, 0 for a column of zeros."""
+    """D_i of each feature, (*batch, n_features).
+
+    1 for a dimension of its own, 1/2 in an antipodal pair, 2/k in a k-gon, 0 for a column of zeros.
+    """
     square = W.square().sum(-2)
     return torch.where(square > 0, square / (square + interference(W)), 0.0)
 
 
 class Geometry(NamedTuple):
-    """The geometry of each model, (*batch): means are over represented features, NaN if none is."""
+    """The geometry of each model, each field (*batch).
+
+    Means are over the represented features; NaN if there are none.
+    """
 
     features_represented: Tensor
     dimensionality: Tensor

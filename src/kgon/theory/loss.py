@@ -5,8 +5,8 @@ summed over the coordinates, no factor 1/2, averaged over inputs (Chen et al. 20
 Parameters carry any leading batch axes: W is (*batch, n_hidden, n_features), b is
 (*batch, n_features); a loss maps them to (*batch).
 
-Inputs with one active feature, x = a e_j, make both the population loss (Lemma 3.1) and the loss
-of a finite sample exact at a cost that does not depend on the sample. Output i on input a e_j is
+For inputs with one active feature, x = a e_j, both the population loss (Lemma 3.1) and the loss of
+a finite sample can be computed exactly, without a sum over the sample. Output i on input a e_j is
 ReLU(a A_ij + b_i) with A = W^T W, active on a half line of a bounded by t = -b_i / A_ij. With the
 truncated moments M_k = E[a^k ; feature j, output i active], k = 0, 1, 2,
 
@@ -24,8 +24,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-# Below this |A_ij| the threshold -b_i / A_ij lies outside every amplitude's range in any case;
-# dividing by it would only put infinities (and, times zero, NaNs) into gradients.
+# Below this |A_ij| the threshold -b_i / A_ij lies outside the range of every amplitude. Dividing by
+# such an A_ij would put infinities (and, times zero, NaNs) into gradients.
 _TINY = 1e-150
 
 
@@ -36,8 +36,10 @@ class Moments(Protocol):
     """E[a^k ; feature j] for k = 0, 1, 2, each (*data_batch, n_features)."""
 
     def tail(self, t: Tensor) -> tuple[Tensor, ...]:
-        """E[a^k ; a > t_ij, feature j] for k = 0, 1, 2, each of t's shape: thresholds t are
-        (*batch, output i, input j)."""
+        """E[a^k ; a > t_ij, feature j] for k = 0, 1, 2, with t (*batch, output i, input j).
+
+        Each moment has the shape of t.
+        """
         ...
 
 
@@ -54,7 +56,10 @@ class Loss(Protocol):
 
 
 class UniformMoments:
-    """Moments of the paper's input, eq. (2): the feature uniform over n_features, a ~ U[0, 1]."""
+    """Moments of the paper's input, eq. (2): the feature uniform over n_features, a ~ U[0, 1].
+
+    They have the dtype and device of `like`.
+    """
 
     def __init__(self, n_features: int, like: Tensor):
         self.n_features = n_features
@@ -68,7 +73,7 @@ class UniformMoments:
 class SampleMoments:
     """Moments of a finite sample: amplitudes sorted once per feature, then prefix sums.
 
-    A threshold costs one binary search, so a loss costs O(n_features^2 log n_samples).
+    A threshold takes one binary search, so a loss takes O(n_features^2 log n_samples).
     `x` is (*data_batch, n_samples, n_features) with at most one nonzero entry a row; a row of zeros
     is the input a = 0 and counts as feature 0.
     """
@@ -100,11 +105,11 @@ class SampleMoments:
         ]
         self.sorted = padded
         self.total = tuple(h[..., -1] for h in head)
-        # Of the amplitudes from each one on, and 0 behind the last.
+        # Entry k holds the moments of the amplitudes k, k + 1, ...; the last entry is 0.
         self.tails = tuple(h[..., -1:] - h for h in head)
 
     def tail(self, t: Tensor) -> tuple[Tensor, ...]:
-        # searchsorted wants (*data_batch, feature j, everything that looks it up).
+        # searchsorted needs the shape (*data_batch, feature j, thresholds).
         n_extra = t.ndim - self.sorted.ndim
         extra = tuple(range(n_extra))
         behind = tuple(range(-n_extra, 0))
@@ -183,7 +188,7 @@ def _grad(
 
 
 class _MomentLoss:
-    """A single-feature loss from truncated moments; subclasses say whose."""
+    """A single-feature loss from truncated moments, which subclasses provide."""
 
     importance: Tensor | None
 
@@ -230,16 +235,16 @@ class PopulationLoss(_MomentLoss):
 class EmpiricalLoss(_MomentLoss):
     """The exact loss of a finite single-feature sample, (1/n) sum_x sum_i I_i (x_i - f_i(x))^2.
 
-    The cost of a call does not depend on n_samples: amplitudes are sorted once, here, and looked
-    up through prefix sums (module docstring).
+    Amplitudes are sorted once, here. A call looks up prefix sums (see the module docstring), so its
+    cost hardly depends on n_samples.
 
     Args:
         x: (n_samples, n_features), or (*data_batch, n_samples, n_features) for a data set per
-            member; data_batch must then be the last of the parameters' batch axes.
+            member; the parameters' batch axes must then end in data_batch.
         importance: (..., n_features), weights of the output coordinates.
 
     Raises:
-        ValueError: a row of x with several active features, NaN, or a shape that does not fit.
+        ValueError: a row of x has several active features, x is not finite, or a shape is wrong.
     """
 
     def __init__(self, x: Tensor, importance: Tensor | None = None):
@@ -288,7 +293,10 @@ class DirectLoss:
         return _weighted(residual.square(), self._weight()).sum(-1).mean(-1)
 
     def value_and_grad(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss and its gradient by hand: dL/dW = h^T g + (g W^T)^T x, g the output's error."""
+        """The loss and its gradient dL/dW = h^T g + (g W^T)^T x, dL/db = sum g.
+
+        h = x W^T are the hidden values and g = dL/d(output), each (*batch, n_samples, ...).
+        """
         hidden, residual = self._residual(W, b)
         weighted = _weighted(residual, self._weight())
         value = (weighted * residual).sum(-1).mean(-1)
@@ -298,35 +306,47 @@ class DirectLoss:
 
 
 class SplitLoss:
-    """Several losses side by side: each sees its own places on the parameters' last batch axis.
+    """Several losses, each applied to its own slice of the parameters' last batch axis.
 
     Args:
-        parts: (places, loss), which together make up the axis, in order.
+        losses: (slice, loss) pairs, in order; the slices together cover the axis.
     """
 
-    def __init__(self, parts: Sequence[tuple[slice, Loss]]):
-        self.parts = list(parts)
+    def __init__(self, losses: Sequence[tuple[slice, Loss]]):
+        self.losses = list(losses)
 
     def __call__(self, W: Tensor, b: Tensor) -> Tensor:
-        return torch.cat([loss(W[..., i, :, :], b[..., i, :]) for i, loss in self.parts], -1)
+        return torch.cat([loss(W[..., i, :, :], b[..., i, :]) for i, loss in self.losses], -1)
 
     def value_and_grad(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The losses and their gradients."""
-        pieces = [loss.value_and_grad(W[..., i, :, :], b[..., i, :]) for i, loss in self.parts]
+        pieces = [loss.value_and_grad(W[..., i, :, :], b[..., i, :]) for i, loss in self.losses]
         value, dW, db = zip(*pieces, strict=True)
         return torch.cat(value, -1), torch.cat(dW, -3), torch.cat(db, -2)
+
+
+def hessian(loss: PopulationLoss, W: Tensor, b: Tensor) -> Tensor:
+    """The Hessian of a loss in (W, b), flattened: (n_parameters, n_parameters)."""
+
+    def gradient(w: Tensor) -> Tensor:
+        dW, db = loss.grad(w[: W.numel()].view_as(W), w[W.numel() :])
+        return torch.cat([dW.flatten(), db])
+
+    w = torch.cat([W.flatten(), b])
+    jacobian: Tensor = torch.autograd.functional.jacobian(gradient, w, vectorize=True)  # type: ignore[no-untyped-call]
+    return (jacobian + jacobian.mT) / 2
 
 
 def population_loss(W: Tensor, b: Tensor, importance: Tensor | None = None) -> Tensor:
     """L(w) = E ||x - ReLU(W^T W x + b)||^2 over x = a e_i, i uniform, a ~ U[0, 1], in closed form.
 
-    Lemma 3.1, eq. (4) of Chen et al. (2023): L = H / (3 n_features). Exact, differentiable (twice
-    almost everywhere), for any n_hidden and any leading batch axes.
+    Lemma 3.1, eq. (4) of Chen et al. (2023): L = H / (3 n_features). Differentiable, and almost
+    everywhere twice differentiable, for any n_hidden and any leading batch axes.
 
     Args:
         W: (*batch, n_hidden, n_features).
         b: (*batch, n_features).
-        importance: (..., n_features), weight I_i of output coordinate i; 1 where None.
+        importance: (..., n_features), weight I_i of output coordinate i; None for weights of 1.
 
     Returns:
         (*batch), summed over coordinates, without a factor 1/2.
@@ -340,6 +360,9 @@ def importance_weights(
     """Weights I_i of the output coordinates, (n_features,) float64, or None for weights of 1.
 
     A number r stands for the geometric sequence 1, r, r^2, ... of Elhage et al.
+
+    Raises:
+        ValueError: a weight is negative or not finite, or there are not n_features of them.
     """
     if importance is None:
         return None

@@ -1,23 +1,25 @@
-"""The phase of a parameter: which critical point's figure it draws, by geometry (n_hidden = 2).
+"""The phase of a parameter: the critical point whose geometry it has (n_hidden = 2).
 
-A column i has a length l_i = ||W_i|| and an output f_i = l_i^2 + b_i on its own input e_i.
+Column i has the length l_i = ||W_i|| and the output f_i = l_i^2 + b_i on its own input e_i.
 
-1. It is *on* if l_i > ON_LENGTH and f_i > ON_OUTPUT. Of the others, those with b_i > 0 are the
-   `+` (sigma of them), the rest are off.
-2. k is the number of columns that are on, sigma as counted. With n_features >= 4 and fewer than
-   four on, it is a 4-gon of which phi = 4 - (columns on) are off, if as many columns are off.
-3. The label stands if it names a critical point for this n_features, the columns that are on have
-   lengths and gaps (angles to the next) about that point's, within LENGTH_TOLERANCE and
-   GAP_TOLERANCE, and none of them answers to a feature that is off by more than OFF_OUTPUT. If
-   not: `other`.
+1. A column is *on* if l_i > ON_LENGTH and f_i > ON_OUTPUT. Of the others, those with b_i > 0 are
+   *positive* and the rest *off*.
+2. k is the number of columns that are on, and sigma the number of positive ones. If n_features >= 4
+   and fewer than four columns are on, k = 4 and phi = 4 - (columns on).
+3. The parameter has the label k^{sigma+, phi-} if
+   - the label names a critical point for this n_features,
+   - the lengths of the columns that are on, and the angles between neighbours, are those of the
+     critical point within LENGTH_TOLERANCE and GAP_TOLERANCE,
+   - no column that is on has an output above OFF_OUTPUT on the input of a column that is off.
+   Otherwise its label is `other`.
 
-Off columns are not told apart by their length. Where an output is off and no other answers to it,
-the loss does not depend on W_i or b_i: a 4-gon with a column switched off and three columns with a
-fourth at zero lie on one flat piece of the loss, and so do all the dead columns that training
-leaves at some length. The negative sign and the loss are what they share.
+The length of a column that is off does not matter. If output i is off and no other output is active
+on input e_i, the loss does not depend on W_i or b_i. So a 4-gon with one column switched off, three
+columns with a fourth at zero, and the dead columns that training leaves at some length lie on one
+flat piece of the loss.
 
-This uses lengths and angles between columns only: rotations, reflections and permutations do not
-change it.
+The phase depends on lengths and on angles between columns only, so it is invariant under rotations,
+reflections and permutations.
 """
 
 import math
@@ -29,38 +31,39 @@ from torch import Tensor
 from kgon.theory.critical import CriticalPoint, critical_points
 
 OTHER = "other"
-"""The label of what is near no critical point."""
+"""The label of a parameter that matches no critical point."""
 
 ON_LENGTH = 0.5
-"""Least length of a column that is on. Half of the shortest live column (l = 1, 4-gons)."""
+"""Least length of a column that is on: half that of the shortest live column (l = 1, 4-gons)."""
 
 ON_OUTPUT = 0.2
-"""Least output of a column on its own feature for which it is on. Critical points have at least
-0.6 (1 for k < 12) there, and the columns that training leaves switched off at most 0; b_i has
-room to move between."""
+"""Least output on its own input of a column that is on. At critical points it is at least 0.6 for
+live columns (1 for k < 12); for columns that training leaves switched off it is at most 0."""
 
 LENGTH_TOLERANCE = 0.5
-"""Largest deviation of a live column from the critical length, relative. Wide, since training
-walks slowly along a valley in which l_i grows and b_i falls at nearly constant f_i."""
+"""Largest relative deviation of a live column from the critical length. It is wide because training
+moves slowly along a valley in which l_i grows and b_i falls at nearly constant f_i."""
 
 GAP_TOLERANCE = 0.5
-"""Largest deviation of the angle between neighbours from 2 pi / k, relative: half a gap, before
-columns k and k + 1 could be taken for one another."""
+"""Largest relative deviation of the angle between neighbours from 2 pi / k."""
 
 OFF_OUTPUT = 0.5
-"""Largest answer of a live column to a feature that is off, half of what it gives to its own."""
+"""Largest output of a live column on the input of a column that is off: half of its output on its
+own input."""
 
 
 def phase_labels(n_features: int) -> tuple[str, ...]:
-    """The labels that occur for n_features: the critical points' by loss, and `other`, last."""
+    """The labels of the critical points for n_features, in order of loss, then `other`."""
     return (*(point.label for point in _points(n_features)), OTHER)
 
 
 def phase_codes(W: Tensor, b: Tensor) -> Tensor:
-    """The phase of each parameter as an index into `phase_labels(n_features)` (module docstring).
+    """The phase of each parameter as an index into `phase_labels(n_features)`.
+
+    The module docstring has the definition.
 
     Args:
-        W: (*batch, n_hidden, n_features). Where n_hidden is not 2 all are `other`.
+        W: (*batch, n_hidden, n_features). If n_hidden is not 2, every phase is `other`.
         b: (*batch, n_features).
 
     Returns:
@@ -88,26 +91,26 @@ def phase_codes(W: Tensor, b: Tensor) -> Tensor:
     k = n_on.clamp(min=4) if n_features >= 4 else n_on
     phi = k - n_on
 
-    # At most n_features - 4 positive ones leave at least phi columns off, so the table decides.
+    # A label of the table has sigma <= n_features - 4, which leaves at least phi columns off.
     code = _code_table(n_features).to(b.device)[k, sigma, phi]
     lengths = torch.tensor([*(float(p.W[:, 0].norm()) for p in points), 1.0]).to(length)
     critical_length = lengths[code].unsqueeze(-1)
     long_enough = (length - critical_length).abs() <= LENGTH_TOLERANCE * critical_length
-    answers = W.mT @ W + b.unsqueeze(-1)  # of output i to input e_j
-    silent = ~(on.unsqueeze(-1) & off.unsqueeze(-2) & (answers > OFF_OUTPUT)).any(-1).any(-1)
+    outputs = W.mT @ W + b.unsqueeze(-1)  # i on input e_j
+    silent = ~(on.unsqueeze(-1) & off.unsqueeze(-2) & (outputs > OFF_OUTPUT)).any(-1).any(-1)
     fits = finite & (long_enough | ~on).all(-1) & silent & _evenly_spread(W, on, k)
     return torch.where(fits, code, other)
 
 
 def classify(W: Tensor, b: Tensor) -> list[str]:
-    """The phase of each parameter as a label, "5+" or "other" (module docstring).
+    """The phase of each parameter as a label, such as "5+" or "other" (see the module docstring).
 
     Args:
         W: (*batch, n_hidden, n_features).
         b: (*batch, n_features).
 
     Returns:
-        One label for each element of *batch, flattened row by row: a list of one label if there are
+        One label for each element of *batch, flattened in row-major order; one label if there are
         no batch axes. `phase_codes` keeps the axes.
     """
     codes = phase_codes(W, b)
@@ -118,13 +121,13 @@ def classify(W: Tensor, b: Tensor) -> list[str]:
 def _evenly_spread(W: Tensor, on: Tensor, k: Tensor) -> Tensor:
     """Whether the gaps between neighbouring columns that are on are 2 pi / k, within tolerance.
 
-    Where columns of the k-gon are off a gap may be wider by any amount.
+    If columns of the k-gon are off, gaps may be wider than that.
     """
     n_on = on.sum(-1, keepdim=True)
     angle = torch.atan2(W[..., 1, :], W[..., 0, :])
     angle = torch.where(on, angle, torch.inf).sort(-1).values
     index = torch.arange(angle.shape[-1], device=angle.device)
-    # The last one's next is the first, a turn on.
+    # The last column's neighbour is the first one, 2 pi further on.
     following = torch.where(index + 1 < n_on, angle.roll(-1, -1), angle[..., :1] + 2 * math.pi)
     present = index < n_on
     gap = torch.where(present, following - angle, 0.0)
@@ -141,7 +144,7 @@ def _points(n_features: int) -> tuple[CriticalPoint, ...]:
 
 @cache
 def _code_table(n_features: int) -> Tensor:
-    """[k, sigma, phi] to the place in `phase_labels`, that of `other` where there is no label."""
+    """Indices into `phase_labels` by [k, sigma, phi]; that of `other` where no label exists."""
     points = _points(n_features)
     n = n_features + 1
     table = torch.full((max(n, 5), n, 5), len(points))

@@ -1,27 +1,31 @@
-"""Plateaus: intervals of training steps on which the loss hardly moves. Model-free.
+"""Plateaus: intervals of training steps on which the loss hardly moves.
 
-Let y_s be the loss recorded at steps t_1 < t_2 < ..., unevenly spaced as may be. An interval of
-records I = [i, j] is *level* if
+Let y_i be the loss recorded at steps t_1 < t_2 < ..., at any spacing. An interval of records
+I = [i, j] is *level* if
 
     max_I y - min_I y <= 2 tolerance.
 
-Level intervals that cannot be extended overlap on slopes, so they are taken greedily: the longest
-in steps first, then the longest of what is left, as long as they have MIN_RECORDS records and
-t_j - t_i >= min_length (t_last - t_first). One that was taken is a plateau unless it is a piece of
-a slope: the mean losses of its two halves (halves in time) differ by
+Maximal level intervals overlap on slopes, so they are chosen greedily: the longest in steps first,
+then the longest among the remaining records, as long as they have MIN_RECORDS records and
+t_j - t_i >= min_length (t_last - t_first). A chosen interval is a plateau unless it is part of a
+slope. Let d be the difference of the mean losses of its two halves (halves in time). It is part of
+a slope if
 
-    more than (max_I y - min_I y) / 3.
+    d > (max_I y - min_I y) / 3,
 
-On a straight slope they differ by a half of max - min; on a plateau that the loss reaches fast or
-leaves fast, and on one with jitter, by a small part of it. (Trained ensembles show two heaps, about
-1/2 and below 1/4.) One that differs by no more than tolerance / 4 is at rest all the same, unless
-it is only what a longer interval has left of a slope: unless it could be extended and stay level.
+and, unless one more record on either side would leave it level, also d > tolerance / 4.
 
-Means are over time (trapezoidal), not over records: a plateau keeps its level if the steps are
-recorded more densely somewhere. The definition does not change if time is scaled, or shifted, or
-the loss shifted; it scales with the loss if tolerance does.
+On a straight slope d is 1/2 of max - min. It is much less on a plateau that the loss reaches or
+leaves fast, and on one with jitter. (In trained ensembles the ratio has two peaks, at about 1/2 and
+below 1/4.) The second condition keeps flat plateaus whose small range is all drift. It does not
+apply to an interval that could be extended, because such an interval is what a longer one left of
+a slope.
 
-What a plateau's level has to do with critical points is a second step, `match_plateaus`.
+Means are over time (trapezoidal), not over records, so the loss of a plateau does not change if
+some steps are recorded more densely. Plateaus are invariant under shifts of the loss, and move with
+the steps if these are shifted or scaled; they scale with the loss if tolerance does.
+
+The definition knows nothing of the model. `match_plateaus` compares plateaus with critical points.
 """
 
 from collections.abc import Sequence
@@ -37,11 +41,11 @@ from torch import Tensor
 from kgon.theory.critical import CriticalPoint
 
 MIN_RECORDS = 3
-"""Two records are level by chance alone; the third is the first that could say otherwise."""
+"""Two neighbouring records are often level by chance."""
 
 SAME_LEVEL = 1e-9
-"""Critical points whose losses differ by less share a level: rounding is 1e-16, and families with
-really different losses are at least 1e-6 apart for n_features <= 20."""
+"""Critical points whose losses differ by no more share a level. Rounding is 1e-16, and different
+levels are at least 1e-6 apart for n_features <= 20."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +68,9 @@ class Match:
     """The critical level nearest to a plateau.
 
     Attributes:
-        label: of the critical point; of several that share the level, the first.
+        label: the critical point's label; of several at this level, the first.
         distance: |plateau's loss - critical loss|.
-        ties: labels of all points at that level, `label` included.
+        ties: the labels of all critical points at this level, `label` included.
     """
 
     label: str
@@ -82,23 +86,22 @@ def find_plateaus(
     min_length: float = 0.01,
     window: int = 1,
 ) -> list[Plateau]:
-    """The plateaus of one curve in order of time (module docstring).
+    """The plateaus of one curve, in order of time (see the module docstring).
 
     Args:
         step: (n_records,), strictly increasing.
-        loss: (n_records,). A value that is not finite ends its curve: nothing from there on
-            belongs to a plateau.
-        tolerance: half the range of the loss within a plateau. The default is twice the jitter that
-            SGD with lr 0.005 and batches of 20 leaves on the population loss, and a seventh of the
-            least distance of critical levels at n_features = 6, 1 / (4 n_features^2).
-        min_length: least length, as a share of the steps recorded. The default is 2,250 of the
-            paper's 225,000 steps, 45 epochs.
-        window: records in the running median that is applied first, odd; 1 for none. For losses of
-            minibatches, whose noise is wider than `tolerance`. A median keeps sharp edges in place,
-            between levels longer than half of it.
+        loss: (n_records,). The curve ends at the first value that is not finite.
+        tolerance: half the largest range of the loss within a plateau. The default is twice the
+            jitter of the population loss under SGD with lr 0.005 and batches of 20, and a seventh
+            of the least distance between critical levels at n_features = 6, 1 / (4 n_features^2).
+        min_length: the least length of a plateau, as a share of the recorded steps. The default is
+            2,250 of the paper's 225,000 steps, 45 epochs.
+        window: records in the running median that is applied first, odd; 1 for none. For minibatch
+            losses, whose noise exceeds `tolerance`. A median keeps sharp edges in place between
+            levels that are longer than half the window.
 
     Raises:
-        ValueError: loss is not one curve, or an argument is out of range.
+        ValueError: loss is not one curve, step does not increase, or an argument is out of range.
     """
     loss = torch.as_tensor(loss)
     if loss.ndim != 1:
@@ -120,8 +123,11 @@ def find_plateaus_of_each(
     min_length: float = 0.01,
     window: int = 1,
 ) -> list[list[Plateau]]:
-    """`find_plateaus` for each of many curves: loss is (*batch, n_records), and the result has one
-    list for each element of *batch, flattened row by row."""
+    """`find_plateaus` for many curves: loss is (*batch, n_records).
+
+    Returns:
+        A list of plateaus for each element of *batch, flattened in row-major order.
+    """
     step, loss = torch.as_tensor(step).contiguous(), torch.as_tensor(loss).detach()
     counts, records, means = _found(step, loss, tolerance, min_length, window)
     steps, found = step.tolist(), []
@@ -146,14 +152,17 @@ def count_plateaus(
 
 
 def match_plateaus(plateaus: Sequence[Plateau], points: Sequence[CriticalPoint]) -> list[Match]:
-    """The critical level nearest to each plateau, however far it is: `distance` says.
+    """The critical level nearest to each plateau, at any distance.
 
     Args:
-        plateaus: of one curve.
-        points: critical points, of `critical_points(n_features)` for instance.
+        plateaus: the plateaus of one curve.
+        points: critical points, such as `critical_points(n_features)`.
+
+    Raises:
+        ValueError: there are no critical points.
     """
     if not points:
-        raise ValueError("points is empty: there is no critical level to match with")
+        raise ValueError("points is empty: there are no critical levels to match plateaus with")
     matches = []
     for plateau in plateaus:
         nearest = min(points, key=lambda point: abs(plateau.loss - point.loss))
@@ -163,9 +172,9 @@ def match_plateaus(plateaus: Sequence[Plateau], points: Sequence[CriticalPoint])
 
 
 def transitions(matches: Sequence[Match]) -> list[tuple[str, str]]:
-    """The passages from one critical level to another, in order: (from, to).
+    """The transitions from one critical level to another, in order, as (from, to).
 
-    Consecutive matches with the same label are one stay at that level.
+    Consecutive matches with the same label count as one stay at that level.
     """
     labels = [match.label for match in matches]
     return [(a, b) for a, b in pairwise(labels) if a != b]
@@ -182,7 +191,7 @@ def _check(step: Tensor, loss: Tensor, tolerance: float, min_length: float, wind
     if not tolerance > 0:
         raise ValueError(f"tolerance must be > 0, got {tolerance}")
     if not 0 < min_length <= 1:
-        raise ValueError(f"min_length is a share of the steps, in (0, 1], got {min_length}")
+        raise ValueError(f"min_length must be a share of the steps, in (0, 1], got {min_length}")
     if window < 1 or window % 2 == 0:
         raise ValueError(f"window must be odd and >= 1, got {window}")
 
@@ -190,19 +199,26 @@ def _check(step: Tensor, loss: Tensor, tolerance: float, min_length: float, wind
 def _found(
     step: Tensor, loss: Tensor, tolerance: float, min_length: float, window: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Of each of n_curves: how many plateaus it has, the first and the last record of each
-    (n_curves, n_records // MIN_RECORDS, 2), in no order, and their means."""
+    """The plateaus of each curve, in any order.
+
+    Returns:
+        The number of plateaus (n_curves), their first and last records (n_curves, most, 2) and
+        their means (n_curves, most), with most = n_records // MIN_RECORDS.
+    """
     _check(step, loss, tolerance, min_length, window)
     curves = loss.reshape(-1, step.numel()).to("cpu", torch.float64)
     alive = curves.isfinite().cumprod(-1)
     curves = _running_median(curves.where(alive > 0, torch.nan), window)
     times = step.to("cpu", torch.float64).numpy()
     shortest = min_length * (times[-1] - times[0])
-    return _find_all(times, curves.numpy(), alive.sum(-1).numpy(), tolerance, shortest)
+    found: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]] = _find_all(
+        times, curves.numpy(), alive.sum(-1).numpy(), tolerance, shortest
+    )
+    return found
 
 
 def _running_median(curves: Tensor, window: int) -> Tensor:
-    """Of the records within window // 2 on both sides, fewer at a curve's ends."""
+    """The median over window // 2 records on either side, fewer at a curve's ends."""
     if window == 1:
         return curves
     padded = torch.nn.functional.pad(curves, (window // 2, window // 2), value=torch.nan)
@@ -214,14 +230,14 @@ def _running_median(curves: Tensor, window: int) -> Tensor:
 def _furthest(y, width):
     """For each record i the largest j with max - min <= width over [i, j], (n,).
 
-    Both ends only ever move on. Two queues hold the records that can still become the maximum and
-    the minimum of [i, j], from its own one on: high[up:high_end] and low[down:low_end].
+    Two queues hold the records that can still become the maximum or the minimum of [i, j], the
+    current one first: high[up:high_end] and low[down:low_end].
     """
     n = y.size
     last = np.empty(n, np.int64)
     high, low = np.empty(n, np.int64), np.empty(n, np.int64)
     up = down = high_end = low_end = 0
-    j = 0  # one behind the interval's end
+    j = 0  # one past the interval's end
     for i in range(n):
         while j < n:
             top = y[high[up]] if up < high_end else y[j]
@@ -246,8 +262,8 @@ def _furthest(y, width):
 
 @numba.njit(cache=True, error_model="numpy")
 def _mean_and_moving(t, y, first, last, tolerance):
-    """Mean over time of the records first, ..., last, and whether they are a piece of a slope."""
-    origin = y[first]  # a constant has its own mean, to the last digit
+    """The mean over time of the records first, ..., last, and whether they are part of a slope."""
+    origin = y[first]  # so that the mean of a constant is exact
     length = t[last] - t[first]
     middle = (t[first] + t[last]) / 2
     whole = first_half = high = low = 0.0
@@ -272,10 +288,12 @@ def _mean_and_moving(t, y, first, last, tolerance):
 
 @numba.njit(cache=True, error_model="numpy")
 def _find(t, y, tolerance, shortest, records, means):
-    """How many plateaus one curve has; in no order, their first and last records go to `records`
-    (n // MIN_RECORDS, 2), their means to `means`."""
+    """Write the plateaus of one curve, in any order, and return their number.
+
+    `records` (n // MIN_RECORDS, 2) gets their first and last records, `means` their means.
+    """
     furthest = _furthest(y, 2 * tolerance)
-    # Stretches that nothing was taken from; what is taken from one changes no other.
+    # Stretches of records that are still to be searched, independent of each other.
     starts, ends = np.empty(y.size + 2, np.int64), np.empty(y.size + 2, np.int64)
     starts[0], ends[0] = 0, y.size
     found, left = 0, 1
@@ -302,7 +320,7 @@ def _find(t, y, tolerance, shortest, records, means):
 
 @numba.njit(cache=True, error_model="numpy")
 def _find_all(t, curves, lengths, tolerance, shortest):
-    """`_find` for every curve, of which the first lengths[c] records count."""
+    """`_find` for every curve c, up to record lengths[c]."""
     n_curves, most = len(curves), t.size // MIN_RECORDS
     counts = np.empty(n_curves, np.int64)
     records, means = np.empty((n_curves, most, 2), np.int64), np.empty((n_curves, most))

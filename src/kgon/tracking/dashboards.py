@@ -1,15 +1,16 @@
 """A W&B workspace of kgon's runs, and a report with the same sections.
 
-Panels show only what the commands log: `PANELS_OF` names, for each section, the commands that log
-its metrics, and a test checks every key against runs of those commands. Metrics whose names depend
-on the run (`phase/5+`) are selected by a pattern, or shown in a figure.
+`PANELS_OF` names, for each section, the commands that log its metrics; a test checks every key
+against runs of those commands. Metrics whose names depend on the run (`phase/5+`) are selected by a
+pattern, or shown in a figure.
 
-Building needs no network, but wandb-workspaces (the extra kgon[dashboards]), which takes seconds to
-import.
+Building them needs no network. It needs wandb-workspaces (the extra kgon[dashboards]), which takes
+seconds to import.
 """
 
 import importlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 STEP = "trainer/global_step"
@@ -166,7 +167,7 @@ def sections(parameters: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def _reports() -> Any:
-    """The module of panels and reports: its stubs export none of their names."""
+    """The module of panels and reports, untyped because its stubs export no names."""
     return importlib.import_module("wandb_workspaces.reports.v2")
 
 
@@ -182,72 +183,69 @@ def _accessor(name: str) -> str:
     return ".".join([first, "value", *below])
 
 
-def workspace(
-    entity: str,
-    project: str,
-    name: str,
-    sweep: str | None = None,
-    parameters: Sequence[str] = PARAMETERS,
-) -> Any:
-    """An unsaved `wandb_workspaces.workspaces.Workspace`.
+@dataclass(frozen=True)
+class View:
+    """What a workspace or a report shows.
 
-    Args:
-        entity: the project's owner.
+    Attributes:
+        entity: the owner of the project.
         project: the project of the runs.
-        name: the name of the view.
-        sweep: show only this group of runs; None shows all, grouped by sweep.
+        name: the name of the workspace or report.
+        sweep: show only this group of runs; None shows all runs, grouped by sweep.
         parameters: config entries on the axes of the sweep's overview.
     """
+
+    entity: str
+    project: str
+    name: str
+    sweep: str | None = None
+    parameters: Sequence[str] = PARAMETERS
+
+
+def workspace(view: View) -> Any:
+    """An unsaved `wandb_workspaces.workspaces.Workspace`."""
     import wandb_workspaces.expr as expr
     import wandb_workspaces.workspaces as ws
 
     group = expr.Metric("Group")
     return ws.Workspace(
-        entity=entity,
-        project=project,
-        name=name,
+        entity=view.entity,
+        project=view.project,
+        name=view.name,
         sections=[
             ws.Section(name=title, panels=panels, is_open=True)
-            for title, panels in sections(parameters).items()
+            for title, panels in sections(view.parameters).items()
         ],
         settings=ws.WorkspaceSettings(x_axis=STEP, max_runs=100),
         runset_settings=ws.RunsetSettings(
-            filters=expr.And(group == sweep) if sweep else "",
-            groupby=[] if sweep else [group],
-            pinned_columns=columns(parameters),
+            filters=expr.And(group == view.sweep) if view.sweep else "",
+            groupby=[] if view.sweep else [group],
+            pinned_columns=columns(view.parameters),
         ),
     )
 
 
-def report(
-    entity: str,
-    project: str,
-    name: str,
-    sweep: str | None = None,
-    parameters: Sequence[str] = PARAMETERS,
-) -> Any:
-    """An unsaved `wandb_workspaces.reports.v2.Report` with the same sections.
-
-    The arguments are those of `workspace`.
-    """
+def report(view: View) -> Any:
+    """An unsaved `wandb_workspaces.reports.v2.Report` with the same sections."""
     import wandb_workspaces.expr as expr
 
     wr = _reports()
 
     blocks: list[Any] = [wr.TableOfContents()]
-    for title, panels in sections(parameters).items():
-        # The report's own entity and project: naming them would ask the server.
+    for title, panels in sections(view.parameters).items():
+        # Without entity and project, which are then the report's own: naming them would need an
+        # answer from the server.
         runs = wr.Runset(
-            name=sweep or "runs",
-            filters=expr.And(expr.Metric("Group") == sweep) if sweep else "",
-            groupby=[] if sweep else ["group"],
-            pinned_columns=columns(parameters),
+            name=view.sweep or "runs",
+            filters=expr.And(expr.Metric("Group") == view.sweep) if view.sweep else "",
+            groupby=[] if view.sweep else ["group"],
+            pinned_columns=columns(view.parameters),
         )
         blocks += [wr.H2(title), wr.PanelGrid(runsets=[runs], panels=panels)]
-    return wr.Report(entity=entity, project=project, title=name, blocks=blocks)
+    return wr.Report(entity=view.entity, project=view.project, title=view.name, blocks=blocks)
 
 
-def as_json(view: Any) -> str:
-    """The JSON that a workspace or a report sends to the server."""
-    # There is no public call for it.
-    return str(view._to_model().spec.model_dump_json(by_alias=True, exclude_none=True, indent=2))
+def as_json(unsaved: Any) -> str:
+    """The JSON of a workspace or a report, as it is sent to the server."""
+    # The package has no public function for this.
+    return str(unsaved._to_model().spec.model_dump_json(by_alias=True, exclude_none=True, indent=2))

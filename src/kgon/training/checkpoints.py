@@ -1,4 +1,4 @@
-"""Checkpoint files: written safely, and the previous one kept."""
+"""Checkpoint files: each is written as a whole, and the previous one is kept."""
 
 import os
 import zipfile
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class Stopped(SystemExit):
-    """The job was told to stop (a signal, Ctrl-C): it is interrupted and can be resumed."""
+    """A signal or Ctrl-C stopped the job: it is interrupted and can be resumed."""
 
 
 FOLDER = "checkpoints"
@@ -17,13 +17,12 @@ BEFORE = "before.ckpt"
 
 
 def save(folder: Path, write: Callable[[Path], None]) -> None:
-    """Write the last checkpoint in `folder` by `write(path)`; the last one so far becomes the one
-    before.
+    """Call `write(path)` for a new file last.ckpt in `folder`; the old one becomes before.ckpt.
 
-    A process that is killed in between, or finds the disk full, leaves at least one whole file.
+    At least one whole checkpoint remains if the process is killed or the disk is full.
 
     Raises:
-        OSError: it could not be written; the earlier files are untouched.
+        OSError: the checkpoint could not be written; the earlier files are unchanged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{LAST}.{os.getpid()}"
@@ -35,7 +34,7 @@ def save(folder: Path, write: Callable[[Path], None]) -> None:
             (folder / LAST).replace(folder / BEFORE)
         partial.replace(folder / LAST)
     except (OSError, RuntimeError) as error:
-        # torch makes a RuntimeError of a full disk.
+        # torch raises a RuntimeError when the disk is full.
         kept = newest(folder)
         raise OSError(
             f"the checkpoint {folder / LAST} could not be written ({error}); "

@@ -1,4 +1,4 @@
-"""Feeding an ensemble: each member's data set and batch order, in blocks of many steps."""
+"""The training data of an ensemble: data sets and batch orders, in blocks of many steps."""
 
 from collections.abc import Iterator, Sequence
 from typing import Literal
@@ -16,7 +16,7 @@ from kgon.theory.critical import CriticalPoint
 from kgon.theory.loss import EmpiricalLoss, Loss
 
 _BLOCK_BYTES = 2**26
-"""Most memory for the inputs of a block: a large ensemble gets shorter blocks."""
+"""Most memory for the inputs of a block; large ensembles get shorter blocks."""
 
 
 class EnsembleData(L.LightningDataModule):
@@ -88,7 +88,7 @@ class EnsembleData(L.LightningDataModule):
         return self.distribution.expected_loss(importance)
 
     def train_loss(self, importance: Tensor | None) -> Loss | None:
-        """The loss of each member's own data set, or None where inputs are fresh at every step."""
+        """Each member's loss on its own data set, or None if inputs are fresh at every step."""
         if self._train_loss is None and self.x is not None:
             loss = self.distribution.sample_loss(self.x, importance)
             exact = isinstance(loss, EmpiricalLoss) and self.dtype == torch.float64
@@ -96,7 +96,7 @@ class EnsembleData(L.LightningDataModule):
         return self._train_loss
 
     def critical_points(self, n_hidden: int, importance: Tensor | None) -> list[CriticalPoint]:
-        """The known critical points of the expected loss, which the distribution decides."""
+        """The known critical points of the expected loss (see `Distribution`)."""
         return self.distribution.critical_points(n_hidden, importance)
 
     def minibatches(self, start: int, end: int) -> Minibatches:

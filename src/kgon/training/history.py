@@ -13,8 +13,8 @@ LAST = slice(-1, None)
 class History:
     """Tables by name; each record holds, for one step, columns of shape (n_members, ...).
 
-    What does not fit that form (plateaus: some for each member) is in `lists`: by name, a list of
-    rows for each member. The record is saved in checkpoints, so a resumed run has the whole of it.
+    `lists` holds what has a varying number of rows per member, such as plateaus: by name, a list of
+    rows for each member. The history is saved in checkpoints, so a resumed run has all of it.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class History:
         return table in self._columns
 
     def steps(self, table: str) -> Tensor:
-        """The steps at which the table was added to, (n_records,)."""
+        """The steps of a table's records, (n_records,)."""
         return torch.tensor(self._steps[table])
 
     def column(self, table: str, name: str, records: slice = slice(None)) -> Tensor:
@@ -53,11 +53,11 @@ class History:
         return {name: self.column(table, name, records) for name in self._columns[table]}
 
     def rows(self, name: str) -> list[Any]:
-        """The rows of a list, of all members one after the other."""
+        """The rows of a list, member by member."""
         return [row for rows in self.lists.get(name, []) for row in rows]
 
     def of_members(self, members: slice, records: slice = slice(None)) -> "History":
-        """The record of some members only, all records or some."""
+        """The history of some members, with all records or some."""
         part = History()
         for table, steps in self._steps.items():
             part._steps[table] = steps[records]
@@ -70,7 +70,11 @@ class History:
 
     @classmethod
     def joined(cls, histories: Sequence["History"]) -> "History":
-        """The record of several ensembles that were recorded at the same steps as that of one."""
+        """The histories of several ensembles as one, in order of members.
+
+        Raises:
+            ValueError: they were recorded at different steps.
+        """
         first, whole = histories[0], cls()
         if any(history._steps != first._steps for history in histories):
             raise ValueError("the records were made at different steps")
@@ -89,7 +93,7 @@ class History:
         return whole
 
     def state_dict(self) -> dict[str, Any]:
-        """The record as plain containers of tensors."""
+        """The history as plain containers of tensors."""
         return {
             "steps": self._steps,
             "columns": {table: self.columns(table) for table in self._columns},
@@ -97,7 +101,7 @@ class History:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take a record that `state_dict` gave."""
+        """Replace this history by one from `state_dict`."""
         self._steps = state["steps"]
         self._columns = {
             table: {name: [column] for name, column in columns.items()}

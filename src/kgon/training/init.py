@@ -1,4 +1,4 @@
-"""Initial parameters, of every member from its own random stream."""
+"""Initial parameters; every member has its own random stream."""
 
 from typing import Protocol
 
@@ -31,11 +31,11 @@ def _normal_parameters(keys: streams.Keys, m: int, n: int) -> tuple[Tensor, Tens
 class KGon:
     """A critical point plus noise: the paper starts at 4-gons (Sec. 5).
 
-    W is the critical point's plus N(0, noise^2). The biases are N(0, bias_std^2), or, where
-    bias_std is None, the critical point's plus N(0, noise^2).
+    W is that of the critical point plus N(0, noise^2). The biases are N(0, bias_std^2), or, if
+    bias_std is None, those of the critical point plus N(0, noise^2).
 
     Args:
-        label: of the critical point, "4" or "5+" for instance.
+        label: the critical point's label, such as "4" or "5+".
         noise: standard deviation about the critical point.
         bias_std: standard deviation of the biases, or None.
     """

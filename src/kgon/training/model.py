@@ -30,27 +30,30 @@ class TMS(L.LightningModule):
     """f(x, w) = ReLU(W^T W x + b) for every member at once, trained on E ||x - f(x, w)||^2.
 
     The parameters are W (n_members, n_hidden, n_features) and b (n_members, n_features). One
-    `training_step` takes a block of minibatches and makes all of its optimizer steps: a step of a
-    member costs half a microsecond, a call through Lightning hundreds of times that. Lightning's
-    `global_step` still counts optimizer steps. A member's parameters depend on its own seed, data
-    and start only.
+    `training_step` takes a block of minibatches and makes all of its optimizer steps, because a
+    member's step takes half a microsecond and a call through Lightning hundreds of times that.
+    Lightning's `global_step` still counts optimizer steps. A member's parameters depend only on its
+    own seed, data and start.
 
-    A member diverges when its loss stops being finite. `diverged_at` holds the first stop of the
-    data module at which that is seen (-1 for the others), and training goes on without it.
+    A member has diverged when its loss is not finite. `diverged_at` holds the first stop of the
+    data module at which this is observed, -1 for other members. The other members train on.
 
     Args:
         n_features: input dimension n (the paper's c).
         n_hidden: hidden dimension m (the paper's r).
         members: numbers of the members; with `seed` they name the random streams.
         seed: one for all members, or one for each.
-        init: the start.
-        optimizer: makes a torch optimizer, elementwise, from parameters.
-        scheduler: makes a torch LR scheduler, advanced every step, or None.
-        importance: weight of each output coordinate, as of `importance_weights`; or a tensor
-            (n_features,), or (n_members, n_features).
+        init: makes the initial parameters.
+        optimizer: makes a torch optimizer, which must be elementwise, from parameters.
+        scheduler: makes a torch LR scheduler, which is advanced at every step, or None.
+        importance: weight of each output coordinate: what `importance_weights` takes, or a tensor
+            (n_features,) or (n_members, n_features).
         dtype: of parameters and inputs.
-        learning_rates: (first step, n_steps) -> (n_members, n_steps), where members have learning
-            rates of their own; None for those of the optimizer and its scheduler.
+        learning_rates: a function (first step, n_steps) -> (n_members, n_steps), if the members'
+            learning rates differ; None to use the optimizer and its scheduler.
+
+    Raises:
+        ValueError: a size is below 1, or the optimizer or scheduler couples members.
     """
 
     def __init__(
@@ -97,7 +100,7 @@ class TMS(L.LightningModule):
         return streams.member_keys(self.seeds, self.members, purpose)
 
     def on_cpu(self) -> tuple[Tensor, Tensor]:
-        """W and b on the CPU, where the data sets and the compiled losses are."""
+        """W and b on the CPU, where data sets and compiled losses are."""
         return self.W.detach().cpu(), self.b.detach().cpu()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -141,7 +144,7 @@ class TMS(L.LightningModule):
             tracker.completed += n
 
     def _mark_diverged(self) -> None:
-        # The loss is made of these squares: it overflows before the parameters do.
+        # The loss is a sum of these squares, so it overflows before the parameters do.
         W, b = self.W.detach(), self.b.detach()
         finite = ((W.mT @ W).square().sum((1, 2)) + b.square().sum(1)).isfinite()
         fresh = ~finite & (self.diverged_at < 0)
@@ -162,17 +165,21 @@ class TMS(L.LightningModule):
         metrics: Mapping[str, float],
         pictures: Mapping[str, Path] = MappingProxyType({}),
     ) -> None:
-        """Keep metrics and pictures of this step for the loggers and the progress bar."""
+        """Store metrics and pictures of this step for the loggers and the progress bar."""
         self.metrics |= metrics
         self.unsent_metrics |= metrics
         self.unsent_pictures |= pictures
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the record."""
+        """Add the history to the checkpoint."""
         checkpoint["history"] = self.history.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the record; ValueError if the checkpoint is of another shape."""
+        """Take the history from the checkpoint.
+
+        Raises:
+            ValueError: its parameters have another shape.
+        """
         for name, mine in (("W", self.W), ("b", self.b)):
             saved = checkpoint["state_dict"][name]
             if saved.shape != mine.shape:

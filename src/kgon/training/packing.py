@@ -1,9 +1,9 @@
 """Several jobs' ensembles trained as one ensemble.
 
-Jobs with inputs of the same kind and number, models of the same shape, and the same optimizer up to
-its learning rate can share the axis of members. A member's result depends on its own settings only,
-so each job gets what it would have got alone. Only this module and `launch.packed` know that
-members belong to jobs.
+Jobs can share the axis of members (as a *pack*) if they have inputs of the same kind and number,
+models of the same shape, and the same optimizer except for its learning rate. A member's result
+depends only on its own settings, so each job has the same result as alone. Only this module and
+`launch.packed` know that members belong to jobs.
 """
 
 import json
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from kgon.data import Distribution
+from kgon.files import write_text
 from kgon.theory.critical import CriticalPoint
 from kgon.theory.loss import Loss, SplitLoss
 from kgon.training import checkpoints
@@ -30,7 +31,7 @@ Checkpoint = dict[str, Any]
 
 
 def places(jobs: Sequence[TMS] | Sequence[EnsembleData]) -> list[slice]:
-    """Where each job's members are on the axis of the pack."""
+    """The slice of the pack's members that belongs to each job."""
     ends = torch.tensor([0, *(len(job.members) for job in jobs)]).cumsum(0).tolist()
     return [slice(start, end) for start, end in pairwise(ends)]
 
@@ -55,7 +56,7 @@ def packed_model(jobs: Sequence[TMS]) -> TMS:
 
 
 def _importance(jobs: Sequence[TMS]) -> Tensor | None:
-    """The weights of all members' features, a row each; one row or None where all agree."""
+    """The importance weights, one row per member; a single row or None if all jobs agree."""
     if all(job.importance is None for job in jobs):
         return None
     ones = torch.ones(jobs[0].W.shape[-1], dtype=torch.float64)
@@ -68,8 +69,11 @@ def _importance(jobs: Sequence[TMS]) -> Tensor | None:
 
 
 class JobRates:
-    """The learning rates of jobs whose optimizers or schedulers differ: (first step, n_steps) to
-    (n_members, n_steps). Steps may not be asked for twice."""
+    """The learning rates of jobs whose optimizers or schedulers differ.
+
+    Called with (first step, n_steps), it returns the rates (n_members, n_steps). Calls must be in
+    order of steps, each step at most once.
+    """
 
     def __init__(self, jobs: Sequence[TMS]):
         self.clocks = [_Clock(job) for job in jobs]
@@ -82,7 +86,7 @@ class JobRates:
 
 
 class _Clock:
-    """A job's optimizer and scheduler, which follow the steps without training anything."""
+    """A copy of a job's optimizer and scheduler that only tracks the learning rate."""
 
     def __init__(self, job: TMS):
         self.optimizer = job.make_optimizer([nn.Parameter(torch.zeros(1))])
@@ -97,10 +101,11 @@ class _Clock:
 
 
 class JobDistributions:
-    """Distributions of one kind, each of some members' inputs.
+    """Distributions of one kind, each for the inputs of some members.
 
     Args:
-        distributions: (places of the members, their distribution), which make up the axis in order.
+        distributions: (slice of members, distribution) pairs, in order; the slices together cover
+            the axis of members.
     """
 
     def __init__(self, distributions: Sequence[tuple[slice, Distribution]]):
@@ -123,11 +128,11 @@ class JobDistributions:
         )
 
     def sample_loss(self, x: Tensor, importance: Tensor | None) -> Loss:
-        """The loss of a sample of each member's own."""
+        """Each member's loss on its own sample."""
         return self.distributions[0][1].sample_loss(x, importance)
 
     def critical_points(self, n_hidden: int, importance: Tensor | None) -> list[CriticalPoint]:
-        """None: jobs are matched with critical points one by one."""
+        """An empty list: critical points are looked up job by job, not for the pack."""
         return []
 
 
@@ -156,12 +161,12 @@ def _equal(one: Distribution, other: Distribution) -> bool:
 
 
 def take_record(job: TMS, whole: TMS, place: slice, records: slice = slice(None)) -> None:
-    """Give a job its members' record, all of it or some."""
+    """Copy the history of a job's members, or some records of it, from the pack to the job."""
     job.history = whole.history.of_members(place, records)
 
 
 def unpack(jobs: Sequence[TMS], whole: TMS) -> None:
-    """Give each job its members' parameters and record, as if it had been trained alone."""
+    """Copy each job's parameters and history from the pack to the job."""
     for job, place in zip(jobs, places(jobs), strict=True):
         with torch.no_grad():
             job.W.copy_(whole.W[place])
@@ -171,7 +176,7 @@ def unpack(jobs: Sequence[TMS], whole: TMS) -> None:
 
 
 def checkpoint_of_job(checkpoint: Checkpoint, place: slice, job: TMS) -> Checkpoint:
-    """The checkpoint that a job would have written alone, from its pack's."""
+    """The checkpoint that a job would have written alone, from that of its pack."""
     n_members = len(checkpoint["state_dict"]["b"])
     clock = _Clock(job)
     clock.rates(0, checkpoint["global_step"])
@@ -201,7 +206,11 @@ def checkpoint_of_job(checkpoint: Checkpoint, place: slice, job: TMS) -> Checkpo
 
 
 def joined_checkpoint(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
-    """The checkpoint of a pack, from those that its jobs wrote at the same step."""
+    """The checkpoint of a pack, from those of its jobs at the same step.
+
+    Raises:
+        ValueError: the checkpoints are of different steps.
+    """
     first = checkpoints[0]
     steps = {checkpoint["global_step"] for checkpoint in checkpoints}
     if len(steps) > 1:
@@ -232,18 +241,18 @@ def joined_checkpoint(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
 
 
 POINTER = "pack.json"
-"""Beside a job's own checkpoints: where its pack is, and its members' places there."""
+"""File among a job's checkpoints that says where its pack is, and which members are the job's."""
 
 
 def load(path: Path) -> Checkpoint:
-    """A checkpoint, read."""
+    """Read a checkpoint."""
     checkpoint: Checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     return checkpoint
 
 
 def join_pack(folder: Path, pack: Path, job: str, place: slice) -> None:
-    """Note in a job's folder of checkpoints that its state is in a pack's, and in the pack's folder
-    that this job needs it."""
+    """Record in a job's folder of checkpoints that its state is in a pack, and in the pack's folder
+    that the job needs it."""
     (pack / "jobs").mkdir(parents=True, exist_ok=True)
     (pack / "jobs" / job).touch()
     folder.mkdir(parents=True, exist_ok=True)
@@ -252,16 +261,14 @@ def join_pack(folder: Path, pack: Path, job: str, place: slice) -> None:
         "job": job,
         "place": [place.start, place.stop],
     }
-    partial = folder / f".{POINTER}"
-    partial.write_text(json.dumps(pointer))
-    partial.replace(folder / POINTER)
+    write_text(folder / POINTER, json.dumps(pointer), sync=False)
 
 
 def leave_pack(folder: Path, job: TMS | None) -> None:
-    """Undo `join_pack`, if there is a pack; the last job to leave removes the pack's folder.
+    """Undo `join_pack`, if the job is in a pack. The last job to leave removes the pack's folder.
 
-    An interrupted job first gets a checkpoint of its own from the pack's, so that it can go on
-    alone or in another pack. A job that is done (None) needs none.
+    An interrupted job gets its own checkpoint from that of the pack, so that it can resume alone or
+    in another pack. Pass None for a job that has finished, which needs no checkpoint.
     """
     if not (folder / POINTER).exists():
         return

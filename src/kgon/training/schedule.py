@@ -13,8 +13,8 @@ class Schedule:
     Attributes:
         max_steps: length of the training run.
         n_losses: number of evenly spaced records of the loss, which is also recorded at snapshots.
-        n_snapshots: number of log-spaced snapshots of the parameters; early ones that round to the
-            same step are one.
+        n_snapshots: number of log-spaced snapshots of the parameters, before early ones that round
+            to the same step are merged.
         n_llc: number of evenly spaced LLC estimates, with snapshots at the same steps.
     """
 
@@ -42,14 +42,14 @@ class Schedule:
     @cached_property
     def llc(self) -> list[int]:
         """Steps of the LLC estimates."""
-        # None at step 0, which is no plateau.
+        # Not at step 0, where the loss is not on a plateau.
         return self._evenly_spaced(self.n_llc)[1:]
 
     def _evenly_spaced(self, n: int) -> list[int]:
         return sorted(set(np.linspace(0, self.max_steps, n + 1).round().astype(int).tolist()))
 
     def bytes_recorded(self, n_members: int, n_hidden: int, n_features: int) -> int:
-        """Memory that the losses and the parameters of a run's record take, as float64."""
+        """Bytes that the losses and parameters of a run's history take, as float64."""
         a_snapshot = (n_hidden + 1) * n_features
         return 8 * n_members * (2 * len(self.losses) + a_snapshot * len(self.snapshots))
 

@@ -1,4 +1,4 @@
-"""Optimizer steps of an ensemble: the learning rates ahead, the steps, what keeps members apart."""
+"""Optimizer steps of an ensemble, their learning rates, and a check of members' independence."""
 
 import warnings
 from collections.abc import Callable, Iterable
@@ -19,13 +19,10 @@ def next_learning_rates(
     scheduler: torch.optim.lr_scheduler.LRScheduler | None,
     n_steps: int,
 ) -> Tensor:
-    """The learning rates of the next n_steps steps, (n_steps,) float64.
-
-    The scheduler is advanced by n_steps.
-    """
+    """Advance the scheduler by n_steps; return the learning rates of these steps, (n_steps,)."""
     rates = []
     with warnings.catch_warnings():
-        # The scheduler runs ahead of the optimizer, which torch warns about.
+        # torch warns because the scheduler runs ahead of the optimizer.
         warnings.filterwarnings("ignore", message="Detected call of .lr_scheduler.step")
         for _ in range(n_steps):
             rates.append(float(optimizer.param_groups[0]["lr"]))
@@ -44,8 +41,7 @@ def minibatch_steps(
 ) -> None:
     """Make one optimizer step of every member on each minibatch, in place.
 
-    The steps run in a compiled loop where there is one for the optimizer and the device, else in
-    torch.
+    They run in a compiled loop if there is one for the optimizer and the device, else in torch.
 
     Args:
         W: (n_members, n_hidden, n_features).
@@ -74,7 +70,7 @@ def torch_steps(
     loss_at: Callable[[int], Loss],
 ) -> None:
     """Make one step of a torch optimizer on `loss_at(t)` for each learning rate, in place."""
-    # The scheduler has run ahead: leave the optimizer at the rate that the scheduler knows.
+    # The scheduler has run ahead, so the optimizer must keep the rate that the scheduler left.
     ahead = [group["lr"] for group in optimizer.param_groups]
     for t, rate in enumerate(rates.tolist()):
         _, W.grad, b.grad = loss_at(t).value_and_grad(W.detach(), b.detach())
@@ -86,7 +82,7 @@ def torch_steps(
 
 
 class LossOnCPU:
-    """A loss whose data set is on the CPU, for parameters on any device."""
+    """A loss that is computed on the CPU, where its data set is, for parameters on any device."""
 
     def __init__(self, loss: Loss):
         self.loss = loss
@@ -103,9 +99,9 @@ class LossOnCPU:
 def check_members_are_independent(
     make_optimizer: OptimizerFactory, make_scheduler: SchedulerFactory | None
 ) -> None:
-    """Refuse an optimizer or scheduler that would make one member's training depend on another's.
+    """Refuse an optimizer or scheduler with which a member's training would depend on others.
 
-    The optimizer is run on three made-up members, together and one at a time.
+    The optimizer is run on three test members, together and one at a time.
 
     Raises:
         ValueError: the results differ, the optimizer needs a closure, its arguments are wrong, or
