@@ -208,6 +208,15 @@ def test_only_plain_sgld_is_compiled():
         assert langevin._Rule(sampler, 1.0, 1.0, 1.0).is_plain_sgld is plain
 
 
+def test_a_numpy_integer_is_the_seed_that_it_says():
+    quick = {**SETTINGS, "n_draws": 4, "n_burnin": 0, "n_chains": 2, "nbeta": 10.0, "lr": 1e-3}
+    one = estimate_llc(quadratic, torch.zeros(3), **{**quick, "seed": np.int64(7)})
+    other = estimate_llc(quadratic, torch.zeros(3), **{**quick, "seed": 7})
+    assert torch.equal(one.trace, other.trace)
+    with pytest.raises(ValueError, match=r"uint64 stream keys of shape \(\)"):
+        estimate_llc(quadratic, torch.zeros(3), **{**quick, "seed": np.array(7)})
+
+
 def test_estimating_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
     quick = {**SETTINGS, "n_draws": 4, "n_burnin": 0, "n_chains": 2}

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -139,6 +140,8 @@ def test_a_replicate_of_a_data_set_is_the_same_alone_and_in_company():
         assert torch.equal(alone.log_evidence_per_replicate[:, 0],
                            together.log_evidence_per_replicate[:2, d])  # fmt: skip
     assert not torch.equal(together.W[:, 0, 0], together.W[:, 1, 0])
+    numpys = sample_posterior(x, n_replicates=3, seed=np.int64(0), **settings)
+    assert torch.equal(numpys.W, together.W)
 
 
 def test_the_torch_path_too_and_it_samples_the_same_posterior():
@@ -267,7 +270,8 @@ def test_no_data_leave_the_prior():
         ({"n_samples": -5.0}, "n_samples must be >= 0"),
         ({"n_features": 5}, "n_features=5, but the loss's data have 6"),
         ({"n_samples": torch.ones(3)}, "n_samples has shape"),
-        ({"seed": streams.member_keys(0, [1, 2, 3], "x")}, "seed has keys of shape"),
+        ({"seed": np.array([1, 2])}, "seed must be an integer, or uint64 stream keys"),
+        ({"seed": streams.member_keys(0, [1, 2, 3], "x")}, r"keys of shape \(2,\)"),
     ],
 )
 def test_bad_input(change, message):

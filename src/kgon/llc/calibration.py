@@ -18,7 +18,6 @@ then the smallest localization (which lowers the estimate least), then the lr wi
 effective sample size. Where none is admissible no setting of the grid gives a reliable estimate.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -100,8 +99,7 @@ def calibrate(
     steps, pulls, temperatures = (
         values.reshape(*values.shape, *[1] * n_batch).expand(*shape, *batch) for values in axes
     )
-    if isinstance(seed, int):
-        seed = streams.member_keys(seed, range(math.prod(batch)), "llc").reshape(batch)
+    keys = streams.seed_keys(seed, batch, "llc")
     estimate = estimate_llc(
         loss,
         *(p.expand(*shape, *p.shape) for p in params),
@@ -111,7 +109,7 @@ def calibrate(
         n_chains=n_chains,
         n_draws=n_draws,
         n_burnin=n_burnin,
-        seed=np.broadcast_to(seed, (*shape, *batch)).copy(),
+        seed=np.broadcast_to(keys, (*shape, *batch)).copy(),
         sampler=sampler,
     )
     admissible = _admissible(estimate)

@@ -210,13 +210,8 @@ def check_memory(n_draws: int, n_chains: int, n_estimates: int) -> None:
 
 def subkeys(seed: int | streams.Keys, batch: tuple[int, ...], n_chains: int) -> streams.Keys:
     """The chains' stream keys, (n_chains, *batch)."""
-    if isinstance(seed, int):
-        seed = streams.member_keys(seed, range(math.prod(batch)), "llc").reshape(batch)
-    if seed.shape != tuple(batch):
-        raise ValueError(
-            f"seed has keys of shape {seed.shape}, but the shape of w* is {tuple(batch)}"
-        )
-    return np.ascontiguousarray(np.moveaxis(streams.subkeys(seed, n_chains), -1, 0))
+    keys = streams.seed_keys(seed, batch, "llc")
+    return np.ascontiguousarray(np.moveaxis(streams.subkeys(keys, n_chains), -1, 0))
 
 
 def check_settings(

@@ -259,11 +259,8 @@ def _strength(
 
 def _keys(seed: int | streams.Keys, batch: tuple[int, ...], n_replicates: int) -> streams.Keys:
     """The replicates' stream keys, (n_replicates * batch)."""
-    if isinstance(seed, int):
-        seed = streams.member_keys(seed, range(math.prod(batch)), "posterior").reshape(batch)
-    if seed.shape != batch:
-        raise ValueError(f"seed has keys of shape {seed.shape}, the data sets have {batch}")
-    return np.ascontiguousarray(np.moveaxis(streams.subkeys(seed, n_replicates), -1, 0)).ravel()
+    keys = streams.seed_keys(seed, batch, "posterior")
+    return np.ascontiguousarray(np.moveaxis(streams.subkeys(keys, n_replicates), -1, 0)).ravel()
 
 
 def _summarise(result: Tempered, strength: Tensor, runs: tuple[int, ...]) -> Posterior:
