@@ -97,7 +97,6 @@ class Kernel:
         lr: Tensor,
         localization: Tensor,
         n_burnin: int,
-        probe_every: int,
     ) -> Tensor:
         """Langevin chains from W and b, in place, n_burnin steps and as many as `trace` has draws.
 
@@ -109,16 +108,15 @@ class Kernel:
             keys: (n_stack, n_runs), streams of the chains' noise.
             nbeta, lr, localization: (n_runs).
             n_burnin: steps before the first draw.
-            probe_every: draws from one probe of the acceptance to the next.
 
         Returns:
-            The mean acceptance (n_stack, n_runs), NaN without a probe.
+            The mean acceptance (n_stack, n_runs) of the steps from draw to draw, NaN for one draw.
         """
         acceptance = trace.new_empty(trace.shape[:2])
         stacks = [W, b, trace, acceptance, torch.from_numpy(keys)]
         self._share_out(
             exact_loops.langevin, n_burnin + trace.shape[2], stacks, [nbeta, lr, localization],
-            n_burnin, probe_every,
+            n_burnin,
         )  # fmt: skip
         return acceptance
 

@@ -6,7 +6,7 @@ A setting is *admissible* at a w* if
 
 1. its verdict is ok;
 2. the mean Metropolis acceptance is at least ACCEPTANCE, so that the step is small enough (samplers
-   with a preconditioner have no acceptance; for them the other rules decide);
+   other than plain SGLD have no acceptance; for them the other rules decide);
 3. no larger lr that passes rule 2, all else equal, escapes: chains with a smaller lr would escape
    too if they ran as long, since n_draws steps of size lr cover a time of n_draws lr;
 4. it is stable in lr: of its two neighbours in lr at least one passes rules 1 and 2, and each that
@@ -140,7 +140,7 @@ def _check_grid(lr: list[float], localization: list[float], nbeta: list[float]) 
 
 def _admissible(estimate: LLC) -> Tensor:
     ok = estimate.verdict == VERDICTS.index("ok")
-    # The acceptance of a preconditioned sampler is NaN, which passes.
+    # The acceptance of anything but plain SGLD is NaN, which passes.
     accepted = ~(estimate.acceptance < ACCEPTANCE)
     lost = (estimate.verdict == VERDICTS.index("escaped")) & accepted
     lost_at_or_above = lost.flip(0).cumsum(0).flip(0) > 0

@@ -63,7 +63,7 @@ class LLC:
         below: share of draws with a loss below L(w*).
         drift: estimate from the second half of the draws less that from the first.
         acceptance: mean acceptance probability that a Metropolis correction would have had (MALA):
-            near 1 the discretisation error is small. NaN for preconditioned samplers.
+            near 1 the discretisation error is small. NaN for anything but plain SGLD.
         kept: number of chains kept.
         verdict: an index into VERDICTS; `verdicts` has the words.
         trace: (n_draws, n_chains, *batch), the losses of the draws.
@@ -120,7 +120,9 @@ def estimate_llc(
             depend on the others.
         discard: leave out chains with more than this share of draws below L(w*) (the paper: 0.05);
             None keeps all.
-        sampler: `SGMCMC.sgld`, `SGMCMC.rmsprop_sgld`, or a partial of one.
+        sampler: `SGMCMC.sgld`, `SGMCMC.rmsprop_sgld`, or a partial of one with devinterp's options.
+            A `mask` is a list with a tensor for each parameter, of a shape that broadcasts to that
+            of w*, or one tensor where there is one parameter.
 
     Returns:
         Estimates over (*batch). The first of these rules that holds gives the verdict:
@@ -135,7 +137,8 @@ def estimate_llc(
         ValueError: an argument out of range, more draws than fit into memory, NaN in w*,
             parameters that share storage (each would get its own noise: the tied weights of
             devinterp's notebook give 13.3 instead of 8.3), or a loss that does not return one
-            value for each w* or does not depend on one of the parameters.
+            value for each w* or does not depend on one of the parameters; or a sampler or option
+            that would not do on a stack of chains what devinterp says.
     """
     check_settings(nbeta, lr, localization, n_chains, n_draws, n_burnin)
     loss, w_star = _unpacked(loss, params)

@@ -23,6 +23,7 @@ from devinterp.optim.preconditioner import (
     Preconditioner,
     PreconditionerCoefs,
 )
+from devinterp.optim.prior import CompositePrior
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -62,23 +63,25 @@ def sample(
         points: w*, one tensor (*batch, ...) for each parameter.
         keys: (n_chains, *batch), streams of the chains' noise.
         n_draws: draws kept of each chain, after n_burnin that are not.
-        sampler: `SGMCMC.sgld`, `SGMCMC.rmsprop_sgld`, or a partial of one.
+        sampler: `SGMCMC.sgld`, `SGMCMC.rmsprop_sgld`, or a partial of one. A `mask` is a list with
+            a tensor for each parameter, of a shape that broadcasts to that of w*, or one tensor
+            where there is one parameter.
         nbeta, lr, localization: numbers, or a value for each w*, (*batch).
 
     Returns:
-        The losses of the draws (n_draws, n_chains, *batch), float64, and the chains' mean MALA
-        acceptance (n_chains, *batch), NaN for preconditioned samplers.
+        The losses of the draws (n_draws, n_chains, *batch), float64, and the chains' MALA
+        acceptance (n_chains, *batch), the mean over all steps from draw to draw; NaN for a single
+        draw and for anything but plain SGLD.
 
     Raises:
         RuntimeError: devinterp's SGLD does not make the step of the compiled loop.
         ValueError: the loss does not return one value for each chain and w*, or does not depend on
-            one of the parameters.
+            one of the parameters; or an option of the sampler that stacked chains do not have.
     """
+    _check_options(sampler)
     # A chain's draws lie side by side, in the order in which they are written and read.
     trace = torch.empty(*keys.shape, n_draws, dtype=torch.float64)
     acceptance = torch.empty(keys.shape, dtype=torch.float64)
-    # Acceptance is measured at one step in so many, since it costs as much as a step.
-    probe_every = max(1, n_draws // 50)
     rule = _Rule(sampler, nbeta, lr, localization)
     double = all(p.dtype == torch.float64 for p in points)
     if rule.is_plain_sgld and isinstance(loss, CompiledLoss) and double:
@@ -90,9 +93,7 @@ def sample(
     at_once = max(1, numbers // max(sum(p.numel() for p in points), 1))
     for start in range(0, len(keys), at_once):
         part = slice(start, start + at_once)
-        _, acceptance[part] = chains(
-            loss, points, keys[part], trace[part], n_burnin, probe_every, rule
-        )
+        _, acceptance[part] = chains(loss, points, keys[part], trace[part], n_burnin, rule)
     return trace.movedim(-1, 0), acceptance
 
 
@@ -113,16 +114,19 @@ class _Rule:
             return sampler.func == SGLD and not sampler.args and not sampler.keywords
         return sampler == SGLD
 
-    def optimizer(self, w: Tensor) -> SGMCMC:
-        """The optimizer on a stack (n_chains, *batch, size).
+    def optimizer(self, w: Tensor, points: tuple[Tensor, ...]) -> SGMCMC:
+        """The optimizer on a stack (n_chains, *batch, size) of chains that start at `points`.
 
         `SGMCMC.sgld` and its like take numbers only: they test nbeta == 1 and localization > 0. So
         the optimizer is built with other numbers, which settings that are tensors then replace.
         """
         nbeta, lr, localization = self.nbeta, self.lr, self.localization
+        options: dict[str, Any] = {}
+        if (mask := _options(self.sampler).get("mask")) is not None:
+            options["mask"] = _stacked_mask(mask, points, w)
         if not any(isinstance(value, Tensor) for value in (nbeta, lr, localization)):
-            return self.sampler([w], lr=lr, nbeta=nbeta, localization=localization)
-        optimizer = self.sampler([w], lr=1.0, nbeta=2.0, localization=1.0)
+            return self.sampler([w], lr=lr, nbeta=nbeta, localization=localization, **options)
+        optimizer = self.sampler([w], lr=1.0, nbeta=2.0, localization=1.0, **options)
         (group,) = optimizer.param_groups
         group["nbeta"] = _shaped(nbeta, w)
         for prior in group["prior"].priors:
@@ -131,6 +135,62 @@ class _Rule:
         steps = StepSizes(torch.as_tensor(_shaped(lr, w)).to(w))
         group["preconditioner"] = CompositePreconditioner([group["preconditioner"], steps])
         return optimizer
+
+
+def _options(sampler: SamplerFactory) -> dict[str, Any]:
+    """The options that a partial of one of devinterp's samplers fixes."""
+    return sampler.keywords if isinstance(sampler, functools.partial) else {}
+
+
+def _check_options(sampler: SamplerFactory) -> None:
+    """ValueError for what would not do on stacked chains what devinterp says."""
+    method = sampler.func if isinstance(sampler, functools.partial) else sampler
+    if method == SGMCMC.sgnht:
+        raise ValueError(
+            "sampler SGMCMC.sgnht has one thermostat for a whole stack of chains and no "
+            "localization: use SGMCMC.sgld or SGMCMC.rmsprop_sgld"
+        )
+    for name, value in _options(sampler).items():
+        if name in ("lr", "nbeta", "localization"):
+            raise ValueError(
+                f"the sampler fixes {name}={value}: pass {name} to the estimate itself"
+            )
+        if name in ("save_metrics", "sketch_dim") and value:
+            raise ValueError(
+                f"the sampler has {name}={value}, but stacked chains keep the losses of the draws "
+                "only: leave it out"
+            )
+
+
+def _stacked_mask(mask: Any, points: tuple[Tensor, ...], w: Tensor) -> Tensor:
+    """devinterp's mask, one tensor for each parameter, for the stack w (n_chains, *batch, size)."""
+    masks = [mask] if isinstance(mask, Tensor) else list(mask)
+    shapes = [tuple(p.shape) for p in points]
+    batch = w.shape[1:-1]
+    try:
+        each = [
+            torch.as_tensor(m).expand(p.shape).reshape(*batch, -1)
+            for m, p in zip(masks, points, strict=True)
+        ]
+    except (RuntimeError, ValueError):
+        raise ValueError(
+            f"the sampler's mask must have one tensor for each parameter, which broadcasts to its "
+            f"shape, of {shapes}; got {[tuple(torch.as_tensor(m).shape) for m in masks]}"
+        ) from None
+    return torch.cat(each, -1).expand(w.shape)
+
+
+def _is_plain(optimizer: SGMCMC) -> bool:
+    """Whether the optimizer makes the module's step: Metropolis's rule is known for no other."""
+    (group,) = optimizer.param_groups
+    return (
+        type(optimizer) is SGMCMC
+        and isinstance(group["preconditioner"], IdentityPreconditioner | StepSizes)
+        and group["noise_level"] == 1.0
+        and group["bounding_box_size"] is None
+        and isinstance(group["prior"], CompositePrior)
+        and all(prior.center == "initial" for prior in group["prior"].priors)
+    )
 
 
 def _shaped(value: float | Tensor, w: Tensor) -> Any:
@@ -144,7 +204,6 @@ def _stepped(
     keys: streams.Keys,
     trace: Tensor,
     n_burnin: int,
-    probe_every: int,
     rule: _Rule,
 ) -> tuple[Tensor, Tensor]:
     """Run the chains of `keys` (n_chains, *batch) by the optimizer's steps.
@@ -161,11 +220,10 @@ def _stepped(
         piece.view(len(keys), *p.shape)
         for piece, p in zip(torch.split(w, sizes, -1), points, strict=True)
     ]
-    optimizer = rule.optimizer(w)
+    optimizer = rule.optimizer(w, points)
     noise = _ChainNoise(keys, w)
-    accepted, probes = torch.zeros(keys.shape, dtype=torch.float64), 0
-    preconditioner = optimizer.param_groups[0]["preconditioner"]
-    langevin = isinstance(preconditioner, IdentityPreconditioner | StepSizes)
+    accepted = torch.zeros(keys.shape, dtype=torch.float64)
+    plain = _is_plain(optimizer)
     previous: tuple[Tensor, Tensor, Tensor] | None = None
     for t in range(n_burnin + trace.shape[-1]):
         with torch.no_grad():
@@ -174,20 +232,18 @@ def _stepped(
             draw = t - n_burnin
             if draw >= 0:
                 trace[..., draw] = value
-            if langevin and draw >= 0 and (previous or draw % probe_every == 0):
+            if plain and draw >= 0:
                 away = w - centre
                 force = _shaped(rule.nbeta, w) * w.grad + _shaped(rule.localization, w) * away
                 energy = rule.nbeta * value.double() + rule.localization / 2 * _square(away)
                 if previous:
                     accepted += _acceptance(previous, (energy, w, force), rule.lr)
-                    probes += 1
-                    previous = None
-                else:
-                    previous = (energy, w.clone(), force)
+                previous = (energy, w.clone(), force)
             noise.draw(t)
             with noise:
                 optimizer.step()
-    return w, accepted / probes if probes else accepted + math.nan
+    n_steps = trace.shape[-1] - 1
+    return w, accepted / n_steps if plain and n_steps else accepted + math.nan
 
 
 def _value_and_grad(
@@ -256,7 +312,7 @@ class _ChainNoise(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.normal:
-            return self.noise
+            return self.noise * kwargs["std"]  # the sampler's noise_level
         return func(*args, **(kwargs or {}))
 
 
@@ -281,7 +337,6 @@ def _compiled(
     keys: streams.Keys,
     trace: Tensor,
     n_burnin: int,
-    probe_every: int,
     rule: _Rule,
 ) -> tuple[Tensor, Tensor]:
     """`_stepped` in the compiled loop."""
@@ -298,7 +353,7 @@ def _compiled(
     acceptance = Kernel(loss.tables, n_runs).langevin(
         W, b, trace.view(n_chains, n_runs, -1), keys=keys.reshape(n_chains, n_runs),
         nbeta=of_runs(rule.nbeta), lr=of_runs(rule.lr), localization=of_runs(rule.localization),
-        n_burnin=n_burnin, probe_every=probe_every,
+        n_burnin=n_burnin,
     )  # fmt: skip
     return torch.cat([W.flatten(2), b], -1).view(*keys.shape, -1), acceptance.view(keys.shape)
 
@@ -317,7 +372,7 @@ def _check_rule(sampler: SamplerFactory, n_hidden: int, n_features: int, populat
     rule = _Rule(sampler, nbeta=10.0, lr=0.01, localization=2.0)
     draws = torch.empty(1, 2, dtype=torch.float64)
     looped, stepped = (
-        chains(loss, points, keys, draws, n_burnin=0, probe_every=1, rule=rule)[0]
+        chains(loss, points, keys, draws, n_burnin=0, rule=rule)[0]
         for chains in (_compiled, _stepped)
     )
     # They differ by the rounding of a handful of terms; another rule would by much more.
