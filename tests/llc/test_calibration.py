@@ -57,6 +57,16 @@ def test_a_numpy_integer_is_the_seed_that_it_says():
     assert torch.equal(one.estimate.trace, other.estimate.trace)
 
 
+def test_a_vmap_is_refused_clearly_because_the_grid_needs_axes_of_its_own():
+    settings = {**LENGTHS, "lr": [1e-4, 1e-3], "localization": [1.0], "nbeta": [10.0]}
+
+    def of_one(w):
+        return torch.nn.functional.linear(torch.eye(2).double(), w[None, :]).square().sum()
+
+    with pytest.raises(ValueError, match=r"A torch.vmap of a loss takes one"):
+        calibrate(torch.vmap(of_one), torch.zeros(2).double(), **settings)
+
+
 def test_of_a_quadratic_the_largest_accurate_step_is_chosen():
     nbeta = 1000.0
     # lr nbeta = 1e-4 does not mix; 3 is stable (< 4) and wrong by 1 / (1 - 3/4).

@@ -423,6 +423,54 @@ def test_bad_points_and_losses_are_refused():
         estimate_llc(lambda w, v: torch.zeros(w.shape[:-1]), *points, **settings)
 
 
+@pytest.mark.parametrize("truth", [0.0, 1.0])
+def test_a_loss_that_is_random_from_call_to_call_is_refused(truth):
+    # With truth = 0 w* fits every minibatch: all give the same there, and not beside it.
+    x, noise = torch.randn(2, 100, 3, generator=torch.Generator().manual_seed(0)).double()
+    y = truth * noise[:, 0]
+    g = torch.Generator().manual_seed(1)
+
+    def loss(w):
+        batch = torch.randint(100, (10,), generator=g)
+        return (w @ x[batch].mT - y[batch]).square().mean(-1)
+
+    with pytest.raises(ValueError, match="loss differs from call to call"):
+        estimate_llc(loss, torch.zeros(3).double(), nbeta=10.0, lr=1e-3, **SETTINGS)
+
+
+def module_loss():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1))
+    net = net.double()
+    x = torch.randn(20, 2).double()
+    y = net(x).detach()
+
+    def loss(w):
+        return (torch.func.functional_call(net, w, (x,)) - y).square().mean()
+
+    return loss, {name: p.detach() for name, p in net.named_parameters()}
+
+
+def test_a_vmap_of_a_modules_loss_takes_a_single_point_and_two_take_several():
+    loss, w = module_loss()
+    settings = dict(nbeta=100.0, lr=1e-4, localization=1.0, n_chains=3, n_draws=5, n_burnin=0)
+    one = estimate_llc(torch.vmap(loss), w, **settings, seed=0)
+    assert one.mean.shape == () and bool(one.mean > 0)
+    several = {name: torch.stack([p, p]) for name, p in w.items()}
+    nested = estimate_llc(torch.vmap(torch.vmap(loss)), several, **settings, seed=0)
+    torch.testing.assert_close(nested.trace[..., 0], one.trace, rtol=1e-10, atol=1e-14)
+    with pytest.raises(ValueError, match=r"A torch.vmap of a loss takes one, that of the chains"):
+        estimate_llc(torch.vmap(loss), several, **settings, seed=0)
+
+
+def test_inference_mode_changes_nothing():
+    settings = {**SETTINGS, "nbeta": 100.0, "lr": 1e-3, "n_draws": 5, "n_chains": 2}
+    expected = estimate_llc(quadratic, torch.ones(2, 3), **settings)
+    with torch.inference_mode():
+        found = estimate_llc(quadratic, torch.ones(2, 3), **settings)
+    assert torch.equal(found.trace, expected.trace)
+
+
 def test_verdicts_are_named():
     assert VERDICTS == ("ok", "unconverged", "escaped", "diverged")
 

@@ -279,6 +279,24 @@ def test_bad_input(change, message):
         sample_posterior(sample(20, n_sets=2), **change)
 
 
+def test_a_loss_that_is_random_from_call_to_call_is_refused():
+    g = torch.Generator().manual_seed(0)
+
+    def loss(W, b):
+        return b.square().sum(-1) * torch.rand((), generator=g)
+
+    with pytest.raises(ValueError, match="loss differs from call to call"):
+        sample_posterior(loss, n_samples=3, n_features=2)
+
+
+def test_inference_mode_changes_nothing():
+    settings = dict(n_samples=3, n_features=2, n_particles=8, n_replicates=2, n_moves=1)
+    expected = sample_posterior(lambda W, b: b.square().sum(-1) + W.sum((-1, -2)) ** 2, **settings)
+    with torch.inference_mode():
+        found = sample_posterior(lambda W, b: b.square().sum(-1) + W.sum((-1, -2)) ** 2, **settings)
+    assert torch.equal(found.W, expected.W)
+
+
 def test_a_loss_without_data_needs_its_sizes():
     with pytest.raises(ValueError, match="pass n_samples"):
         sample_posterior(PopulationLoss(), n_features=3)

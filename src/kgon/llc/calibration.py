@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from kgon import streams
-from kgon.llc.estimate import LLC, VERDICTS, estimate_llc
+from kgon.llc.estimate import LLC, VERDICTS, estimate_llc, loss_at
 from kgon.llc.langevin import SGLD, SamplerFactory
 
 ACCEPTANCE = 0.9
@@ -87,8 +87,7 @@ def calibrate(
     """
     grid = [list(map(float, values)) for values in (lr, localization, nbeta)]
     _check_grid(*grid)
-    n_batch = loss(*params).ndim
-    batch = tuple(params[0].shape[:n_batch])
+    batch = loss_at(loss, params).shape
     shape = tuple(map(len, grid))
     axes = [
         torch.tensor(values, dtype=torch.float64).reshape(
@@ -97,7 +96,7 @@ def calibrate(
         for axis, values in enumerate(grid)
     ]
     steps, pulls, temperatures = (
-        values.reshape(*values.shape, *[1] * n_batch).expand(*shape, *batch) for values in axes
+        values.reshape(*values.shape, *[1] * len(batch)).expand(*shape, *batch) for values in axes
     )
     keys = streams.seed_keys(seed, batch, "llc")
     estimate = estimate_llc(
