@@ -404,6 +404,8 @@ def test_bad_points_and_losses_are_refused():
     settings = {**SETTINGS, "nbeta": 2.0, "lr": 1e-3}
     with pytest.raises(ValueError, match="NaN"):
         estimate_llc(quadratic, torch.tensor([math.nan]), **settings)
+    with pytest.raises(ValueError, match=r"must be floating-point tensors, got torch.int64"):
+        estimate_llc(quadratic, torch.zeros(2, 3).long(), **settings)
     W = torch.zeros(2, 3)
     with pytest.raises(ValueError, match="tied weights"):
         estimate_llc(lambda w, v: w.sum((-1, -2)), W, W.view(3, 2), **settings)

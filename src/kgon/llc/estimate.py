@@ -292,6 +292,11 @@ def _check_params(params: tuple[Tensor, ...]) -> None:
         raise ValueError(
             f"the parameters must have one dtype, got {', '.join(str(p.dtype) for p in params)}"
         )
+    if any(not p.is_floating_point() for p in params):
+        raise ValueError(
+            f"the parameters must be floating-point tensors, got {params[0].dtype}: a chain takes "
+            "real steps"
+        )
     if any(not bool(p.isfinite().all()) for p in params):
         raise ValueError("w* holds NaN or infinite values")
     for i, p in enumerate(params):

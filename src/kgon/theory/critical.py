@@ -107,14 +107,16 @@ class CriticalPoint:
         """ "minimum", "saddle" or "non-smooth", computed.
 
         "non-smooth": some output has b_i = 0 and A_ij = 0, where second derivatives depend on the
-        direction (4-gons), so that no Hessian decides. Elsewhere the loss is twice continuously
-        differentiable, and it is a "saddle" if the Hessian has a negative eigenvalue and a
-        "minimum" if not. Minima are not isolated: rotation, and the W and b of each negative dead
+        direction (4-gons), so that no Hessian decides. Of these the 4-gons with sigma >= 1 and
+        phi >= 1 are saddles all the same: the loss falls to second order along directions in which
+        columns with a positive bias grow where a column is off. Elsewhere the loss is twice
+        continuously differentiable, and it is a "saddle" if the Hessian has a negative eigenvalue
+        and a "minimum" if not. Minima are not isolated: rotation, and the W and b of each negative dead
         column, are flat.
         """
         A = self.W.mT @ self.W
         if bool(((self.b.abs() < 1e-12).unsqueeze(-1) & (A.abs() < 1e-12)).any()):
-            return "non-smooth"
+            return "saddle" if self.sigma and self.phi else "non-smooth"
         eigenvalues = torch.linalg.eigvalsh(_hessian(self.W, self.b))
         # Rounding leaves zero modes at 1e-16 of the largest eigenvalue; the least negative one of a
         # saddle is at 3e-5 for n_features = 20, 5e-6 for 60.
