@@ -31,7 +31,8 @@ from kgon.compiled.exact_loss import CompiledLoss
 from kgon.compiled.machine import check_fits
 from kgon.llc.convergence import convergence
 from kgon.llc.langevin import SGLD, SamplerFactory, sample
-from kgon.theory.loss import EmpiricalLoss, PopulationLoss, check_repeatable
+from kgon.theory.loss import EmpiricalLoss, PopulationLoss
+from kgon.theory.repeatable import check_repeatable
 
 VERDICTS = ("ok", "unconverged", "escaped", "diverged")
 

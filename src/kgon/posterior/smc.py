@@ -39,7 +39,8 @@ from torch import Tensor
 from kgon import streams
 from kgon.posterior.hmc import TorchMover, mover
 from kgon.posterior.tempering import Rung, Tempered, Tempering
-from kgon.theory.loss import DirectLoss, EmpiricalLoss, Loss, check_repeatable
+from kgon.theory.loss import DirectLoss, EmpiricalLoss, Loss
+from kgon.theory.repeatable import check_repeatable
 
 VERDICTS = ("ok", "unchecked", "unconverged", "diverged")
 

@@ -111,8 +111,8 @@ class CriticalPoint:
         phi >= 1 are saddles all the same: the loss falls to second order along directions in which
         columns with a positive bias grow where a column is off. Elsewhere the loss is twice
         continuously differentiable, and it is a "saddle" if the Hessian has a negative eigenvalue
-        and a "minimum" if not. Minima are not isolated: rotation, and the W and b of each negative dead
-        column, are flat.
+        and a "minimum" if not. Minima are not isolated: rotation, and the W and b of each negative
+        dead column, are flat.
         """
         A = self.W.mT @ self.W
         if bool(((self.b.abs() < 1e-12).unsqueeze(-1) & (A.abs() < 1e-12)).any()):

@@ -18,7 +18,7 @@ and the empirical loss are this one function with two `Moments`.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Protocol
 
@@ -359,23 +359,6 @@ def population_loss(W: Tensor, b: Tensor, importance: Tensor | None = None) -> T
         (*batch), summed over coordinates, without a factor 1/2.
     """
     return PopulationLoss(importance)(W, b)
-
-
-def check_repeatable(loss: Callable[..., Tensor], params: Sequence[Tensor]) -> None:
-    """ValueError if the loss of the same parameters differs from call to call, as with minibatches.
-
-    A second place is tried because all minibatches may agree at a minimum.
-    """
-    for place in (params, [p + 0.01 for p in params]):
-        one, other = loss(*place), loss(*place)
-        # Sums over threads or on a GPU may be rounded in another order.
-        if not torch.allclose(one, other, rtol=1e-4, atol=1e-7, equal_nan=True):
-            at = int((one - other).abs().argmax())
-            raise ValueError(
-                "loss differs from call to call: for the same parameters it returned "
-                f"{float(one.flatten()[at]):g} and then {float(other.flatten()[at]):g}. Draw what "
-                "is random in it (minibatches, dropout, noise) once and keep it"
-            )
 
 
 def importance_weights(
