@@ -21,6 +21,42 @@ def test_a_member_has_the_same_key_in_any_company():
     assert alone == streams.member_keys(5, [3, 7, 1], "data")[1]
 
 
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8, np.uint64])
+def test_an_integer_of_any_kind_is_that_integer(kind):
+    assert np.array_equal(
+        streams.seed_keys(kind(3), (2, 2), "test"),
+        streams.member_keys(3, range(4), "test").reshape(2, 2),
+    )
+    assert np.array_equal(
+        streams.member_keys(kind(3), [1, 2], "test"), streams.member_keys(3, [1, 2], "test")
+    )
+    assert np.array_equal(
+        streams.member_keys(np.array([3, 4], dtype=kind), [1, 2], "test"),
+        streams.member_keys([3, 4], [1, 2], "test"),
+    )
+
+
+def test_keys_are_taken_as_they_are():
+    assert streams.seed_keys(KEYS, (40,), "test") is KEYS
+    assert streams.seed_keys(KEYS[:1].reshape(()), (), "test") == KEYS[0]
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [np.arange(3), np.array(0), KEYS[:4], KEYS[:3].astype(np.int64), [0, 1, 2], 1.5, None],
+    ids=repr,
+)
+def test_a_seed_that_is_neither_an_integer_nor_keys_is_refused(seed):
+    with pytest.raises(ValueError, match=r"seed must be an integer, or uint64 stream keys of"):
+        streams.seed_keys(seed, (3,), "test")
+
+
+@pytest.mark.parametrize("seed", [1.5, [1.5, 2], [1, 2, 3], None])
+def test_seeds_of_members_are_integers_one_for_each(seed):
+    with pytest.raises(ValueError, match="seed must be an integer, or one for each of 2 members"):
+        streams.member_keys(seed, [0, 1], "test")
+
+
 def test_uniforms_are_uniform_and_independent_of_cutting():
     u = streams.uniforms(KEYS, 0, 5000)
     assert np.array_equal(u[:, 1234:], streams.uniforms(KEYS, 1234, 5000 - 1234))

@@ -12,6 +12,8 @@ key + counter * golden ratio, which passes BigCrush.
 import math
 import zlib
 from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
 
 import numba
 import numpy as np
@@ -53,12 +55,51 @@ def member_keys(seed: int | Sequence[int], members: Sequence[int], purpose: str)
     `seed` is one seed for all members, or a seed for each.
     """
     keys = np.asarray(members, dtype=np.uint64)
-    seeds = [seed] * len(keys) if isinstance(seed, int) else seed
     words = np.empty((len(keys), 2), dtype=np.uint64)
-    words[:, 0] = [s % 2**64 for s in seeds]
+    words[:, 0] = [s % 2**64 for s in each_seed(seed, len(keys))]
     words[:, 1] = zlib.crc32(purpose.encode())
     folded: Keys = _fold(keys, words)
     return folded
+
+
+def each_seed(seed: int | Sequence[int], n_members: int) -> list[int]:
+    """The members' seeds, from one integer of any kind for all or one for each.
+
+    Raises:
+        ValueError: anything else.
+    """
+    seeds: Any = [seed] * n_members if isinstance(seed, Integral) else seed
+    several = isinstance(seeds, Sequence | np.ndarray) and len(seeds) == n_members
+    if not several or not all(isinstance(s, Integral) for s in seeds):
+        raise ValueError(
+            f"seed must be an integer, or one for each of {n_members} members; got {seed!r}"
+        )
+    return [int(s) for s in seeds]
+
+
+def seed_keys(seed: int | Keys, shape: tuple[int, ...], purpose: str) -> Keys:
+    """Stream keys of this shape for what a sampler was given as its seed.
+
+    An integer of any kind, NumPy's scalars too, names streams for `purpose`; an array of stream
+    keys is taken as it is.
+
+    Raises:
+        ValueError: anything else, such as an array of integers that are not uint64.
+    """
+    if isinstance(seed, Integral):
+        return member_keys(int(seed), range(math.prod(shape)), purpose).reshape(shape)
+    if isinstance(seed, np.ndarray) and seed.dtype == np.uint64 and seed.shape == tuple(shape):
+        return seed
+    raise ValueError(
+        f"seed must be an integer, or uint64 stream keys of shape {tuple(shape)}; got "
+        f"{_described(seed)}"
+    )
+
+
+def _described(seed: Any) -> str:
+    if isinstance(seed, np.ndarray):
+        return f"a {seed.dtype} array of shape {seed.shape}"
+    return f"{seed!r}"
 
 
 def subkeys(keys: Keys, count: int) -> Keys:

@@ -32,6 +32,21 @@ def job(zygote, tmp_path_factory):
     return folder, run_directory.load(path), done.output
 
 
+@pytest.mark.parametrize(("n_hidden", "n_features"), [(1, 4), (2, 3), (3, 5)])
+def test_other_sizes_than_the_papers_are_counted_by_what_is_on(
+    zygote, tmp_path, n_hidden, n_features
+):
+    sizes = [f"model.n_hidden={n_hidden}", f"model.n_features={n_features}"]
+    done = zygote.run(tmp_path, "posterior", *TINY, *sizes, "n_datasets=1", COLUMNS="140")
+    assert done.status == 0, done.output
+    (path,) = run_directory.find([tmp_path / "multirun"])
+    rows = pq.read_table(run_directory.load(path).path / "shares.parquet").to_pylist()
+    by_output = [row for row in rows if row["rule"] == "output" and row["by"] == "label"]
+    assert by_output and not any("-" in row["phase"] for row in by_output)
+    # n = 20: most draws have few of their features on.
+    assert any(int(row["phase"][0]) < 4 for row in by_output)
+
+
 def test_a_job_leaves_tables_figures_and_a_status(job):
     _, run, printed = job
     assert run.status["state"] == "finished" and run.config["command"] == "posterior"

@@ -92,7 +92,7 @@ def test_threads_do_not_change_anything(n_stack, n_sets, monkeypatch):
         setting = torch.ones(n_sets).double()
         acceptance = kernel.langevin(
             *ends, trace, keys=keys, nbeta=30 * setting, lr=1e-3 * setting, localization=setting,
-            n_burnin=2, probe_every=2,
+            n_burnin=2,
         )  # fmt: skip
         results.append([*kernel.value_and_grad(W, b), *ends, trace, acceptance])
     torch.set_num_threads(n_threads)

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -45,6 +46,25 @@ def test_the_grid_in_one_stack_is_each_setting_alone_with_the_same_noise():
                 )
     # The settings do matter.
     assert whole.estimate.mean.flatten(0, 2).std(0).min() > 1e-3
+
+
+def test_a_numpy_integer_is_the_seed_that_it_says():
+    settings = {**LENGTHS, "n_draws": 5, "n_burnin": 0, "n_chains": 2, "nbeta": [10.0]}
+    settings |= {"lr": [1e-4, 1e-3], "localization": [1.0]}
+    start = torch.zeros(2, 3).double()
+    one = calibrate(quadratic, start, **{**settings, "seed": np.int64(7)})
+    other = calibrate(quadratic, start, **{**settings, "seed": 7})
+    assert torch.equal(one.estimate.trace, other.estimate.trace)
+
+
+def test_a_vmap_is_refused_clearly_because_the_grid_needs_axes_of_its_own():
+    settings = {**LENGTHS, "lr": [1e-4, 1e-3], "localization": [1.0], "nbeta": [10.0]}
+
+    def of_one(w):
+        return torch.nn.functional.linear(torch.eye(2).double(), w[None, :]).square().sum()
+
+    with pytest.raises(ValueError, match=r"A torch.vmap of a loss takes one"):
+        calibrate(torch.vmap(of_one), torch.zeros(2).double(), **settings)
 
 
 def test_of_a_quadratic_the_largest_accurate_step_is_chosen():

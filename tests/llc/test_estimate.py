@@ -2,6 +2,7 @@
 
 import functools
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -116,8 +117,22 @@ def test_a_chain_alone_with_its_own_noise_is_the_chain_of_the_stack():
     assert not torch.equal(both.trace[:, :, 0], both.trace[:, :, 1])
 
 
+OPTIONS = [
+    {},
+    {"noise_level": 0.0},
+    {"noise_level": 0.3},
+    {"weight_decay": 20.0},
+    {"bounding_box_size": 0.02},
+    {"mask": torch.tensor([True, False, True])},
+    {"noise_level": 2.0, "weight_decay": 3.0, "bounding_box_size": 0.1},
+]
+
+
+@pytest.mark.filterwarnings("ignore:noise_level in:UserWarning")
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: " ".join(options) or "plain")
 @pytest.mark.parametrize("sampler", [SGMCMC.sgld, SGMCMC.rmsprop_sgld])
-def test_a_stack_of_chains_is_devinterps_optimizer_run_on_each_chain(sampler, monkeypatch):
+def test_a_stack_of_chains_is_devinterps_optimizer_run_on_each_chain(sampler, options, monkeypatch):
+    sampler = functools.partial(sampler, **options)
     nbeta, lr, gamma, steps = 300.0, 1e-3, 0.5, 12
     start = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)).double()
     keys = streams.member_keys(0, range(5), "llc")
@@ -142,7 +157,9 @@ def test_a_stack_of_chains_is_devinterps_optimizer_run_on_each_chain(sampler, mo
             assert float(stack.trace[t, 0, i]) == pytest.approx(float(quadratic(w)), rel=1e-12)
             streams.normals(chain_key, 4 * t, noise)
             with monkeypatch.context() as patch:
-                patch.setattr(torch, "normal", lambda z=noise, **_: torch.from_numpy(z[0, :3]))
+                patch.setattr(
+                    torch, "normal", lambda std, z=noise, **_: std * torch.from_numpy(z[0, :3])
+                )
                 w.grad = w.clone()
                 optimizer.step()
 
@@ -205,7 +222,16 @@ def test_only_plain_sgld_is_compiled():
         (functools.partial(SGMCMC.sgld, bounding_box_size=0.1), False),
         (SGMCMC.rmsprop_sgld, False),
     ):
-        assert langevin._Settings(sampler, 1.0, 1.0, 1.0, 0, 1).is_plain_sgld is plain
+        assert langevin._Settings(sampler, 1.0, 1.0, 1.0, 0).is_plain_sgld is plain
+
+
+def test_a_numpy_integer_is_the_seed_that_it_says():
+    quick = {**SETTINGS, "n_draws": 4, "n_burnin": 0, "n_chains": 2, "nbeta": 10.0, "lr": 1e-3}
+    one = estimate_llc(quadratic, torch.zeros(3), **{**quick, "seed": np.int64(7)})
+    other = estimate_llc(quadratic, torch.zeros(3), **{**quick, "seed": 7})
+    assert torch.equal(one.trace, other.trace)
+    with pytest.raises(ValueError, match=r"uint64 stream keys of shape \(\)"):
+        estimate_llc(quadratic, torch.zeros(3), **{**quick, "seed": np.array(7)})
 
 
 def test_estimating_leaves_the_global_generator_alone():
@@ -278,6 +304,88 @@ def test_acceptance_is_that_of_the_metropolis_rule_in_one_dimension():
     assert abs(float(llc.acceptance.mean()) - expected) < 4 * error
 
 
+@pytest.mark.parametrize("n_draws", [2, 7, 400])
+def test_acceptance_is_that_of_every_step_between_draws(n_draws):
+    nbeta, lr, gamma, n_burnin = 1e3, 1.5e-3, 2.0, 10
+    start = torch.tensor([0.1, -0.2, 0.3, 0.0]).double()
+    key = streams.member_keys(0, [0], "llc")[:1].reshape(())
+    llc = estimate_llc(
+        quadratic, start, nbeta=nbeta, lr=lr, localization=gamma,
+        n_chains=1, n_draws=n_draws, n_burnin=n_burnin, seed=key,
+    )  # fmt: skip
+    noise = np.empty((1, 4 * (n_burnin + n_draws)))
+    streams.normals(streams.subkeys(key, 1), 0, noise)
+    centre = w = start.numpy()
+
+    def energy_and_force(w):
+        away = w - centre
+        return nbeta * w @ w / 2 + gamma * away @ away / 2, nbeta * w + gamma * away
+
+    accepted = []
+    for z in noise.reshape(-1, 4)[:-1]:
+        energy, force = energy_and_force(w)
+        new = w - lr / 2 * force + math.sqrt(lr) * z
+        new_energy, new_force = energy_and_force(new)
+        back = w - new + lr / 2 * new_force
+        log_ratio = energy - new_energy + (lr * z @ z - back @ back) / (2 * lr)
+        accepted.append(math.exp(min(log_ratio, 0.0)))
+        w = new
+    expected = np.mean(accepted[n_burnin:])
+    assert 0.1 < expected < 1 and float(llc.acceptance) == pytest.approx(expected, rel=1e-9)
+
+
+def test_acceptance_is_known_for_plain_sgld_and_more_than_one_draw_only():
+    settings = {**SETTINGS, "nbeta": 10.0, "lr": 1e-3, "n_draws": 5, "n_chains": 2}
+    start = torch.ones(2).double()
+    for options in OPTIONS:
+        sampler = functools.partial(SGMCMC.sgld, **{**options, "mask": None})
+        expected = options.keys() <= {"mask"}
+        with warnings.catch_warnings(action="ignore"):
+            llc = estimate_llc(quadratic, start, **settings, sampler=sampler)
+        assert bool(llc.acceptance.isfinite()) is expected
+    point = critical_point("5", 6)
+    for loss, w in ((quadratic, (start,)), (PopulationLoss(), (point.W, point.b))):
+        assert bool(estimate_llc(loss, *w, **{**settings, "n_draws": 1}).acceptance.isnan())
+
+
+def test_masks_of_several_parameters_hold_what_they_say():
+    W, b = critical_point("5", 6).W, critical_point("5", 6).b
+    points = torch.stack([W, W + 0.1]), torch.stack([b, b])
+    seen = []
+
+    def loss(W, b):
+        seen.append((W, b))
+        return PopulationLoss()(W, b)
+
+    mask = [torch.arange(6) < 2, torch.tensor([[False], [True]])]  # columns; the second w*'s biases
+    sampler = functools.partial(SGMCMC.sgld, mask=mask)
+    settings = {**SETTINGS, "nbeta": 50.0, "lr": 1e-3, "n_draws": 3, "n_burnin": 0}
+    estimate_llc(loss, *points, **settings, sampler=sampler)
+    W, b = seen[-1]
+    assert torch.equal(W[..., 2:], points[0][..., 2:].expand_as(W[..., 2:]))
+    assert bool((W[..., :2] != points[0][..., :2]).all())
+    assert torch.equal(b[:, 0], points[1][0].expand_as(b[:, 0]))
+    assert bool((b[:, 1] != points[1][1]).all())
+
+
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        (SGMCMC.sgnht, "SGMCMC.sgnht has one thermostat"),
+        (functools.partial(SGMCMC.sgnht, diffusion_factor=0.1), "SGMCMC.sgnht has one thermostat"),
+        (functools.partial(SGMCMC.sgld, save_metrics=True), "save_metrics=True"),
+        (functools.partial(SGMCMC.sgld, sketch_dim=8), "sketch_dim=8"),
+        (functools.partial(SGMCMC.sgld, lr=0.1), "sampler fixes lr=0.1: pass lr"),
+        (functools.partial(SGMCMC.sgld, nbeta=0.1), "sampler fixes nbeta=0.1: pass nbeta"),
+        (functools.partial(SGMCMC.sgld, mask=torch.ones(5)), r"\(3, 4\)\]; got \[\(5,\)\]"),
+        (functools.partial(SGMCMC.sgld, mask=[torch.ones(4)] * 2), "one tensor for each parameter"),
+    ],
+)
+def test_what_stacked_chains_do_not_have_is_refused_by_name(sampler, message):
+    with pytest.raises(ValueError, match=message):
+        estimate_llc(quadratic, torch.zeros(3, 4), nbeta=10.0, lr=1e-3, **SETTINGS, sampler=sampler)
+
+
 @pytest.mark.parametrize("name", ["n_chains", "n_draws", "n_burnin"])
 def test_arguments_that_must_be_whole_numbers(name):
     settings = {**SETTINGS, "nbeta": 1.0, "lr": 1e-3, name: 1.5}
@@ -296,6 +404,8 @@ def test_bad_points_and_losses_are_refused():
     settings = {**SETTINGS, "nbeta": 2.0, "lr": 1e-3}
     with pytest.raises(ValueError, match="NaN"):
         estimate_llc(quadratic, torch.tensor([math.nan]), **settings)
+    with pytest.raises(ValueError, match=r"must be floating-point tensors, got torch.int64"):
+        estimate_llc(quadratic, torch.zeros(2, 3).long(), **settings)
     W = torch.zeros(2, 3)
     with pytest.raises(ValueError, match="tied weights"):
         estimate_llc(lambda w, v: w.sum((-1, -2)), W, W.view(3, 2), **settings)
@@ -313,6 +423,54 @@ def test_bad_points_and_losses_are_refused():
         estimate_llc(lambda w, v: w.square().sum(-1), *points, **settings)
     with pytest.raises(ValueError, match=r"not depend on parameter 0, of shape \(2,\)"):
         estimate_llc(lambda w, v: torch.zeros(w.shape[:-1]), *points, **settings)
+
+
+@pytest.mark.parametrize("truth", [0.0, 1.0])
+def test_a_loss_that_is_random_from_call_to_call_is_refused(truth):
+    # With truth = 0 w* fits every minibatch: all give the same there, and not beside it.
+    x, noise = torch.randn(2, 100, 3, generator=torch.Generator().manual_seed(0)).double()
+    y = truth * noise[:, 0]
+    g = torch.Generator().manual_seed(1)
+
+    def loss(w):
+        batch = torch.randint(100, (10,), generator=g)
+        return (w @ x[batch].mT - y[batch]).square().mean(-1)
+
+    with pytest.raises(ValueError, match="loss differs from call to call"):
+        estimate_llc(loss, torch.zeros(3).double(), nbeta=10.0, lr=1e-3, **SETTINGS)
+
+
+def module_loss():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1))
+    net = net.double()
+    x = torch.randn(20, 2).double()
+    y = net(x).detach()
+
+    def loss(w):
+        return (torch.func.functional_call(net, w, (x,)) - y).square().mean()
+
+    return loss, {name: p.detach() for name, p in net.named_parameters()}
+
+
+def test_a_vmap_of_a_modules_loss_takes_a_single_point_and_two_take_several():
+    loss, w = module_loss()
+    settings = dict(nbeta=100.0, lr=1e-4, localization=1.0, n_chains=3, n_draws=5, n_burnin=0)
+    one = estimate_llc(torch.vmap(loss), w, **settings, seed=0)
+    assert one.mean.shape == () and bool(one.mean > 0)
+    several = {name: torch.stack([p, p]) for name, p in w.items()}
+    nested = estimate_llc(torch.vmap(torch.vmap(loss)), several, **settings, seed=0)
+    torch.testing.assert_close(nested.trace[..., 0], one.trace, rtol=1e-10, atol=1e-14)
+    with pytest.raises(ValueError, match=r"A torch.vmap of a loss takes one, that of the chains"):
+        estimate_llc(torch.vmap(loss), several, **settings, seed=0)
+
+
+def test_inference_mode_changes_nothing():
+    settings = {**SETTINGS, "nbeta": 100.0, "lr": 1e-3, "n_draws": 5, "n_chains": 2}
+    expected = estimate_llc(quadratic, torch.ones(2, 3), **settings)
+    with torch.inference_mode():
+        found = estimate_llc(quadratic, torch.ones(2, 3), **settings)
+    assert torch.equal(found.trace, expected.trace)
 
 
 def test_verdicts_are_named():
@@ -390,8 +548,11 @@ def test_more_draws_than_memory_are_refused_before_anything_is_taken(monkeypatch
         estimate_llc(quadratic, torch.zeros(3, 2), **few)
 
 
+@pytest.mark.filterwarnings("ignore:noise_level in:UserWarning")
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: " ".join(options) or "plain")
 @pytest.mark.parametrize("sampler", [SGMCMC.sgld, SGMCMC.rmsprop_sgld])
-def test_settings_for_each_point_are_each_point_alone_with_its_settings(sampler):
+def test_settings_for_each_point_are_each_point_alone_with_its_settings(sampler, options):
+    sampler = functools.partial(sampler, **options)
     start = torch.randn(2, 3, generator=torch.Generator().manual_seed(0)).double()
     keys = streams.member_keys(0, range(2), "llc")
     lengths = dict(n_chains=3, n_draws=20, n_burnin=4, sampler=sampler)

@@ -59,6 +59,20 @@ def test_a_level_that_no_critical_point_has_is_other():
     assert labels.present == ["other"] and bool(labels.where("other").all())
 
 
+@pytest.mark.parametrize(("n_hidden", "n_features"), [(1, 4), (3, 5), (1, 1), (2, 3), (3, 3)])
+def test_output_rule_counts_what_is_on_where_there_are_no_four_gons(n_hidden, n_features):
+    W = torch.zeros(n_features + 1, n_hidden, n_features, dtype=torch.float64)
+    for k in range(n_features + 1):
+        W[k, 0, :k] = 1.0
+    b = torch.full((n_features + 1, n_features), -0.1, dtype=torch.float64)
+    b[0, 0] = 0.1
+    labels = output_labels(W, b)
+    assert labels.names == ["0+", *map(str, range(1, n_features + 1))]
+    for k, name in enumerate(labels.names):
+        assert labels.where(name).nonzero().tolist() == [[k]]
+    assert set(labels.masks()) == set(labels.names)
+
+
 def test_output_rule_counts_outputs():
     W = torch.zeros(2, 6, dtype=torch.float64)
     W[0] = torch.tensor([1.0, 1.0, 1.0, 1.0, 0.5, 0.5])

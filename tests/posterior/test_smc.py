@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -139,6 +140,8 @@ def test_a_replicate_of_a_data_set_is_the_same_alone_and_in_company():
         assert torch.equal(alone.log_evidence_per_replicate[:, 0],
                            together.log_evidence_per_replicate[:2, d])  # fmt: skip
     assert not torch.equal(together.W[:, 0, 0], together.W[:, 1, 0])
+    numpys = sample_posterior(x, n_replicates=3, seed=np.int64(0), **settings)
+    assert torch.equal(numpys.W, together.W)
 
 
 def test_the_torch_path_too_and_it_samples_the_same_posterior():
@@ -267,12 +270,31 @@ def test_no_data_leave_the_prior():
         ({"n_samples": -5.0}, "n_samples must be >= 0"),
         ({"n_features": 5}, "n_features=5, but the loss's data have 6"),
         ({"n_samples": torch.ones(3)}, "n_samples has shape"),
-        ({"seed": streams.member_keys(0, [1, 2, 3], "x")}, "seed has keys of shape"),
+        ({"seed": np.array([1, 2])}, "seed must be an integer, or uint64 stream keys"),
+        ({"seed": streams.member_keys(0, [1, 2, 3], "x")}, r"keys of shape \(2,\)"),
     ],
 )
 def test_bad_input(change, message):
     with pytest.raises(ValueError, match=message):
         sample_posterior(sample(20, n_sets=2), **change)
+
+
+def test_a_loss_that_is_random_from_call_to_call_is_refused():
+    g = torch.Generator().manual_seed(0)
+
+    def loss(W, b):
+        return b.square().sum(-1) * torch.rand((), generator=g)
+
+    with pytest.raises(ValueError, match="loss differs from call to call"):
+        sample_posterior(loss, n_samples=3, n_features=2)
+
+
+def test_inference_mode_changes_nothing():
+    settings = dict(n_samples=3, n_features=2, n_particles=8, n_replicates=2, n_moves=1)
+    expected = sample_posterior(lambda W, b: b.square().sum(-1) + W.sum((-1, -2)) ** 2, **settings)
+    with torch.inference_mode():
+        found = sample_posterior(lambda W, b: b.square().sum(-1) + W.sum((-1, -2)) ** 2, **settings)
+    assert torch.equal(found.W, expected.W)
 
 
 def test_a_loss_without_data_needs_its_sizes():

@@ -174,7 +174,7 @@ def test_four_gons_are_not_twice_differentiable(n_features):
     """The second derivative along +v is not that along -v, for a bias of a live column."""
     for p in critical_points(n_features):
         if p.k == 4 and p.phi < 4:
-            assert p.kind == "non-smooth"
+            assert p.kind == ("saddle" if p.sigma and p.phi else "non-smooth")
             h = 1e-4
             up, down = p.b.clone(), p.b.clone()
             up[0] += h
@@ -184,6 +184,27 @@ def test_four_gons_are_not_twice_differentiable(n_features):
             assert float((curvature[0] - curvature[1]).abs()) > 0.1
         elif p.k == 4:
             assert p.kind == ("minimum" if p.sigma == 0 else "saddle")
+
+
+@pytest.mark.parametrize("n_features", [5, 6, 7])
+def test_a_four_gon_falls_to_second_order_where_it_is_called_a_saddle(n_features):
+    """The least of (L(w + h v) - L(w)) / h^2 over unit vectors v, by descent on the sphere."""
+    h, steps = 1e-3, 400
+    for p in critical_points(n_features):
+        if p.k != 4 or p.phi == 4:
+            continue
+        g = torch.Generator().manual_seed(0)
+        v = torch.randn(50, 3 * n_features, generator=g, dtype=torch.float64)
+        least = math.inf
+        for _ in range(steps):
+            v = v / v.norm(dim=-1, keepdim=True)
+            W = p.W + h * v[:, : 2 * n_features].view(-1, 2, n_features)
+            b = p.b + h * v[:, 2 * n_features :]
+            value, dW, db = PopulationLoss().value_and_grad(W, b)
+            least = min(least, float((value - p.loss).min()) / h**2)
+            v = v - 0.3 / h * torch.cat([dW.flatten(1), db], -1)
+        # Rounding is 1e-17 / h^2 here, and third derivatives add a share of the order of h.
+        assert (least < -1e-3) if p.kind == "saddle" else (least > -1e-9), p.label
 
 
 @pytest.mark.parametrize(

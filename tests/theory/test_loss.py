@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
@@ -444,3 +445,43 @@ def test_amplitudes_at_a_threshold_do_not_matter():
 def test_bad_input_is_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    "loss", [PopulationLoss(), EmpiricalLoss(torch.eye(3)), DirectLoss(torch.eye(3))]
+)
+@pytest.mark.parametrize("other", [torch.int64, torch.bool, torch.float32])
+def test_integers_are_taken_as_floating_point_numbers(loss, other):
+    W, b = torch.eye(3), torch.zeros(3)
+    for w in ((W.to(other), b.long()), (W, b.to(other)), (W.to(other), b)):
+        for found, expected in zip(
+            (loss(*w), *loss.value_and_grad(*w)), (loss(W, b), *loss.value_and_grad(W, b)),
+            strict=True,
+        ):  # fmt: skip
+            assert torch.equal(found, expected) and found.dtype == torch.float32
+    assert float(population_loss(W.to(other), b.long())) == 0
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-22, 1e-15, 1e-10, 1e-8, 1e-4])
+@pytest.mark.parametrize("bias", [-3.0, -1e-5, 0.0, 0.1, 50.0])
+def test_gradients_in_float32_are_numbers_however_short_a_column_is(size, bias):
+    W = torch.tensor([[1.0, 0.0, size], [0.0, 1.0, size]], requires_grad=True)
+    b = torch.tensor([0.1, -0.1, bias], requires_grad=True)
+    found = torch.autograd.grad(population_loss(W, b), (W, b))
+    exact = [p.detach().double().requires_grad_() for p in (W, b)]
+    expected = torch.autograd.grad(population_loss(*exact), exact)
+    for one, other in zip(found, expected, strict=True):
+        # A few hundred terms of at most 50^2, rounded at 2^-24.
+        torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss", [EmpiricalLoss, DirectLoss])
+@pytest.mark.parametrize("shape", [(), (5,), (5, 0), (0, 5), (2, 5, 0)])
+def test_inputs_without_samples_or_features_are_refused(loss, shape):
+    with pytest.raises(ValueError, match=rf"n_features >= 1\), got {re.escape(str(shape))}"):
+        loss(torch.zeros(shape))
+
+
+def test_parameters_without_features_are_refused():
+    with pytest.raises(ValueError, match=r"n_features >= 1\) and b"):
+        population_loss(torch.zeros(2, 0), torch.zeros(0))

@@ -102,7 +102,7 @@ def _pair(config: DictConfig) -> tuple[str, str] | None:
     """The two families whose crossing is the headline; None where there is only one."""
     pair, c = config.pair, config.model.n_features
     if pair is None:
-        # Draws with four or fewer features on are all counted as 4-gons.
+        # With n_hidden = 2, draws with four or fewer features on are all counted as 4-gons.
         return (str(c - 1), str(c)) if c >= 5 else None
     ok = OmegaConf.is_list(pair) and len(pair) == 2 and pair[0] != pair[1]
     if not ok or not all(isinstance(k, int) and 0 <= k <= c for k in pair):

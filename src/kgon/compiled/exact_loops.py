@@ -283,7 +283,7 @@ def descend(
 
 @_jit
 def langevin(
-    W, b, trace, acceptance, keys, nbeta, lr, localization, data_set, n_burnin, probe_every,
+    W, b, trace, acceptance, keys, nbeta, lr, localization, data_set, n_burnin,
     features_of, lines, amplitudes,
 ):  # fmt: skip
     n_parameters, n_hidden, n_features = W.shape
@@ -300,7 +300,7 @@ def langevin(
         w_W[:], w_b[:] = W[p], b[p]
         centre[:] = w
         half, root = 0.5 * lr[p], np.sqrt(lr[p])
-        accepted, probes, probing, old_energy = 0.0, 0, False, 0.0
+        accepted, old_energy = 0.0, 0.0
         for t in range(n_burnin + trace.shape[1]):
             loss = _loss(w_W, w_b, dW, db, A, place, count, features, lines, amplitudes)
             for q in range(size):
@@ -309,24 +309,21 @@ def langevin(
             draw = t - n_burnin
             if draw >= 0:
                 trace[p, draw] = loss
-                # A probe measures the Metropolis acceptance of the step between two draws.
-                if probing or draw % probe_every == 0:
-                    away, forth, back = 0.0, 0.0, 0.0
-                    for q in range(size):
-                        away += (w[q] - centre[q]) ** 2
-                        forth += (w[q] - old_w[q] + old_drift[q]) ** 2
-                        back += (old_w[q] - w[q] + drift[q]) ** 2
-                    energy = nbeta[p] * loss + 0.5 * localization[p] * away
-                    if probing:
-                        gain = old_energy - energy + (forth - back) / (2.0 * lr[p])
-                        # Written so that a NaN is passed on.
-                        accepted += np.exp(0.0 if gain > 0.0 else gain)
-                        probes += 1
-                    old_energy, old_w[:], old_drift[:] = energy, w, drift
-                    probing = not probing
+                # The acceptance of the step between two draws by Metropolis's rule.
+                away, forth, back = 0.0, 0.0, 0.0
+                for q in range(size):
+                    away += (w[q] - centre[q]) ** 2
+                    forth += (w[q] - old_w[q] + old_drift[q]) ** 2
+                    back += (old_w[q] - w[q] + drift[q]) ** 2
+                energy = nbeta[p] * loss + 0.5 * localization[p] * away
+                if draw > 0:
+                    gain = old_energy - energy + (forth - back) / (2.0 * lr[p])
+                    # Written so that a NaN goes through.
+                    accepted += np.exp(0.0 if gain > 0.0 else gain)
+                old_energy, old_w[:], old_drift[:] = energy, w, drift
             if t % _NOISY_STEPS == 0:
                 fill_normals(keys[p], t * even, noise.ravel())
             for q in range(size):
                 w[q] += root * noise[t % _NOISY_STEPS, q] - drift[q]
-        acceptance[p] = accepted / probes
+        acceptance[p] = accepted / (trace.shape[1] - 1)
         W[p], b[p] = w_W, w_b

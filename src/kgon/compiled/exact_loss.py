@@ -112,7 +112,6 @@ class Kernel:
         lr: Tensor,
         localization: Tensor,
         n_burnin: int,
-        probe_every: int,
     ) -> Tensor:
         """Run Langevin chains in place: n_burnin steps, then a step for each draw of `trace`.
 
@@ -124,16 +123,16 @@ class Kernel:
             keys: (n_stack, n_runs), streams of the chains' noise.
             nbeta, lr, localization: (n_runs).
             n_burnin: steps before the first draw.
-            probe_every: draws between two measurements of the acceptance.
 
         Returns:
-            The mean MALA acceptance (n_stack, n_runs); NaN if it was not measured.
+            The mean MALA acceptance (n_stack, n_runs) of the steps from draw to draw; NaN for a
+            single draw.
         """
         acceptance = trace.new_empty(trace.shape[:2])
         stacks = [W, b, trace, acceptance, torch.from_numpy(keys)]
         self._share_out(
             exact_loops.langevin, n_burnin + trace.shape[2], stacks, [nbeta, lr, localization],
-            n_burnin, probe_every,
+            n_burnin,
         )  # fmt: skip
         return acceptance
 

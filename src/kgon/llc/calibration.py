@@ -6,7 +6,7 @@ A setting is *admissible* at a w* if
 
 1. its verdict is ok;
 2. the mean Metropolis acceptance is at least ACCEPTANCE, so that the step is small enough (samplers
-   with a preconditioner have no acceptance; for them the other rules decide);
+   other than plain SGLD have no acceptance; for them the other rules decide);
 3. no larger lr that passes rule 2, all else equal, escapes: chains with a smaller lr would escape
    too if they ran as long, since n_draws steps of size lr cover a time of n_draws lr;
 4. it is stable in lr: of its two neighbours in lr at least one passes rules 1 and 2, and each that
@@ -18,7 +18,6 @@ smallest localization, which lowers the estimate least; of these, with the large
 size. If no setting is admissible, the grid gives no reliable estimate.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -27,7 +26,7 @@ import torch
 from torch import Tensor
 
 from kgon import streams
-from kgon.llc.estimate import LLC, VERDICTS, estimate_llc
+from kgon.llc.estimate import LLC, VERDICTS, estimate_llc, loss_at
 from kgon.llc.langevin import SGLD, SamplerFactory
 
 ACCEPTANCE = 0.9
@@ -88,8 +87,7 @@ def calibrate(
     """
     grid = [list(map(float, values)) for values in (lr, localization, nbeta)]
     _check_grid(*grid)
-    n_batch = loss(*params).ndim
-    batch = tuple(params[0].shape[:n_batch])
+    batch = loss_at(loss, params).shape
     shape = tuple(map(len, grid))
     axes = [
         torch.tensor(values, dtype=torch.float64).reshape(
@@ -98,10 +96,9 @@ def calibrate(
         for axis, values in enumerate(grid)
     ]
     steps, pulls, temperatures = (
-        values.reshape(*values.shape, *[1] * n_batch).expand(*shape, *batch) for values in axes
+        values.reshape(*values.shape, *[1] * len(batch)).expand(*shape, *batch) for values in axes
     )
-    if isinstance(seed, int):
-        seed = streams.member_keys(seed, range(math.prod(batch)), "llc").reshape(batch)
+    keys = streams.seed_keys(seed, batch, "llc")
     estimate = estimate_llc(
         loss,
         *(p.expand(*shape, *p.shape) for p in params),
@@ -111,7 +108,7 @@ def calibrate(
         n_chains=n_chains,
         n_draws=n_draws,
         n_burnin=n_burnin,
-        seed=np.broadcast_to(seed, (*shape, *batch)).copy(),
+        seed=np.broadcast_to(keys, (*shape, *batch)).copy(),
         sampler=sampler,
     )
     admissible = _admissible(estimate)
@@ -142,7 +139,7 @@ def _check_grid(lr: list[float], localization: list[float], nbeta: list[float]) 
 
 def _admissible(estimate: LLC) -> Tensor:
     ok = estimate.verdict == VERDICTS.index("ok")
-    # The acceptance of a preconditioned sampler is NaN, which passes.
+    # The acceptance of anything but plain SGLD is NaN, which passes.
     accepted = ~(estimate.acceptance < ACCEPTANCE)
     lost = (estimate.verdict == VERDICTS.index("escaped")) & accepted
     lost_at_or_above = lost.flip(0).cumsum(0).flip(0) > 0

@@ -33,6 +33,7 @@ from kgon.llc.convergence import convergence
 from kgon.llc.hmc import HMC
 from kgon.llc.langevin import SGLD, SamplerFactory, sample
 from kgon.theory.loss import EmpiricalLoss, PopulationLoss
+from kgon.theory.repeatable import check_repeatable
 
 VERDICTS = ("ok", "unconverged", "escaped", "diverged")
 
@@ -64,7 +65,7 @@ class LLC:
         below: share of draws with a loss below L(w*).
         drift: estimate from the second half of the draws less that from the first.
         acceptance: mean acceptance probability that a Metropolis correction would have had (MALA):
-            near 1 the discretisation error is small. NaN for preconditioned samplers.
+            near 1 the discretisation error is small. NaN for anything but plain SGLD.
         kept: number of chains kept.
         verdict: an index into VERDICTS; `verdicts` has the words.
         trace: (n_draws, n_chains, *batch), the losses of the draws.
@@ -106,7 +107,9 @@ def estimate_llc(
 
     Args:
         loss: maps stacked parameters to losses (n_chains, *batch), each of which depends on its own
-            parameters only. Its `value_and_grad` method is used if it has one, else autograd.
+            parameters only and is the same at every call. Its `value_and_grad` method is used if
+            it has one, else autograd. For a single w* without leading axes a `torch.vmap` of the
+            loss of one parameter will do.
         params: w*, one tensor for each parameter with the same leading axes *batch, the shape of
             loss(*params): W (*batch, n_hidden, n_features) and b (*batch, n_features) for the
             losses of kgon. Or one dict of such tensors, which the loss then takes. Chains run in
@@ -121,9 +124,10 @@ def estimate_llc(
             depend on the others.
         discard: leave out chains with more than this share of draws below L(w*) (the paper: 0.05);
             None keeps all.
-        sampler: `SGMCMC.sgld`, `SGMCMC.rmsprop_sgld`, or a partial of one; or `HMC()`, whose draws
-            have no step bias: what it gives is the expectation at this nbeta and localization up to
-            its standard error.
+        sampler: `SGMCMC.sgld`, `SGMCMC.rmsprop_sgld`, or a partial of one with devinterp's options
+            (a `mask` is a list with a tensor for each parameter, of a shape that broadcasts to that
+            of w*, or one tensor where there is one parameter); or `HMC()`, whose draws have no step
+            bias: it gives the expectation at this nbeta and localization up to its standard error.
 
     Returns:
         Estimates over (*batch). The verdict is the first of these that applies:
@@ -137,8 +141,9 @@ def estimate_llc(
     Raises:
         ValueError: an argument out of range, more draws than fit into memory, NaN in w*,
             parameters that share storage (each would get its own noise: the tied weights of
-            devinterp's notebook give 13.3 instead of 8.3), or a loss that does not return one
-            value for each w* or does not depend on one of the parameters.
+            devinterp's notebook give 13.3 instead of 8.3), a loss that does not return one value
+            for each w*, differs from call to call or does not depend on one of the parameters, or
+            a sampler or option that would not do on a stack of chains what devinterp says.
     """
     check_settings(nbeta, lr, localization, n_chains, n_draws, n_burnin)
     loss, w_star = _unpacked(loss, params)
@@ -146,31 +151,70 @@ def estimate_llc(
     on_cpu = all(p.device.type == "cpu" for p in w_star)
     if isinstance(loss, PopulationLoss | EmpiricalLoss) and on_cpu:
         loss = CompiledLoss(loss, w_star[0].shape[-1])
+    # Inference mode, if the caller is in it, would allow no gradients.
+    with torch.inference_mode(False), torch.no_grad():
+        reference = loss_at(loss, w_star)
+        batch = reference.shape
+        check_memory(n_draws, n_chains, math.prod(batch))
+        settings = {
+            name: _setting(name, value, batch)
+            for name, value in {"nbeta": nbeta, "localization": localization}.items()
+        }
+        keys = subkeys(seed, batch, n_chains)
+        if isinstance(sampler, HMC):
+            trace, acceptance = sampler.sample(loss, w_star, keys, n_draws, n_burnin, **settings)
+        else:
+            settings["lr"] = _setting("lr", _langevin_lr(lr), batch)
+            trace, acceptance = sample(loss, w_star, keys, n_draws, n_burnin, sampler, **settings)
+        return _summarise(trace, reference, acceptance.mean(0), settings["nbeta"], discard)
+
+
+def loss_at(loss: Callable[..., Tensor], w_star: tuple[Tensor, ...]) -> Tensor:
+    """The loss at w*, (*batch) in float64, once it is known that chains can run on it.
+
+    Raises:
+        ValueError: the loss does not return a tensor with one value for each w*, fails where it is
+            given an axis of chains, or differs from call to call.
+    """
+    if isinstance(loss, CompiledLoss):
+        return loss(*w_star)
+    shapes = [tuple(p.shape) for p in w_star]
+
+    def with_chain(*params: Tensor) -> Tensor:
+        try:
+            return loss(*(p.unsqueeze(0) for p in params))
+        except Exception as error:
+            raise ValueError(
+                f"loss fails on parameters of shapes {[(1, *shape) for shape in shapes]}, chains "
+                f"first: {error}. It must take any number of leading axes. A torch.vmap of a loss "
+                "takes one, that of the chains, which is enough for a single w*; for several nest "
+                "another vmap"
+            ) from error
+
     with torch.no_grad():
-        reference = loss(*w_star)
-    if not isinstance(reference, Tensor):
-        raise ValueError(
-            f"loss returned {type(reference).__name__}, not a tensor with one value for each w*"
-        )
-    reference, batch = reference.double(), reference.shape
-    if any(p.shape[: len(batch)] != batch for p in w_star):
-        raise ValueError(
-            f"loss returned shape {tuple(batch)}, but the parameters' shapes "
-            f"{[tuple(p.shape) for p in w_star]} do not start with it: it must return one value "
-            "for each w*"
-        )
-    check_memory(n_draws, n_chains, math.prod(batch))
-    settings = {
-        name: _setting(name, value, batch)
-        for name, value in {"nbeta": nbeta, "localization": localization}.items()
-    }
-    keys = subkeys(seed, batch, n_chains)
-    if isinstance(sampler, HMC):
-        trace, acceptance = sampler.sample(loss, w_star, keys, n_draws, n_burnin, **settings)
-    else:
-        settings["lr"] = _setting("lr", _langevin_lr(lr), batch)
-        trace, acceptance = sample(loss, w_star, keys, n_draws, n_burnin, sampler, **settings)
-    return _summarise(trace, reference, acceptance.mean(0), settings["nbeta"], discard)
+        try:
+            value = loss(*w_star)
+        except Exception:
+            # A torch.vmap needs the axis of chains.
+            value = with_chain(*w_star)
+            if value.shape[:1] != (1,):
+                raise
+            value = value[0]
+            checked = with_chain
+        else:
+            with_chain(*w_star)
+            checked = loss
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"loss returned {type(value).__name__}, not a tensor with one value for each w*"
+            )
+        if any(shape[: value.ndim] != value.shape for shape in shapes):
+            raise ValueError(
+                f"loss returned shape {tuple(value.shape)}, but the parameters' shapes {shapes} do "
+                "not start with it: it must return one value for each w*"
+            )
+        check_repeatable(checked, w_star)
+    return value.double()
 
 
 def _langevin_lr(lr: float | Tensor | None) -> float | Tensor:
@@ -223,13 +267,8 @@ def check_memory(n_draws: int, n_chains: int, n_estimates: int) -> None:
 
 def subkeys(seed: int | streams.Keys, batch: tuple[int, ...], n_chains: int) -> streams.Keys:
     """The chains' stream keys, (n_chains, *batch)."""
-    if isinstance(seed, int):
-        seed = streams.member_keys(seed, range(math.prod(batch)), "llc").reshape(batch)
-    if seed.shape != tuple(batch):
-        raise ValueError(
-            f"seed has keys of shape {seed.shape}, but the shape of w* is {tuple(batch)}"
-        )
-    return np.ascontiguousarray(np.moveaxis(streams.subkeys(seed, n_chains), -1, 0))
+    keys = streams.seed_keys(seed, batch, "llc")
+    return np.ascontiguousarray(np.moveaxis(streams.subkeys(keys, n_chains), -1, 0))
 
 
 def check_settings(
@@ -271,6 +310,11 @@ def _check_params(params: tuple[Tensor, ...]) -> None:
     if len({p.dtype for p in params}) > 1:
         raise ValueError(
             f"the parameters must have one dtype, got {', '.join(str(p.dtype) for p in params)}"
+        )
+    if any(not p.is_floating_point() for p in params):
+        raise ValueError(
+            f"the parameters must be floating-point tensors, got {params[0].dtype}: a chain takes "
+            "real steps"
         )
     if any(not bool(p.isfinite().all()) for p in params):
         raise ValueError("w* holds NaN or infinite values")

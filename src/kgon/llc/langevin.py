@@ -24,6 +24,7 @@ from devinterp.optim.preconditioner import (
     Preconditioner,
     PreconditionerCoefs,
 )
+from devinterp.optim.prior import CompositePrior
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -63,24 +64,26 @@ def sample(
         w_star: one tensor (*batch, ...) for each parameter.
         keys: (n_chains, *batch), streams of the chains' noise.
         n_draws: draws that each chain keeps, after n_burnin that it discards.
-        sampler: `SGMCMC.sgld`, `SGMCMC.rmsprop_sgld`, or a partial of one.
+        sampler: `SGMCMC.sgld`, `SGMCMC.rmsprop_sgld`, or a partial of one. A `mask` is a list with
+            a tensor for each parameter, of a shape that broadcasts to that of w*, or one tensor
+            where there is one parameter.
         nbeta, lr, localization: numbers, or a value for each w*, (*batch).
 
     Returns:
-        The losses of the draws (n_draws, n_chains, *batch), float64, and the mean MALA acceptance
-        of each chain (n_chains, *batch), NaN for preconditioned samplers.
+        The losses of the draws (n_draws, n_chains, *batch), float64, and the chains' MALA
+        acceptance (n_chains, *batch), the mean over all steps from draw to draw; NaN for a single
+        draw and for anything but plain SGLD.
 
     Raises:
         RuntimeError: the step of devinterp's SGLD differs from that of the compiled loop.
         ValueError: the loss does not return one value for each chain and w*, or does not depend on
-            one of the parameters.
+            one of the parameters; or an option of the sampler that stacked chains do not have.
     """
+    _check_options(sampler)
     # The draws of a chain are contiguous, in the order in which they are written and read.
     trace = torch.empty(*keys.shape, n_draws, dtype=torch.float64)
     acceptance = torch.empty(keys.shape, dtype=torch.float64)
-    # Acceptance is not measured at every draw, because a measurement takes as long as a step.
-    probe_every = max(1, n_draws // 50)
-    settings = _Settings(sampler, nbeta, lr, localization, n_burnin, probe_every)
+    settings = _Settings(sampler, nbeta, lr, localization, n_burnin)
     double = all(p.dtype == torch.float64 for p in w_star)
     if settings.is_plain_sgld and isinstance(loss, CompiledLoss) and double:
         _check_rule(SGLD, *w_star[0].shape[-2:], loss.tables.population)
@@ -99,8 +102,7 @@ def sample(
 class _Settings:
     """A sampler and its settings.
 
-    nbeta, lr and localization are numbers, or a value for each w*, (*batch). The acceptance is
-    measured at every `probe_every`-th draw after the first n_burnin steps.
+    nbeta, lr and localization are numbers, or a value for each w*, (*batch).
     """
 
     sampler: SamplerFactory
@@ -108,7 +110,6 @@ class _Settings:
     lr: float | Tensor
     localization: float | Tensor
     n_burnin: int
-    probe_every: int
 
     @property
     def is_plain_sgld(self) -> bool:
@@ -118,17 +119,20 @@ class _Settings:
             return sampler.func == SGLD and not sampler.args and not sampler.keywords
         return sampler == SGLD
 
-    def optimizer(self, w: Tensor) -> SGMCMC:
-        """The optimizer of a stack w (n_chains, *batch, size).
+    def optimizer(self, w: Tensor, w_star: tuple[Tensor, ...]) -> SGMCMC:
+        """The optimizer of a stack w (n_chains, *batch, size) of chains that start at w*.
 
         The constructors of `SGMCMC` take numbers only: they test nbeta == 1 and localization > 0.
         If a setting is a tensor, the optimizer is built with placeholders, which the settings then
         replace.
         """
         nbeta, lr, localization = self.nbeta, self.lr, self.localization
+        options: dict[str, Any] = {}
+        if (mask := _options(self.sampler).get("mask")) is not None:
+            options["mask"] = _stacked_mask(mask, w_star, w)
         if not any(isinstance(value, Tensor) for value in (nbeta, lr, localization)):
-            return self.sampler([w], lr=lr, nbeta=nbeta, localization=localization)
-        optimizer = self.sampler([w], lr=1.0, nbeta=2.0, localization=1.0)
+            return self.sampler([w], lr=lr, nbeta=nbeta, localization=localization, **options)
+        optimizer = self.sampler([w], lr=1.0, nbeta=2.0, localization=1.0, **options)
         (group,) = optimizer.param_groups
         group["nbeta"] = _shaped(nbeta, w)
         for prior in group["prior"].priors:
@@ -137,6 +141,62 @@ class _Settings:
         steps = StepSizes(torch.as_tensor(_shaped(lr, w)).to(w))
         group["preconditioner"] = CompositePreconditioner([group["preconditioner"], steps])
         return optimizer
+
+
+def _options(sampler: SamplerFactory) -> dict[str, Any]:
+    """The options that a partial of one of devinterp's samplers fixes."""
+    return sampler.keywords if isinstance(sampler, functools.partial) else {}
+
+
+def _check_options(sampler: SamplerFactory) -> None:
+    """ValueError for what would not do on stacked chains what devinterp says."""
+    method = sampler.func if isinstance(sampler, functools.partial) else sampler
+    if method == SGMCMC.sgnht:
+        raise ValueError(
+            "sampler SGMCMC.sgnht has one thermostat for a whole stack of chains and no "
+            "localization: use SGMCMC.sgld or SGMCMC.rmsprop_sgld"
+        )
+    for name, value in _options(sampler).items():
+        if name in ("lr", "nbeta", "localization"):
+            raise ValueError(
+                f"the sampler fixes {name}={value}: pass {name} to the estimate itself"
+            )
+        if name in ("save_metrics", "sketch_dim") and value:
+            raise ValueError(
+                f"the sampler has {name}={value}, but stacked chains keep the losses of the draws "
+                "only: leave it out"
+            )
+
+
+def _stacked_mask(mask: Any, w_star: tuple[Tensor, ...], w: Tensor) -> Tensor:
+    """devinterp's mask, one tensor for each parameter, for the stack w (n_chains, *batch, size)."""
+    masks = [mask] if isinstance(mask, Tensor) else list(mask)
+    shapes = [tuple(p.shape) for p in w_star]
+    batch = w.shape[1:-1]
+    try:
+        each = [
+            torch.as_tensor(m).expand(p.shape).reshape(*batch, -1)
+            for m, p in zip(masks, w_star, strict=True)
+        ]
+    except (RuntimeError, ValueError):
+        raise ValueError(
+            f"the sampler's mask must have one tensor for each parameter, which broadcasts to its "
+            f"shape, of {shapes}; got {[tuple(torch.as_tensor(m).shape) for m in masks]}"
+        ) from None
+    return torch.cat(each, -1).expand(w.shape)
+
+
+def _is_plain(optimizer: SGMCMC) -> bool:
+    """Whether the optimizer makes the module's step: Metropolis's rule is known for no other."""
+    (group,) = optimizer.param_groups
+    return (
+        type(optimizer) is SGMCMC
+        and isinstance(group["preconditioner"], IdentityPreconditioner | StepSizes)
+        and group["noise_level"] == 1.0
+        and group["bounding_box_size"] is None
+        and isinstance(group["prior"], CompositePrior)
+        and all(prior.center == "initial" for prior in group["prior"].priors)
+    )
 
 
 def _shaped(value: float | Tensor, w: Tensor) -> Any:
@@ -166,11 +226,10 @@ def _stepped(
         piece.view(len(keys), *p.shape)
         for piece, p in zip(torch.split(w, sizes, -1), w_star, strict=True)
     ]
-    optimizer = settings.optimizer(w)
+    optimizer = settings.optimizer(w, w_star)
     noise = _ChainNoise(keys, w)
-    accepted, probes = torch.zeros(keys.shape, dtype=torch.float64), 0
-    preconditioner = optimizer.param_groups[0]["preconditioner"]
-    langevin = isinstance(preconditioner, IdentityPreconditioner | StepSizes)
+    accepted = torch.zeros(keys.shape, dtype=torch.float64)
+    plain = _is_plain(optimizer)
     previous: tuple[Tensor, Tensor, Tensor] | None = None
     for t in range(settings.n_burnin + trace.shape[-1]):
         with torch.no_grad():
@@ -179,21 +238,19 @@ def _stepped(
             draw = t - settings.n_burnin
             if draw >= 0:
                 trace[..., draw] = value
-            if langevin and draw >= 0 and (previous or draw % settings.probe_every == 0):
+            if plain and draw >= 0:
                 away = w - centre
                 nbeta, localization = settings.nbeta, settings.localization
                 force = _shaped(nbeta, w) * w.grad + _shaped(localization, w) * away
                 energy = nbeta * value.double() + localization / 2 * _square(away)
                 if previous:
                     accepted += _acceptance(previous, (energy, w, force), settings.lr)
-                    probes += 1
-                    previous = None
-                else:
-                    previous = (energy, w.clone(), force)
+                previous = (energy, w.clone(), force)
             noise.draw(t)
             with noise:
                 optimizer.step()
-    return w, accepted / probes if probes else accepted + math.nan
+    n_steps = trace.shape[-1] - 1
+    return w, accepted / n_steps if plain and n_steps else accepted + math.nan
 
 
 def _value_and_grad(
@@ -268,7 +325,7 @@ class _ChainNoise(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.normal:
-            return self.noise
+            return self.noise * kwargs["std"]  # the sampler's noise_level
         return func(*args, **(kwargs or {}))
 
 
@@ -308,8 +365,7 @@ def _compiled(
     acceptance = Kernel(loss.tables, n_runs).langevin(
         W, b, trace.view(n_chains, n_runs, -1), keys=keys.reshape(n_chains, n_runs),
         nbeta=of_runs(settings.nbeta), lr=of_runs(settings.lr),
-        localization=of_runs(settings.localization),
-        n_burnin=settings.n_burnin, probe_every=settings.probe_every,
+        localization=of_runs(settings.localization), n_burnin=settings.n_burnin,
     )  # fmt: skip
     return torch.cat([W.flatten(2), b], -1).view(*keys.shape, -1), acceptance.view(keys.shape)
 
@@ -328,7 +384,7 @@ def _check_rule(sampler: SamplerFactory, n_hidden: int, n_features: int, populat
     values = torch.linspace(-1.0, 1.0, (n_hidden + 1) * n_features, dtype=torch.float64)
     w_star = values[n_features:].view(n_hidden, n_features), values[:n_features]
     keys = streams.member_keys(0, [0], "rule")
-    settings = _Settings(sampler, nbeta=10.0, lr=0.01, localization=2.0, n_burnin=0, probe_every=1)
+    settings = _Settings(sampler, nbeta=10.0, lr=0.01, localization=2.0, n_burnin=0)
     draws = torch.empty(1, 2, dtype=torch.float64)
     looped, stepped = (
         chains(loss, w_star, keys, draws, settings)[0] for chains in (_compiled, _stepped)

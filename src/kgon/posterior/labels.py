@@ -49,7 +49,9 @@ class Labels:
         """Which elements have this label, (*batch)."""
         if label == OTHER:
             return self.k < 0
-        k, sigma, phi = parse_label(label)
+        # No feature is on: no critical point of the catalogue, but a class of draws.
+        none_on = label.startswith("0")
+        k, sigma, phi = (0, label.count("+"), 0) if none_on else parse_label(label)
         return (self.k == k) & (self.sigma == sigma) & (self.phi == phi)
 
     @property
@@ -145,13 +147,14 @@ def quench_labels(quenched: Quench, tolerance: float = LEVEL_TOLERANCE) -> Label
 def output_labels(W: Tensor, b: Tensor) -> Labels:
     """k = features with l_i^2 + b_i > ON_OUTPUT, sigma = positive biases of the others.
 
-    With n_features >= 4 and fewer than four of these, the class is that of a 4-gon with the missing
-    columns switched off (phi), which has the same loss.
+    With n_hidden = 2, n_features >= 4 and fewer than four of these, the class is that of a 4-gon
+    with the missing columns switched off (phi), which has the same loss. For other n_hidden k is
+    the number of features that are on, whatever figure they draw.
     """
     _check(W, b)
     on = W.square().sum(-2) + b > ON_OUTPUT
     n_on = on.sum(-1)
-    k = n_on.clamp(min=4) if b.shape[-1] >= 4 else n_on
+    k = n_on.clamp(min=4) if W.shape[-2] == 2 and b.shape[-1] >= 4 else n_on
     return Labels(k, (~on & (b > 0)).sum(-1), k - n_on)
 
 

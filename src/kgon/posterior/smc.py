@@ -37,9 +37,10 @@ import torch
 from torch import Tensor
 
 from kgon import streams
-from kgon.posterior.hmc import mover
+from kgon.posterior.hmc import TorchMover, mover
 from kgon.posterior.tempering import Rung, Tempered, Tempering
 from kgon.theory.loss import DirectLoss, EmpiricalLoss, Loss
+from kgon.theory.repeatable import check_repeatable
 
 VERDICTS = ("ok", "unchecked", "unconverged", "diverged")
 
@@ -197,22 +198,28 @@ def sample_posterior(
     for name, share in {"ess": ess, "target_acceptance": target_acceptance}.items():
         if not 0 < share < 1:
             raise ValueError(f"{name} must lie in (0, 1), got {share}")
-    n_features = _n_features(loss, n_features)
-    strength, batch = _strength(loss, n_samples, noise_std)
-    tempering = Tempering(
-        mover=mover(loss, (n_replicates, *batch), n_hidden, n_features),
-        strength=strength.reshape(-1).repeat(n_replicates),
-        prior_std=prior_std,
-        keys=_keys(seed, batch, n_replicates),
-        n_particles=n_particles,
-        n_hidden=n_hidden,
-        n_features=n_features,
-        ess=ess,
-        n_moves=n_moves,
-        n_leapfrog=n_leapfrog,
-        target_acceptance=target_acceptance,
-    )
-    with torch.no_grad():
+    # Inference mode, if the caller is in it, would allow no gradients.
+    with torch.inference_mode(False), torch.no_grad():
+        n_features = _n_features(loss, n_features)
+        strength, batch = _strength(loss, n_samples, noise_std)
+        moves = mover(loss, (n_replicates, *batch), n_hidden, n_features)
+        if isinstance(moves, TorchMover):
+            n_runs = n_replicates * math.prod(batch)
+            W = torch.full((1, n_runs, n_hidden, n_features), 0.5, dtype=torch.float64)
+            check_repeatable(moves.value, (W, W[..., 0, :]))
+        tempering = Tempering(
+            mover=moves,
+            strength=strength.reshape(-1).repeat(n_replicates),
+            prior_std=prior_std,
+            keys=_keys(seed, batch, n_replicates),
+            n_particles=n_particles,
+            n_hidden=n_hidden,
+            n_features=n_features,
+            ess=ess,
+            n_moves=n_moves,
+            n_leapfrog=n_leapfrog,
+            target_acceptance=target_acceptance,
+        )
         return _summarise(tempering.sample(), strength, (n_replicates, *batch))
 
 
@@ -258,11 +265,8 @@ def _strength(
 
 def _keys(seed: int | streams.Keys, batch: tuple[int, ...], n_replicates: int) -> streams.Keys:
     """The replicates' stream keys, (n_replicates * batch)."""
-    if isinstance(seed, int):
-        seed = streams.member_keys(seed, range(math.prod(batch)), "posterior").reshape(batch)
-    if seed.shape != batch:
-        raise ValueError(f"seed has keys of shape {seed.shape}, the data sets have {batch}")
-    return np.ascontiguousarray(np.moveaxis(streams.subkeys(seed, n_replicates), -1, 0)).ravel()
+    keys = streams.seed_keys(seed, batch, "posterior")
+    return np.ascontiguousarray(np.moveaxis(streams.subkeys(keys, n_replicates), -1, 0)).ravel()
 
 
 def _summarise(result: Tempered, strength: Tensor, runs: tuple[int, ...]) -> Posterior:

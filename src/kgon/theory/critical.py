@@ -108,14 +108,16 @@ class CriticalPoint:
         """The type of the critical point: "minimum", "saddle" or "non-smooth".
 
         "non-smooth": some output has b_i = 0 and A_ij = 0 (4-gons). Second derivatives then depend
-        on the direction, so there is no Hessian. Elsewhere the loss is twice continuously
+        on the direction, so there is no Hessian. Of these the 4-gons with sigma >= 1 and phi >= 1
+        are saddles all the same: the loss falls to second order along directions in which columns
+        with a positive bias grow where a column is off. Elsewhere the loss is twice continuously
         differentiable; the point is a "saddle" if the Hessian has a negative eigenvalue, else a
         "minimum". Minima are not isolated: the loss does not change under rotations, nor with the W
         and b of dead columns with a negative bias.
         """
         A = self.W.mT @ self.W
         if bool(((self.b.abs() < 1e-12).unsqueeze(-1) & (A.abs() < 1e-12)).any()):
-            return "non-smooth"
+            return "saddle" if self.sigma and self.phi else "non-smooth"
         eigenvalues = torch.linalg.eigvalsh(hessian(PopulationLoss(), self.W, self.b))
         # Relative to the largest eigenvalue, rounding leaves zero modes at 1e-16, and the negative
         # eigenvalue of a saddle is at least 3e-5 for n_features = 20, 5e-6 for 60.

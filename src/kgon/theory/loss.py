@@ -19,6 +19,7 @@ and the empirical loss are this one function with two `Moments`.
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -79,10 +80,7 @@ class SampleMoments:
     """
 
     def __init__(self, x: Tensor):
-        if x.ndim < 2 or x.shape[-2] < 1:
-            raise ValueError(
-                f"x must be (*batch, n_samples >= 1, n_features), got {tuple(x.shape)}"
-            )
+        _check_inputs(x)
         if not bool(torch.isfinite(x).all()):
             raise ValueError("x holds NaN or infinite values")
         if int((x != 0).sum(-1).amax()) > 1:
@@ -126,12 +124,26 @@ class SampleMoments:
         )
 
 
-def _check_parameters(W: Tensor, b: Tensor) -> None:
-    if W.ndim < 2 or b.ndim < 1 or W.shape[-1] != b.shape[-1]:
+def _check_inputs(x: Tensor) -> None:
+    if x.ndim < 2 or 0 in x.shape[-2:]:
         raise ValueError(
-            "W must be (*batch, n_hidden, n_features) and b (*batch, n_features), "
+            f"x must be (*batch, n_samples >= 1, n_features >= 1), got {tuple(x.shape)}"
+        )
+
+
+def _parameters(W: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """W and b in floating point. ValueError where their shapes do not fit."""
+    if W.ndim < 2 or b.ndim < 1 or W.shape[-1] != b.shape[-1] or b.shape[-1] < 1:
+        raise ValueError(
+            "W must be (*batch, n_hidden, n_features >= 1) and b (*batch, n_features), "
             f"got {tuple(W.shape)} and {tuple(b.shape)}"
         )
+    if W.is_floating_point() and b.is_floating_point():
+        return W, b
+    dtype = torch.promote_types(W.dtype, b.dtype)
+    if not dtype.is_floating_point:
+        dtype = torch.get_default_dtype()
+    return W.to(dtype), b.to(dtype)
 
 
 def _check_importance(importance: Tensor | None, n_features: int) -> None:
@@ -145,13 +157,25 @@ def _active_moments(A: Tensor, b: Tensor, moments: Moments) -> tuple[Tensor, ...
     """M_k over the amplitudes on which each output is active, each (*batch, output, input)."""
     b = b.unsqueeze(-1)
     tilted = A.abs() > _TINY
-    tails = moments.tail(-b / torch.where(tilted, A, 1.0))
+    t = -b / torch.where(tilted, A, 1.0)
+    steep = _steep(A.dtype)
+    if steep > _TINY:
+        # The threshold's slope would overflow there, and infinity times zero is NaN.
+        flat = A.abs() <= steep
+        t = torch.where(flat, t.detach(), -b / torch.where(flat, 1.0, A))
+    tails = moments.tail(t)
     active = []
     for tail, total in zip(tails, moments.total, strict=True):
         total = total.unsqueeze(-2)
         half_line = torch.where(A > 0, tail, total - tail)
         active.append(torch.where(tilted, half_line, torch.where(b > 0, total, 0.0)))
     return tuple(active)
+
+
+@cache
+def _steep(dtype: torch.dtype) -> float:
+    """|A_ij| below which b_i / A_ij^2 may overflow, for |b_i| up to 10^4."""
+    return 100 / math.sqrt(torch.finfo(dtype).max)
 
 
 def _gram(W: Tensor) -> Tensor:
@@ -196,23 +220,25 @@ class _MomentLoss:
         raise NotImplementedError
 
     def _prepare(self, W: Tensor, b: Tensor) -> tuple[Tensor, Moments, tuple[Tensor, ...]]:
-        _check_parameters(W, b)
         _check_importance(self.importance, b.shape[-1])
         A = _gram(W)
         moments = self._moments(b)
         return A, moments, _active_moments(A, b, moments)
 
     def __call__(self, W: Tensor, b: Tensor) -> Tensor:
+        W, b = _parameters(W, b)
         A, moments, M = self._prepare(W, b)
         return _value(A, b, M, moments.total[2], self.importance)
 
     def grad(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """dL/dW and dL/db in closed form, themselves differentiable (for Hessians)."""
+        W, b = _parameters(W, b)
         A, _, M = self._prepare(W, b)
         return _grad(W, A, b, M, self.importance)
 
     def value_and_grad(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The loss and its gradient in closed form, from one computation of the moments."""
+        W, b = _parameters(W, b)
         A, moments, M = self._prepare(W, b)
         value = _value(A, b, M, moments.total[2], self.importance)
         return value, *_grad(W, A, b, M, self.importance)
@@ -248,8 +274,8 @@ class EmpiricalLoss(_MomentLoss):
     """
 
     def __init__(self, x: Tensor, importance: Tensor | None = None):
-        _check_importance(importance, x.shape[-1])
         self.moments = SampleMoments(x)
+        _check_importance(importance, x.shape[-1])
         self.importance = importance
         self.n_samples = x.shape[-2]
         self.n_features = x.shape[-1]
@@ -275,13 +301,13 @@ class DirectLoss:
     """
 
     def __init__(self, x: Tensor, importance: Tensor | None = None):
+        _check_inputs(x)
         _check_importance(importance, x.shape[-1])
         self.x = x
         self.importance = importance
         self.n_samples = x.shape[-2]
 
     def _residual(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        _check_parameters(W, b)
         hidden = self.x @ W.mT
         return hidden, (hidden @ W + b.unsqueeze(-2)).relu() - self.x
 
@@ -289,7 +315,7 @@ class DirectLoss:
         return None if self.importance is None else self.importance.unsqueeze(-2)
 
     def __call__(self, W: Tensor, b: Tensor) -> Tensor:
-        _, residual = self._residual(W, b)
+        _, residual = self._residual(*_parameters(W, b))
         return _weighted(residual.square(), self._weight()).sum(-1).mean(-1)
 
     def value_and_grad(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -297,6 +323,7 @@ class DirectLoss:
 
         h = x W^T are the hidden values and g = dL/d(output), each (*batch, n_samples, ...).
         """
+        W, b = _parameters(W, b)
         hidden, residual = self._residual(W, b)
         weighted = _weighted(residual, self._weight())
         value = (weighted * residual).sum(-1).mean(-1)
@@ -344,7 +371,7 @@ def population_loss(W: Tensor, b: Tensor, importance: Tensor | None = None) -> T
     everywhere twice differentiable, for any n_hidden and any leading batch axes.
 
     Args:
-        W: (*batch, n_hidden, n_features).
+        W: (*batch, n_hidden, n_features). Integers are taken in torch's default floating dtype.
         b: (*batch, n_features).
         importance: (..., n_features), weight I_i of output coordinate i; None for weights of 1.
 

@@ -69,7 +69,7 @@ class EnsembleData(L.LightningDataModule):
         self.n_samples = n_samples
         self.batch_size = batch_size
         self.members = list(members)
-        self.seeds = [seed] * len(self.members) if isinstance(seed, int) else list(seed)
+        self.seeds = streams.each_seed(seed, len(self.members))
         self.stops = sorted(set(stops))
         self.block = block
         self.dtype = dtype

@@ -77,7 +77,7 @@ class TMS(L.LightningModule):
         check_members_are_independent(optimizer, scheduler)
         self.automatic_optimization = False
         self.members = list(members)
-        self.seeds = [seed] * len(self.members) if isinstance(seed, int) else list(seed)
+        self.seeds = streams.each_seed(seed, len(self.members))
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.learning_rates = learning_rates
