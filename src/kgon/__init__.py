@@ -10,6 +10,7 @@ from typing import Any
 _HOME = {
     "CriticalPoint": "theory.critical",
     "EmpiricalLoss": "theory.loss",
+    "HMC": "llc.hmc",
     "LLC": "llc.estimate",
     "Plateau": "theory.plateaus",
     "classify": "theory.phases",

@@ -35,8 +35,8 @@ def against_theory(rows: Rows) -> Figure:
     """Estimates with their standard errors against n, theory as lines, published values as crosses.
 
     Args:
-        rows: label, n_samples, llc, stderr, theory, published, published_spread, verdict. Estimates
-            whose verdict is not ok are pale.
+        rows: mappings with label, n_samples, llc, stderr, theory, published, published_spread and
+            verdict. Estimates whose verdict is not ok are pale.
     """
     labels = phase_order(row["label"] for row in rows)
     sizes = sorted({row["n_samples"] for row in rows})
@@ -72,7 +72,7 @@ def _estimate(ax: Axes, x: float, row: Mapping[str, Any], label: str) -> None:
 
 
 def _theory_lines(ax: Axes, theory: Mapping[str, float]) -> None:
-    """A dashed line for each phase; phases of one value take turns along theirs."""
+    """A dashed line for each value; phases with the same value alternate along it."""
     dash = 4.0
     for label, value in theory.items():
         same = [other for other, its in theory.items() if its == value]
@@ -82,10 +82,11 @@ def _theory_lines(ax: Axes, theory: Mapping[str, float]) -> None:
 
 @styled
 def along_training(rows: Rows, points: Sequence[CriticalPoint]) -> Figure:
-    """Estimates of members against SGD steps, coloured by phase, with the theory of the phases met.
+    """Estimates of members against SGD steps, coloured by phase, with theory as lines.
 
     Args:
-        rows: step, member, phase, llc, stderr, verdict; estimates whose verdict is not ok are pale.
+        rows: mappings with step, member, phase, llc, stderr and verdict. Estimates whose verdict is
+            not ok are pale.
         points: critical points.
     """
     labels = phase_order(row["phase"] for row in rows)

@@ -1,6 +1,6 @@
-"""The figures of a posterior job: a phase diagram in, a matplotlib `Figure` out.
+"""The figures of a posterior job: functions of a `PhaseDiagram` that return a `Figure`.
 
-Bands and bars are over data sets.
+Bands and error bars are over data sets.
 """
 
 import math
@@ -45,16 +45,16 @@ def phases(
     pair: tuple[str, str] | None = None,
     crossing: tuple[float, float] = (math.nan, math.nan),
 ) -> Figure:
-    """Shares of the posterior by number of vertices against n, by every labelling rule, with the
-    rules' agreement below.
+    """Shares of the posterior by number of vertices against n, one panel per labelling rule.
 
-    Lines are means and bands the range over data sets.
+    Lines are means, and bands the range over data sets. The lowest panel shows the agreement of the
+    rules.
 
     Args:
-        predicted: crossings by name, as vertical lines; one beyond the sizes, or None, is only
-            named.
-        pair: the families that `predicted` and `crossing` are about.
-        crossing: mean and standard deviation of the measured one, drawn at a share of one half.
+        predicted: predicted crossings by name, drawn as vertical lines. A value outside the sizes,
+            or None, is only listed in the legend.
+        pair: the two families of k-gons that `predicted` and `crossing` refer to.
+        crossing: mean and standard deviation of the measured crossing, drawn at a share of 1/2.
     """
     n = np.array(diagram.n_samples, dtype=float)
     rules = diagram.rules
@@ -109,7 +109,7 @@ def _predictions(
     pair: tuple[str, str] | None,
     n: Array,
 ) -> list[Line2D]:
-    """Draw predicted crossings; the legend's entries."""
+    """Draw predicted crossings and return their legend entries."""
     notes = []
     for (name, at), dashes in zip(predicted.items(), _DASHES, strict=False):
         inside = at is not None and n[0] <= at <= n[-1]
@@ -124,10 +124,10 @@ def _predictions(
 
 @styled
 def starts(diagram: PhaseDiagram) -> Figure | None:
-    """Shares by number of vertices against n (reference rule): by SMC, and by NUTS from each start.
+    """Shares by number of vertices against n (reference rule), by SMC and by NUTS from each start.
 
-    Lines are means and bands the range over data sets; SMC's means are repeated as dashes beside
-    NUTS'. None without NUTS.
+    Lines are means, and bands the range over data sets. Dashed lines in the panels of NUTS repeat
+    the means of SMC. None without NUTS.
     """
     if not diagram.starts:
         return None
@@ -179,7 +179,7 @@ def _a_start(start: str) -> str:
 
 @styled
 def log_evidence(diagram: PhaseDiagram) -> Figure:
-    """-log Z against n, and below it the standard error of log Z from the replicates."""
+    """-log Z against n, with the standard error of log Z from the replicates below."""
     n = np.array(diagram.n_samples, dtype=float)
     figure, (upper, lower) = new_panels(f"Free energy, {_over(diagram)}", [1.5, 0.8])
     _band(upper, n, -diagram.column("log_evidence"), INK, "evidence", "o")
@@ -195,11 +195,11 @@ def log_evidence(diagram: PhaseDiagram) -> Figure:
 
 @styled
 def llc(diagram: PhaseDiagram) -> Figure | None:
-    """The learning coefficient of the posterior within each phase against n, beside theory.
+    """The learning coefficient of the posterior within each phase against n, with theory.
 
-    Dots are means over the data sets in which the phase has at least LEAST_SHARE, bars their
-    standard deviations; dashes are theory. The phases with the largest shares; None if none has
-    an estimate.
+    Dots are means over the data sets in which the phase has a share of at least LEAST_SHARE, bars
+    their standard deviations, and dashed lines theory. Shown are the phases with the largest
+    shares. None if there is no estimate.
     """
     rows = [
         asdict(row)

@@ -1,9 +1,9 @@
-"""How kgon's figures look: size, colours, markers, axes, names of levels, legends; and `save`.
+"""The style of kgon's figures: size, colours, markers, axes, names of levels, legends; and `save`.
 
-Every figure is half a page wide (3.4 inches) with no text below 7 pt. Figures are built on
-`matplotlib.figure.Figure` itself, without pyplot: no global state, no display. matplotlib's
-constrained layout makes room for text. A phase has one colour everywhere (`phase_color`), and a
-marker and a line style that say the same without colour.
+Every figure is half a page wide (3.4 inches) and has no text below 7 pt. Figures use
+`matplotlib.figure.Figure` without pyplot, so there is no global state and no display. matplotlib's
+constrained layout makes room for text. A phase has the same colour everywhere (`phase_color`), and
+a marker and a line style that identify it without colour.
 """
 
 import math
@@ -71,11 +71,11 @@ _STYLE: Any = {
 # --------------------------------------------------------------------------------------- phases
 
 _FAMILIES = {3: "#00a5b5", 4: "#004c84", 5: "#b84a00", 6: "#16b886", 7: "#c8589c", 8: "#b49a00"}
-"""The colour of the k-gon without sigma and phi, by k."""
+"""The colour of the k-gon with sigma = phi = 0, by k."""
 
 
 def k_sigma_phi(label: object) -> tuple[int, int, int] | None:
-    """(k, sigma, phi) of a label such as `4++-`, None of anything else."""
+    """(k, sigma, phi) of a label such as `4++-`; None for anything else."""
     try:
         return parse_label(str(label))
     except ValueError:
@@ -83,8 +83,11 @@ def k_sigma_phi(label: object) -> tuple[int, int, int] | None:
 
 
 def phase_color(label: object, *, dark: bool = False) -> str:
-    """The colour of a phase as #rrggbb: the family k is the hue, each sigma is lighter, each phi
-    turns the hue. What is no k-gon (`other`) is grey. `dark`: for a dark background."""
+    """The colour of a phase as #rrggbb.
+
+    The hue is given by k; each sigma makes it lighter, and each phi shifts the hue. Labels that are
+    not k-gons (`other`) are grey. `dark` is for a dark background.
+    """
     key = k_sigma_phi(label)
     if key is None:
         return "#8c8c8c" if dark else GREY
@@ -136,7 +139,7 @@ def phase_order(labels: Iterable[object]) -> list[str]:
 
 
 def styled(draw: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a function that draws: text, lines and legends have kgon's sizes and colours."""
+    """Decorate a function that draws, so that text, lines and legends have kgon's style."""
 
     @wraps(draw)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -147,7 +150,7 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 
 
 def new_figure(title: str, height: float, legend: Sequence[Any] = ()) -> Figure:
-    """An empty figure with a title and a legend, below which are `height` inches for axes."""
+    """An empty figure with a title and a legend, and `height` inches for axes below them."""
     longest = max((len(handle.get_label()) for handle in legend), default=0)
     columns = min(5, _LEGEND // (longest + 5))
     rows = math.ceil(len(legend) / columns)
@@ -165,9 +168,9 @@ def new_panels(
     columns: int = 1,
     share_x: bool = True,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with rows of axes of about these heights, in inches; the axes come row by row.
+    """A figure with rows of axes of about these heights, in inches, and the axes row by row.
 
-    With `share_x` those of a column share x, and the lowest has labels.
+    With `share_x`, the axes of a column share x, and only the lowest has tick labels.
     """
     height = sum(heights) + 0.36 + 0.07 * (len(heights) - 1)
     figure = new_figure(title, height, legend)
@@ -180,7 +183,7 @@ def new_panels(
 
 
 def style_ticks(ax: Axes) -> None:
-    """Ticks are made when a figure is drawn: unlike all else they do not know of `styled`."""
+    """Set the style of ticks, which are made when a figure is drawn and so escape `styled`."""
     ax.tick_params(which="major", width=0.6, length=2.5, labelsize=FONT, colors=INK, pad=2.0)
     ax.tick_params(which="minor", width=0.4, length=1.5)
 
@@ -201,14 +204,14 @@ def theory_handle() -> Line2D:
 
 
 def hide_axes(ax: Axes) -> None:
-    """Leave the contents alone."""
+    """Hide the frame, ticks and labels of axes."""
     ax.set_xticks([])
     ax.set_yticks([])
     ax.spines[:].set_visible(False)
 
 
 def name_panel(ax: Axes, text: str) -> None:
-    """A panel's name, above its frame on the left."""
+    """Write a panel's name above its frame, on the left."""
     ax.set_title(text, loc="left")
 
 
@@ -216,7 +219,7 @@ def name_panel(ax: Axes, text: str) -> None:
 
 
 def plain_decimals(value: float, _position: object = None) -> str:
-    """A tick's label for numbers near 1."""
+    """A tick label without exponent, for numbers near 1."""
     return f"{value:g}"
 
 
@@ -228,7 +231,7 @@ def _power_of_ten(value: float, _position: object = None) -> str:
 
 
 def step_axis(ax: Axes, step: Array) -> None:
-    """Logarithmic steps from the first step on; step 0 in a short linear piece before it."""
+    """A logarithmic axis of steps, with step 0 in a short linear part before the first step."""
     positive = step[step > 0]
     if not positive.size:
         return
@@ -253,7 +256,7 @@ def step_axis(ax: Axes, step: Array) -> None:
 
 
 def linear_step_axis(ax: Axes, last: float) -> None:
-    """Linear steps from 0, for stages that take most of the time; in thousands where that reads."""
+    """A linear axis of steps from 0, in thousands if the steps are that large."""
     ax.set_xlim(0, last)
     ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     ax.xaxis.set_major_formatter(
@@ -264,7 +267,7 @@ def linear_step_axis(ax: Axes, last: float) -> None:
 
 
 def loss_axis(ax: Axes, low: float, high: float) -> None:
-    """A logarithmic loss axis where that is possible, with plain decimals as labels."""
+    """A loss axis with plain decimals as labels, logarithmic if the limits are positive."""
     if low <= 0:
         ax.set_ylim(min(low, 0.0) - 0.02 * high, high)
         return
@@ -277,10 +280,11 @@ def loss_axis(ax: Axes, low: float, high: float) -> None:
 
 
 def loss_limits(loss: Array, levels: Sequence[float]) -> tuple[float, float]:
-    """The frame: all levels near the curves, and the curves up to a little above the highest.
+    """The limits (low, high) of a loss axis for curves and critical levels.
 
-    Starts with large biases lie far above every level; they may leave the frame at the top.
-    A level of zero makes the axis linear (low = 0).
+    They include the levels near the curves, and the curves up to a little above the highest level.
+    Curves that start with large biases lie far above every level and may leave the frame at the
+    top. A level of zero makes the axis linear (low = 0).
     """
     finite = loss[np.isfinite(loss)]
     if not finite.size:
@@ -296,10 +300,10 @@ def loss_limits(loss: Array, levels: Sequence[float]) -> tuple[float, float]:
 
 
 def draw_levels(ax: Axes, levels: Sequence[tuple[str, float]], height: float) -> None:
-    """Draw a line at each value (label, value) of the y axis, and name it at the right margin.
+    """Draw a horizontal line at each (label, value), with its label at the right margin.
 
-    Names stand one line of text apart, each tied to its value; equal values share a name. If there
-    is no room for all in `height` inches, evenly spaced ones are named.
+    Labels are at least one line of text apart, each connected to its line; equal values share a
+    label. If `height` inches have no room for all labels, an evenly spaced selection is shown.
     """
     names: dict[float, list[str]] = {}
     for label, value in levels:
@@ -325,15 +329,15 @@ def draw_levels(ax: Axes, levels: Sequence[tuple[str, float]], height: float) ->
 
 
 def leader(label: str) -> dict[str, Any]:
-    """How `annotate` ties a name to what it names: a thin line of the phase's colour."""
+    """Arguments of `annotate` for a thin line in the phase's colour from a label to its target."""
     colour = phase_color(label)
     return {"arrowstyle": "-", "color": colour, "lw": 0.6, "shrinkA": 0, "shrinkB": 0}
 
 
 def spread_apart(position: Array, gap: float) -> Array:
-    """Sorted positions moved until they are at least `gap` apart, inside [0, 1] if there is room.
+    """Move sorted positions until they are at least `gap` apart, in [0, 1] if there is room.
 
-    Half way between pushing up only and pushing down only.
+    The result is the mean of moving them only up and moving them only down.
     """
     steps = gap * np.arange(len(position))
     flat = position - steps
@@ -343,7 +347,7 @@ def spread_apart(position: Array, gap: float) -> Array:
 
 
 def mark_below_frame(ax: Axes, x: Array) -> None:
-    """Triangles on the lower edge at the abscissas of what lies below the frame."""
+    """Triangles on the lower edge of the frame, at the x of values below it."""
     if x.size:
         ax.plot(x, np.full(x.size, 0.03), ls="", marker="v", ms=3, color=INK, clip_on=False,
                 transform=ax.get_xaxis_transform(), zorder=3, label="off scale",
@@ -353,7 +357,7 @@ def mark_below_frame(ax: Axes, x: Array) -> None:
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Write `stem`.png (300 dpi) and `stem`.svg, and return their paths.
 
-    The same figure gives the same bytes: no date, and element ids from a fixed salt.
+    The same figure gives the same bytes: there is no date, and element ids have a fixed salt.
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
     png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")

@@ -1,4 +1,4 @@
-"""Results of a sweep's runs against one of the parameters that were swept."""
+"""Results of a sweep's runs against a swept parameter."""
 
 from collections.abc import Mapping, Sequence
 
@@ -26,15 +26,15 @@ _MOST_PLACES = 8  # values that have a place each; more are on a numeric axis
 def against_parameter(
     name: str, values: Sequence[float | str], results: Sequence[Mapping[str, float | str]]
 ) -> Figure | None:
-    """Each result against a parameter: a dot for each run, a line through the means.
+    """Each result against a parameter: a dot for each run, and a line through the means.
 
-    Results by phase (`final/llc/5`, `final/llc/5+`) share a panel. A count that a run does not have
+    Results by phase (`final/llc/5`, `final/llc/5+`) share a panel. A missing count
     (`final/phase/5`) is 0. Results that are the same in all runs are left out.
 
     Args:
-        name: of the parameter.
-        values: one for each run.
-        results: by name, for each run.
+        name: the name of the parameter.
+        values: the value of the parameter in each run.
+        results: the results of each run, by name.
 
     Returns:
         The figure, or None if no result varies.
@@ -73,7 +73,7 @@ def against_parameter(
 
 
 def _place(ax: Axes, values: Sequence[float | str]) -> Array:
-    """Where each run stands on the x axis, which is given its scale and ticks."""
+    """The x coordinate of each run; sets the scale and ticks of the x axis."""
     words = sorted({v for v in values if isinstance(v, str)})
     distinct = [*sorted({v for v in values if not isinstance(v, str)}), *words]
     if len(distinct) <= _MOST_PLACES or words:

@@ -1,4 +1,4 @@
-"""The figures of a training run: arrays in, a matplotlib `Figure` out."""
+"""The figures of a training run: functions of arrays that return a matplotlib `Figure`."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -44,14 +44,13 @@ from kgon.figures.style import (
 from kgon.figures.weights import k_gon
 from kgon.theory.critical import CriticalPoint
 
-# Curves of more points than this are drawn as an image inside the SVG: the axes and all text stay
-# vectors, and the file stays below a megabyte.
+# Curves with more points than this are an image inside the SVG, which keeps the file below a
+# megabyte. Axes and text remain vectors.
 _VECTOR_POINTS = 50_000
 
 
 class Stage(NamedTuple):
-    """A member's parameters at one step, to be pictured: W (n_hidden, n_features),
-    b (n_features)."""
+    """A member's parameters at one step, to be drawn: W (n_hidden, n_features), b (n_features)."""
 
     label: str
     step: float
@@ -72,7 +71,7 @@ def loss_curves(
     Args:
         step: (S,), increasing.
         loss: (S, M), NaN where a member has stopped.
-        points: critical points; those whose level lies in the frame are drawn and named.
+        points: critical points; levels in the frame are drawn and labelled.
         final_phase: M labels that colour the curves.
     """
     x = np.asarray(step, dtype=float)
@@ -133,8 +132,8 @@ def staircase(
     Args:
         step, loss: (S,), the member's population loss.
         llc_step, llc, llc_stderr: (T,), its estimates, or None when there are none.
-        plateaus: mappings with `start`, `end` and `nearest`; shaded.
-        stages: (label, step, W (n_hidden, n_features), b (n_features)) in time order; pictured.
+        plateaus: mappings with `start`, `end` and `nearest`, drawn as shaded intervals.
+        stages: the stages in order of time; each gets a picture.
         points: critical points, for the stages' losses and theory LLCs.
         llc_ok: (T,), whether an estimate's verdict is ok; the others are hollow.
     """
@@ -190,7 +189,7 @@ _PANEL = 1.3  # inches
 def _staircase_axes(
     title: str, n_pictures: int, n_panels: int
 ) -> tuple[Figure, list[Axes], list[Axes]]:
-    """A figure with a row of pictures, if there are any, above panels as wide as the figure."""
+    """A figure with a row of pictures, if there are any, above panels of full width."""
     pictures, panels = [f"picture {i}" for i in range(n_pictures)], ["loss", "llc"][:n_panels]
     rows: list[Any] = [pictures] if pictures else []
     rows += [[panel] * max(n_pictures, 1) for panel in panels]
@@ -208,7 +207,7 @@ def _staircase_axes(
 def _interval(
     step: float, end: float, plateaus: Sequence[Mapping[str, Any]]
 ) -> tuple[float, float]:
-    """Where a stage's theory is drawn: over the plateau at `step`, or else from there to `end`."""
+    """The interval in which a stage's theory is drawn: the plateau at `step`, else [step, end]."""
     over = [(p["start"], p["end"]) for p in plateaus if p["start"] <= step <= p["end"]]
     return over[-1] if over else (step, end)
 
@@ -224,7 +223,7 @@ def _draw_llc(
     """Draw estimates with error bars, hollow if not ok, and the theory as (label, steps, LLC)."""
     values = [*llc[np.isfinite(llc)], *(value for *_, value in theory)] or [0.0, 1.0]
     top = max(values)
-    # Far from critical points estimates can be very negative: not all of that is worth the height.
+    # Far from critical points estimates can be very negative; the frame does not show all of them.
     floor = max(min(min(values), 0.0), -0.25 * max(top, 1.0))
     margin = 0.1 * (top - floor or 1.0)
     ax.set_ylim(floor - 0.5 * margin, top + margin)
@@ -249,7 +248,7 @@ def _draw_llc(
 def _tie(
     figure: Figure, picture: Axes, ax: Axes, stage: Stage, x: Array, y: Array, gid: str
 ) -> None:
-    """Mark a stage's place on the curve, and tie its picture to it."""
+    """Mark a stage on the curve, and connect its picture to the mark."""
     nearest = y[int(np.argmin(np.abs(x - stage.step)))]
     figure.add_artist(
         ConnectionPatch(
@@ -270,7 +269,7 @@ _HATCHES = {"-": None, "--": "////", "-.": "xxxx", ":": "...."}
 
 @styled
 def phase_counts(step: ArrayLike, labels: ArrayLike) -> Figure:
-    """How many members are in each phase over time, stacked: step (T,), labels (T, M)."""
+    """The number of members in each phase against steps, stacked: step (T,), labels (T, M)."""
     x = np.asarray(step, dtype=float)
     phase = np.asarray(labels).astype(str)
     if phase.ndim != 2 or x.shape != phase.shape[:1]:
@@ -308,7 +307,7 @@ def llc_by_phase(
     points: Sequence[CriticalPoint],
     verdicts: Sequence[str] | None = None,
 ) -> Figure:
-    """LLC estimates against the loss, snapshot by snapshot, coloured by phase: all (N,).
+    """LLC estimates against the loss at snapshots, coloured by phase; arguments are (N,).
 
     Crosses are the theory values of the phases that occur, where one is known. Estimates whose
     verdict is not ok are pale.

@@ -24,8 +24,7 @@ from kgon.figures.style import (
 MAX_WEIGHTS = 16
 """Most pictures on one sheet of `weights`."""
 
-# Below this length a column is drawn as dead. It concerns pictures only: live columns of the
-# critical points have length >= 1.
+# Below this length a column is drawn as dead. Live columns of critical points have length >= 1.
 _DEAD = 0.3
 
 _BIAS_NORM = Normalize(-1.0, 1.0)
@@ -36,10 +35,11 @@ _BIAS = ScalarMappable(_BIAS_NORM, "PuOr_r")
 def k_gon(ax: Axes, W: ArrayLike, b: ArrayLike, label: str) -> None:
     """Draw one element's columns of W as vectors with their convex hull, and the biases.
 
-    A tip is filled with the colour of its bias. A live column that its bias switches off
-    (b_i < -|W_i|^2, phi) is dotted and ends in a cross. Dead columns stand in a row at the origin:
-    a ring for a positive bias (sigma), a dot for a negative one. The dashed circle is the unit
-    circle. For n_hidden != 2 the picture is the heat map of W^T W with the biases as a last column.
+    The colour of a tip shows the bias. A live column that is switched off by its bias
+    (b_i < -|W_i|^2, counted in phi) is dotted and ends in a cross. Dead columns are in a row at the
+    origin: a ring for a positive bias (counted in sigma), a dot for a negative one. The dashed
+    circle is the unit circle. For n_hidden != 2 the picture is a heat map of W^T W with the biases
+    as a last column.
     """
     W, b = np.asarray(W, dtype=float), np.asarray(b, dtype=float)
     if W.ndim != 2 or b.shape != W.shape[1:]:
@@ -69,7 +69,7 @@ def weights(W: ArrayLike, b: ArrayLike, labels: Sequence[str]) -> Figure:
     columns = min(4, len(W))
     rows = math.ceil(len(W) / columns)
     figure = new_figure(f"Weights of {len(W)} member{'s' * (len(W) != 1)}", 0.9 * rows + 0.4)
-    # One frame for all of them: axes of their own would take five times as long.
+    # One frame for all pictures, because axes for each would take five times as long.
     sheet = figure.add_subplot()
     hide_axes(sheet)
     sheet.set_aspect("equal")
@@ -133,7 +133,7 @@ def _draw_gram(ax: Axes, W: Array, b: Array, centre: Array, half: float) -> None
     image = _gram(W, b)
     rows, columns = image.shape
     x, y = centre
-    # As wide as the square: it is two columns wider than high.
+    # The heat map is two columns wider than high, and as wide as the square.
     tall = half * rows / columns
     ax.imshow(
         image,
@@ -190,8 +190,10 @@ def _draw_columns(
 
 
 def _row_of_the_dead(b: Array, dead: Array) -> Array:
-    """Where each dead column stands in its element's row, from the largest bias to the least:
-    whole steps apart, their mean 0."""
+    """The position of each dead column in the row of its picture, in order of decreasing bias.
+
+    Positions are 1 apart, with mean 0.
+    """
     order = np.argsort(np.where(dead, -b, np.inf), axis=1, kind="stable")
     rank: Array = np.argsort(order, axis=1) - (dead.sum(1, keepdims=True) - 1) / 2
     return rank

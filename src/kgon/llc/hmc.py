@@ -23,7 +23,7 @@ from torch import Tensor
 from kgon import streams
 from kgon.compiled.exact_loops import JITTER
 from kgon.compiled.exact_loss import CompiledLoss, Kernel, Trajectory
-from kgon.llc.langevin import _value_and_grad as value_and_grad
+from kgon.llc.langevin import value_and_grad
 
 _ADAPTATION = 40
 """Trajectories that adapt the step size before any draw."""

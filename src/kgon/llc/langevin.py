@@ -233,7 +233,7 @@ def _stepped(
     previous: tuple[Tensor, Tensor, Tensor] | None = None
     for t in range(settings.n_burnin + trace.shape[-1]):
         with torch.no_grad():
-            value, *grads = _value_and_grad(loss, params, keys.shape)
+            value, *grads = value_and_grad(loss, params, keys.shape)
             w.grad = torch.cat([g.reshape(*keys.shape, -1) for g in grads], -1)
             draw = t - settings.n_burnin
             if draw >= 0:
@@ -253,7 +253,7 @@ def _stepped(
     return w, accepted / n_steps if plain and n_steps else accepted + math.nan
 
 
-def _value_and_grad(
+def value_and_grad(
     loss: Callable[..., Tensor], params: list[Tensor], shape: tuple[int, ...]
 ) -> tuple[Tensor, ...]:
     """The loss and its gradient with respect to each parameter.

@@ -1,7 +1,7 @@
-"""metrics.jsonl in a run's folder: the rows that a job logged, written as the job goes.
+"""metrics.jsonl in a run's folder: the rows that a job logs, written while it runs.
 
-A line is a JSON object: `step`, a number for each metric, and in `media` the path of each picture,
-relative to the run's folder. Lines of equal step are one row.
+Each line is a JSON object: `step`, a number for each metric, and in `media` the path of each
+picture, relative to the run's folder. Lines with the same step make up one row.
 """
 
 import json
@@ -27,8 +27,8 @@ class Row:
 class MetricsFile:
     """The rows of one run.
 
-    Steps never go back. A job that resumes logs the rows of its checkpoint again; so the first row
-    of a job replaces whatever an earlier attempt wrote from that step on.
+    Steps do not decrease. A job that resumes logs the rows of its checkpoint again, so its first
+    row replaces all rows of earlier attempts from that step on.
     """
 
     def __init__(self, folder: Path):
@@ -41,7 +41,7 @@ class MetricsFile:
         metrics: Mapping[str, float] = MappingProxyType({}),
         media: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """Add to the row of a step, the last one or a new one; earlier steps are ignored."""
+        """Add to the row of the last step, or start a row for a later one; ignore earlier steps."""
         if self._last_step is None:
             self._cut(step)
         elif step < self._last_step:
@@ -52,14 +52,14 @@ class MetricsFile:
             file.write(json.dumps(line) + "\n")
 
     def _cut(self, step: int) -> None:
-        """Remove the rows from `step` on, and a last line that a kill left incomplete."""
+        """Remove the rows from `step` on, and a last line that is incomplete because of a kill."""
         if self.path.exists():
             lines = self.path.read_text().splitlines(keepends=True)
             kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] < step]
             write_text(self.path, "".join(kept))
 
     def rows(self) -> list[Row]:
-        """The rows in order; a last line that a kill left incomplete is left out.
+        """The rows in order, without a last line that is incomplete because of a kill.
 
         Raises:
             ValueError: another line is damaged.

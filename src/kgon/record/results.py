@@ -1,4 +1,4 @@
-"""From a trained ensemble to its record: tables and figures in its run directory."""
+"""The record of a trained ensemble: tables and figures in its run directory."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -35,10 +35,10 @@ class Results:
     """What a training run found.
 
     Attributes:
-        summary: single numbers and words.
-        tables: rows by name, small enough for a dashboard.
+        summary: numbers and strings by name.
+        tables: rows by name, few enough for a dashboard.
         figures: PNG files by name.
-        by_phase: the final phases beside theory.
+        by_phase: the final phases, with theory.
     """
 
     summary: dict[str, float | str]
@@ -48,8 +48,11 @@ class Results:
 
 
 def write(directory: RunDirectory, model: TMS, data: EnsembleData, *, draw: bool) -> Results:
-    """Write a trained ensemble's tables and, with `draw`, its figures; return what is logged and
-    printed."""
+    """Write a trained ensemble's tables and, with `draw`, its figures.
+
+    Returns:
+        What is logged and printed.
+    """
     points = data.critical_points(model.W.shape[-2], model.importance)
     labels = _labels(model)
     plateaus = [Plateau.of(row) for row in model.history.rows("plateaus")]
@@ -76,7 +79,7 @@ def write(directory: RunDirectory, model: TMS, data: EnsembleData, *, draw: bool
 
 
 def _labels(model: TMS) -> Labels | None:
-    """The phases at the snapshots, or None where there are no snapshots."""
+    """The phases at the snapshots, or None if there are no snapshots."""
     if "weights" not in model.history:
         return None
     codes = phase_codes(*(model.history.column("weights", name) for name in ("W", "b")))
@@ -116,7 +119,7 @@ def _members(model: TMS, labels: Labels | None, plateaus: Sequence[Plateau]) -> 
 
 
 def _summary(members: Sequence[Member]) -> dict[str, float | str]:
-    """The numbers of a run that a table of runs shows."""
+    """The results of a run that a table of runs shows."""
     alive = [m for m in members if m.state == "finished"]
     summary: dict[str, float | str] = {
         "final/members": float(len(members)),
@@ -161,7 +164,7 @@ def _draw(
     plateaus: Sequence[Plateau],
     points: list[CriticalPoint],
 ) -> dict[str, Figure]:
-    """The figures that there are data for."""
+    """The figures for which there are data."""
     history = model.history
     drawn = {}
     if "loss" in history:
@@ -189,7 +192,7 @@ def _staircase(
     plateaus: Sequence[Plateau],
     points: list[CriticalPoint],
 ) -> Figure:
-    """Figure 1: the member with the most transitions, of several the one that ends lowest."""
+    """Figure 1 for the member with the most transitions; of several, for the lowest final loss."""
     place, chosen = max(
         enumerate(members),
         key=lambda pair: (pair[1].n_transitions, -(pair[1].final_loss or np.inf)),
@@ -223,7 +226,7 @@ def _staircase(
 
 
 def _llc_by_phase(history: History, labels: Labels, points: list[CriticalPoint]) -> Figure:
-    """The estimates at steps where phase and loss are known, too."""
+    """The estimates at steps at which phase and loss are known too."""
     label_at = dict(zip(history.steps("weights").tolist(), labels, strict=True))
     losses = history.column("loss", "loss").numpy()
     loss_at = dict(zip(history.steps("loss").tolist(), losses, strict=True))
@@ -232,7 +235,7 @@ def _llc_by_phase(history: History, labels: Labels, points: list[CriticalPoint])
     llc, verdict = (history.column("llc", name).numpy()[known] for name in ("mean", "verdict"))
     loss = np.stack([loss_at[steps[i]] for i in known])
     label = np.array([label_at[steps[i]] for i in known])
-    # Far above every critical level an estimate is about nothing, and would squeeze the rest.
+    # Far above every critical level an estimate is meaningless, and it would compress the others.
     near = loss <= 1.3 * max((point.loss for point in points), default=np.inf)
     return training_figures.llc_by_phase(
         loss[near],

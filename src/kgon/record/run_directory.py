@@ -1,8 +1,8 @@
-"""The record of a run on disk: identity, status, tables; written and read here only.
+"""The record of a run on disk: identity, status, tables. Only this module writes and reads it.
 
-A run directory holds config.yaml, status.json, metrics.jsonl (`metrics_file`), members.parquet,
-loss.parquet, snapshots.parquet, plateaus.parquet, llc.parquet, weights.safetensors, figures/,
-checkpoints/ and what the logger writes.
+A run directory contains config.yaml, status.json, metrics.jsonl (see `metrics_file`),
+members.parquet, loss.parquet, snapshots.parquet, plateaus.parquet, llc.parquet,
+weights.safetensors, figures/, checkpoints/ and the files of the logger.
 """
 
 import datetime
@@ -42,13 +42,13 @@ WITHOUT_EFFECT = (
     "trainer.devices",
     "datamodule.block",
 )
-"""Config keys that do not change a run's result, and so not its identity."""
+"""Config keys that change neither a run's result nor its identity."""
 
 
 def identity(command: str, config: dict[str, Any]) -> str:
-    """`command`-hash: a function of what changes the result, and of nothing else.
+    """<command>-<hash>: a function of the settings that change the result, and of nothing else.
 
-    `config` is plain containers, as it is written in config.yaml.
+    `config` consists of plain containers, as written in config.yaml.
     """
     effective = json.loads(json.dumps(config))
     for key in WITHOUT_EFFECT:
@@ -62,10 +62,10 @@ def identity(command: str, config: dict[str, Any]) -> str:
 
 
 STATES = ("missing", "pending", "running", "interrupted", "failed", "finished")
-"""Of a run. It goes on from any of them but `failed` and `finished`."""
+"""The states of a run. All except `failed` and `finished` can change to `running`."""
 
 _GRACE_SECONDS = 2.0
-"""How long to try for a lock: a reader takes it for an instant, to see whether it is free."""
+"""How long to try for a lock, which a reader may hold for an instant to see if it is free."""
 
 _REPORT_SECONDS = 1.0
 """The least time between two progress reports."""
@@ -82,13 +82,13 @@ class RunDirectory:
     path: Path
 
     def status(self) -> dict[str, Any]:
-        """The last status written; {"state": "missing"} if none was.
+        """The status as last written, or {"state": "missing"}.
 
-        A job whose status is `running` but that holds no lock was killed: it is `interrupted`.
+        A job with the status `running` but without its lock was killed: its state is `interrupted`.
         """
         status = self._read_status()
         if status["state"] == "running" and not self._locked():
-            # It may have ended in the meantime.
+            # The job may have ended in the meantime.
             status = self._read_status()
             if status["state"] == "running":
                 status.update(state="interrupted", error="killed")
@@ -113,13 +113,13 @@ class RunDirectory:
 
     @contextmanager
     def lock(self, *, wait: bool) -> Iterator[None]:
-        """Hold the directory alone.
+        """Hold the directory's exclusive lock.
 
-        The lock is the kernel's (flock): it is freed when the process that holds it ends, however
-        that happens; on a network file system also when its node goes down.
+        The kernel (flock) releases it when the process ends in any way; on a network file system
+        also when its node goes down.
 
         Raises:
-            Busy: another process holds it, and `wait` is false.
+            Busy: another process holds the lock, and `wait` is false.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / ".lock").open("w") as file:
@@ -152,7 +152,7 @@ class RunDirectory:
     def job(
         self, command: str, overrides: Sequence[str], config: dict[str, Any]
     ) -> Iterator["Job"]:
-        """Keep the status while a job runs: running, then finished, failed or interrupted.
+        """Write the status of a job: running, then finished, failed or interrupted.
 
         The traceback of a failure is written to error.txt, and the exception is raised again. The
         caller holds the directory's lock.
@@ -168,7 +168,7 @@ class RunDirectory:
         except BaseException as error:
             state = "interrupted" if isinstance(error, KeyboardInterrupt | Stopped) else "failed"
             try:
-                # The status first: on a full disk there may be room for one of the two.
+                # The status first, because a full disk may have room for only one of the two.
                 job.write(state, f"{type(error).__name__}: {error}")
                 (self.path / "error.txt").write_text(traceback.format_exc())
             except OSError as unwritten:
@@ -219,7 +219,7 @@ class Job:
         self._reported = -math.inf
 
     def report(self, progress: float, metrics: Mapping[str, float | str]) -> None:
-        """Record the progress, from 0 to 1, and the last metrics; written once a second at most."""
+        """Record the progress, from 0 to 1, and the last metrics, at most once a second."""
         known = {k: v for k, v in metrics.items() if isinstance(v, str) or math.isfinite(v)}
         self._status.update(progress=round(progress, 4), metrics=known)
         if time.monotonic() - self._reported >= _REPORT_SECONDS:
@@ -232,7 +232,7 @@ class Job:
         self.directory._write_status(self._in(state, error), sync=state != "running")
 
     def as_finished(self) -> str:
-        """What status.json will hold at the job's end, for a copy that is made earlier."""
+        """The text of status.json at the job's end, for a copy that is made before."""
         return json.dumps(self._in("finished", None), indent=1)
 
     def _in(self, state: str, error: str | None) -> dict[str, Any]:

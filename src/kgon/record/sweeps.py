@@ -1,8 +1,8 @@
-"""The points of sweeps, and the states of runs.
+"""The jobs of sweeps (*sweep points*), and the states of runs.
 
-A sweep has no state of its own: its points are runs, and their directories hold everything. It is a
-list of their names, an empty file for each in <runs.dir>/sweeps/<name>/, so that many processes can
-add to it, and a run can be a point of several sweeps.
+A sweep is a list of the names of its jobs' runs; everything else is in the run directories. The
+list consists of empty files in <runs.dir>/sweeps/<name>/, so that many processes can add to it. A
+run can belong to several sweeps.
 """
 
 import hashlib
@@ -15,11 +15,11 @@ from pathlib import Path
 from kgon.record.run_directory import STATES, WITHOUT_EFFECT, RunDirectory
 
 VARIABLE = "KGON_SWEEP"
-"""Environment variable with the name of the sweep: the jobs of any launcher inherit it."""
+"""Environment variable with the name of the sweep, which the jobs of any launcher inherit."""
 
 
 def name(command: str, overrides: Iterable[str]) -> str:
-    """`sweep`-hash: a function of the points asked for, in any order of the words."""
+    """sweep-<hash>: a function of the overrides that change results, in any order."""
     words = sorted(word for word in overrides if not word.lstrip("+~").startswith(WITHOUT_EFFECT))
     digest = hashlib.sha256("\n".join([command, *words]).encode()).hexdigest()
     return f"sweep-{digest[:10]}"
@@ -27,14 +27,14 @@ def name(command: str, overrides: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep and the points that are known of it."""
+    """A sweep and its known points."""
 
     runs_dir: Path
     name: str
 
     @classmethod
     def current(cls, runs_dir: Path) -> "Sweep | None":
-        """The sweep that this process belongs to."""
+        """The sweep that this process belongs to, or None."""
         return cls(runs_dir, os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None
 
     @property
@@ -42,7 +42,7 @@ class Sweep:
         return self.runs_dir / "sweeps" / self.name
 
     def add(self, point: str) -> None:
-        """Add the run of this name to the sweep's points."""
+        """Add the run with this name to the sweep's points."""
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / point).touch()
 
@@ -71,8 +71,8 @@ class Standing:
         run: name of its folder.
         state: one of `run_directory.STATES`.
         command, overrides: how it was started, if it was.
-        progress: from 0 to 1, if it reports any.
-        seconds: of work, in all attempts together.
+        progress: from 0 to 1, if the command reports it.
+        seconds: running time of all attempts together.
         loss: mean of the members' last losses.
         phases: number of members by phase.
         error: why it failed, or was interrupted.

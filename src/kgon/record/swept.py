@@ -1,4 +1,4 @@
-"""What tells the runs of a sweep apart: the overrides that not all of them have."""
+"""The parameters of a sweep: the overrides that some of its runs have and others do not."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,8 +11,8 @@ class Swept:
 
     Attributes:
         shared: the overrides that all runs have.
-        words: each run's other overrides, by its directory.
-        names: the parameters of those.
+        words: the other overrides of each run, by its directory.
+        names: the parameters in `words`.
     """
 
     def __init__(self, runs: Sequence[Run]):
@@ -23,12 +23,12 @@ class Swept:
         self.names = list(dict.fromkeys(word.partition("=")[0] for some in own for word in some))
 
     def values(self, run: Run) -> dict[str, float | str]:
-        """The values of a run by parameter: numbers where they are."""
+        """The values of a run by parameter, as numbers if possible."""
         pairs = (word.partition("=") for word in self.words[run.path])
         return {name: _as_number(value) for name, _, value in pairs}
 
     def key(self, run: Run) -> list[tuple[bool, float, str]]:
-        """For sorting: by the first parameter, then by the second; numbers before words."""
+        """A key that sorts runs by the first parameter, then the second; numbers before words."""
         values = self.values(run)
         found = [values.get(name, "") for name in self.names]
         return [(True, 0.0, v) if isinstance(v, str) else (False, v, "") for v in found]

@@ -1,7 +1,7 @@
-"""The tables of a training run: a dataclass for each kind of row, and what is counted from rows.
+"""The tables of a training run: a dataclass for each kind of row, and counts of rows.
 
-The types of a table's columns follow from the dataclass, never from the values: every run has the
-same ones, also where a table is empty or a column has no value. What is not finite is left blank.
+The types of a table's columns follow from the dataclass, not from the values, so they are the same
+for every run, even if a table is empty. Values that are not finite are left blank.
 """
 
 from collections import Counter, defaultdict
@@ -21,18 +21,18 @@ ARROW = " -> "
 """Between the stages of a member, in the column `stages`."""
 
 LEVEL_TOLERANCE = 2e-3
-"""A plateau counts as a stage of its member if its loss is this near to a critical level. At
-n_features = 6 neighbouring levels are 0.007 apart, and members trained on 1000 samples settle
-within 0.001 of one."""
+"""Largest distance in loss between a stage of a member and a critical level. At n_features = 6
+neighbouring levels are 0.007 apart, and members trained on 1000 samples settle within 0.001 of
+one."""
 
 _TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string()}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table: fields of type int, float or str, or one of these or None.
+    """A row of a table. Fields have type int, float or str, or one of these and None.
 
-    A column is called like its field, unless the field's metadata say otherwise under `column`.
+    A column has the name of its field, unless the field's metadata give another as `column`.
     """
 
     @classmethod
@@ -65,7 +65,7 @@ def _arrow_type(hint: Any) -> pa.DataType:
 
 @dataclass(frozen=True)
 class Member(Row):
-    """The final word on a member. None where the callback that would know did not run.
+    """The final results of a member; None if the callback that records a result did not run.
 
     Attributes:
         member: its number.
@@ -96,7 +96,7 @@ class Member(Row):
 
     @property
     def group(self) -> str:
-        """The phase that it counts as: `diverged` and `unknown` are two more."""
+        """The group in which it is counted: its phase, `diverged` or `unknown`."""
         return "diverged" if self.state == "diverged" else self.phase or "unknown"
 
 
@@ -131,17 +131,17 @@ class Transition(Row):
 
 @dataclass(frozen=True)
 class Phase(Row):
-    """The members that end in a phase, beside theory.
+    """The members that end in a phase, with theory.
 
     Attributes:
         phase: its label.
         members: how many.
         loss: their mean final loss.
-        theory_loss: of the critical point of this name, if there is one.
+        theory_loss: the loss of the critical point with this label, if there is one.
         llc: mean over the members whose estimate has the verdict ok.
         llc_stderr: standard error of that mean over members.
         llc_ok, llc_tried: how many estimates have the verdict ok, and how many there are.
-        theory_llc: of the critical point.
+        theory_llc: the learning coefficient of the critical point, if it is known.
     """
 
     phase: str
@@ -156,8 +156,10 @@ class Phase(Row):
 
 
 def stages(plateaus: Iterable[Plateau], member: int) -> list[Plateau]:
-    """A member's passage through critical levels: its plateaus within LEVEL_TOLERANCE of one,
-    without those at the level of the stage before."""
+    """The stages of a member: its plateaus within LEVEL_TOLERANCE of a critical level.
+
+    Consecutive plateaus at the same level are one stage, the first of them.
+    """
     passed: list[Plateau] = []
     for plateau in plateaus:
         near = plateau.distance is not None and plateau.distance <= LEVEL_TOLERANCE
@@ -168,13 +170,13 @@ def stages(plateaus: Iterable[Plateau], member: int) -> list[Plateau]:
 
 
 def transitions(members: Iterable[Member]) -> list[Transition]:
-    """Each passage from one stage to the next, most frequent first."""
+    """The transitions from one stage to the next, the most frequent first."""
     seen = Counter(pair for m in members for pair in pairwise(m.stages.split(ARROW)))
     return [Transition(before, after, count) for (before, after), count in seen.most_common()]
 
 
 def phases(members: Iterable[Member], points: Iterable[CriticalPoint]) -> list[Phase]:
-    """The final phases by mean loss, those that are no critical point last."""
+    """The final phases in order of mean loss, then `other` and `diverged`."""
     theory = {point.label: point for point in points}
     groups: dict[str, list[Member]] = defaultdict(list)
     for member in members:

@@ -1,4 +1,4 @@
-"""The W&B account: whether the client is to be online, has a key, and gets an answer."""
+"""The W&B account: the configured mode, the API key, and whether the server answers."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ PROBE_SECONDS = 2
 """How long a job waits for the server before it records offline."""
 
 ANSWER_SECONDS = 20
-"""How long a command at a terminal waits for one answer."""
+"""How long a command waits for an answer."""
 
 
 class NoKey(ValueError):
@@ -17,12 +17,12 @@ class NoKey(ValueError):
 
 
 class NoAnswer(ConnectionError):
-    """The server does not answer, or refuses the key; says why."""
+    """The server does not answer or refuses the key; the message says which."""
 
 
 def mode_and_url() -> tuple[str, str]:
-    """The mode and the server that the W&B client is configured for: by WANDB_MODE and
-    WANDB_BASE_URL, by `wandb offline` and `wandb login`."""
+    """The mode and the server that the W&B client is configured for, by WANDB_MODE and
+    WANDB_BASE_URL or by `wandb offline` and `wandb login`."""
     import wandb
 
     settings = wandb.setup(settings=wandb.Settings(silent=True)).settings
@@ -32,7 +32,7 @@ def mode_and_url() -> tuple[str, str]:
 
 
 def connect(seconds: int) -> Any:
-    """A `wandb.Api` whose server has accepted the key, with `seconds` for each answer.
+    """A `wandb.Api` whose server has accepted the key; it waits `seconds` for each answer.
 
     Raises:
         NoKey: no API key is configured.
@@ -40,7 +40,7 @@ def connect(seconds: int) -> Any:
     """
     import wandb
 
-    # To be online is the caller's wish, whatever the client is configured for.
+    # The caller wants to be online, even if the client is configured to be offline.
     wandb.setup(settings=wandb.Settings(silent=True, mode="online"))
     if not wandb.login(prompt=False, verify=False):
         raise NoKey
@@ -51,5 +51,5 @@ def connect(seconds: int) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message; the error's name where there is none."""
+    """The first line of an error's message, or the error's name if it has no message."""
     return next(iter(str(error).splitlines()), type(error).__name__)

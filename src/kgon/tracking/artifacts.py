@@ -1,18 +1,18 @@
-"""Downloading a run's artifact from W&B, to be used as the run's folder."""
+"""Downloading a run's artifact from W&B, for use as a run's folder."""
 
 from pathlib import Path
 
 from kgon.tracking import account
 
 FORM = "[entity/]project/name:alias"
-"""An artifact's name, for instance entity/project/run-train-0123456789:latest."""
+"""The form of an artifact's name, such as entity/project/run-train-0123456789:latest."""
 
 
 def download(name: str, folder: Path) -> Path:
     """Download an artifact that `kgon train logger.artifacts=true` logged as run-<run>.
 
-    An alias such as latest may name another version later, so the folder is named after the
-    version. Files that are there already are not downloaded again.
+    The folder is named after the version, because an alias such as `latest` can name another
+    version later. Existing files are not downloaded again.
 
     Args:
         name: the artifact's name, as in FORM.
@@ -22,7 +22,7 @@ def download(name: str, folder: Path) -> Path:
         The folder <entity>/<project>/<name>-<version>.
 
     Raises:
-        ValueError: there is no such artifact, it is of another type, no key is configured, or the
+        ValueError: there is no such artifact, it has another type, no key is configured, or the
             server does not answer.
     """
     parts = name.split("/")

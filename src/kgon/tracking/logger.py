@@ -1,4 +1,4 @@
-"""Loggers' life: opened inside a job, given its results, closed with its exit code."""
+"""Loggers: they are opened in a job, get its results, and are closed with its exit code."""
 
 import functools
 import os
@@ -22,7 +22,7 @@ MODES = ("auto", "online", "offline", "disabled")
 
 
 class Recording(Logger):
-    """Writes a training run's rows to metrics.jsonl in its folder."""
+    """A logger that writes a training run's rows to metrics.jsonl in its folder."""
 
     name = "record"
     version = ""
@@ -33,7 +33,7 @@ class Recording(Logger):
         self.file = MetricsFile(directory)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: config.yaml has them."""
+        """Do nothing, because config.yaml has the settings."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add numbers to the row of a training step."""
@@ -41,26 +41,24 @@ class Recording(Logger):
         self.file.append(step, metrics)
 
     def log_image(self, key: str, images: Sequence[str], step: int) -> None:
-        """Add a picture, a file, to the row of a training step."""
+        """Add a picture file to the row of a training step."""
         self.file.append(step, media={key: os.path.relpath(images[0], self.directory)})
 
 
 class Tracker(WandbLogger):
-    """A W&B run of the record in a run's folder. A row's W&B step is its training step.
+    """A W&B run of the record in a run's folder. The W&B step of a row is its training step.
 
-    A job that resumes logs all of its rows again, from its checkpoint. Those below `first_step` are
-    on the server already and are not sent a second time.
+    A job that resumes logs all of its rows again, from its checkpoint. Rows before `first_step` are
+    already on the server and are not sent again.
 
-    No fault of the network or of the client fails the job, and none costs a row: the record is in
-    the run's folder, and `kgon sync` sends what is missing. After the first fault nothing more is
-    sent.
+    Errors of the network or of the client do not fail the job. After the first one nothing more is
+    sent; the record is in the run's folder, and `kgon sync` sends what is missing.
 
     Args:
-        run: of `wandb.init`.
-        outbox: of the run's folder.
-        lock: of the outbox, to be released at the end.
-        first_step: the first step to send.
-        artifacts: whether `log_artifacts` is to log any.
+        run: what `wandb.init` returned.
+        outbox: the outbox of the run's folder.
+        lock: the outbox's lock, which `finish` releases.
+        artifacts: whether `log_artifacts` logs artifacts.
     """
 
     def __init__(self, run: Any, outbox: Outbox, lock: IO[str] | None, artifacts: bool):
@@ -78,7 +76,7 @@ class Tracker(WandbLogger):
         )
 
     def attempt(self, send: Callable[[], Any]) -> None:
-        """Do what needs the client; its first error is a warning, and ends sending."""
+        """Call `send`, which uses the client. Its first error is printed and ends all sending."""
         import wandb
 
         if self.fault:
@@ -91,7 +89,7 @@ class Tracker(WandbLogger):
             _say(f"{self.fault}; to send what is missing: kgon sync {directory}")
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Add to the row of a training step; without one, to the row after training's last."""
+        """Add to the row of a training step or, without a step, to the row after the last one."""
         if step is None:
             row, step = self.next_step, max(self.next_step - 1, 0)
         else:
@@ -106,7 +104,7 @@ class Tracker(WandbLogger):
         self.attempt(lambda: self.experiment.config.update(config, allow_val_change=True))
 
     def log_rows(self, rows: Sequence[Row]) -> None:
-        """Send the rows of a record that the server lacks."""
+        """Send those rows of a record that the server lacks."""
         for row in rows:
             self.log_metrics(row.metrics, row.step)
             if row.step >= self.first_step:
@@ -120,9 +118,9 @@ class Tracker(WandbLogger):
     def log_results(
         self, results: Results, texts: Mapping[str, str] = MappingProxyType({})
     ) -> None:
-        """Send tables and figures, in the row after training's last, and artifacts.
+        """Send tables and figures, in the row after the last training step, and artifacts.
 
-        `texts` are logged for files of artifacts instead of what is in them now.
+        `texts` replace the content of files in artifacts.
         """
         with self._sending_files():
             for name, rows in results.tables.items():
@@ -150,11 +148,11 @@ class Tracker(WandbLogger):
 
     @contextmanager
     def _sending_files(self) -> Iterator[None]:
-        """Log tables and artifacts within: they wait in the run's folder until they are sent.
+        """Log tables and artifacts in this context: their files wait in the run's folder.
 
-        Without a server the client takes 20 s to say so; here the server is asked first. In the
-        client's own place for waiting files, the home directory, they may be gone by the time that
-        `wandb sync` is called. The client reads the place from this variable only.
+        The client's default folder for waiting files is in the home directory, where they may be
+        gone by the time that `wandb sync` is called; it can only be set by this variable. The
+        server is asked first, because the client takes 20 s to find out that there is none.
         """
         if self.online:
             self.attempt(lambda: account.connect(account.PROBE_SECONDS))
@@ -181,15 +179,16 @@ def wandb_logger(
     """Start a W&B run of the job in `directory`.
 
     Args:
-        directory: of the job.
-        mode: online (a key is required; offline if the server does not answer), offline, disabled,
-            or auto: what the W&B client is configured for, where online needs a key and a server.
-        settings: those of `wandb.Settings`.
+        directory: the job's directory.
+        mode: online (needs a key; offline if the server does not answer), offline, disabled, or
+            auto, which is the mode that the W&B client is configured for, but offline if there is
+            no key or no answer.
+        settings: arguments of `wandb.Settings`.
         artifacts: whether weights and tables are logged as artifacts.
         init: arguments of `wandb.init`.
 
     Raises:
-        ValueError: another mode; online without a key.
+        ValueError: there is no such mode, or mode is online and there is no key.
     """
     if mode not in MODES:
         raise ValueError(f"logger.mode must be one of {', '.join(MODES)}, got {mode}")
@@ -198,14 +197,14 @@ def wandb_logger(
     outbox = Outbox(Path(directory).absolute())
     init |= {"dir": directory, "settings": settings, "reinit": "create_new"}
     if awaited():
-        # The agent has named the run, in a project of its sweep.
+        # The agent has chosen the run's id and the sweep's project.
         del init["id"], init["project"]
     run_id = init.get("id") or os.environ["WANDB_RUN_ID"]
     if mode in ("auto", "online"):
         mode = _reachable_mode(mode, outbox)
     if mode == "disabled":
         return Tracker(wandb.init(mode="disabled", **init), outbox, None, artifacts)
-    # The run's rows come again, all of them.
+    # All rows of the run are logged again.
     for earlier in outbox.folder.glob(f"offline-run-*-{run_id}"):
         shutil.rmtree(earlier)
     lock = outbox.lock()
@@ -216,8 +215,8 @@ def wandb_logger(
         try:
             run = wandb.init(mode="online", **init)
         except (wandb.Error, OSError) as error:
-            # The client's process still holds the run's name. No other job of this process is to
-            # come here while that has runs.
+            # The client's process still holds the run's id, so it is shut down. Other jobs of this
+            # process must not get here while it has runs, so they are told to stay offline.
             _UNREACHABLE[account.mode_and_url()[1]] = first_line(error)
             with suppress(OSError):
                 wandb.teardown()
@@ -232,17 +231,20 @@ def wandb_logger(
 
 
 def awaited() -> bool:
-    """Whether the agent of a W&B sweep started this process, and waits for one run of it."""
+    """Whether the agent of a W&B sweep started this process and waits for its run."""
     return bool(os.environ.get("WANDB_SWEEP_ID"))
 
 
 _UNREACHABLE: dict[str, str] = {}
-"""By the address of a server, why it cannot be used: the jobs of a multirun do not each wait for a
-server that is not there."""
+"""Why a server cannot be used, by its address, so that only one job of a sweep waits for it."""
 
 
 def _reachable_mode(mode: str, outbox: Outbox) -> str:
-    """The mode that is possible; ValueError for online without a key."""
+    """The mode that can be used.
+
+    Raises:
+        ValueError: mode is online and there is no key.
+    """
     configured, url = account.mode_and_url()
     if mode == "auto" and configured in ("offline", "disabled"):
         return configured
@@ -263,20 +265,20 @@ def _reachable_mode(mode: str, outbox: Outbox) -> str:
 
 
 def _say_offline(why: str, outbox: Outbox) -> None:
-    _say(f"{why}; recording offline, to be sent by: kgon sync {outbox.directory.parent}")
+    _say(f"{why}; recording offline. To send the record: kgon sync {outbox.directory.parent}")
 
 
 @functools.cache
 def _say(message: str) -> None:
-    """Say it once, however many jobs this process runs."""
+    """Print a message, once per process."""
     print(f"W&B: {message}", file=sys.stderr)
 
 
 @contextmanager
 def tracked(logger: Logger | bool, config: dict[str, Any]) -> Iterator[None]:
-    """Keep a logger for the time of a job: config first, the job's exit code last.
+    """Log a job's config at its start, and finish its logger with the exit code at its end.
 
-    A W&B run that nobody finishes is continued by the next job of a multirun, and one that is
+    The next job of a sweep would continue a W&B run that is not finished, and a run that is
     finished without a code looks like a success.
     """
     if not isinstance(logger, Logger):
@@ -295,7 +297,7 @@ def tracked(logger: Logger | bool, config: dict[str, Any]) -> Iterator[None]:
 
 
 def _exit_code(error: BaseException) -> int:
-    """What a process ended by this exception says; 255, as W&B has it, for Ctrl-C."""
+    """The exit code of a process that this exception ends; for Ctrl-C 255, as in W&B."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     return 255 if isinstance(error, KeyboardInterrupt) else 1
@@ -317,7 +319,7 @@ def log_results(
     tables: Mapping[str, Rows],
     figures: dict[str, Path],
 ) -> None:
-    """Give a job's results to its logger: numbers, tables and figures where it can show them."""
+    """Send a job's results to its logger: numbers, and tables and figures if it can show them."""
     if isinstance(logger, Tracker):
         directory = logger.outbox.directory
         results = Results(
@@ -337,7 +339,7 @@ def log_results(
 
 
 def log_record(logger: Logger | bool, directory: Path) -> None:
-    """Give a finished job's record to a W&B run that knows nothing of it."""
+    """Send a finished job's whole record to a new W&B run."""
     if isinstance(logger, Tracker):
         logger.log_rows(MetricsFile(directory).rows())
         logger.log_results(logger.outbox.results())
@@ -351,15 +353,15 @@ def log_artifacts(
     metadata: dict[str, Any],
     texts: Mapping[str, str],
 ) -> None:
-    """Log what is in a run's directory as artifacts, where logger.artifacts=true.
+    """Log files of a run's directory as artifacts, if logger.artifacts=true.
 
     Args:
-        logger: of the job.
-        directory: of the run.
-        files: patterns of files below `directory` by the type of the artifact; an artifact is named
+        logger: the job's logger.
+        directory: the run's directory.
+        files: patterns of files below `directory`, by type of artifact. An artifact is named
             <type>-<name of the directory>.
-        metadata: of every artifact.
-        texts: of files that are logged with this text instead of what is in them now.
+        metadata: the metadata of every artifact.
+        texts: replacements for the content of files, by name.
     """
     if not isinstance(logger, Tracker) or not logger.artifacts or logger.experiment.disabled:
         return
@@ -375,7 +377,7 @@ def log_artifacts(
 
 
 def where_to_look(logger: Logger | bool) -> list[str]:
-    """What to type to see the logged run."""
+    """The commands that show the logged run."""
     if not isinstance(logger, Tracker) or logger.experiment.disabled:
         return []
     if not logger.online:

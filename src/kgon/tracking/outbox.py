@@ -1,10 +1,10 @@
-"""What W&B is to show of a run, kept in the run's folder before anything is sent.
+"""The part of a run's record that is only for W&B, stored in the run's folder before it is sent.
 
 Beside the rows of metrics.jsonl, the folder `wandb` in a run's folder holds
 
     run-<id>.json   a W&B run that shows this folder: arguments of `wandb.init`
-    results.json    tables, figures and artifacts of the job's end
-    .lock           held by whoever writes the W&B run: the job, or `kgon sync`
+    results.json    tables, figures and artifacts from the end of the job
+    .lock           held by the process that writes the W&B run: the job, or `kgon sync`
 """
 
 import fcntl
@@ -31,12 +31,12 @@ class ArtifactFiles:
 
 @dataclass
 class Results:
-    """What a job logs at its end, but for the summary, which is in status.json.
+    """What a job logs at its end, except the summary, which is in status.json.
 
     Attributes:
         tables: rows by name.
         figures: paths of PNG files by name, relative to the run's folder.
-        artifacts: those that were asked for.
+        artifacts: the artifacts that were asked for.
     """
 
     tables: dict[str, Rows] = field(default_factory=dict)
@@ -58,9 +58,9 @@ class Outbox:
         return self.directory / "wandb"
 
     def lock(self) -> IO[str] | None:
-        """Take the folder for writing its W&B run; None if another process has it.
+        """Lock the folder for writing its W&B run; None if another process holds the lock.
 
-        The lock is the open file: it ends when that is closed, or with the process.
+        The lock is held until the returned file is closed or the process ends.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         file = (self.folder / ".lock").open("w")
@@ -72,7 +72,7 @@ class Outbox:
         return file
 
     def add_run(self, init: Mapping[str, Any]) -> None:
-        """Note a W&B run that shows this folder, by the arguments of `wandb.init`."""
+        """Record a W&B run that shows this folder, by the arguments of `wandb.init`."""
         write_text(self.folder / f"run-{init['id']}.json", json.dumps(init, indent=1))
 
     def runs(self) -> list[dict[str, Any]]:
@@ -84,7 +84,7 @@ class Outbox:
         write_text(self.folder / "results.json", json.dumps(asdict(results)))
 
     def results(self) -> Results:
-        """Read results.json; nothing where the job did not come to its end."""
+        """Read results.json; empty results if the job has not reached its end."""
         file = self.folder / "results.json"
         if not file.exists():
             return Results()
@@ -93,8 +93,8 @@ class Outbox:
         return Results(read["tables"], read["figures"], artifacts)
 
     def sent_before(self, run_id: str) -> list[tuple[Path, Path]]:
-        """The media files of earlier attempts to write a W&B run, each with the folder that its
-        name on the server is relative to."""
+        """The media files of earlier attempts to send a W&B run, each with the folder to which its
+        name on the server is relative."""
         return [
             (file, files)
             for files in sorted(self.folder.glob(f"run-*-{run_id}/files"))

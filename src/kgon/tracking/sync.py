@@ -1,8 +1,8 @@
-"""Sending the records in runs' folders to W&B: whatever of them the server lacks.
+"""Sending to W&B what it lacks of the records in runs' folders.
 
-What the server has is asked of `wandb.Api`, before and after. What it lacks is replayed from the
-record, through the client, into the W&B run of the same id, which the client resumes at the
-server's last step. So to call it again, whatever happened before, is always right.
+Before and after sending, `wandb.Api` is asked what the server has. What it lacks is replayed from
+the record through the client, into the W&B run of the same id, which the client resumes at the
+server's last step. So it is always safe to call this again.
 """
 
 import os
@@ -23,7 +23,7 @@ from kgon.tracking.logger import Tracker
 from kgon.tracking.outbox import Outbox, Results
 
 EXIT_CODES = {"finished": 0, "failed": 1, "interrupted": 255}
-"""What a W&B run is ended with, by the state of the job."""
+"""The exit code with which a W&B run ends, by the state of the job."""
 
 SETTINGS = {
     "x_save_requirements": False,
@@ -31,7 +31,7 @@ SETTINGS = {
     "console": "off",
     "silent": True,
     "init_timeout": 20.0,
-    # The client's own patience is hours; one who waits at a terminal tries again instead.
+    # By default the client retries for hours; a user at a terminal can call the command again.
     "x_graphql_retry_max": 3,
     "x_graphql_retry_wait_max_seconds": 5.0,
     "x_graphql_timeout_seconds": 20.0,
@@ -45,8 +45,11 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a W&B run of the record in a folder: sent, already there, running (left
-    alone), failed, or not sent (interrupted before)."""
+    """The outcome for a W&B run of a folder.
+
+    The state is `sent`, `already there`, `running` (and not touched), `failed`, or `not sent`
+    (because the command was interrupted).
+    """
 
     folder: Path
     state: str
@@ -55,7 +58,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Record:
-    """What the server is to have of a run; `init` names the W&B run."""
+    """What the server should have of a run; `init` are the arguments of `wandb.init`."""
 
     outbox: Outbox
     init: dict[str, Any]
@@ -78,10 +81,10 @@ class Lacking:
     """What the server lacks of a record.
 
     Attributes:
-        rows: some of the rows.
-        results: numbers of the summary, tables, figures or artifacts.
-        media: files of earlier attempts, each with the folder that its name is relative to.
-        end: the end of the job.
+        rows: which rows, in words.
+        results: which numbers of the summary, tables, figures or artifacts, in words.
+        media: files of earlier attempts, each with the folder to which its name is relative.
+        end: a note if the run has not ended there as it should.
     """
 
     rows: str = ""
@@ -95,7 +98,11 @@ class Lacking:
 
 
 def read(outbox: Outbox, init: dict[str, Any]) -> Record:
-    """Read the record in a run's folder; ValueError where it is damaged."""
+    """Read the record in a run's folder.
+
+    Raises:
+        ValueError: it is damaged.
+    """
     directory = outbox.directory
     try:
         config = yaml.load((directory / "config.yaml").read_text(), Loader=yaml.CSafeLoader)
@@ -112,7 +119,11 @@ def read(outbox: Outbox, init: dict[str, Any]) -> Record:
 
 
 def lacking(api: Any, record: Record) -> Lacking:
-    """Ask the server what it lacks of a record; wandb.Error without an answer."""
+    """Ask the server what it lacks of a record.
+
+    Raises:
+        wandb.Error: the server does not answer.
+    """
     import wandb
     from wandb.apis.public.runs import RunNotFoundError
 
@@ -153,7 +164,7 @@ def lacking(api: Any, record: Record) -> Lacking:
 
 
 def entity_of(api: Any, record: Record) -> str:
-    """Whose project the W&B run is in."""
+    """The owner of the project of the W&B run."""
     return str(record.init["entity"] or api.default_entity)
 
 
@@ -162,7 +173,7 @@ def replay(tracker: Tracker, record: Record, lacks: Lacking) -> None:
     tracker.log_config(record.config)
     tracker.log_rows(record.rows)
     if lacks.results or lacks.rows:
-        # An earlier attempt's row of tables and figures may be there, without their files.
+        # The server may have the row of tables and figures of an earlier attempt without the files.
         tracker.next_step = max(tracker.next_step, tracker.first_step)
         tracker.log_results(record.results)
     for file, root in lacks.media:
@@ -206,7 +217,7 @@ def sync(
 ) -> None:
     """Send what the server lacks of W&B runs, `parallel` at a time; report an outcome for each.
 
-    Interrupted by Ctrl-C it reports of the rest that it was not sent, and the exception goes on.
+    On Ctrl-C it reports the remaining runs as not sent, and raises KeyboardInterrupt.
     """
     import wandb
 
@@ -234,14 +245,14 @@ def sync(
                 sending.popleft()
     except KeyboardInterrupt:
         for one in sending:
-            report(Outcome(one.record.outbox.directory, "not sent", "some of it may be there"))
+            report(Outcome(one.record.outbox.directory, "not sent", "it may be there in part"))
         for outbox, _ in waiting:
             report(Outcome(outbox.directory, "not sent"))
         raise
 
 
 def _begin(outbox: Outbox, init: dict[str, Any], api: Any) -> Outcome | _Sending:
-    """Replay what the server lacks; nothing of a run that another process is writing."""
+    """Replay what the server lacks, unless another process is writing the run."""
     import wandb
 
     with ExitStack() as until_sent:
@@ -249,7 +260,7 @@ def _begin(outbox: Outbox, init: dict[str, Any], api: Any) -> Outcome | _Sending
         if lock is not None:
             until_sent.enter_context(lock)
         if lock is None or RunDirectory(outbox.directory).status()["state"] == "running":
-            return Outcome(outbox.directory, "running", "its job, or another kgon sync, is at work")
+            return Outcome(outbox.directory, "running", "its job or another kgon sync is running")
         record = read(outbox, init)
         lacks = lacking(api, record)
         if not str(lacks):
@@ -263,7 +274,7 @@ def _begin(outbox: Outbox, init: dict[str, Any], api: Any) -> Outcome | _Sending
 
 
 def _end(sending: _Sending, api: Any) -> Outcome:
-    """Wait until all is sent, and ask the server whether it is."""
+    """Wait until everything is sent, then ask the server whether it has everything."""
     sending.tracker.finish(sending.record.exit_code)
     directory = sending.record.outbox.directory
     lacks = str(lacking(api, sending.record))
