@@ -35,7 +35,7 @@ from functools import cache, cached_property
 import torch
 from torch import Tensor
 
-from kgon.theory.loss import PopulationLoss, hessian, population_loss
+from kgon.theory.loss import PopulationLoss, population_loss
 
 DEAD_BIAS = -1.0
 """Bias of dead columns without a `+`. The loss is the same for every negative value. At 0 it has a
@@ -266,3 +266,15 @@ def _solve(k: int) -> tuple[float, float] | None:
     Q = (1 + u) ** 2 * (2 - u) / 2
     P = (1 + u) ** 3 + 2 * math.fsum((x + u) ** 3 / x for x in c)
     return math.sqrt(Q / P), u * Q / P
+
+
+def hessian(loss: PopulationLoss, W: Tensor, b: Tensor) -> Tensor:
+    """The Hessian of a loss in (W, b), flattened: (n_parameters, n_parameters)."""
+
+    def gradient(w: Tensor) -> Tensor:
+        dW, db = loss.grad(w[: W.numel()].view_as(W), w[W.numel() :])
+        return torch.cat([dW.flatten(), db])
+
+    w = torch.cat([W.flatten(), b])
+    jacobian: Tensor = torch.autograd.functional.jacobian(gradient, w, vectorize=True)  # type: ignore[no-untyped-call]
+    return (jacobian + jacobian.mT) / 2

@@ -19,8 +19,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from kgon.theory.critical import CriticalPoint, critical_points
-from kgon.theory.loss import EmpiricalLoss, PopulationLoss, hessian
+from kgon.theory.critical import CriticalPoint, critical_points, hessian
+from kgon.theory.loss import EmpiricalLoss, PopulationLoss
 
 _NEWTON_STEPS = 50
 

@@ -352,18 +352,6 @@ class SplitLoss:
         return torch.cat(value, -1), torch.cat(dW, -3), torch.cat(db, -2)
 
 
-def hessian(loss: PopulationLoss, W: Tensor, b: Tensor) -> Tensor:
-    """The Hessian of a loss in (W, b), flattened: (n_parameters, n_parameters)."""
-
-    def gradient(w: Tensor) -> Tensor:
-        dW, db = loss.grad(w[: W.numel()].view_as(W), w[W.numel() :])
-        return torch.cat([dW.flatten(), db])
-
-    w = torch.cat([W.flatten(), b])
-    jacobian: Tensor = torch.autograd.functional.jacobian(gradient, w, vectorize=True)  # type: ignore[no-untyped-call]
-    return (jacobian + jacobian.mT) / 2
-
-
 def population_loss(W: Tensor, b: Tensor, importance: Tensor | None = None) -> Tensor:
     """L(w) = E ||x - ReLU(W^T W x + b)||^2 over x = a e_i, i uniform, a ~ U[0, 1], in closed form.
 
