@@ -41,6 +41,7 @@ def staircase(data: Data) -> Figure:
         llc_step=data["llc_step"],
         llc=data["llc"],
         llc_stderr=data["llc_stderr"],
+        llc_ok=data["llc_ok"],
         plateaus=data["plateaus"],
         stages=[tuple(stage) for stage in data["stages"]],
         points=critical_points(data["n_features"]),

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -27,7 +27,10 @@ def figure_1(one: Ensemble, many: Ensemble) -> tuple[list[Row], dict[str, Any]]:
     step, loss = one.curve("loss", "loss")
     llc_step, llc = one.curve("llc", "mean")
     _, stderr = one.curve("llc", "stderr")
-    levels = [during(llc_step, llc[:, 0], stage) for stage in one.lasting(member)]
+    ok = one.curve("llc", "verdict")[1][:, 0] == "ok"
+    lasting = one.lasting(member)
+    levels = [during(llc_step, llc[:, 0], stage) for stage in lasting]
+    trusted = [_share_ok(llc_step, ok, stage) for stage in lasting]
     rises = all(
         (after[0] - before[0]) > 2 * math.hypot(after[1], before[1])
         for before, after in pairwise(levels)
@@ -50,6 +53,7 @@ def figure_1(one: Ensemble, many: Ensemble) -> tuple[list[Row], dict[str, Any]]:
         "llc_step": llc_step.tolist(),
         "llc": llc[:, 0].tolist(),
         "llc_stderr": stderr[:, 0].tolist(),
+        "llc_ok": ok.tolist(),
         "plateaus": [
             {k: p[k] for k in ("start", "end", "loss", "nearest")} for p in one.run.plateaus
         ],
@@ -62,12 +66,19 @@ def figure_1(one: Ensemble, many: Ensemble) -> tuple[list[Row], dict[str, Any]]:
             text=" > ".join(f"{s['loss']:.4f}" for s in passed)),
         Row("λ̂ rises from stage to stage, each by more than two standard errors", rises,
             Published(True, ("P",), where),
-            text=" < ".join(f"{mean:.2f} ± {error:.2f}" for mean, error in levels)),
+            text=" < ".join(f"{mean:.2f} ± {error:.2f}" for mean, error in levels),
+            remark=f"estimates with the verdict ok: {', '.join(trusted)}"),
         Row(f"runs from 4-gons that take the path {' → '.join(PATH)}, of {many.n_members}",
             float(taken), digits=0,
             remark="the paper shows one run and does not say how usual it is"),
     ]  # fmt: skip
     return rows, data
+
+
+def _share_ok(step: Array, ok: Array, stage: Mapping[str, Any]) -> str:
+    """How many of a stage's estimates have the verdict ok, in words."""
+    inside = ok[(step >= stage["start"]) & (step <= stage["end"])]
+    return f"{stage['nearest']} {inside.sum()} of {len(inside)}"
 
 
 _ENDS_NEAR_ZERO = {"4+": 26, "4++": 14, "4": 11}
@@ -84,7 +95,7 @@ def figure_3(many: Ensemble) -> tuple[list[Row], dict[str, Any], dict[str, Any]]
     resting = [
         row["final_loss"]
         for row, passed in zip(many.run.members, many.stages.values(), strict=True)
-        if passed
+        if passed and row["final_loss"] is not None
     ]
     off = [min(abs(loss - p.loss) for p in points) for loss in resting]
     where = "Fig. 3"
@@ -243,13 +254,14 @@ def survival(ensemble: Ensemble) -> Survival:
     config = ensemble.run.config
     label = str(config["model"]["init"]["label"])
     counts = Counter(ensemble.final_phases)
+    losses = [m["final_loss"] for m in ensemble.run.members if m["final_loss"] is not None]
     return Survival(
         sparsity=float(config["datamodule"]["distribution"]["sparsity"]),
         label=label,
         members=ensemble.n_members,
         survived=counts[label],
         ends=dict(counts.most_common()),
-        loss=float(np.mean([row["final_loss"] for row in ensemble.run.members])),
+        loss=float(np.mean(losses)),
     )
 
 

@@ -43,7 +43,7 @@ def _figure_1(results: Results) -> Section:
         "each stage (columns of W; filled by bias, ring: dead with positive bias, dot: dead with "
         "negative bias, cross: switched off). Middle: population loss (summed over coordinates) "
         f"against SGD steps. Below: λ̂ (dimensionless), mean and standard error of {chains} chains; "
-        "dashed: theory."
+        "hollow: verdict not ok; dashed: theory."
     )
     return Section(
         [
