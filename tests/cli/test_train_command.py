@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-import wandb
 
 from kgon.cli import main
 from kgon.launch import options
@@ -229,7 +228,6 @@ def test_every_option_trains(tmp_path, monkeypatch, option):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["kgon", "train", option, *words])
     main()
-    wandb.teardown()
     run = only_run(tmp_path)
     assert run.status["state"] == "finished"
     assert len(run.members) == 2

@@ -3,10 +3,10 @@
 import sys
 
 import pytest
-import wandb
 from wandb_server import Server
 
 from kgon.cli import main
+from kgon.tracking import account
 from kgon.tracking import logger as loggers
 
 
@@ -19,10 +19,10 @@ def server(monkeypatch, tmp_path):
     with Server() as started:
         for name, value in started.environment(tmp_path / "home").items():
             monkeypatch.setenv(name, value)
-        wandb.teardown()
+        account.end_client()
         yield started
         started.release()
-        wandb.teardown()
+        account.end_client()
         started.assert_clean()
 
 
@@ -31,7 +31,7 @@ def kgon(monkeypatch, capsys):
     """Runs a kgon command; its exit status, the lines that it printed, and its errors."""
 
     def run(*words):
-        wandb.teardown()  # as at the end of an earlier command's process
+        account.end_client()  # as at the end of an earlier command's process
         monkeypatch.setattr(sys, "argv", ["kgon", *map(str, words)])
         status = 0
         try:

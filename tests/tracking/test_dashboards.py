@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import wandb
 from wandb_server import ENTITY, Server
 
 if not os.environ.get("KGON_REQUIRE_ALL"):
@@ -20,7 +19,7 @@ import wandb_workspaces.workspaces as ws
 
 from kgon.cli import main
 from kgon.record import run_directory
-from kgon.tracking import dashboards
+from kgon.tracking import account, dashboards
 
 RUNS = {
     "train": ["members=3", "trainer.max_steps=2000", "schedule.n_llc=2", "schedule.n_losses=20",
@@ -79,13 +78,13 @@ def runs(tmp_path_factory):
             patch.setenv(name, value)
         patch.delenv("WANDB_MODE", raising=False)
         patch.chdir(tmp_path_factory.mktemp("runs"))
-        wandb.teardown()
+        account.end_client()
         for command, words in RUNS.items():
             patch.setattr(sys, "argv", ["kgon", command, *words])
             main()
             (run,) = [r for r in server.runs.values() if r.fields["jobType"] == command]
             found[command] = run, Path(f"multirun/{run.name}").absolute()
-        wandb.teardown()
+        account.end_client()
         server.assert_clean()
     return found
 

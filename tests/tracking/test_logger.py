@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def test_a_server_that_is_silent_is_asked_once_a_process(server, tmp_path, monke
 
 def test_a_key_that_is_refused_is_not_shown(server, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "another-" + "x" * 40)
-    wandb.teardown()
+    account.end_client()
     record(tmp_path / "job", "auto")
     said = capsys.readouterr().err
     assert "not logged in; recording offline" in said and "x" * 40 not in said
@@ -199,3 +200,21 @@ def test_short_faults_lose_nothing(server, kgon, tmp_path):
     kgon("sync", tmp_path)
     assert loss_rows(server.run("kgon", "job")) == [(step, step) for step in range(50)]
     assert server.injected >= 4
+
+
+def clients():
+    """The wandb-core processes of this process that are alive."""
+    stats = [path.read_text().split() for path in Path("/proc").glob("[0-9]*/stat")]
+    return {
+        int(s[0]) for s in stats if s[1:4:2] == ["(wandb-core)", str(os.getpid())] and s[2] != "Z"
+    }
+
+
+def test_a_client_that_does_not_end_is_killed(server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(account, "_ENDING_SECONDS", 0.5)
+    wandb.init(project="kgon").finish()
+    (client,) = clients()
+    os.kill(client, signal.SIGSTOP)  # it neither hears nor ends
+    account.end_client()
+    assert not clients()

@@ -49,4 +49,10 @@ def main() -> None:
         gc.freeze()
         gc.enable()
         sys.argv = [f"kgon {command}", *words]
-        module.main()
+        try:
+            module.main()
+        finally:
+            if "wandb" in sys.modules:
+                from kgon.tracking.account import end_client
+
+                end_client()

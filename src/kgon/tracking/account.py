@@ -1,5 +1,10 @@
 """The W&B account: the configured mode, the API key, and whether the server answers."""
 
+import os
+import signal
+import threading
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 PROBE_SECONDS = 2
@@ -7,6 +12,9 @@ PROBE_SECONDS = 2
 
 ANSWER_SECONDS = 20
 """How long a command waits for an answer."""
+
+_ENDING_SECONDS = 10.0
+"""How long the client's process may take to end."""
 
 
 class NoKey(ValueError):
@@ -48,6 +56,39 @@ def connect(seconds: int) -> Any:
         return wandb.Api(timeout=seconds)
     except wandb.errors.AuthenticationError as error:
         raise NoAnswer(first_line(error)) from error
+
+
+def end_client() -> None:
+    """End the W&B client of this process with all of its runs, in about ten seconds at most.
+
+    After a request that has timed out, the client's process can miss the message to end, and
+    `wandb.teardown` then waits for it for ten minutes (wandb 0.31). So it is killed before that.
+    """
+    import wandb
+
+    if threading.current_thread() is not threading.main_thread():
+        wandb.teardown()
+        return
+    before = signal.signal(signal.SIGALRM, lambda *_: _kill_client())
+    signal.setitimer(signal.ITIMER_REAL, _ENDING_SECONDS)
+    try:
+        # A client that was killed would end this process with its exit status.
+        with suppress(SystemExit):
+            wandb.teardown()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _kill_client() -> None:
+    """Kill the wandb-core processes that this process has started."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, _, rest = stat.read_text().partition("(")[2].rpartition(")")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if name.startswith("wandb-core") and int(rest.split()[1]) == os.getpid():
+            os.kill(int(stat.parent.name), signal.SIGKILL)
 
 
 def first_line(error: BaseException) -> str:

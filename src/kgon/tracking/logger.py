@@ -219,7 +219,7 @@ def wandb_logger(
             # process must not get here while it has runs, so they are told to stay offline.
             _UNREACHABLE[account.mode_and_url()[1]] = first_line(error)
             with suppress(OSError):
-                wandb.teardown()
+                account.end_client()
             _say_offline(first_line(error), outbox)
             mode = "offline"
     if mode == "offline":
