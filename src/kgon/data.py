@@ -64,7 +64,7 @@ class SingleFeature:
         return PopulationLoss(importance)
 
     def sample_loss(self, x: Tensor, importance: Tensor | None) -> Loss:
-        """The exact loss, at a cost that hardly depends on the size of the sample."""
+        """The exact loss, at a cost that grows little with the size of the sample."""
         return EmpiricalLoss(x, importance)
 
     def critical_points(self, n_hidden: int, importance: Tensor | None) -> list[CriticalPoint]:

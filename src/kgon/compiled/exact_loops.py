@@ -138,8 +138,8 @@ def _loss(W, b, dW, db, A, place, count, features, lines, amplitudes):
                 a += W[k, i] * W[k, j]
             A[i, j] = a
             place[i, j] = _place(a, b[i], features[j])
-            # Reading the counts here starts all memory accesses together, so the cost of a loss
-            # hardly grows with the size of the table.
+            # Reading the counts here starts all memory accesses together: one after the other they
+            # would make a loss of a large table dearer still.
             count[i, j] = lines[max(place[i, j], 0)].count
     loss = 0.0
     for i in range(n_features):

@@ -4,7 +4,7 @@ A threshold t is looked up in O(1). The range of a feature's amplitudes is divid
 buckets of equal width as there are amplitudes. Each bucket is a line of 64 bytes, which holds the
 moments of the amplitudes from this bucket on, and the first `SLOTS` amplitudes in it, which are
 compared with t one by one. If the bucket has more, the sorted sample is bisected. The result is
-that of the binary search of `SampleMoments`, at a cost that hardly depends on n_samples.
+that of the binary search of `SampleMoments`, in as many operations for every n_samples.
 """
 
 import math

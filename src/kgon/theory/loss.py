@@ -262,7 +262,7 @@ class EmpiricalLoss(_MomentLoss):
     """The exact loss of a finite single-feature sample, (1/n) sum_x sum_i I_i (x_i - f_i(x))^2.
 
     Amplitudes are sorted once, here. A call looks up prefix sums (see the module docstring), so its
-    cost hardly depends on n_samples.
+    cost does not grow in proportion to n_samples, only as lookups leave the processor's cache.
 
     Args:
         x: (n_samples, n_features), or (*data_batch, n_samples, n_features) for a data set per

@@ -26,7 +26,7 @@ class EnsembleData(L.LightningDataModule):
         distribution: of the inputs.
         n_samples: size of each member's data set, or None for fresh inputs at every step.
         batch_size: inputs per step, or "full" for gradient descent on the whole data set, whose
-            cost for single-feature data does not depend on n_samples. A finite data set is visited
+            cost for single-feature data grows little with n_samples. A finite data set is visited
             in epochs of floor(n_samples / batch_size) batches, in an order that is a function of
             (seed, member, epoch); inputs that do not fill a batch are left out of that epoch.
         seed: one for all members, or one for each.
