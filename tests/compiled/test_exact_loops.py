@@ -88,13 +88,12 @@ def test_threads_do_not_change_anything(n_stack, n_sets, monkeypatch):
     for n in (1, 3):
         torch.set_num_threads(n)
         kernel = Kernel(moments.tables(loss, 6), n_sets)
-        ends, trace = [W.clone(), b.clone()], torch.empty(n_stack, n_sets, 9).double()
-        setting = torch.ones(n_sets).double()
-        acceptance = kernel.langevin(
-            *ends, trace, keys=keys, nbeta=30 * setting, lr=1e-3 * setting, localization=setting,
-            n_burnin=2,
+        ends, setting = [W.clone(), b.clone()], torch.ones(n_sets).double()
+        draws = kernel.langevin(
+            *ends, 9, keys=keys, centre=(W[0], b[0]), nbeta=30 * setting, lr=1e-3 * setting,
+            localization=setting, first_step=2, thin=2,
         )  # fmt: skip
-        results.append([*kernel.value_and_grad(W, b), *ends, trace, acceptance])
+        results.append([*kernel.value_and_grad(W, b), *ends, *draws])
     torch.set_num_threads(n_threads)
     assert all(torch.equal(p, q) for p, q in zip(*results, strict=True))
 
@@ -112,7 +111,7 @@ def test_a_trajectory_equals_torchs(n_hidden, n_features, case):
         strength=torch.linspace(1.0, 20.0, 6, dtype=torch.float64),
         precision=torch.full((6,), 0.25).double(),
         step=torch.tensor([0.05, 0.1, 0.2, 0.0, 1.0, 0.1], dtype=torch.float64),
-        n_leapfrog=4,
+        n_leapfrog=torch.tensor([4, 4, 3, 4, 4, 1]),
         keys=streams.subkeys(streams.member_keys(0, range(40), "test"), 6),
         turn=3,
     )

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kgon.llc import convergence as module
-from kgon.llc.convergence import convergence
+from kgon.llc.convergence import convergence, diagnose
 
 
 def autoregressive(phi, n_draws, n_chains, n_batch=12):
@@ -44,6 +44,20 @@ def test_they_are_arvizs(phi, n_draws, n_chains):
         if n >= 4:
             expected = arviz.rhat(unsplit, method="identity")["x"].values
             np.testing.assert_allclose(rhat, expected, rtol=1e-11)
+
+
+@pytest.mark.filterwarnings("ignore:More chains")
+@pytest.mark.parametrize("phi", [-0.9, 0.5, 1.0])
+@pytest.mark.parametrize("n_draws", [8, 9, 60, 401])
+@pytest.mark.parametrize("n_chains", [2, 5])
+def test_rank_normalised_diagnostics_are_arvizs(phi, n_draws, n_chains):
+    draws = autoregressive(phi, n_draws, n_chains)
+    draws[1::3] = draws[0::3][: len(draws[1::3])]  # as where a move is rejected
+    found = diagnose(draws)
+    data = arviz.convert_to_dataset({"x": draws.movedim(0, 1).numpy()})
+    np.testing.assert_allclose(found.rhat, arviz.rhat(data, method="rank")["x"], rtol=1e-9)
+    np.testing.assert_allclose(found.ess_bulk, arviz.ess(data, method="bulk")["x"], rtol=1e-9)
+    np.testing.assert_allclose(found.ess_mean, arviz.ess(data, method="mean")["x"], rtol=1e-9)
 
 
 def test_ess_of_an_autoregression_is_known():

@@ -13,7 +13,8 @@ from kgon import streams
 from kgon.compiled import exact_loops
 from kgon.data import SingleFeature, draw
 from kgon.llc import langevin
-from kgon.llc.estimate import BELOW, VERDICTS, estimate_llc
+from kgon.llc.estimate import estimate_llc
+from kgon.llc.verdict import BELOW, VERDICTS
 from kgon.theory.critical import critical_point
 from kgon.theory.loss import DirectLoss, EmpiricalLoss, PopulationLoss
 
@@ -179,7 +180,7 @@ def test_compiled_chains_are_those_of_devinterps_optimizer(kind, per_point, monk
     settings = {k: torch.tensor(v).double() if per_point else v[0] for k, v in settings.items()}
     lengths = dict(n_chains=5, n_draws=37, n_burnin=11, seed=0)
     compiled = estimate_llc(loss, W, b, **settings, **lengths)
-    monkeypatch.setattr(langevin._Settings, "is_plain_sgld", False)
+    monkeypatch.setattr(langevin, "is_plain_sgld", lambda sampler: False)
     stepped = estimate_llc(loss, W, b, **settings, **lengths)
     # 48 steps may stretch what each rounds in a handful of terms a thousandfold.
     torch.testing.assert_close(compiled.trace, stepped.trace, rtol=1e-10, atol=1e-12)
@@ -222,7 +223,7 @@ def test_only_plain_sgld_is_compiled():
         (functools.partial(SGMCMC.sgld, bounding_box_size=0.1), False),
         (SGMCMC.rmsprop_sgld, False),
     ):
-        assert langevin._Settings(sampler, 1.0, 1.0, 1.0, 0).is_plain_sgld is plain
+        assert langevin.is_plain_sgld(sampler) is plain
 
 
 def test_a_numpy_integer_is_the_seed_that_it_says():
@@ -256,8 +257,85 @@ def test_verdict_diverged_where_the_step_is_unstable():
 def test_verdict_unconverged_where_the_chains_are_still_on_their_way():
     settings = {**SETTINGS, "n_burnin": 0, "n_draws": 200}
     llc = estimate_llc(quadratic, torch.zeros(4).double(), nbeta=1e3, lr=1e-7, **settings)
+    assert llc.verdicts == "unconverged" and llc.reasons == "R-hat"
+
+
+@pytest.mark.parametrize(
+    ("lengths", "reason"),
+    [
+        ({"n_chains": 1, "n_draws": 2000, "n_burnin": 100}, "one chain"),
+        ({"n_chains": 4, "n_draws": 1, "n_burnin": 0}, "R-hat"),
+        ({"n_chains": 4, "n_draws": 12, "n_burnin": 50}, "few effective draws"),
+        ({"target": 1e-4, "budget": 500}, "error above target"),
+    ],
+)
+def test_verdict_unconverged_says_what_is_missing(lengths, reason):
+    settings = {"nbeta": 100.0, "localization": 1.0, "seed": 0}
+    llc = estimate_llc(quadratic, torch.zeros(4).double(), **settings, **lengths)
     assert llc.verdicts == "unconverged"
-    assert float(llc.drift) > 0
+    assert reason in llc.reasons or llc.reasons == "R-hat"
+    assert llc.reasons == reason or lengths["n_draws"] == 12  # so few draws may fail both rules
+
+
+def test_verdict_biased_says_the_step_size_that_would_do():
+    w, settings = torch.zeros(12).double(), {**SETTINGS, "nbeta": 1e3}
+    large = estimate_llc(quadratic, w, lr=2e-3, **settings)
+    # The bias of the discretised chain is known: 12 / 2 (1 / (1 - lr nbeta / 4) - 1) = 6.
+    assert large.verdicts == "biased" and float(large.mean) > 11
+    enough = float(large.reasons.split("lr=")[1].split()[0])
+    small = estimate_llc(quadratic, w, lr=enough, **{**settings, "n_draws": 6000})
+    assert small.verdicts == "ok" and abs(float(small.mean) - 6) < 2 * float(small.stderr)
+
+
+def test_verdict_unchecked_for_samplers_whose_bias_is_not_known():
+    settings = {**SETTINGS, "nbeta": 1e2, "localization": 1.0, "n_draws": 4000}
+    llc = estimate_llc(
+        quadratic, torch.zeros(4).double(), lr=1e-5, sampler=SGMCMC.rmsprop_sgld, **settings
+    )
+    assert llc.verdicts == "unchecked" and bool(llc.acceptance.isnan()) and llc.bias == 0
+
+
+def test_one_bad_chain_of_many_is_left_out_and_counted():
+    bad = torch.zeros(16, dtype=torch.bool)
+    bad[3] = True
+
+    def loss(w):
+        # Chain 3 of the stack meets NaN once it has left w*.
+        broken = bad[: len(w)] & (w.abs().sum(-1) > 0)
+        return torch.where(broken, w.sum(-1) * torch.nan, quadratic(w))
+
+    settings = {"nbeta": 1e2, "localization": 1.0, "lr": 1e-4, "n_draws": 4000, "n_burnin": 500}
+    llc = estimate_llc(loss, torch.zeros(4).double(), **settings, n_chains=16, seed=0)
+    assert int(llc.kept) == 15 and llc.verdicts == "ok"
+    assert abs(float(llc.mean) - 4 / 2 * 100 / 101) < 3 * float(llc.stderr)
+    assert bool(llc.acceptance.isfinite()) and bool(llc.per_chain[3].isnan())
+
+
+def test_verdict_escaped_where_descent_falls_from_w_star():
+    # A steep slope 0.3 away from the minimum, with chains held at w* by the localization.
+    settings = {"nbeta": 1e3, "localization": 1e7, "seed": 0}
+    llc = estimate_llc(quadratic, torch.tensor([0.3, 0.0]).double(), **settings)
+    assert llc.verdicts == "escaped" and llc.reasons == "descent from w*"
+
+
+@pytest.mark.parametrize("n", [200, 2000])
+def test_w_star_is_the_truth_and_not_the_samples_minimum(n):
+    # Losses of samples lie below L(w*) around a truth w*, by chance alone; not one is "escaped".
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(20, n, 3, generator=g).double()
+    y = torch.randn(20, n, generator=g).double()  # the truth is w = 0
+
+    def loss(w):
+        return (torch.einsum("...sf,snf->...sn", w, x) - y).square().mean(-1) / 2
+
+    nbeta = n / math.log(n)
+    llc = estimate_llc(
+        loss, torch.zeros(20, 3).double(), nbeta=nbeta, localization=1.0, seed=0, target=0.1
+    )
+    assert llc.verdicts == ["ok"] * 20
+    assert bool(
+        ((llc.trace < loss(torch.zeros(20, 3).double())).double().mean((0, 1)) > BELOW).any()
+    )
 
 
 def test_the_papers_rule_discards_chains_and_says_how_many():
@@ -474,7 +552,7 @@ def test_inference_mode_changes_nothing():
 
 
 def test_verdicts_are_named():
-    assert VERDICTS == ("ok", "unconverged", "escaped", "diverged")
+    assert VERDICTS == ("ok", "unconverged", "escaped", "diverged", "biased", "unchecked")
 
 
 def test_reduced_rank_regression_from_a_dict_of_parameters():
@@ -539,7 +617,7 @@ def test_more_draws_than_memory_are_refused_before_anything_is_taken(monkeypatch
     settings = {**SETTINGS, "nbeta": 10.0, "lr": 1e-3}
     with pytest.raises(ValueError, match=r"n_draws=10000000.*GiB of memory"):
         estimate_llc(quadratic, torch.zeros(3), **{**settings, "n_draws": 10**7, "n_chains": 10**6})
-    needed = 2 * 8 * 10 * 4 * 3
+    needed = 4 * 8 * 10 * 4 * 3
     few = {**settings, "n_draws": 10, "n_chains": 4, "n_burnin": 0}
     monkeypatch.setattr("kgon.compiled.machine.available_memory", lambda: needed)
     estimate_llc(quadratic, torch.zeros(3, 2), **few)
@@ -622,9 +700,8 @@ def test_the_stack_reads_what_devinterps_own_loop_reads():
     assert difference != 0 and spread < abs(float(stack.mean))
 
 
-def test_k_gons_are_ok_and_4_gons_escape_at_five_thousand_samples():
-    # Measured elsewhere at n = 5,000 with 100 chains: 8.35 +- 0.13, 10.48 +- 0.16, 9.21 +- 0.11
-    # (a finite-n excess over theory, 7, 8.5, 8.5), and of 100 chains 1 stays at 4++.
+def test_the_papers_protocol_is_not_ok_at_five_thousand_samples():
+    # Chains of Table K.1 have not left their start, and those at 4++ have: of 100 chains 1 stays.
     n, labels = 5000, ("5", "5+", "6", "4++")
     points = [critical_point(label, 6) for label in labels]
     W, b = torch.stack([p.W for p in points]), torch.stack([p.b for p in points])
@@ -634,9 +711,9 @@ def test_k_gons_are_ok_and_4_gons_escape_at_five_thousand_samples():
         nbeta=n / math.log(n), lr=5e-5, localization=0.1,
         n_chains=40, n_draws=6000, n_burnin=2000, seed=0,
     )  # fmt: skip
-    assert llc.verdicts == ["ok", "ok", "ok", "escaped"]
+    assert llc.verdicts == ["unconverged"] * 3 + ["escaped"]
+    # Measured elsewhere with 100 chains: 8.35 +- 0.13, 10.48 +- 0.16, 9.21 +- 0.11.
     measured = torch.tensor([8.35, 10.48, 9.21]).double()
     error = torch.tensor([0.13, 0.16, 0.11]).double()
     assert ((llc.mean[:3] - measured).abs() < 4 * (llc.stderr[:3] ** 2 + error**2).sqrt()).all()
-    assert (llc.rhat[:3] > 1.01).all()  # what the usual rule would say
     assert float(llc.below[3]) > 0.5

@@ -2,19 +2,20 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
+from devinterp.optim import SGMCMC
 
 from kgon import streams
 from kgon.compiled.exact_loss import CompiledLoss
 from kgon.data import SingleFeature, draw
 from kgon.llc.estimate import estimate_llc
-from kgon.llc.hmc import HMC, Chains
+from kgon.llc.hmc import HMC, HMCChains
+from kgon.llc.stack import Stack
 from kgon.theory.critical import critical_point
 from kgon.theory.loss import EmpiricalLoss, PopulationLoss
 
-LENGTHS = {"n_chains": 32, "n_draws": 400, "n_burnin": 100}
+LENGTHS = {"n_chains": 32, "n_draws": 100, "n_burnin": 30}
 
 
 def within(estimate, expected):
@@ -66,17 +67,24 @@ def test_compiled_trajectories_are_those_of_the_definition(of_a_sample):
     x = draw(SingleFeature(6), keys, 0, 500)[0]
     loss = EmpiricalLoss(x) if of_a_sample else PopulationLoss()
     keys = streams.subkeys(streams.member_keys(0, [0, 1], "llc"), 5).T.copy()
-    strength, precision = torch.tensor([100.0, 150.0]).double(), torch.ones(2).double()
+    nbeta, localization = torch.tensor([100.0, 150.0]).double(), torch.ones(2).double()
+    # The step sizes differ, and with them the numbers of leapfrog steps: 20 and 10.
     compiled, defined = (
-        Chains(form, [W, b], keys, strength, precision, (2,))
+        HMCChains(HMC(), Stack(form, (W, b), (2,)), keys, nbeta, localization)
         for form in (CompiledLoss(loss, 6), loss)
     )
-    for _ in range(10):
-        step = torch.tensor([0.05, 0.1]).double()
-        one, other = (chains.move(step, 8) for chains in (compiled, defined))
-        # Eighty steps let rounding grow to 1e-14; another rule would differ by much more.
-        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
+    everywhere = torch.ones(2, dtype=torch.bool)
+    for chains in (compiled, defined):
+        chains.step = torch.tensor([0.05, 0.1]).double()
+    for moving in (everywhere, torch.tensor([True, False]), everywhere):
+        one, other = (chains.draw(3, moving) for chains in (compiled, defined))
+        # Sixty steps let rounding grow to 1e-14; another rule would differ by much more.
+        for name in ("loss", "distance", "acceptance"):
+            a, b = getattr(one, name), getattr(other, name)
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10, equal_nan=True)
         torch.testing.assert_close(compiled.params, defined.params, rtol=1e-9, atol=1e-10)
+        assert bool(one.loss[..., 1].isnan().all()) is not bool(moving[1])
+    assert compiled.n_gradients.tolist() == [9 * 20, 6 * 10]
 
 
 def test_k_gons_read_what_small_langevin_steps_read():
@@ -93,18 +101,47 @@ def test_k_gons_read_what_small_langevin_steps_read():
     assert ((found.mean - known).abs() < 4 * (found.stderr.square() + 0.05**2).sqrt()).all()
 
 
-def test_a_chain_does_not_depend_on_the_other_chains():
-    W, b = critical_point("6", 6).W, critical_point("6", 6).b
-    settings = {"nbeta": 500.0, "localization": 1.0, "sampler": HMC(), "n_draws": 5, "n_burnin": 0}
-    keys = streams.member_keys(0, [4, 9], "llc")
-    both = estimate_llc(
-        PopulationLoss(), W.expand(2, -1, -1), b.expand(2, -1), seed=keys, n_chains=3, **settings
-    )
-    again = estimate_llc(
-        PopulationLoss(), W.expand(2, -1, -1), b.expand(2, -1), seed=keys, n_chains=3, **settings
-    )
-    assert torch.equal(both.trace, again.trace)
-    assert not np.allclose(both.trace[:, :, 0], both.trace[:, :, 1])
+def test_a_points_chains_do_not_depend_on_the_other_points():
+    points = [critical_point(label, 6) for label in ("5", "6", "4+")]
+    W, b = torch.stack([p.W for p in points]), torch.stack([p.b for p in points])
+    keys = streams.member_keys(0, [4, 9, 2], "llc")
+    settings = {"nbeta": 500.0, "localization": 5.0, "target": 0.05, "budget": 5000}
+    together = estimate_llc(PopulationLoss(), W, b, seed=keys, **settings)
+    assert len(set(together.draws.tolist())) > 1  # some ended before others
+    for i in range(3):
+        own = slice(i, i + 1)
+        alone = estimate_llc(PopulationLoss(), W[own], b[own], seed=keys[own], **settings)
+        for name in ("mean", "stderr", "draws", "gradients", "reason", "step"):
+            assert torch.equal(getattr(together, name)[own], getattr(alone, name)), name
+
+
+@pytest.mark.parametrize("sampler", [None, SGMCMC.sgld])
+def test_chains_run_until_the_error_is_below_the_target(sampler):
+    settings = {"nbeta": 100.0, "localization": 1.0, "seed": 0, "sampler": sampler}
+    draws = []
+    for target in (0.1, 0.05):
+        found = estimate_llc(
+            lambda w: w.square().sum(-1) / 2, torch.zeros(4, 3).double(), **settings, target=target
+        )
+        assert found.verdicts == ["ok"] * 4 and within(found, 3 / 2 * 100 / 101)
+        assert bool((found.stderr <= target * found.mean.clamp(min=1)).all())
+        torch.testing.assert_close(found.stderr, found.sampling_error + found.bias / 2)
+        draws.append(found.gradients.sum())
+    assert draws[1] > draws[0]
+
+
+def test_the_variance_estimator_has_its_closed_form_and_does_not_need_the_loss_at_w_star():
+    h, nbeta, gamma = torch.tensor([0.2, 1.0, 1.0, 3.0]).double(), 100.0, 1.0
+
+    def loss(w):
+        return (h * w.square()).sum(-1) / 2
+
+    shares = nbeta * h / (nbeta * h + gamma)
+    settings = {"nbeta": nbeta, "localization": gamma, "seed": 0, "target": 0.05}
+    found = estimate_llc(loss, torch.zeros(20, 4).double(), **settings)
+    expected = float(shares.square().sum() / 2)
+    # One in 16,000 is further away by chance; errors of skewed squares are a little uncertain.
+    assert bool(((found.variance - expected).abs() < 4 * found.variance_error).all())
 
 
 @pytest.mark.parametrize(
@@ -116,9 +153,12 @@ def test_bad_settings_are_refused(settings, message):
         HMC(**settings)
 
 
-def test_langevin_dynamics_needs_a_step_size():
-    with pytest.raises(ValueError, match="lr must be given"):
-        estimate_llc(
-            lambda w: w.square().sum(-1), torch.zeros(2).double(), nbeta=10.0, localization=1.0,
-            seed=0, **LENGTHS,
-        )  # fmt: skip
+def test_a_step_size_belongs_to_langevin_dynamics():
+    settings = {"nbeta": 10.0, "localization": 1.0, "seed": 0, **LENGTHS}
+    w = torch.zeros(2).double()
+    with pytest.raises(ValueError, match="HMC adapts its own step size"):
+        estimate_llc(lambda w: w.square().sum(-1), w, lr=0.1, sampler=HMC(), **settings)
+    with pytest.raises(ValueError, match="lr must be given: it is adapted for plain SGLD"):
+        estimate_llc(lambda w: w.square().sum(-1), w, sampler=SGMCMC.rmsprop_sgld, **settings)
+    with pytest.raises(ValueError, match="given both or neither, got n_draws=100"):
+        estimate_llc(lambda w: w.square().sum(-1), w, **{**settings, "n_burnin": None})

@@ -2,16 +2,24 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kgon.callbacks.recorder import Recorder
-from kgon.llc.estimate import VERDICTS, check_settings, estimate_llc
+from kgon.llc.estimate import estimate_llc
 from kgon.llc.hmc import HMC
+from kgon.llc.inputs import check_settings
 from kgon.llc.langevin import SamplerFactory
+from kgon.llc.verdict import REASONS, VERDICTS, verdict
 from kgon.training.datamodule import EnsembleData
 from kgon.training.model import TMS
+
+COLUMNS = (
+    "mean", "stderr", "bias", "variance", "variance_error", "rhat", "ess", "below", "acceptance"
+)  # fmt: skip
+"""What is recorded of each estimate besides the reason of its verdict (`estimate.LLC`)."""
 
 
 class LLCEstimates(Recorder):
@@ -25,7 +33,8 @@ class LLCEstimates(Recorder):
     Args:
         steps: when to estimate.
         nbeta: inverse temperature times n; None for n / log n with n the size of the data set.
-        lr, localization, n_chains, n_draws, n_burnin, sampler: as in `estimate_llc`.
+        localization, n_chains, target, budget, lr, n_draws, n_burnin, sampler: as in
+            `estimate_llc`.
     """
 
     table = "llc"
@@ -34,24 +43,23 @@ class LLCEstimates(Recorder):
         self,
         steps: Iterable[int],
         nbeta: float | None,
-        lr: float,
         localization: float,
         n_chains: int,
-        n_draws: int,
-        n_burnin: int,
+        target: float,
+        budget: int,
         sampler: SamplerFactory | HMC,
+        lr: float | None = None,
+        n_draws: int | None = None,
+        n_burnin: int | None = None,
     ):
         super().__init__(steps)
-        check_settings(
-            1.0 if nbeta is None else nbeta, lr, localization, n_chains, n_draws, n_burnin
-        )
         self.nbeta = nbeta
-        self.lr = lr
-        self.localization = localization
-        self.n_chains = n_chains
-        self.n_draws = n_draws
-        self.n_burnin = n_burnin
         self.sampler = sampler
+        self.settings: dict[str, Any] = {
+            "localization": localization, "n_chains": n_chains, "target": target, "budget": budget,
+            "lr": lr, "n_draws": n_draws, "n_burnin": n_burnin,
+        }  # fmt: skip
+        check_settings(1.0 if nbeta is None else nbeta, **self.settings)
 
     def record(self, module: TMS, data: EnsembleData) -> None:
         """Add the estimates of all members."""
@@ -66,32 +74,26 @@ class LLCEstimates(Recorder):
             W,
             b,
             nbeta=self._nbeta(data),
-            lr=self.lr,
-            localization=self.localization,
-            n_chains=self.n_chains,
-            n_draws=self.n_draws,
-            n_burnin=self.n_burnin,
             seed=module.keys(f"llc {module.global_step}"),
             sampler=self.sampler,
+            **self.settings,
         )
         dead = ~alive
-        columns = {
-            name: getattr(estimate, name).masked_fill(dead, math.nan)
-            for name in ("mean", "stderr", "rhat", "ess", "below", "acceptance")
-        }
-        verdict = estimate.verdict.masked_fill(dead, VERDICTS.index("diverged"))
-        module.history.add(self.table, module.global_step, **columns, verdict=verdict)
+        columns = {name: getattr(estimate, name).masked_fill(dead, math.nan) for name in COLUMNS}
+        reason = estimate.reason.masked_fill(dead, list(REASONS).index("draws not finite"))
+        module.history.add(self.table, module.global_step, **columns, reason=reason)
 
     def metrics(self, module: TMS, records: slice) -> dict[str, Tensor]:
         """Means over all estimates and over those with verdict ok; the share of each verdict."""
         columns = module.history.columns(self.table, records)
-        mean, verdict = columns["mean"], columns["verdict"]
-        trusted = mean.masked_fill(verdict != VERDICTS.index("ok"), math.nan)
+        codes = verdict(columns["reason"])
+        trusted = columns["mean"].masked_fill(codes != VERDICTS.index("ok"), math.nan)
+        means = {name: columns[name].nanmean(-1) for name in ("mean", "acceptance", "variance")}
         shares = {
-            f"llc/share_{name}": (verdict == code).double().mean(-1)
-            for code, name in enumerate(VERDICTS)
+            f"share_{name}": (codes == code).double().mean(-1) for code, name in enumerate(VERDICTS)
         }
-        return {"llc/mean": mean.nanmean(-1), "llc/mean_ok": trusted.nanmean(-1)} | shares
+        found = means | {"mean_ok": trusted.nanmean(-1)} | shares
+        return {f"llc/{name}": values for name, values in found.items()}
 
     def _nbeta(self, data: EnsembleData) -> float:
         if self.nbeta is not None:

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +21,10 @@ from kgon.figures import style
 from kgon.launch import command_line
 from kgon.launch.jobs import build, check_runs, dtype_of, job
 from kgon.llc import studies
-from kgon.llc.calibration import ACCEPTANCE
-from kgon.llc.estimate import VERDICTS, check_memory
-from kgon.llc.hmc import HMC
+from kgon.llc.inputs import check_memory
 from kgon.llc.published import FOUR_GONS, PAPER, REPRODUCTION
-from kgon.llc.studies import CalibratedPoint, ChainSettings, as_row
+from kgon.llc.studies import LOCALIZATION, CalibratedPoint, ChainSettings, as_row
+from kgon.llc.verdict import VERDICTS
 from kgon.record import run_directory
 from kgon.theory.critical import CriticalPoint, critical_point
 from kgon.theory.loss import importance_weights
@@ -57,9 +57,7 @@ def main() -> None:
 def check(config: DictConfig) -> None:
     """Refuse a wrong config before the job starts, with a ValueError that names the key."""
     check_runs(config)
-    sampler = build(config.sampler)
-    if config.calibrate and isinstance(sampler, HMC):
-        raise ValueError("calibrate=true compares step sizes: use sampler=sgld, not sampler=hmc")
+    build(config.sampler)
     dtype_of(config)
     if config.loss not in ("population", "sample"):
         raise ValueError(f"loss must be population or sample, got {config.loss}")
@@ -82,7 +80,7 @@ def check(config: DictConfig) -> None:
             raise ValueError(f"n_samples must be one number with run=DIR, got {config.n_samples}")
         n_estimates = config.snapshots * config.members
     chains = next(iter(settings.values()))
-    check_memory(chains.n_draws, chains.n_chains, n_estimates)
+    check_memory(chains.n_draws or chains.budget // 16, chains.n_chains, n_estimates)
 
 
 @job
@@ -119,6 +117,7 @@ def _at_points(config: DictConfig) -> Found:
     sources = {record.source for record in records}
     marks = {PAPER: "published", REPRODUCTION: "*"}
     notes = [f"{mark}: {source}" for source, mark in marks.items() if source in sources]
+    notes += _reasons(rows)
     notes += _on_four_gons(point.label for point in points)
     return Found({"estimates": rows}, {"llc": llc_figures.against_theory(rows)}, notes)
 
@@ -132,8 +131,7 @@ def _calibrated(config: DictConfig) -> Found:
     drawn = {f"calibration-{each.point.label}-{each.n_samples}": _drawn(each)
              for each in calibrated}  # fmt: skip
     notes = [
-        f"chosen: verdict ok, acceptance >= {ACCEPTANCE:g}, stable in lr, no escape at larger lr;",
-        "of these the first nbeta, the smallest localization, the largest ESS; -: none",
+        "chosen: of the ok estimates the first nbeta, the smallest localization; -: none is ok"
     ]
     tables = {"chosen": [_chosen_row(each) for each in calibrated], "calibration": grid}
     return Found(tables, drawn, notes)
@@ -142,7 +140,7 @@ def _calibrated(config: DictConfig) -> Found:
 def _chosen_row(calibrated: CalibratedPoint) -> dict[str, Any]:
     """The chosen setting and its estimate; None in place of both where there is none."""
     row = as_row(calibrated.chosen or calibrated.grid[0])
-    del row["admissible"], row["chosen"]
+    del row["chosen"]
     if calibrated.chosen is None:
         row |= {name: None for name in row if name not in ("label", "n_samples", "theory")}
     return row
@@ -152,12 +150,11 @@ def _drawn(calibrated: CalibratedPoint) -> Any:
     calibration, place = calibrated.calibration, calibrated.place
     return llc_figures.calibration(
         calibrated.point.label,
-        calibration.lr,
         calibration.localization,
         calibration.nbeta,
         calibration.estimate.mean[..., place],
         calibration.estimate.stderr[..., place],
-        calibration.admissible[..., place],
+        calibration.estimate.verdict[..., place] == VERDICTS.index("ok"),
         tuple(calibration.chosen[place].tolist()) if calibrated.chosen else None,
         calibrated.point.llc,
     )
@@ -191,9 +188,16 @@ def _along_training(config: DictConfig) -> Found:
         raise ValueError(f"run={config.run}: all members had diverged before these snapshots")
     rows = [as_row(record) for record in records]
     drawn = {"llc": llc_figures.along_training(rows, points)}
-    notes = ["theory is that of the phase's critical point"]
+    notes = ["theory is that of the phase's critical point", *_reasons(rows)]
     notes += _on_four_gons(record.phase for record in records)
     return Found({"estimates": rows}, drawn, notes)
+
+
+def _reasons(rows: Rows) -> list[str]:
+    """A line for each verdict other than ok and its reason, with the number of estimates."""
+    counts = Counter((row["verdict"], row["reason"]) for row in rows if row["verdict"] != "ok")
+    return [f"{verdict}: {reason} ({count} of {len(rows)})"
+            for (verdict, reason), count in counts.items()]  # fmt: skip
 
 
 def _on_four_gons(labels: Iterable[str]) -> list[str]:
@@ -220,21 +224,17 @@ def _sizes(config: DictConfig) -> list[int]:
 
 def _settings(config: DictConfig, sizes: Sequence[int]) -> dict[int, ChainSettings]:
     """The chains' settings by sample size."""
-    lengths = config.calibration if config.calibrate else config
     settings = {}
     for i, n in enumerate(sizes):
         nbeta = _at_size(config, "nbeta", i)
         nbeta = n / math.log(n) if nbeta is None else nbeta
-        lr = _at_size(config, "lr", i)
-        if isinstance(build(config.sampler), HMC):
-            lr = None
-        elif lr is None:
-            if not config.lr_times_nbeta > 0:
-                raise ValueError(f"lr_times_nbeta must be positive, got {config.lr_times_nbeta}")
-            lr = config.lr_times_nbeta / nbeta if nbeta > 0 else 1.0
+        localization = config.localization
+        if localization is None:
+            localization = LOCALIZATION * math.sqrt(max(nbeta, 0.0))
         settings[n] = ChainSettings(
-            nbeta, lr, config.localization, lengths.n_chains, lengths.n_draws, lengths.n_burnin
-        )
+            nbeta, localization, config.n_chains, config.target, config.budget,
+            _at_size(config, "lr", i), config.n_draws, config.n_burnin,
+        )  # fmt: skip
     return settings
 
 
@@ -253,22 +253,18 @@ def _at_size(config: DictConfig, name: str, i: int) -> float | None:
 
 
 def _grid(config: DictConfig) -> dict[str, list[float]]:
-    names = ("lr_factors", "localization", "nbeta_factors")
+    names = ("localization", "nbeta_factors")
     return {name: list(config.calibration[name]) for name in names}
 
 
 def _check_grid(asked: DictConfig) -> None:
-    for name in ("lr_factors", "localization", "nbeta_factors"):
+    for name in ("localization", "nbeta_factors"):
         values = asked[name]
         numbers = OmegaConf.is_list(values) and all(isinstance(v, int | float) for v in values)
         if not numbers or not values or min(values) < 0:
             raise ValueError(
                 f"calibration.{name} must be a list of one or more numbers, got {values}"
             )
-    if len(asked.lr_factors) < 2:
-        raise ValueError(
-            f"calibration.lr_factors must be two or more increasing numbers, got {asked.lr_factors}"
-        )
 
 
 def _points(config: DictConfig) -> list[CriticalPoint]:

@@ -18,15 +18,15 @@ _COLUMNS = {
     "phase": ("phase", None),
     "theory": ("theory", 1),
     "published": ("published", 3),
+    "exact": ("exact", 2),
     "llc": ("kgon", 2),
-    "stderr": ("s.e.", 2),
-    "rhat": ("R-hat", 2),
+    "variance": ("variance", 2),
+    "acceptance": ("acc.", 2),
     "kept": ("kept", None),
     "verdict": ("verdict", None),
 }
 _CALIBRATED = {
-    **{k: v for k, v in _COLUMNS.items() if k not in ("published", "rhat", "kept")},
-    "lr": ("lr", None),
+    **{k: v for k, v in _COLUMNS.items() if k not in ("published", "exact", "acceptance", "kept")},
     "localization": ("local.", None),
     "nbeta": ("nbeta", 0),
 }
@@ -45,6 +45,11 @@ def calibrated_table(rows: Rows) -> Table:
 def _table(title: str, columns: dict[str, tuple[str, int | None]], rows: Rows) -> Table:
     """The columns that the rows have: heading, and decimals of a number."""
     columns = {key: value for key, value in columns.items() if key in rows[0]}
+    # With the exact value there is no room for the variance.
+    drop = "variance" if any(row.get("exact") is not None for row in rows) else "exact"
+    columns = {key: value for key, value in columns.items() if key != drop}
+    if all(row.get("kept") == row.get("n_chains") for row in rows):
+        columns.pop("kept", None)
     # Narrow gaps: nine columns with an "unconverged" fit into a terminal of 80.
     table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     for heading, _ in columns.values():
@@ -63,8 +68,10 @@ def _cell(key: str, row: dict[str, Any], digits: int | None) -> str:
         spread = row["published_spread"]
         mark = "" if row["source"] == PAPER else " *"
         return f"{value:g}{mark}" if spread is None else f"{value:g}±{spread:g}"
+    if key == "exact" and row["exact_verdict"] != "ok":
+        return str(row["exact_verdict"])
+    if key == "llc":
+        return f"{value:.2f} ± {row['stderr']:.2f}"
     if key == "kept" and "n_chains" in row:
         return f"{value}/{row['n_chains']}"
-    if key == "lr":
-        return f"{value:.2g}"
     return str(value) if digits is None else f"{value:.{digits}f}"

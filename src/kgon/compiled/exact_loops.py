@@ -209,9 +209,9 @@ def value_and_grad(W, b, value, dW, db, data_set, features_of, lines, amplitudes
 
 
 @_jit
-def hmc_move(
-    W, b, value, acceptance, keys, centre_W, centre_b, strength, precision, step, data_set,
-    n_leapfrog, turn, features_of, lines, amplitudes,
+def hmc(
+    W, b, value, trace, distance, acceptance, keys, centre_W, centre_b, strength, precision, step,
+    n_leapfrog, data_set, first_turn, features_of, lines, amplitudes,
 ):  # fmt: skip
     n_parameters, n_hidden, n_features = W.shape
     size = (n_hidden + 1) * n_features
@@ -221,34 +221,40 @@ def hmc_move(
     own_centre_W, own_centre_b = _views(centre, n_hidden, n_features)
     dW, db = _views(gradient, n_hidden, n_features)
     A, place, count = _scratch(n_features)
-    counter = turn * (even + 2)
     for p in range(n_parameters):
         if step[p] == 0.0:
             continue
         features = features_of[data_set[p]]
-        fill_normals(keys[p], counter, momentum)
-        jitter = unit(keys[p], counter + even)
-        threshold = np.log(unit(keys[p], counter + even + 1))
-        h = step[p] * (_JITTER_LOW + (_JITTER_HIGH - _JITTER_LOW) * jitter)
-        w_W[:], w_b[:] = W[p], b[p]
         own_centre_W[:], own_centre_b[:] = centre_W[p], centre_b[p]
-        kinetic, prior = _square(momentum[:size]), precision[p] * _distance(w, centre)
-        before = strength[p] * value[p] + 0.5 * (kinetic + prior)
-        loss = 0.0
-        for t in range(n_leapfrog + 1):
-            loss = _loss(w_W, w_b, dW, db, A, place, count, features, lines, amplitudes)
-            kick = h if 0 < t < n_leapfrog else 0.5 * h
-            drift = h if t < n_leapfrog else 0.0
-            for q in range(size):
-                away = w[q] - centre[q]
-                momentum[q] -= kick * (strength[p] * gradient[q] + precision[p] * away)
-                w[q] += drift * momentum[q]
-        kinetic, prior = _square(momentum[:size]), precision[p] * _distance(w, centre)
-        gain = before - (strength[p] * loss + 0.5 * (kinetic + prior))
-        # A diverged trajectory has a NaN or infinite energy and is rejected.
-        acceptance[p] = np.exp(min(gain, 0.0)) if gain == gain else 0.0
-        if threshold < gain:
-            value[p], W[p], b[p] = loss, w_W, w_b
+        accepted = 0.0
+        for draw in range(trace.shape[1]):
+            counter = (first_turn + draw) * (even + 2)
+            fill_normals(keys[p], counter, momentum)
+            jitter = unit(keys[p], counter + even)
+            threshold = np.log(unit(keys[p], counter + even + 1))
+            h = step[p] * (_JITTER_LOW + (_JITTER_HIGH - _JITTER_LOW) * jitter)
+            w_W[:], w_b[:] = W[p], b[p]
+            kinetic, away = _square(momentum[:size]), _distance(w, centre)
+            before = strength[p] * value[p] + 0.5 * (kinetic + precision[p] * away)
+            old_away, loss = away, 0.0
+            for t in range(n_leapfrog[p] + 1):
+                loss = _loss(w_W, w_b, dW, db, A, place, count, features, lines, amplitudes)
+                kick = h if 0 < t < n_leapfrog[p] else 0.5 * h
+                drift = h if t < n_leapfrog[p] else 0.0
+                for q in range(size):
+                    force = strength[p] * gradient[q] + precision[p] * (w[q] - centre[q])
+                    momentum[q] -= kick * force
+                    w[q] += drift * momentum[q]
+            kinetic, away = _square(momentum[:size]), _distance(w, centre)
+            gain = before - (strength[p] * loss + 0.5 * (kinetic + precision[p] * away))
+            # A diverged trajectory has a NaN or infinite energy and is rejected.
+            accepted += np.exp(min(gain, 0.0)) if gain == gain else 0.0
+            if threshold < gain:
+                value[p], W[p], b[p] = loss, w_W, w_b
+            else:
+                away = old_away
+            trace[p, draw], distance[p, draw] = value[p], away
+        acceptance[p] = accepted / trace.shape[1]
 
 
 @_jit
@@ -283,47 +289,51 @@ def descend(
 
 @_jit
 def langevin(
-    W, b, trace, acceptance, keys, nbeta, lr, localization, data_set, n_burnin,
-    features_of, lines, amplitudes,
+    W, b, trace, distance, acceptance, keys, centre_W, centre_b, nbeta, lr, localization, data_set,
+    first_step, thin, features_of, lines, amplitudes,
 ):  # fmt: skip
     n_parameters, n_hidden, n_features = W.shape
     size = (n_hidden + 1) * n_features
     even = size + size % 2
     w, gradient, centre = np.empty(size), np.empty(size), np.empty(size)
     w_W, w_b = _views(w, n_hidden, n_features)
+    own_centre_W, own_centre_b = _views(centre, n_hidden, n_features)
     dW, db = _views(gradient, n_hidden, n_features)
     A, place, count = _scratch(n_features)
     drift, old_w, old_drift = np.empty(size), np.empty(size), np.empty(size)
     noise = np.empty((_NOISY_STEPS, even))
+    n_steps = thin * trace.shape[1]
     for p in range(n_parameters):
+        if lr[p] == 0.0:
+            continue
         features = features_of[data_set[p]]
         w_W[:], w_b[:] = W[p], b[p]
-        centre[:] = w
+        own_centre_W[:], own_centre_b[:] = centre_W[p], centre_b[p]
         half, root = 0.5 * lr[p], np.sqrt(lr[p])
         accepted, old_energy = 0.0, 0.0
-        for t in range(n_burnin + trace.shape[1]):
+        for t in range(n_steps):
             loss = _loss(w_W, w_b, dW, db, A, place, count, features, lines, amplitudes)
+            away, forth, back = 0.0, 0.0, 0.0
             for q in range(size):
                 force = nbeta[p] * gradient[q] + localization[p] * (w[q] - centre[q])
                 drift[q] = half * force
-            draw = t - n_burnin
-            if draw >= 0:
-                trace[p, draw] = loss
-                # The acceptance of the step between two draws by Metropolis's rule.
-                away, forth, back = 0.0, 0.0, 0.0
-                for q in range(size):
-                    away += (w[q] - centre[q]) ** 2
-                    forth += (w[q] - old_w[q] + old_drift[q]) ** 2
-                    back += (old_w[q] - w[q] + drift[q]) ** 2
-                energy = nbeta[p] * loss + 0.5 * localization[p] * away
-                if draw > 0:
-                    gain = old_energy - energy + (forth - back) / (2.0 * lr[p])
-                    # Written so that a NaN goes through.
-                    accepted += np.exp(0.0 if gain > 0.0 else gain)
-                old_energy, old_w[:], old_drift[:] = energy, w, drift
-            if t % _NOISY_STEPS == 0:
-                fill_normals(keys[p], t * even, noise.ravel())
+                away += (w[q] - centre[q]) ** 2
+                forth += (w[q] - old_w[q] + old_drift[q]) ** 2
+                back += (old_w[q] - w[q] + drift[q]) ** 2
+            if t % thin == 0:
+                trace[p, t // thin], distance[p, t // thin] = loss, away
+            # The acceptance of the last step by Metropolis's rule.
+            energy = nbeta[p] * loss + 0.5 * localization[p] * away
+            if t > 0:
+                gain = old_energy - energy + (forth - back) / (2.0 * lr[p])
+                # Written so that a NaN goes through.
+                accepted += np.exp(0.0 if gain > 0.0 else gain)
+            old_energy, old_w[:], old_drift[:] = energy, w, drift
+            place_in_block = (first_step + t) % _NOISY_STEPS
+            if place_in_block == 0 or t == 0:
+                block = first_step + t - place_in_block
+                fill_normals(keys[p], block * even, noise.ravel())
             for q in range(size):
-                w[q] += root * noise[t % _NOISY_STEPS, q] - drift[q]
-        acceptance[p] = accepted / (trace.shape[1] - 1)
+                w[q] += root * noise[place_in_block, q] - drift[q]
+        acceptance[p] = accepted / (n_steps - 1)
         W[p], b[p] = w_W, w_b

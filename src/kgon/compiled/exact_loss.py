@@ -5,6 +5,7 @@ several data sets, *batch ends in their axes. A `Kernel` takes parameters as (n_
 and divides them among threads.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,7 @@ class Trajectory:
     Attributes:
         strength, precision: (n_runs).
         step: (n_runs), step sizes before jitter; a run with step 0 does not move.
-        n_leapfrog: the number of leapfrog steps.
+        n_leapfrog: (n_runs), the number of leapfrog steps, int64.
         keys: (n_stack, n_runs), random streams.
         turn: which trajectory this is of those that use the same streams.
         centre: each parameter's tensors, (n_runs, ...), or None for 0.
@@ -41,7 +42,7 @@ class Trajectory:
     strength: Tensor
     precision: Tensor
     step: Tensor
-    n_leapfrog: int
+    n_leapfrog: Tensor
     keys: NDArray[np.uint64]
     turn: int
     centre: tuple[Tensor, ...] | None = None
@@ -73,14 +74,27 @@ class Kernel:
 
         `value` is the loss of the parameters, (n_stack, n_runs), and is updated too.
         """
+        return self.hmc(W, b, value, move, 1)[2]
+
+    def hmc(
+        self, W: Tensor, b: Tensor, value: Tensor, move: Trajectory, n_draws: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Make n_draws trajectories of every parameter in place, from turn `move.turn` on.
+
+        Returns:
+            The losses and the squared distances from the centre after each trajectory, both
+            (n_stack, n_runs, n_draws) and NaN for runs with step 0; the mean acceptance
+            (n_stack, n_runs), 0 for these.
+        """
+        trace, distance = W.new_full((2, *value.shape, n_draws), math.nan)
         acceptance = torch.zeros_like(value)
-        stacks = [W, b, value, acceptance, torch.from_numpy(move.keys)]
         centre = move.centre or (torch.zeros_like(W[0]), torch.zeros_like(b[0]))
         self._share_out(
-            exact_loops.hmc_move, move.n_leapfrog + 1, stacks,
-            [*centre, move.strength, move.precision, move.step], move.n_leapfrog, move.turn,
+            exact_loops.hmc, n_draws * (int(move.n_leapfrog.max()) + 1),
+            [W, b, value, trace, distance, acceptance, torch.from_numpy(move.keys)],
+            [*centre, move.strength, move.precision, move.step, move.n_leapfrog], move.turn,
         )  # fmt: skip
-        return acceptance
+        return trace, distance, acceptance
 
     def descend(
         self, W: Tensor, b: Tensor, *, tolerance: float, n_steps: int
@@ -105,36 +119,41 @@ class Kernel:
         self,
         W: Tensor,
         b: Tensor,
-        trace: Tensor,
+        n_draws: int,
         *,
         keys: NDArray[np.uint64],
+        centre: tuple[Tensor, ...],
         nbeta: Tensor,
         lr: Tensor,
         localization: Tensor,
-        n_burnin: int,
-    ) -> Tensor:
-        """Run Langevin chains in place: n_burnin steps, then a step for each draw of `trace`.
+        first_step: int,
+        thin: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Make thin * n_draws steps of Langevin chains in place.
 
         The module docstring of `kgon.llc.langevin` has the definition.
 
         Args:
-            W, b: the starts of the chains, and the centres of the localization.
-            trace: (n_stack, n_runs, n_draws), filled with the losses of the draws.
+            W, b: the chains' parameters.
             keys: (n_stack, n_runs), streams of the chains' noise.
-            nbeta, lr, localization: (n_runs).
-            n_burnin: steps before the first draw.
+            centre: of the localization: W (n_runs, ...) and b (n_runs, ...).
+            nbeta, lr, localization: (n_runs); a run with lr 0 does not move.
+            first_step: how many steps of these streams have been made.
+            thin: steps from draw to draw.
 
         Returns:
-            The mean MALA acceptance (n_stack, n_runs) of the steps from draw to draw; NaN for a
-            single draw.
+            The losses and the squared distances from the centre at each draw, both (n_stack,
+            n_runs, n_draws) and NaN for runs that do not move; the mean MALA acceptance
+            (n_stack, n_runs) of all steps but the last, NaN for a single step.
         """
-        acceptance = trace.new_empty(trace.shape[:2])
-        stacks = [W, b, trace, acceptance, torch.from_numpy(keys)]
+        trace, distance = W.new_full((2, *W.shape[:2], n_draws), math.nan)
+        acceptance = W.new_full(W.shape[:2], math.nan)
         self._share_out(
-            exact_loops.langevin, n_burnin + trace.shape[2], stacks, [nbeta, lr, localization],
-            n_burnin,
+            exact_loops.langevin, n_draws * thin,
+            [W, b, trace, distance, acceptance, torch.from_numpy(keys)],
+            [*centre, nbeta, lr, localization], first_step, thin,
         )  # fmt: skip
-        return acceptance
+        return trace, distance, acceptance
 
     def _share_out(
         self,
@@ -153,7 +172,7 @@ class Kernel:
         n_stack, n_runs = stacks[0].shape[:2]
         whole = [stack.contiguous() for stack in stacks]
         arrays = [stack.view(n_stack * n_runs, *stack.shape[2:]).numpy() for stack in whole]
-        for setting in [*(each.numpy() for each in settings or []), self.data_set]:
+        for setting in [*(each.contiguous().numpy() for each in settings or []), self.data_set]:
             arrays.append(np.tile(setting, (n_stack, *[1] * (setting.ndim - 1))))
 
         def run(part: slice) -> None:

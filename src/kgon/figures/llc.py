@@ -7,14 +7,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from kgon.figures.style import (
     GREY,
     INK,
     PALE,
-    name_panel,
     new_panels,
     pale_handle,
     phase_color,
@@ -115,67 +113,56 @@ _MARKERS = ("o", "s", "D", "^", "v", "P")
 @styled
 def calibration(
     label: str,
-    lr: ArrayLike,
     localization: ArrayLike,
     nbeta: ArrayLike,
     mean: ArrayLike,
     stderr: ArrayLike,
-    admissible: ArrayLike,
-    chosen: tuple[int, int, int] | None,
+    ok: ArrayLike,
+    chosen: tuple[int, int] | None,
     theory: float | None,
 ) -> Figure:
-    """Estimates at a critical point against lr: a line for each localization, a panel for each
-    nbeta.
+    """Estimates at a critical point against the localization: a line for each nbeta.
 
     Args:
-        lr, localization, nbeta: the grid (A,), (B,), (C,).
-        mean, stderr, admissible: (A, B, C). Admissible settings are full markers, others hollow.
+        localization, nbeta: the grid (A,), (B,).
+        mean, stderr, ok: (A, B). Estimates that are ok are full markers, others hollow.
         chosen: the chosen setting, ringed.
         theory: the learning coefficient, dashed.
     """
-    x, pulls, temperatures = (np.asarray(v, dtype=float) for v in (lr, localization, nbeta))
-    y, error, good = np.asarray(mean), np.asarray(stderr), np.asarray(admissible, dtype=bool)
+    x, temperatures = (np.asarray(v, dtype=float) for v in (localization, nbeta))
+    y, error, good = np.asarray(mean), np.asarray(stderr), np.asarray(ok, dtype=bool)
     shades = [phase_color(label), *(phase_color(k) for k in ("4", "6", "7", "8", "3"))]
     styles: list[dict[str, Any]] = [
         {"color": shades[j % len(shades)], "marker": _MARKERS[j % len(_MARKERS)]}
-        for j in range(len(pulls))
+        for j in range(len(temperatures))
     ]
     legend = [
-        Line2D([], [], lw=0.7, label=f"localization {pull:g}", **style)
-        for pull, style in zip(pulls, styles, strict=True)
+        Line2D([], [], lw=0.7, label=rf"$n\beta$ = {temperature:.3g}", **style)
+        for temperature, style in zip(temperatures, styles, strict=True)
     ]
-    legend.append(Line2D([], [], ls="", marker="o", color=INK, mfc="white", label="not admissible"))
+    legend.append(Line2D([], [], ls="", marker="o", color=INK, mfc="white", label="not ok"))
     if chosen is not None:
         legend.append(Line2D([], [], ls="", marker="o", ms=8, mec=INK, mfc="none", label="chosen"))
     if theory is not None:
-        legend.append(Line2D([], [], color=INK, lw=0.8, ls="--", label="theory"))
-    figure, axes = new_panels(
-        f"LLC of {label} by settings of the sampler", [1.25] * len(temperatures), legend
-    )
-    # One frame for all panels: theory and the estimates, unless they are far below, as escaped
-    # chains are.
+        legend.append(theory_handle())
+    figure, (ax,) = new_panels(f"LLC of {label} by settings of the sampler", [1.75], legend)
+    for j, style in enumerate(styles):
+        ax.errorbar(x, y[:, j], error[:, j], color=style["color"], lw=0.7, zorder=2)
+        for at, name, fill in (
+            (good[:, j], "ok", style["color"]),
+            (~good[:, j], "not-ok", "white"),
+        ):
+            ax.plot(x[at], y[at, j], ls="", **style, mfc=fill, zorder=3, gid=f"{name}-{j}")
+    if chosen is not None:
+        ax.plot(x[chosen[0]], y[chosen], "o", ms=11, mfc="none", mec=INK, zorder=4, gid="chosen")
+    if theory is not None:
+        ax.axhline(theory, color=INK, lw=0.8, ls="--", zorder=1)
+    # One frame for theory and the estimates, unless they are far below, as escaped chains are.
     inside = [*y[good], *([] if theory is None else [theory])] or y[np.isfinite(y)].tolist() or [0]
     top = max(inside)
     low = min(inside + [v for v in y[np.isfinite(y)] if 0 <= v <= top])
     margin = 0.1 * max(top - low, 2.0)
-    for k, (ax, temperature) in enumerate(zip(axes, temperatures, strict=True)):
-        for j, style in enumerate(styles):
-            ax.errorbar(x, y[:, j, k], error[:, j, k], color=style["color"], lw=0.7, zorder=2)
-            for at, name, fill in (
-                (good[:, j, k], "admissible", style["color"]),
-                (~good[:, j, k], "rejected", "white"),
-            ):
-                ax.plot(x[at], y[at, j, k], ls="", **style, mfc=fill, zorder=3,
-                        gid=f"{name}-{j}-{k}")  # fmt: skip
-        if chosen is not None and chosen[2] == k:
-            ax.plot(x[chosen[0]], y[chosen], "o", ms=11, mfc="none", mec=INK, zorder=4,
-                    gid="chosen")  # fmt: skip
-        if theory is not None:
-            ax.axhline(theory, color=INK, lw=0.8, ls="--", zorder=1)
-        ax.set_xscale("log")
-        ax.set_ylim(low - margin, top + 2 * margin)
-        ax.yaxis.set_major_locator(MaxNLocator(5))
-        name_panel(ax, rf"$n\beta$ = {temperature:.3g}")
-        ax.set_ylabel("LLC")
-    axes[-1].set_xlabel("step size lr")
+    ax.set_xscale("log")
+    ax.set_ylim(low - margin, top + 2 * margin)
+    ax.set(xlabel="localization", ylabel="LLC")
     return figure

@@ -1,21 +1,23 @@
 r"""Whether chains have converged: split R-hat and effective sample size.
 
-The definitions are those of Gelman et al., Bayesian Data Analysis, 3rd ed., 11.4 and 11.5, and of
-Stan's reference manual. ArviZ computes them for one quantity at a time (3 ms each), this module for
-a tensor of quantities; a test compares the two. Each chain is cut in two halves. With m half
-chains of n draws, W the mean of the variances inside them and B / n the variance of their means,
+The definitions are those of Vehtari et al. (2021, arXiv 1903.08008). ArviZ computes them for one
+quantity at a time (3 ms each), this module for a tensor of quantities; a test compares the two.
+Each chain is cut in two halves. With m half chains of n draws, W the mean of the variances inside
+them and B / n the variance of their means,
 
     R-hat^2 = (W (n - 1) / n + B / n) / W,        ESS = m n / tau,
     tau = -1 + 2 sum_t rho_t,    rho_t = 1 - (W - mean autocovariance at lag t) / (R-hat^2 W),
 
 where the sum goes on by pairs of lags as long as they are positive, and a pair counts at most as
-much as the one before it (Geyer 1992).
+much as the one before it (Geyer 1992). The rank-normalised R-hat and the bulk ESS are those of
+z = Phi^-1((r - 3/8) / (S + 1/4)) for a draw of rank r among the S draws of all chains.
 
 Shapes: draws are (n_draws, n_chains, *batch); results are (*batch). Inside, chains are (m, *batch,
 n): draws that lie side by side are transformed faster.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -27,6 +29,52 @@ _AT_ONCE = 2**15
 """Most draws transformed at once (at least one half chain). Buffers of this size are reused by the
 allocator; larger ones are returned to the system after each call, which costs more than the
 transform."""
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """Convergence of some quantities, each field (*batch).
+
+    Attributes:
+        rhat: rank-normalised split R-hat, the larger of those of the draws and of their distances
+            from the median.
+        ess_bulk: effective number of draws, of the rank-normalised draws.
+        ess_mean: effective number of draws for the mean.
+    """
+
+    rhat: Tensor
+    ess_bulk: Tensor
+    ess_mean: Tensor
+
+
+def diagnose(draws: Tensor) -> Diagnostics:
+    """Rank-normalised R-hat and effective sample sizes of draws (n_draws, n_chains, *batch).
+
+    NaN where a draw is not finite or chains have fewer than four draws.
+    """
+    n = len(draws) // 2
+    if n < 2:
+        unknown = draws.new_full(draws.shape[2:], math.nan)
+        return Diagnostics(unknown, unknown, unknown)
+    halves = torch.cat([draws[:n], draws[-n:]])
+    middle = halves.flatten(0, 1).sort(0).values[[n * draws.shape[1] - 1, n * draws.shape[1]]]
+    rhat_bulk, ess_bulk = convergence(_normal_scores(halves))
+    rhat_folded, _ = convergence(_normal_scores((halves - middle.mean(0)).abs()))
+    _, ess_mean = convergence(draws)
+    return Diagnostics(torch.maximum(rhat_bulk, rhat_folded), ess_bulk, ess_mean)
+
+
+def _normal_scores(draws: Tensor) -> Tensor:
+    """Normal scores of the ranks of draws (n_draws, n_chains, *batch) among those of all chains.
+
+    Equal draws get their mean rank. NaN where a draw is not finite.
+    """
+    flat = draws.movedim((0, 1), (-2, -1)).flatten(-2).contiguous()
+    ordered = flat.sort(-1).values
+    rank = torch.searchsorted(ordered, flat) + torch.searchsorted(ordered, flat, right=True) + 1
+    z: Tensor = torch.special.ndtri((rank.double() / 2 - 3 / 8) / (flat.shape[-1] + 1 / 4))
+    z = z.where(flat.isfinite().all(-1, keepdim=True), math.nan)
+    return z.reshape(*flat.shape[:-1], *draws.shape[:2]).movedim((-2, -1), (0, 1))
 
 
 def convergence(draws: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,19 +93,26 @@ def convergence(draws: Tensor) -> tuple[Tensor, Tensor]:
         unknown = draws.new_full(batch, math.nan)
         return unknown, unknown.clone()
     n = n_draws // 2
-    chains = draws.movedim(0, -1)
+    # Sums over draws that lie side by side do not depend on the other quantities, bit by bit.
+    chains = draws.movedim(0, -1).contiguous()
     halves = chains[..., :n], chains[..., -n:]
     means = [half.mean(-1) for half in halves]
     power = _power(halves[0], means[0]) + _power(halves[1], means[1])
     covariance = torch.fft.irfft(power, 2 * n)[..., :n] / (2 * n_chains * n)
     within = covariance[..., 0] * n / (n - 1)
-    pooled = covariance[..., 0] + torch.cat(means).var(0)
+    pooled = covariance[..., 0] + variance(torch.cat(means).movedim(0, -1).contiguous())
     rho = 1 - (within.unsqueeze(-1) - covariance) / pooled.unsqueeze(-1)
     rho[..., 0] = 1.0
     ess = 2 * n_chains * n / _tau(rho, 2 * n_chains * n)
     high, low = chains.amax(-1).amax(0), chains.amin(-1).amin(0)
     ess = torch.where(high - low < _RESOLUTION, 2.0 * n_chains * n, ess)
     return (pooled / within).sqrt(), ess
+
+
+def variance(x: Tensor) -> Tensor:
+    """The variance over the last axis of a contiguous x. torch's own depends on the other rows in
+    its last bits."""
+    return (x - x.mean(-1, keepdim=True)).square().sum(-1) / (x.shape[-1] - 1)
 
 
 def _power(chains: Tensor, mean: Tensor) -> Tensor:
@@ -70,17 +125,13 @@ def _power(chains: Tensor, mean: Tensor) -> Tensor:
     chains, mean = chains.reshape(m, size, n), mean.reshape(m, size)
     for start in range(0, size, some):
         here = slice(start, start + some)
-        power = total[here]
-        at_once = max(1, _AT_ONCE // (len(power) * n))
-        for first in range(0, m, at_once):
-            draws = chains[first : first + at_once, here]
-            average = mean[first : first + at_once, here]
+        # One half chain after the other: the sum's order does not depend on the batch.
+        for draws, average in zip(chains[:, here], mean[:, here], strict=True):
             # As many zeros keep the ends from wrapping around; rfft's own padding is slow.
-            padded = draws.new_zeros(*draws.shape[:-1], 2 * n)
-            torch.sub(draws, average.unsqueeze(-1), out=padded[..., :n])
+            padded = draws.new_zeros(len(draws), 2 * n)
+            torch.sub(draws, average.unsqueeze(-1), out=padded[:, :n])
             spectrum = torch.view_as_real(torch.fft.rfft(padded))
-            squares = (spectrum * spectrum).sum(0)
-            power += squares[..., 0] + squares[..., 1]
+            total[here] += spectrum[..., 0].square() + spectrum[..., 1].square()
     return total.view(*batch, n + 1)
 
 

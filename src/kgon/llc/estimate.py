@@ -1,25 +1,25 @@
-r"""Local learning coefficients by Langevin dynamics, with a verdict on every estimate.
+r"""Local learning coefficients, each with an error and a verdict.
 
 The estimator (Lau et al. 2023, arXiv 2308.12108) at a parameter w* is
 
     llc = nbeta (E[L_n(w)] - L_n(w*)),   w ~ exp(-nbeta L_n(w) - (localization / 2) |w - w*|^2),
 
-with nbeta = n / log n for n samples. The draws are those of devinterp's `SGMCMC` on parameters that
-stack all chains of all w* (`kgon.llc.langevin`). Each w* may have its own nbeta, lr and
-localization, so a grid of settings is one stack too (`kgon.llc.calibration`).
+with nbeta = n / log n for n samples. The verdict `ok` says that this expectation, at this nbeta and
+localization, lies within two stated errors 19 times out of 20 (`kgon.llc.verdict`;
+docs/coverage.md has measurements). How far it is from the learning coefficient, the limit of large
+n, is another question.
+
+Chains of all w* are one stack (`kgon.llc.stack`). They are drawn by Hamiltonian Monte Carlo
+(`kgon.llc.hmc`), which has no step bias, or by devinterp's `SGMCMC` (`kgon.llc.langevin`). Each w*
+may have its own nbeta, lr and localization.
 
 Shapes: parameters are (*batch, ...), a stack of chains (n_chains, *batch, ...); a loss maps
 parameters to (n_chains, *batch).
-
-Memory: the losses of all draws are kept, 8 bytes each, and summarising them takes as much again; a
-call that would not fit is refused. Chains run in chunks (`langevin.CHUNK`), whose memory does not
-grow with the number of chains.
 """
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -28,28 +28,44 @@ from torch import Tensor
 
 from kgon import streams
 from kgon.compiled.exact_loss import CompiledLoss
-from kgon.compiled.machine import check_fits
-from kgon.llc.convergence import convergence
-from kgon.llc.hmc import HMC
-from kgon.llc.langevin import SGLD, SamplerFactory, sample
+from kgon.llc.hmc import HMC, HMCChains
+from kgon.llc.inputs import (
+    BUDGET,
+    N_CHAINS,
+    TARGET,
+    check_memory,
+    check_params,
+    check_settings,
+    loss_at,
+    per_point,
+    unpacked,
+)
+from kgon.llc.langevin import SGLD, LangevinChains, SamplerFactory, is_plain_sgld
+from kgon.llc.stack import Stack
+from kgon.llc.verdict import (
+    REASONS,
+    VERDICTS,
+    Draws,
+    Premises,
+    Summary,
+    acceptance_for,
+    smaller_step,
+    summarise,
+    verdict,
+    words,
+)
 from kgon.theory.loss import EmpiricalLoss, PopulationLoss
-from kgon.theory.repeatable import check_repeatable
 
-VERDICTS = ("ok", "unconverged", "escaped", "diverged")
-
-BELOW = 0.05
-"""The paper discards a chain with more than this share of draws below L(w*) (App. K)."""
-RHAT = math.sqrt(2)
-"""Split R-hat above which a chain's draws are not enough.
-
-R-hat^2 - 1 is the variance of the means of half chains over the variance inside them: one over the
-number of independent draws in half a chain. At sqrt(2) that number is one, so a chain forgets where
-it was within half its length. Chains that still remember their start give far more: sqrt(6) = 2.4
-if the loss moves like Brownian motion. Stricter rules (1.1, 1.01) are for a posterior that needs
-every chain. Here many independent chains are averaged: their noise is in the standard error, and a
-memory of the start shows as drift."""
-DRIFT = 4.0
-"""Largest difference between the two halves of the draws, in standard errors."""
+_FIRST_DRAWS = 64
+"""Draws of each chain before the first look at the errors."""
+_GROWTH = 1.5
+"""Factor by which chains grow from one look to the next."""
+_WARM_UP = 1 / 3
+"""Share of a chain's draws that is left out at each look."""
+_THIN = 16
+"""Langevin steps from draw to draw of chains whose length is not given."""
+_DESCENT = 200
+"""Steps of gradient descent that show whether w* is near a minimum."""
 
 
 @dataclass(frozen=True)
@@ -57,53 +73,86 @@ class LLC:
     """Estimates of local learning coefficients, each field over (*batch) unless it says otherwise.
 
     Attributes:
-        mean: the estimate, the mean of `per_chain` over the chains that were kept.
-        stderr: its standard error over chains (NaN for a single chain).
+        mean: the estimate, the mean over the draws of all chains that were kept.
+        stderr: its total error, sampling_error + bias / 2; NaN for a single chain.
+        sampling_error: the error from the finite number of draws.
+        bias: the most that the step size may have shifted the estimate; 0 for HMC, and for samplers
+            whose bias is not known (verdict *unchecked*).
+        variance: nbeta^2 Var L, which estimates the same coefficient without L(w*).
+        variance_error: its sampling error.
         per_chain: (n_chains, *batch), each chain's own estimate.
-        rhat: split R-hat of the loss trace.
-        ess: effective number of draws of the loss trace, all chains together.
-        below: share of draws with a loss below L(w*).
-        drift: estimate from the second half of the draws less that from the first.
-        acceptance: mean acceptance probability that a Metropolis correction would have had (MALA):
-            near 1 the discretisation error is small. NaN for anything but plain SGLD.
+        rhat: rank-normalised split R-hat, the larger of those of the loss and of |w - w*|^2.
+        ess: bulk effective number of draws of the loss, all chains together.
+        below: share of draws below L(w*) by more than chance explains.
+        acceptance: mean Metropolis acceptance; for SGLD what a correction would have had (MALA).
+            NaN for other samplers.
         kept: number of chains kept.
-        verdict: an index into VERDICTS; `verdicts` has the words.
-        trace: (n_draws, n_chains, *batch), the losses of the draws.
+        step: the step size, lr of SGLD or that of the leapfrog steps.
+        draws: draws of each chain that count.
+        gradients: gradients that each chain took, warm-up included.
+        reason: an index into REASONS, what the verdict rests on; `reasons` has the words.
+        trace: (n_draws, n_chains, *batch), losses of the draws; NaN after the last draw of a w*
+            whose chains ended before others.
     """
 
     mean: Tensor
     stderr: Tensor
+    sampling_error: Tensor
+    bias: Tensor
+    variance: Tensor
+    variance_error: Tensor
     per_chain: Tensor
     rhat: Tensor
     ess: Tensor
     below: Tensor
-    drift: Tensor
     acceptance: Tensor
     kept: Tensor
-    verdict: Tensor
+    step: Tensor
+    draws: Tensor
+    gradients: Tensor
+    reason: Tensor
     trace: Tensor
+
+    @property
+    def verdict(self) -> Tensor:
+        """Indices into VERDICTS, (*batch)."""
+        return verdict(self.reason)
 
     @property
     def verdicts(self) -> Any:
         """The verdicts in words, as a nested list over (*batch)."""
-        words = np.array(VERDICTS, dtype=object)[self.verdict.numpy()]
-        return np.asarray(words, dtype=object).tolist()
+        return words(self.verdict, VERDICTS).tolist()
+
+    @property
+    def reasons(self) -> Any:
+        """The reasons in words, as a nested list over (*batch); empty where the verdict is ok."""
+        found = words(self.reason, REASONS)
+        enough = smaller_step(self.step, self.acceptance, self.bias, self.mean)
+        for at in np.ndindex(found.shape):
+            if found[at] == "step too large":
+                found[at] = f"step too large: lr={float(enough[at]):.1g} would do"
+        return found.tolist()
 
 
 def estimate_llc(
     loss: Callable[..., Tensor],
     *params: Tensor | Mapping[str, Tensor],
     nbeta: float | Tensor,
-    lr: float | Tensor | None = None,
     localization: float | Tensor,
-    n_chains: int,
-    n_draws: int,
-    n_burnin: int,
     seed: int | streams.Keys,
+    n_chains: int = N_CHAINS,
+    target: float = TARGET,
+    budget: int = BUDGET,
+    lr: float | Tensor | None = None,
+    n_draws: int | None = None,
+    n_burnin: int | None = None,
     discard: float | None = None,
-    sampler: SamplerFactory | HMC = SGLD,
+    sampler: HMC | SamplerFactory | None = None,
 ) -> LLC:
     """Local learning coefficients at any number of parameters at once.
+
+    Chains run until the total error is below `target` and they have mixed, or until `budget` is
+    spent. Given n_draws and n_burnin they make so many draws instead.
 
     Args:
         loss: maps stacked parameters to losses (n_chains, *batch), each of which depends on its own
@@ -116,26 +165,35 @@ def estimate_llc(
             the parameters' dtype; losses are kept and averaged in float64.
         nbeta: inverse temperature times the number of samples, usually n / log n. Like lr and
             localization a number, or a tensor that broadcasts to *batch: a value for each w*.
-        lr: step size of Langevin dynamics (eps). Not used by HMC, which adapts its own.
         localization: strength of the pull towards w* (gamma).
-        n_chains: chains at each w*.
-        n_draws: draws that each chain keeps, after n_burnin that it discards.
         seed: of the noise. An integer, or stream keys (*batch) if the noise at a w* must not
             depend on the others.
+        n_chains: chains at each w*.
+        target: total error at which the chains of a w* end, relative to the estimate, or to 1 if
+            that is larger.
+        budget: most gradients of each chain, up to one look's worth more.
+        lr: step size of Langevin dynamics (eps); None adapts it, so that its bias is at most half
+            of the target for a regular model of half as many dimensions.
+        n_draws: draws that each chain keeps, after n_burnin that it discards. Both or neither.
         discard: leave out chains with more than this share of draws below L(w*) (the paper: 0.05);
             None keeps all.
-        sampler: `SGMCMC.sgld`, `SGMCMC.rmsprop_sgld`, or a partial of one with devinterp's options
-            (a `mask` is a list with a tensor for each parameter, of a shape that broadcasts to that
-            of w*, or one tensor where there is one parameter); or `HMC()`, whose draws have no step
-            bias: it gives the expectation at this nbeta and localization up to its standard error.
+        sampler: `HMC()`, whose draws have no step bias, is the default; `SGMCMC.sgld`, the default
+            where lr is given; `SGMCMC.rmsprop_sgld`; or a partial of one of the two with
+            devinterp's options (a `mask` is a list with a tensor for each parameter, of a shape
+            that broadcasts to that of w*, or one tensor where there is one parameter).
 
     Returns:
         Estimates over (*batch). The verdict is the first of these that applies:
-        *diverged*: a draw of some chain is not finite;
-        *escaped*: more than a share BELOW of all draws lie below L(w*), or no chain was kept: the
-        chains have left the neighbourhood of w* for lower losses;
-        *unconverged*: split R-hat above RHAT, or the halves of the draws differ by more than DRIFT
-        standard errors;
+        *diverged*: more than half of the chains have a draw that is not finite; up to half are left
+        out, and `kept` says how many are left;
+        *escaped*: more than a share BELOW of the draws lie below L(w*) by more than chance
+        explains, no chain was kept, or gradient descent from w* falls that far: the estimate does
+        not belong to w*;
+        *biased*: the step size may have shifted the estimate by more than a share BIAS, or the
+        acceptance of SGLD is below ACCEPTANCE;
+        *unconverged*: R-hat above RHAT, fewer than ESS effective draws, a single chain, or the
+        budget was spent before the target was reached;
+        *unchecked*: the step bias of the sampler is not known: compare with `HMC()`;
         *ok*: none of these.
 
     Raises:
@@ -145,238 +203,100 @@ def estimate_llc(
             for each w*, differs from call to call or does not depend on one of the parameters, or
             a sampler or option that would not do on a stack of chains what devinterp says.
     """
-    check_settings(nbeta, lr, localization, n_chains, n_draws, n_burnin)
-    loss, w_star = _unpacked(loss, params)
-    _check_params(w_star)
+    check_settings(nbeta, localization, n_chains, target, budget, lr, n_draws, n_burnin)
+    if sampler is None:
+        sampler = HMC() if lr is None else SGLD
+    loss, w_star = unpacked(loss, params)
+    check_params(w_star)
     on_cpu = all(p.device.type == "cpu" for p in w_star)
     if isinstance(loss, PopulationLoss | EmpiricalLoss) and on_cpu:
         loss = CompiledLoss(loss, w_star[0].shape[-1])
     # Inference mode, if the caller is in it, would allow no gradients.
     with torch.inference_mode(False), torch.no_grad():
         reference = loss_at(loss, w_star)
-        batch = reference.shape
-        check_memory(n_draws, n_chains, math.prod(batch))
-        settings = {
-            name: _setting(name, value, batch)
-            for name, value in {"nbeta": nbeta, "localization": localization}.items()
-        }
-        keys = subkeys(seed, batch, n_chains)
+        batch = tuple(reference.shape)
+        check_memory(n_draws or budget // _THIN, n_chains, math.prod(batch))
+        stack = Stack(loss, w_star, batch)
+        strength = per_point("nbeta", nbeta, batch)
+        chains: HMCChains | LangevinChains
+        keys = subkeys(seed, batch, n_chains).reshape(n_chains, -1)
+        pull = per_point("localization", localization, batch)
         if isinstance(sampler, HMC):
-            trace, acceptance = sampler.sample(loss, w_star, keys, n_draws, n_burnin, **settings)
+            if lr is not None:
+                raise ValueError("lr belongs to Langevin dynamics: HMC adapts its own step size")
+            chains = HMCChains(sampler, stack, keys, strength, pull)
         else:
-            settings["lr"] = _setting("lr", _langevin_lr(lr), batch)
-            trace, acceptance = sample(loss, w_star, keys, n_draws, n_burnin, sampler, **settings)
-        return _summarise(trace, reference, acceptance.mean(0), settings["nbeta"], discard)
+            chains = LangevinChains(
+                sampler, stack, keys, strength, pull,
+                None if lr is None else per_point("lr", lr, batch),
+                acceptance=acceptance_for(target * stack.size / 4, stack.size),
+                thin=_THIN if n_draws is None else 1,
+            )  # fmt: skip
+        premises = Premises(
+            nbeta=strength,
+            reference=reference.flatten(),
+            drop=stack.drop(_DESCENT),
+            size=stack.size,
+            step_bias=_step_bias(sampler),
+            discard=discard,
+        )
+        if n_draws is None:
+            draws, summary, n_kept = _until_done(chains, premises, target, budget)
+        else:
+            chains.warm_up(n_burnin or 0)
+            draws = chains.draw(n_draws, torch.ones(stack.n_points, dtype=torch.bool))
+            summary = summarise(draws, premises)
+            n_kept = torch.full((stack.n_points,), n_draws)
+    shaped = vars(summary) | {
+        "stderr": summary.error, "step": chains.step, "draws": n_kept,
+        "gradients": chains.n_gradients, "trace": draws.loss,
+    }  # fmt: skip
+    return LLC(**{name: v.reshape((*v.shape[:-1], *batch)) for name, v in shaped.items()})
 
 
-def loss_at(loss: Callable[..., Tensor], w_star: tuple[Tensor, ...]) -> Tensor:
-    """The loss at w*, (*batch) in float64, once it is known that chains can run on it.
+def _until_done(
+    chains: HMCChains | LangevinChains, premises: Premises, target: float, budget: int
+) -> tuple[Draws, Summary, Tensor]:
+    """Draw until every point's error is below the target, or its budget is spent.
 
-    Raises:
-        ValueError: the loss does not return a tensor with one value for each w*, fails where it is
-            given an axis of chains, or differs from call to call.
+    Returns:
+        All draws, the summary of those that count, and how many draws of each chain these are,
+        (n_points,).
     """
-    if isinstance(loss, CompiledLoss):
-        return loss(*w_star)
-    shapes = [tuple(p.shape) for p in w_star]
-
-    def with_chain(*params: Tensor) -> Tensor:
-        try:
-            return loss(*(p.unsqueeze(0) for p in params))
-        except Exception as error:
-            raise ValueError(
-                f"loss fails on parameters of shapes {[(1, *shape) for shape in shapes]}, chains "
-                f"first: {error}. It must take any number of leading axes. A torch.vmap of a loss "
-                "takes one, that of the chains, which is enough for a single w*; for several nest "
-                "another vmap"
-            ) from error
-
-    with torch.no_grad():
-        try:
-            value = loss(*w_star)
-        except Exception:
-            # A torch.vmap needs the axis of chains.
-            value = with_chain(*w_star)
-            if value.shape[:1] != (1,):
-                raise
-            value = value[0]
-            checked = with_chain
+    moving = torch.ones_like(premises.nbeta, dtype=torch.bool)
+    n_kept = torch.zeros_like(chains.n_gradients)
+    chains.warm_up(0)
+    draws = chains.draw(_FIRST_DRAWS, moving)
+    whole: Summary | None = None
+    while True:
+        first = int(_WARM_UP * len(draws.loss))
+        summary = summarise(draws.at(moving).after(first), premises.at(moving))
+        unsure = verdict(summary.reason) == VERDICTS.index("unconverged")
+        fine = torch.isin(verdict(summary.reason), torch.tensor(_CAN_IMPROVE))
+        large = ~(summary.error <= target * summary.mean.abs().clamp(min=1.0))
+        summary.reason[fine & large] = list(REASONS).index("error above target")
+        if whole is None:
+            whole = summary
         else:
-            with_chain(*w_star)
-            checked = loss
-        if not isinstance(value, Tensor):
-            raise ValueError(
-                f"loss returned {type(value).__name__}, not a tensor with one value for each w*"
-            )
-        if any(shape[: value.ndim] != value.shape for shape in shapes):
-            raise ValueError(
-                f"loss returned shape {tuple(value.shape)}, but the parameters' shapes {shapes} do "
-                "not start with it: it must return one value for each w*"
-            )
-        check_repeatable(checked, w_star)
-    return value.double()
+            whole.replace_at(moving, summary)
+        n_kept[moving] = len(draws.loss) - first
+        more = (unsure | (fine & large)) & (chains.n_gradients[moving] < budget)
+        moving[moving.clone()] = more
+        if not moving.any():
+            return draws, whole, n_kept
+        draws = draws.and_then(chains.draw(int((_GROWTH - 1) * len(draws.loss)), moving))
 
 
-def _langevin_lr(lr: float | Tensor | None) -> float | Tensor:
-    if lr is None:
-        raise ValueError("lr must be given: only sampler=hmc adapts its step size")
-    return lr
+_CAN_IMPROVE = [VERDICTS.index(word) for word in ("ok", "unchecked")]
 
 
-def _unpacked(
-    loss: Callable[..., Tensor], params: tuple[Tensor | Mapping[str, Tensor], ...]
-) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
-    """The loss as a function of tensors, and the tensors; a dict of tensors is taken apart."""
-    if len(params) == 1 and isinstance(params[0], Mapping):
-        names = list(params[0])
-        return (
-            lambda *tensors: loss(dict(zip(names, tensors, strict=True))),
-            tuple(params[0].values()),
-        )
-    tensors = tuple(p for p in params if isinstance(p, Tensor))
-    if len(tensors) < len(params):
-        raise ValueError(
-            "the parameters must be tensors, or one dict of tensors; got "
-            + ", ".join(type(p).__name__ for p in params)
-        )
-    return loss, tensors
-
-
-def _setting(name: str, value: float | Tensor, batch: tuple[int, ...]) -> float | Tensor:
-    """A setting as a number, or as a value for each w*, (*batch)."""
-    if not isinstance(value, Tensor) or value.ndim == 0:
-        return float(value)
-    try:
-        return value.double().expand(batch)
-    except RuntimeError:
-        raise ValueError(
-            f"{name} has shape {tuple(value.shape)}; it must be a number or broadcast to the "
-            f"shape of the loss at w*, {tuple(batch)}"
-        ) from None
-
-
-def check_memory(n_draws: int, n_chains: int, n_estimates: int) -> None:
-    """ValueError if the losses of all draws would not fit into memory."""
-    # 8 bytes each, and as much again to summarise them.
-    check_fits(
-        2 * 8 * n_draws * n_chains * n_estimates,
-        f"the losses of {n_estimates} estimates with n_chains={n_chains} and n_draws={n_draws}",
-        "take fewer draws, chains or estimates",
-    )
+def _step_bias(sampler: HMC | SamplerFactory) -> str:
+    if isinstance(sampler, HMC):
+        return "none"
+    return "bounded" if is_plain_sgld(sampler) else "unknown"
 
 
 def subkeys(seed: int | streams.Keys, batch: tuple[int, ...], n_chains: int) -> streams.Keys:
     """The chains' stream keys, (n_chains, *batch)."""
     keys = streams.seed_keys(seed, batch, "llc")
     return np.ascontiguousarray(np.moveaxis(streams.subkeys(keys, n_chains), -1, 0))
-
-
-def check_settings(
-    nbeta: float | Tensor,
-    lr: float | Tensor | None,
-    localization: float | Tensor,
-    n_chains: int,
-    n_draws: int,
-    n_burnin: int,
-) -> None:
-    """Check the settings of the chains.
-
-    Raises:
-        ValueError: a setting is out of range; the message names it.
-    """
-    for name, count in {"n_chains": n_chains, "n_draws": n_draws, "n_burnin": n_burnin}.items():
-        if not isinstance(count, Integral):
-            raise ValueError(f"{name} must be a whole number, got {count}")
-    positive = {"nbeta": nbeta, "lr": lr, "n_chains": n_chains, "n_draws": n_draws}
-    for name, value in positive.items():
-        for v in _each(value):
-            if not 0 < v < math.inf:
-                raise ValueError(f"{name} must be positive, got {v}")
-    for name, value in {"localization": localization, "n_burnin": n_burnin}.items():
-        for v in _each(value):
-            if not 0 <= v < math.inf:
-                raise ValueError(f"{name} must be >= 0, got {v}")
-
-
-def _each(value: float | Tensor | None) -> list[float]:
-    if value is None:
-        return []
-    return value.flatten().tolist() if isinstance(value, Tensor) else [value]
-
-
-def _check_params(params: tuple[Tensor, ...]) -> None:
-    if not params:
-        raise ValueError("estimate_llc needs at least one parameter tensor")
-    if len({p.dtype for p in params}) > 1:
-        raise ValueError(
-            f"the parameters must have one dtype, got {', '.join(str(p.dtype) for p in params)}"
-        )
-    if any(not p.is_floating_point() for p in params):
-        raise ValueError(
-            f"the parameters must be floating-point tensors, got {params[0].dtype}: a chain takes "
-            "real steps"
-        )
-    if any(not bool(p.isfinite().all()) for p in params):
-        raise ValueError("w* holds NaN or infinite values")
-    for i, p in enumerate(params):
-        if any(_share_elements(p, q) for q in params[:i]):
-            raise ValueError(
-                "two parameters share storage (tied weights), but each would get its own noise. "
-                "Pass one tensor and tie inside the loss, W.mT @ W for instance"
-            )
-
-
-def _share_elements(p: Tensor, q: Tensor) -> bool:
-    storage = p.untyped_storage()
-    if storage.data_ptr() != q.untyped_storage().data_ptr() or not p.numel() * q.numel():
-        return False
-    places = torch.arange(storage.nbytes() // p.element_size())
-    mine, other = (places.as_strided(t.shape, t.stride(), t.storage_offset()) for t in (p, q))
-    return bool(torch.isin(mine, other).any())
-
-
-def _summarise(
-    trace: Tensor,
-    reference: Tensor,
-    acceptance: Tensor,
-    nbeta: float | Tensor,
-    discard: float | None,
-) -> LLC:
-    mean_loss = trace.mean(0)
-    finite = mean_loss.isfinite()  # a single draw that is not finite spoils the mean
-    per_chain = nbeta * (mean_loss - reference)
-    below = (trace < reference).sum(0) / len(trace)
-    keep = finite if discard is None else finite & (below <= discard)
-    kept = keep.sum(0)
-    mean, stderr = _mean_over_chains(per_chain, keep)
-    half = len(trace) // 2
-    halves = nbeta * (trace[half:].mean(0) - trace[: max(half, 1)].mean(0))
-    drift, drift_error = _mean_over_chains(halves, finite)
-    rhat, ess = convergence(trace)
-    diverged = ~finite.all(0)
-    escaped = (below.mean(0) > BELOW) | (kept == 0)
-    unconverged = (rhat > RHAT) | (drift.abs() > DRIFT * drift_error)
-    verdict = torch.where(unconverged, 1, 0)
-    verdict = torch.where(escaped, 2, verdict)
-    verdict = torch.where(diverged, 3, verdict)
-    return LLC(
-        mean=mean,
-        stderr=stderr,
-        per_chain=per_chain,
-        rhat=rhat,
-        ess=ess,
-        below=below.mean(0),
-        drift=drift,
-        acceptance=acceptance,
-        kept=kept,
-        verdict=verdict,
-        trace=trace,
-    )
-
-
-def _mean_over_chains(x: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard error over the chains (first axis) that are kept; NaN without enough."""
-    kept = keep.sum(0)
-    mean = x.where(keep, 0.0).sum(0) / kept
-    variance = (x - mean).square().where(keep, 0.0).sum(0) / (kept - 1)
-    return mean, (variance / kept).sqrt().where(kept > 1, math.nan)

@@ -8,13 +8,12 @@ the density under which a local learning coefficient averages the loss. A leapfr
 accepted or rejected by Metropolis's rule, so the step size changes the cost of a draw, but not its
 distribution: this is what the chains of `kgon.llc.langevin` are held against.
 
-Shapes: parameters are (n_chains, *batch, ...), a loss maps them to (n_chains, *batch); n_points is
-the product of *batch.
+Shapes: parameters are (n_chains, n_points, ...), see `kgon.llc.stack`.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,8 +21,9 @@ from torch import Tensor
 
 from kgon import streams
 from kgon.compiled.exact_loops import JITTER
-from kgon.compiled.exact_loss import CompiledLoss, Kernel, Trajectory
-from kgon.llc.langevin import value_and_grad
+from kgon.compiled.exact_loss import Trajectory
+from kgon.llc.stack import Stack, like, rows, square
+from kgon.llc.verdict import Draws
 
 _ADAPTATION = 40
 """Trajectories that adapt the step size before any draw."""
@@ -52,103 +52,77 @@ class HMC:
                 f"sampler.max_leapfrog must be a whole number >= 1, got {self.max_leapfrog}"
             )
 
-    def sample(
-        self,
-        loss: Callable[..., Tensor],
-        points: tuple[Tensor, ...],
-        keys: streams.Keys,
-        n_draws: int,
-        n_burnin: int,
-        nbeta: float | Tensor,
-        localization: float | Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Chains that start at the points w* and are drawn to them by `localization`.
 
-        The step sizes are adapted first; then each draw is one trajectory.
+class HMCChains:
+    """Chains that start at the points of a stack, are drawn to them, and can be continued.
 
-        Args:
-            loss: as of `estimate_llc`.
-            points: the parameters w*, each (*batch, ...).
-            keys: (n_chains, *batch), streams of the chains.
-            n_draws, n_burnin: draws that are kept, after so many that are not.
-            nbeta, localization: numbers, or (*batch), a value for each point.
+    Each point has its own step size and number of leapfrog steps, so its chains do not depend on
+    the other points.
 
-        Returns:
-            The losses of the draws (n_draws, n_chains, *batch), float64, and the chains' mean
-            acceptance (n_chains, *batch).
-        """
-        batch = keys.shape[1:]
-        flat = [p.detach().reshape(-1, *p.shape[len(batch) :]) for p in points]
-        strength, precision = (
-            torch.as_tensor(value, dtype=torch.float64).expand(batch).flatten().contiguous()
-            for value in (nbeta, localization)
-        )
-        chains = Chains(loss, flat, keys.reshape(len(keys), -1), strength, precision, batch)
-        step = (strength + precision).rsqrt()
-        for turn in range(_ADAPTATION):
-            acceptance = chains.move(step, self._n_leapfrog(step, precision)).mean(0)
-            step = step * ((acceptance - self.acceptance) * 2.0 / math.sqrt(1 + turn)).exp()
-        n_leapfrog = self._n_leapfrog(step, precision)
-        for _ in range(n_burnin):
-            chains.move(step, n_leapfrog)
-        trace = torch.empty(n_draws, *chains.value.shape, dtype=torch.float64)
-        accepted = torch.zeros_like(chains.value)
-        for draw in trace:
-            accepted += chains.move(step, n_leapfrog)
-            draw.copy_(chains.value)
-        return trace.reshape(-1, *keys.shape), (accepted / n_draws).reshape(keys.shape)
+    Args:
+        settings: of the sampler.
+        stack: the loss and the points.
+        keys: (n_chains, n_points), streams of the chains.
+        nbeta, localization: (n_points,).
 
-    def _n_leapfrog(self, step: Tensor, localization: Tensor) -> int:
-        length = localization.clamp(min=1e-12).rsqrt() / step
-        return int(length.max().ceil().clamp(1, self.max_leapfrog))
-
-
-class Chains:
-    """The state of chains (n_chains, n_points) and their moves, compiled where the loss is."""
+    Attributes:
+        step: (n_points,), the step sizes.
+        n_gradients: (n_points,), gradients of each chain until now.
+    """
 
     def __init__(
-        self,
-        loss: Callable[..., Tensor],
-        points: list[Tensor],
-        keys: streams.Keys,
-        strength: Tensor,
-        precision: Tensor,
-        batch: tuple[int, ...],
+        self, settings: HMC, stack: Stack, keys: streams.Keys, nbeta: Tensor, localization: Tensor
     ):
-        self.loss = loss
-        self.points = points
+        self.settings = settings
+        self.stack = stack
         self.keys = np.ascontiguousarray(keys)
-        self.strength = strength
-        self.precision = precision
-        self.batch = batch
-        self.params = [p.expand(len(keys), *p.shape).clone() for p in points]
-        double = all(p.dtype == torch.float64 for p in points)
-        self.kernel: Kernel | None = None
-        if isinstance(loss, CompiledLoss) and double:
-            self.kernel = Kernel(loss.tables, len(strength))
-        self.value = self._value_and_grad(self.params)[0]
+        self.nbeta = nbeta
+        self.localization = localization
+        self.params = stack.start(len(keys))
+        self.value = stack.value_and_grad(self.params)[0].clone()
+        self.step = (nbeta + localization).rsqrt()
+        self.n_gradients = torch.zeros(stack.n_points, dtype=torch.int64)
         self.turn = 0
 
-    def move(self, step: Tensor, n_leapfrog: int) -> Tensor:
-        """One trajectory of every chain; its acceptance probability (n_chains, n_points)."""
-        trajectory = Trajectory(
-            self.strength, self.precision, step, n_leapfrog, self.keys, self.turn,
-            tuple(self.points),
-        )  # fmt: skip
-        self.turn += 1
-        if self.kernel is not None:
-            W, b = self.params
-            return self.kernel.hmc_move(W, b, self.value, trajectory)
-        return torch_move(self._value_and_grad, self.params, self.value, trajectory)
+    def warm_up(self, n_draws: int) -> None:
+        """Adapt the step sizes, then make n_draws trajectories."""
+        everywhere = torch.ones(self.stack.n_points, dtype=torch.bool)
+        for turn in range(_ADAPTATION):
+            acceptance = self.draw(1, everywhere).acceptance.mean(0)
+            change = (acceptance - self.settings.acceptance) * 2.0 / math.sqrt(1 + turn)
+            self.step = self.step * change.exp()
+        if n_draws:
+            self.draw(n_draws, everywhere)
 
-    def _value_and_grad(self, params: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        shape = len(params[0]), *self.batch
-        stacked = [
-            p.reshape(*shape, *c.shape[1:]) for p, c in zip(params, self.points, strict=True)
-        ]
-        value, *grads = value_and_grad(self.loss, stacked, shape)
-        flat = [g.reshape(p.shape) for g, p in zip(grads, params, strict=True)]
-        return value.double().reshape(len(value), -1).clone(), flat
+    def draw(self, n_draws: int, moving: Tensor) -> Draws:
+        """The next n_draws trajectories of the points in the mask `moving` (n_points,)."""
+        length = self.localization.clamp(min=1e-12).rsqrt() / self.step
+        n_leapfrog = length.ceil().clamp(1, self.settings.max_leapfrog).long()
+        move = Trajectory(
+            self.nbeta, self.localization, self.step.where(moving, 0.0), n_leapfrog, self.keys,
+            self.turn, tuple(self.stack.points),
+        )  # fmt: skip
+        if self.stack.kernel is not None:
+            W, b = self.params
+            loss, distance, acceptance = self.stack.kernel.hmc(W, b, self.value, move, n_draws)
+            draws = Draws(loss.movedim(-1, 0), distance.movedim(-1, 0), acceptance)
+        else:
+            draws = self._torch_draws(move, n_draws)
+        self.turn += n_draws
+        self.n_gradients += moving * n_leapfrog * n_draws
+        return draws
+
+    def _torch_draws(self, move: Trajectory, n_draws: int) -> Draws:
+        loss, distance = torch.full((2, n_draws, *self.value.shape), math.nan, dtype=torch.float64)
+        accepted = torch.zeros_like(self.value)
+        moving = move.step > 0
+        for t in range(n_draws):
+            turn = replace(move, turn=move.turn + t)
+            accepted += torch_move(self.stack.value_and_grad, self.params, self.value, turn)
+            away = [p - c for p, c in zip(self.params, self.stack.points, strict=True)]
+            loss[t] = self.value.where(moving, math.nan)
+            distance[t] = square(rows(away)).where(moving, math.nan)
+        return Draws(loss, distance, accepted / n_draws)
 
 
 def torch_move(
@@ -167,50 +141,43 @@ def torch_move(
         value: their loss, which is updated too.
         move: the target and the trajectory.
     """
+    # All parameters of a chain are one row, (n_stack, n_runs, size): fewer operations of torch.
+    w = rows(params)
     sizes = [p[0, 0].numel() for p in params]
-    width = sum(sizes) + sum(sizes) % 2
+    width = w.shape[-1] + w.shape[-1] % 2
     counter = move.turn * (width + 2)
     keys = np.ascontiguousarray(move.keys).ravel()
     normal = np.empty((keys.size, width))
     streams.normals(keys, counter, normal)
     uniform = torch.from_numpy(streams.uniforms(keys, counter + width, 2))
     uniform = uniform.view(*value.shape, 2)
-    pieces = torch.split(torch.from_numpy(normal[:, : sum(sizes)]), sizes, -1)
-    momentum = [z.reshape(p.shape).to(p) for z, p in zip(pieces, params, strict=True)]
-    centres = move.centre or [torch.zeros_like(p[0]) for p in params]
+    momentum = torch.from_numpy(normal[:, : w.shape[-1]]).reshape(w.shape).to(w)
+    centre = rows([c[None] for c in move.centre]) if move.centre else 0.0
     h = move.step * (JITTER[0] + (JITTER[1] - JITTER[0]) * uniform[..., 0])
+    strength, precision, step = (x[..., None].to(w) for x in (move.strength, move.precision, h))
+    ends = move.n_leapfrog[..., None].to(w)
 
-    def energy(params: list[Tensor], value: Tensor) -> Tensor:
-        away = [p - centre for p, centre in zip(params, centres, strict=True)]
-        potential = move.strength * value + move.precision / 2 * _sum_of_squares(away)
-        return potential + _sum_of_squares(momentum) / 2
+    def energy(value: Tensor) -> Tensor:
+        pull = square(w - centre)
+        kinetic = square(momentum)
+        return move.strength * value + move.precision / 2 * pull + kinetic / 2
 
-    new, new_value = list(params), value
-    before = energy(new, new_value)
-    for t in range(move.n_leapfrog + 1):
-        new_value, grads = evaluate(new)
-        kick = h if 0 < t < move.n_leapfrog else h / 2
-        for i, (grad, centre) in enumerate(zip(grads, centres, strict=True)):
-            force = _like(move.strength, grad) * grad
-            force = force + _like(move.precision, grad) * (new[i] - centre)
-            momentum[i] = momentum[i] - _like(kick, grad) * force
-            if t < move.n_leapfrog:
-                new[i] = new[i] + _like(h, grad) * momentum[i]
-    gain = before - energy(new, new_value)
+    pieces, new_value = params, value
+    before = energy(value)
+    for t in range(int(move.n_leapfrog.max()) + 1):
+        new_value, grads = evaluate(pieces)
+        force = strength * rows(grads) + precision * (w - centre)
+        # Half a kick at both ends; a run whose trajectory is over stays where it is.
+        weight = (ends >= t).to(w) * (1.0 - 0.5 * (t == 0) - 0.5 * (ends == t).to(w))
+        momentum = momentum - step * weight * force
+        w = w + step * (ends > t).to(w) * momentum
+        pieces = [
+            piece.reshape(p.shape)
+            for piece, p in zip(torch.split(w, sizes, -1), params, strict=True)
+        ]
+    gain = before - energy(new_value)
     # A trajectory that diverges has an energy that is not finite, and is rejected.
     accepted = (uniform[..., 1].log() < gain) & (move.step > 0)
-    for old, moved in zip([*params, value], [*new, new_value], strict=True):
-        old.copy_(torch.where(_like(accepted, old), moved, old))
-    return gain.clamp(max=0).exp().nan_to_num(0.0)
-
-
-def _like(x: Tensor, p: Tensor) -> Tensor:
-    """x (..., n_points) so that it broadcasts with a parameter (n_chains, n_points, ...)."""
-    x = x if x.dtype == torch.bool else x.to(p)
-    return x.reshape(*x.shape, *[1] * (p.ndim - 2))
-
-
-def _sum_of_squares(params: list[Tensor]) -> Tensor:
-    return torch.stack([p.double().square().reshape(*p.shape[:2], -1).sum(-1) for p in params]).sum(
-        0
-    )
+    for old, moved in zip([*params, value], [*pieces, new_value], strict=True):
+        old.copy_(torch.where(like(accepted, old), moved, old))
+    return gain.clamp(max=0).exp().nan_to_num(0.0).where(move.step > 0, 0.0)

@@ -8,14 +8,17 @@ It is elementwise, so one optimizer on a stack of parameters runs as many indepe
 time is mostly dispatch, so on kgon's exact losses plain SGLD runs in one compiled loop instead
 (`exact_loss.Kernel.langevin`). The first call for a model size compares steps of the loop with
 those of the optimizer and raises an error if they differ; a test compares whole chains.
+
+Shapes: parameters are (n_chains, n_points, ...), see `kgon.llc.stack`.
 """
 
 import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from devinterp.optim import SGMCMC
 from devinterp.optim.preconditioner import (
@@ -30,6 +33,8 @@ from torch.overrides import TorchFunctionMode
 
 from kgon import streams
 from kgon.compiled.exact_loss import CompiledLoss, Kernel
+from kgon.llc.stack import Stack, rows, square
+from kgon.llc.verdict import Draws
 from kgon.theory.loss import EmpiricalLoss, PopulationLoss
 
 CHUNK = 36_000
@@ -37,110 +42,123 @@ CHUNK = 36_000
 gradient, noise and temporary results fill a cache of 2 MB. A chain-step took 2.6 us with stacks of
 300 chains, 1.3 us with 1,000, 1.05 us with 2,000 and 1.09 us with 10,000."""
 
-COMPILED_CHUNK = 2**22
-"""Most numbers in a stack of compiled chains, which need no temporary arrays per chain."""
+_ADAPTATION = (40, 16)
+"""How often the step sizes are adapted before any draw, and after how many steps each time."""
 
 SamplerFactory = Callable[..., SGMCMC]
 
 SGLD: SamplerFactory = SGMCMC.sgld
 
 
-def sample(
-    loss: Callable[..., Tensor],
-    w_star: tuple[Tensor, ...],
-    keys: streams.Keys,
-    n_draws: int,
-    n_burnin: int,
-    sampler: SamplerFactory,
-    nbeta: float | Tensor,
-    lr: float | Tensor,
-    localization: float | Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Run chains that start at w* and are pulled towards it by `localization`.
-
-    Args:
-        loss: maps stacked parameters to losses (n_chains, *batch). Its `value_and_grad` method is
-            used if it has one, else autograd.
-        w_star: one tensor (*batch, ...) for each parameter.
-        keys: (n_chains, *batch), streams of the chains' noise.
-        n_draws: draws that each chain keeps, after n_burnin that it discards.
-        sampler: `SGMCMC.sgld`, `SGMCMC.rmsprop_sgld`, or a partial of one. A `mask` is a list with
-            a tensor for each parameter, of a shape that broadcasts to that of w*, or one tensor
-            where there is one parameter.
-        nbeta, lr, localization: numbers, or a value for each w*, (*batch).
-
-    Returns:
-        The losses of the draws (n_draws, n_chains, *batch), float64, and the chains' MALA
-        acceptance (n_chains, *batch), the mean over all steps from draw to draw; NaN for a single
-        draw and for anything but plain SGLD.
-
-    Raises:
-        RuntimeError: the step of devinterp's SGLD differs from that of the compiled loop.
-        ValueError: the loss does not return one value for each chain and w*, or does not depend on
-            one of the parameters; or an option of the sampler that stacked chains do not have.
-    """
-    _check_options(sampler)
-    # The draws of a chain are contiguous, in the order in which they are written and read.
-    trace = torch.empty(*keys.shape, n_draws, dtype=torch.float64)
-    acceptance = torch.empty(keys.shape, dtype=torch.float64)
-    settings = _Settings(sampler, nbeta, lr, localization, n_burnin)
-    double = all(p.dtype == torch.float64 for p in w_star)
-    if settings.is_plain_sgld and isinstance(loss, CompiledLoss) and double:
-        _check_rule(SGLD, *w_star[0].shape[-2:], loss.tables.population)
-        chains: Callable[..., tuple[Tensor, Tensor]] = _compiled
-        numbers = COMPILED_CHUNK
-    else:
-        chains, numbers = _stepped, CHUNK
-    at_once = max(1, numbers // max(sum(p.numel() for p in w_star), 1))
-    for start in range(0, len(keys), at_once):
-        chunk = slice(start, start + at_once)
-        _, acceptance[chunk] = chains(loss, w_star, keys[chunk], trace[chunk], settings)
-    return trace.movedim(-1, 0), acceptance
+def is_plain_sgld(sampler: SamplerFactory) -> bool:
+    """Whether the sampler is SGLD without weight decay or other additions."""
+    if isinstance(sampler, functools.partial):
+        return sampler.func == SGLD and not sampler.args and not sampler.keywords
+    return sampler == SGLD
 
 
 @dataclass(frozen=True)
 class _Settings:
-    """A sampler and its settings.
-
-    nbeta, lr and localization are numbers, or a value for each w*, (*batch).
-    """
+    """A sampler and its settings, each (n_points,)."""
 
     sampler: SamplerFactory
-    nbeta: float | Tensor
-    lr: float | Tensor
-    localization: float | Tensor
-    n_burnin: int
+    nbeta: Tensor
+    localization: Tensor
 
-    @property
-    def is_plain_sgld(self) -> bool:
-        """Whether the sampler is SGLD without weight decay or other additions."""
-        sampler = self.sampler
-        if isinstance(sampler, functools.partial):
-            return sampler.func == SGLD and not sampler.args and not sampler.keywords
-        return sampler == SGLD
 
-    def optimizer(self, w: Tensor, w_star: tuple[Tensor, ...]) -> SGMCMC:
-        """The optimizer of a stack w (n_chains, *batch, size) of chains that start at w*.
+class _Chunk(Protocol):
+    """Some of the chains, which can be continued."""
 
-        The constructors of `SGMCMC` take numbers only: they test nbeta == 1 and localization > 0.
-        If a setting is a tensor, the optimizer is built with placeholders, which the settings then
-        replace.
+    def draw(self, first_step: int, n_draws: int, thin: int, lr: Tensor) -> Draws:
+        """Make thin * n_draws steps; points with lr 0 do not move, and their draws are NaN."""
+        ...
+
+
+class LangevinChains:
+    """Chains that start at the points of a stack, are drawn to them, and can be continued.
+
+    Args:
+        sampler: `SGMCMC.sgld`, `SGMCMC.rmsprop_sgld`, or a partial of one. A `mask` is a list with
+            a tensor for each parameter, of a shape that broadcasts to that of w*, or one tensor
+            where there is one parameter.
+        stack: the loss and the points.
+        keys: (n_chains, n_points), streams of the chains' noise.
+        nbeta, localization: (n_points,).
+        lr: (n_points,), or None to adapt it to an acceptance.
+        acceptance: the mean MALA acceptance that step sizes are adapted to.
+        thin: steps from draw to draw.
+
+    Attributes:
+        step: (n_points,), the step sizes lr.
+        n_gradients: (n_points,), gradients of each chain until now.
+
+    Raises:
+        RuntimeError: the step of devinterp's SGLD differs from that of the compiled loop.
+        ValueError: an option of the sampler that stacked chains do not have, or no lr for a sampler
+            whose acceptance is not known.
+    """
+
+    def __init__(
+        self,
+        sampler: SamplerFactory,
+        stack: Stack,
+        keys: streams.Keys,
+        nbeta: Tensor,
+        localization: Tensor,
+        lr: Tensor | None,
+        acceptance: float,
+        thin: int,
+    ):
+        _check_options(sampler)
+        plain = is_plain_sgld(sampler)
+        if lr is None and not plain:
+            raise ValueError("lr must be given: it is adapted for plain SGLD and for HMC only")
+        self.adapts = lr is None
+        self.step = 0.1 / (nbeta + localization) if lr is None else lr
+        self.acceptance = acceptance
+        self.thin = thin
+        self.n_gradients = torch.zeros_like(nbeta, dtype=torch.int64)
+        self.first_step = 0
+        settings = _Settings(sampler, nbeta, localization)
+        self.chunks: list[_Chunk]
+        if plain and stack.kernel is not None:
+            _check_rule(SGLD, *stack.points[0].shape[-2:], stack.kernel.tables.population)
+            self.chunks = [_Compiled(stack, keys, settings)]
+        else:
+            at_once = max(1, CHUNK // max(stack.n_points * stack.size, 1))
+            self.chunks = [
+                _Stepped(stack, keys[start : start + at_once], settings, self.step)
+                for start in range(0, len(keys), at_once)
+            ]
+
+    def warm_up(self, n_draws: int) -> None:
+        """Adapt the step sizes if they were not given, then make n_draws steps."""
+        if self.adapts:
+            turns, n_steps = _ADAPTATION
+            for turn in range(turns):
+                acceptance = self._steps(1, n_steps, self.step).acceptance.mean(0)
+                change = (acceptance - self.acceptance) * 4.0 / math.sqrt(1 + turn)
+                # Chains that have diverged do not say how much smaller the step must be.
+                self.step = self.step * change.exp().nan_to_num(0.5)
+        if n_draws:
+            self._steps(1, n_draws, self.step)
+
+    def draw(self, n_draws: int, moving: Tensor) -> Draws:
+        """The next n_draws draws of the points in the mask `moving` (n_points,).
+
+        Their acceptance is NaN for a single step and for anything but plain SGLD.
         """
-        nbeta, lr, localization = self.nbeta, self.lr, self.localization
-        options: dict[str, Any] = {}
-        if (mask := _options(self.sampler).get("mask")) is not None:
-            options["mask"] = _stacked_mask(mask, w_star, w)
-        if not any(isinstance(value, Tensor) for value in (nbeta, lr, localization)):
-            return self.sampler([w], lr=lr, nbeta=nbeta, localization=localization, **options)
-        optimizer = self.sampler([w], lr=1.0, nbeta=2.0, localization=1.0, **options)
-        (group,) = optimizer.param_groups
-        group["nbeta"] = _shaped(nbeta, w)
-        for prior in group["prior"].priors:
-            if prior.center == "initial":  # the pull, not the sampler's own weight decay
-                prior.localization = _shaped(localization, w)
-        steps = StepSizes(torch.as_tensor(_shaped(lr, w)).to(w))
-        group["preconditioner"] = CompositePreconditioner([group["preconditioner"], steps])
-        return optimizer
+        return self._steps(n_draws, self.thin, self.step.where(moving, 0.0))
+
+    def _steps(self, n_draws: int, thin: int, lr: Tensor) -> Draws:
+        draws = [each.draw(self.first_step, n_draws, thin, lr) for each in self.chunks]
+        self.first_step += n_draws * thin
+        self.n_gradients += (lr > 0) * n_draws * thin
+        return Draws(
+            torch.cat([each.loss for each in draws], 1),
+            torch.cat([each.distance for each in draws], 1),
+            torch.cat([each.acceptance for each in draws]),
+        )
 
 
 def _options(sampler: SamplerFactory) -> dict[str, Any]:
@@ -168,15 +186,14 @@ def _check_options(sampler: SamplerFactory) -> None:
             )
 
 
-def _stacked_mask(mask: Any, w_star: tuple[Tensor, ...], w: Tensor) -> Tensor:
-    """devinterp's mask, one tensor for each parameter, for the stack w (n_chains, *batch, size)."""
+def _stacked_mask(mask: Any, stack: Stack, w: Tensor) -> Tensor:
+    """devinterp's mask, a tensor for each parameter, for a stack w (n_chains, n_points, size)."""
     masks = [mask] if isinstance(mask, Tensor) else list(mask)
-    shapes = [tuple(p.shape) for p in w_star]
-    batch = w.shape[1:-1]
+    shapes = [(*stack.batch, *p.shape[1:]) for p in stack.points]
     try:
         each = [
-            torch.as_tensor(m).expand(p.shape).reshape(*batch, -1)
-            for m, p in zip(masks, w_star, strict=True)
+            torch.as_tensor(m).expand(shape).reshape(stack.n_points, -1)
+            for m, shape in zip(masks, shapes, strict=True)
         ]
     except (RuntimeError, ValueError):
         raise ValueError(
@@ -187,7 +204,7 @@ def _stacked_mask(mask: Any, w_star: tuple[Tensor, ...], w: Tensor) -> Tensor:
 
 
 def _is_plain(optimizer: SGMCMC) -> bool:
-    """Whether the optimizer makes the module's step: Metropolis's rule is known for no other."""
+    """Whether it makes the module's step: Metropolis's rule is known for no other."""
     (group,) = optimizer.param_groups
     return (
         type(optimizer) is SGMCMC
@@ -199,106 +216,89 @@ def _is_plain(optimizer: SGMCMC) -> bool:
     )
 
 
-def _shaped(value: float | Tensor, w: Tensor) -> Any:
-    """A setting, shaped to multiply a stack (n_chains, *batch, size)."""
-    return value[..., None].to(w) if isinstance(value, Tensor) else value
+def _shaped(value: Tensor, w: Tensor) -> Tensor:
+    """A setting (n_points,), shaped to multiply a stack (n_chains, n_points, size)."""
+    return value[:, None].to(w)
 
 
-def _stepped(
-    loss: Callable[..., Tensor],
-    w_star: tuple[Tensor, ...],
-    keys: streams.Keys,
-    trace: Tensor,
-    settings: _Settings,
-) -> tuple[Tensor, Tensor]:
-    """Run the chains of `keys` (n_chains, *batch) by the optimizer's steps.
+class _Stepped:
+    """Chains that the optimizer steps."""
 
-    Fills `trace` (n_chains, *batch, n_draws) with the losses of the draws. Returns the last
-    parameters of the chains (n_chains, *batch, size) and their mean MALA acceptance
-    (n_chains, *batch).
-    """
-    # The optimizer steps one tensor, (n_chains, *batch, size), which holds all parameters of a
-    # chain; the loss gets `params`, views of it.
-    centre = torch.cat([p.detach().reshape(*keys.shape[1:], -1) for p in w_star], -1)
-    w = centre.expand(len(keys), *centre.shape).clone()
-    sizes = [math.prod(p.shape[keys.ndim - 1 :]) for p in w_star]
-    params = [
-        piece.view(len(keys), *p.shape)
-        for piece, p in zip(torch.split(w, sizes, -1), w_star, strict=True)
-    ]
-    optimizer = settings.optimizer(w, w_star)
-    noise = _ChainNoise(keys, w)
-    accepted = torch.zeros(keys.shape, dtype=torch.float64)
-    plain = _is_plain(optimizer)
-    previous: tuple[Tensor, Tensor, Tensor] | None = None
-    for t in range(settings.n_burnin + trace.shape[-1]):
-        with torch.no_grad():
-            value, *grads = value_and_grad(loss, params, keys.shape)
-            w.grad = torch.cat([g.reshape(*keys.shape, -1) for g in grads], -1)
-            draw = t - settings.n_burnin
-            if draw >= 0:
-                trace[..., draw] = value
-            if plain and draw >= 0:
-                away = w - centre
-                nbeta, localization = settings.nbeta, settings.localization
-                force = _shaped(nbeta, w) * w.grad + _shaped(localization, w) * away
-                energy = nbeta * value.double() + localization / 2 * _square(away)
+    def __init__(self, stack: Stack, keys: streams.Keys, settings: _Settings, lr: Tensor):
+        self.stack = stack
+        self.settings = settings
+        # The optimizer steps one tensor, (n_chains, n_points, size), which holds all parameters of
+        # a chain; the loss gets `params`, views of it.
+        self.centre = rows([p[None] for p in stack.points])[0]
+        self.w = self.centre.expand(len(keys), *self.centre.shape).clone()
+        pieces = torch.split(self.w, [math.prod(p.shape[1:]) for p in stack.points], -1)
+        self.params = [
+            piece.view(len(keys), *p.shape) for piece, p in zip(pieces, stack.points, strict=True)
+        ]
+        self.steps = StepSizes(_shaped(lr, self.w))
+        self.optimizer = _optimizer(settings, stack, self.w, self.steps)
+        self.noise = _ChainNoise(keys, self.w)
+
+    def draw(self, first_step: int, n_draws: int, thin: int, lr: Tensor) -> Draws:
+        loss, distance = torch.full((2, n_draws, *self.w.shape[:2]), math.nan, dtype=torch.float64)
+        accepted = torch.zeros(self.w.shape[:2], dtype=torch.float64)
+        plain = _is_plain(self.optimizer)
+        previous: tuple[Tensor, Tensor, Tensor] | None = None
+        nbeta, localization = self.settings.nbeta, self.settings.localization
+        moving = lr > 0
+        self.steps.set(_shaped(lr, self.w))
+        for t in range(n_draws * thin):
+            value, grads = self.stack.value_and_grad(self.params)
+            self.w.grad = rows(grads)
+            away = self.w - self.centre
+            away_square = square(away)
+            if t % thin == 0:
+                loss[t // thin] = value.where(moving, math.nan)
+                distance[t // thin] = away_square.where(moving, math.nan)
+            if plain:
+                force = _shaped(nbeta, away) * self.w.grad + _shaped(localization, away) * away
+                state = nbeta * value + localization / 2 * away_square, self.w.clone(), force
                 if previous:
-                    accepted += _acceptance(previous, (energy, w, force), settings.lr)
-                previous = (energy, w.clone(), force)
-            noise.draw(t)
-            with noise:
-                optimizer.step()
-    n_steps = trace.shape[-1] - 1
-    return w, accepted / n_steps if plain and n_steps else accepted + math.nan
-
-
-def value_and_grad(
-    loss: Callable[..., Tensor], params: list[Tensor], shape: tuple[int, ...]
-) -> tuple[Tensor, ...]:
-    """The loss and its gradient with respect to each parameter.
-
-    Raises:
-        ValueError: the loss does not have this shape, or does not depend on a parameter.
-    """
-    if hasattr(loss, "value_and_grad"):
-        value, *grads = loss.value_and_grad(*params)
-    else:
-        leaves = [p.detach().contiguous().requires_grad_() for p in params]
-        with torch.enable_grad():
-            value = loss(*leaves)
-            grads = [None] * len(leaves)
-            if value.requires_grad:
-                grads = torch.autograd.grad(value.sum(), leaves, allow_unused=True)
-    if value.shape != shape:
-        raise ValueError(
-            f"loss returned shape {tuple(value.shape)} for parameters with batch axes "
-            f"{tuple(shape)} (chains first): it must return one value for each"
+                    accepted += _acceptance(previous, state, lr)
+                previous = state
+            self.noise.draw(first_step + t)
+            with self.noise:
+                self.optimizer.step()
+        n_steps = n_draws * thin - 1
+        return Draws(
+            loss, distance, accepted / n_steps if plain and n_steps else accepted + math.nan
         )
-    for i, (grad, param) in enumerate(zip(grads, params, strict=True)):
-        if grad is None:
-            own = tuple(param.shape[len(shape) :])
-            raise ValueError(
-                f"loss does not depend on parameter {i}, of shape {own}: pass only parameters on "
-                "which it depends"
-            )
-    return value.detach(), *grads
 
 
-def _square(x: Tensor) -> Tensor:
-    return x.double().square().sum(-1)
+def _optimizer(settings: _Settings, stack: Stack, w: Tensor, steps: "StepSizes") -> SGMCMC:
+    """The optimizer of a stack w (n_chains, n_points, size), with settings for each point.
+
+    The constructors of `SGMCMC` take numbers only: they test nbeta == 1 and localization > 0. So
+    the optimizer is built with placeholders, which the settings then replace.
+    """
+    options: dict[str, Any] = {}
+    if (mask := _options(settings.sampler).get("mask")) is not None:
+        options["mask"] = _stacked_mask(mask, stack, w)
+    optimizer = settings.sampler([w], lr=1.0, nbeta=2.0, localization=1.0, **options)
+    (group,) = optimizer.param_groups
+    group["nbeta"] = _shaped(settings.nbeta, w)
+    for prior in group["prior"].priors:
+        if prior.center == "initial":  # the pull, not the sampler's own weight decay
+            prior.localization = _shaped(settings.localization, w)
+    group["preconditioner"] = CompositePreconditioner([group["preconditioner"], steps])
+    return optimizer
 
 
 def _acceptance(
-    old: tuple[Tensor, Tensor, Tensor], new: tuple[Tensor, Tensor, Tensor], lr: float | Tensor
+    old: tuple[Tensor, Tensor, Tensor], new: tuple[Tensor, Tensor, Tensor], lr: Tensor
 ) -> Tensor:
     """The Metropolis acceptance min(1, pi(w') q(w | w') / (pi(w) q(w' | w))) of a Langevin step.
 
     The step is from w (`old`) to w' (`new`), each given as (energy, w, force).
     """
     half = _shaped(lr, old[1]) / 2
-    forth = _square(new[1] - old[1] + half * old[2])
-    back = _square(old[1] - new[1] + half * new[2])
+    forth = square(new[1] - old[1] + half * old[2])
+    back = square(old[1] - new[1] + half * new[2])
     log_ratio = old[0] - new[0] + (forth - back) / (2 * lr)
     return log_ratio.double().clamp(max=0).exp()
 
@@ -336,6 +336,10 @@ class StepSizes(Preconditioner):
     """
 
     def __init__(self, s: Tensor):
+        self.set(s)
+
+    def set(self, s: Tensor) -> None:
+        """Change the step sizes."""
         self.coefficients = PreconditionerCoefs(s, s, s.sqrt(), 1.0)
 
     def get_coefficients(
@@ -344,30 +348,24 @@ class StepSizes(Preconditioner):
         return self.coefficients
 
 
-def _compiled(
-    loss: CompiledLoss,
-    w_star: tuple[Tensor, ...],
-    keys: streams.Keys,
-    trace: Tensor,
-    settings: _Settings,
-) -> tuple[Tensor, Tensor]:
-    """The same as `_stepped`, in the compiled loop."""
-    n_chains, batch = len(keys), keys.shape[1:]
-    contiguous = torch.contiguous_format
-    W, b = (p.detach().expand(n_chains, *p.shape).clone(memory_format=contiguous) for p in w_star)
-    W, b = W.view(n_chains, -1, *W.shape[-2:]), b.view(n_chains, -1, b.shape[-1])
-    n_runs = W.shape[1]
+class _Compiled:
+    """The same chains in the compiled loop."""
 
-    # Contiguous even for a single number, because numba compiles again for other array layouts.
-    def of_runs(setting: float | Tensor) -> Tensor:
-        return torch.as_tensor(setting, dtype=torch.float64).expand(batch).flatten().contiguous()
+    def __init__(self, stack: Stack, keys: streams.Keys, settings: _Settings):
+        assert stack.kernel is not None
+        self.kernel: Kernel = stack.kernel
+        self.keys = np.ascontiguousarray(keys)
+        self.centre = tuple(stack.points)
+        self.W, self.b = stack.start(len(keys))
+        self.settings = settings
 
-    acceptance = Kernel(loss.tables, n_runs).langevin(
-        W, b, trace.view(n_chains, n_runs, -1), keys=keys.reshape(n_chains, n_runs),
-        nbeta=of_runs(settings.nbeta), lr=of_runs(settings.lr),
-        localization=of_runs(settings.localization), n_burnin=settings.n_burnin,
-    )  # fmt: skip
-    return torch.cat([W.flatten(2), b], -1).view(*keys.shape, -1), acceptance.view(keys.shape)
+    def draw(self, first_step: int, n_draws: int, thin: int, lr: Tensor) -> Draws:
+        loss, distance, acceptance = self.kernel.langevin(
+            self.W, self.b, n_draws, keys=self.keys, centre=self.centre, lr=lr,
+            nbeta=self.settings.nbeta, localization=self.settings.localization,
+            first_step=first_step, thin=thin,
+        )  # fmt: skip
+        return Draws(loss.movedim(-1, 0), distance.movedim(-1, 0), acceptance)
 
 
 @functools.cache
@@ -382,15 +380,17 @@ def _check_rule(sampler: SamplerFactory, n_hidden: int, n_features: int, populat
     of_a_sample = EmpiricalLoss(torch.eye(n_features, dtype=torch.float64))
     loss = CompiledLoss(PopulationLoss() if population else of_a_sample, n_features)
     values = torch.linspace(-1.0, 1.0, (n_hidden + 1) * n_features, dtype=torch.float64)
-    w_star = values[n_features:].view(n_hidden, n_features), values[:n_features]
-    keys = streams.member_keys(0, [0], "rule")
-    settings = _Settings(sampler, nbeta=10.0, lr=0.01, localization=2.0, n_burnin=0)
-    draws = torch.empty(1, 2, dtype=torch.float64)
-    looped, stepped = (
-        chains(loss, w_star, keys, draws, settings)[0] for chains in (_compiled, _stepped)
-    )
+    w_star = values[n_features:].view(1, n_hidden, n_features), values[:n_features][None]
+    stack = Stack(loss, w_star, (1,))
+    keys = streams.member_keys(0, [0], "rule")[None]
+    nbeta, lr, localization = (torch.tensor([v]).double() for v in (10.0, 0.01, 2.0))
+    settings = _Settings(sampler, nbeta, localization)
+    compiled, stepped = _Compiled(stack, keys, settings), _Stepped(stack, keys, settings, lr)
+    compiled.draw(0, 2, 1, lr)
+    stepped.draw(0, 2, 1, lr)
+    looped = rows([compiled.W, compiled.b])
     # Rounding of a few terms is far below this tolerance, and another rule far above it.
-    if not torch.allclose(looped, stepped, rtol=1e-9, atol=1e-12):
+    if not torch.allclose(looped, stepped.w, rtol=1e-9, atol=1e-12):
         raise RuntimeError(
             "the installed devinterp's SGMCMC.sgld does not make the step of kgon's compiled "
             "chains, w - lr/2 (nbeta grad L + localization (w - w*)) + sqrt(lr) N(0, 1)"

@@ -4,7 +4,7 @@ Each study estimates all of its w* as one stack and returns a record for each es
 a critical point or snapshot does not depend on which others are estimated with it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
 
@@ -16,13 +16,19 @@ from torch import Tensor
 from kgon import streams
 from kgon.data import SingleFeature, draw
 from kgon.llc.calibration import Calibration, calibrate
-from kgon.llc.estimate import LLC, VERDICTS, check_settings, estimate_llc
+from kgon.llc.estimate import LLC, estimate_llc
 from kgon.llc.hmc import HMC
-from kgon.llc.langevin import SGLD, SamplerFactory
+from kgon.llc.inputs import BUDGET, N_CHAINS, TARGET, check_settings
+from kgon.llc.langevin import SamplerFactory
 from kgon.llc.published import PUBLISHED
 from kgon.theory.critical import CriticalPoint
 from kgon.theory.loss import EmpiricalLoss, Loss, PopulationLoss
 from kgon.theory.phases import phase_codes, phase_labels
+
+LOCALIZATION = 0.6
+"""Default localization in units of sqrt(nbeta): chains stay at the minima of 5 to 12 features from
+n = 1,000 to 500,000. At 0.4 exact chains leave 5 at n = 5,000, and at localizations of 0.1 to 1
+they leave 5+ too. Beside nbeta it vanishes for large n."""
 
 LossKind = Literal["population", "sample"]
 """The loss on which chains run: the expected loss, or that of a data set of n inputs."""
@@ -37,11 +43,13 @@ class ChainSettings:
     """
 
     nbeta: float
-    lr: float | None
     localization: float
-    n_chains: int
-    n_draws: int
-    n_burnin: int
+    n_chains: int = N_CHAINS
+    target: float = TARGET
+    budget: int = BUDGET
+    lr: float | None = None
+    n_draws: int | None = None
+    n_burnin: int | None = None
 
     def __post_init__(self) -> None:
         check_settings(**asdict(self))
@@ -53,18 +61,29 @@ class Estimate:
 
     llc: float
     stderr: float
+    sampling_error: float
+    bias: float
+    variance: float
+    variance_error: float
     rhat: float
     ess: float
     below: float
-    drift: float
     acceptance: float
     kept: int
+    step_size: float
+    draws: int
+    gradients: int
     verdict: str
+    reason: str
 
 
 @dataclass(frozen=True)
 class CriticalPointEstimate:
-    """An estimate at a critical point beside theory and, at n_features = 6, published values."""
+    """An estimate at a critical point beside theory and, at n_features = 6, published values.
+
+    exact and exact_stderr are the expectation at the same nbeta and localization by Hamiltonian
+    Monte Carlo, which has no step bias; None if the estimate is that itself.
+    """
 
     label: str
     n_samples: int
@@ -72,6 +91,9 @@ class CriticalPointEstimate:
     published: float | None
     published_spread: float | None
     source: str | None
+    exact: float | None
+    exact_stderr: float | None
+    exact_verdict: str | None
     estimate: Estimate
     chains: ChainSettings
     loss: LossKind
@@ -93,14 +115,13 @@ class SnapshotEstimate:
 
 @dataclass(frozen=True)
 class GridEstimate:
-    """An estimate at one setting of a grid, and the verdicts of `kgon.llc.calibration` on it."""
+    """An estimate at one setting of a grid, and whether `kgon.llc.calibration` chose it."""
 
     label: str
     n_samples: int
     theory: float | None
     chains: ChainSettings
     estimate: Estimate
-    admissible: bool
     chosen: bool
 
 
@@ -124,7 +145,7 @@ class CalibratedPoint:
 
     @property
     def chosen(self) -> GridEstimate | None:
-        """The setting to use; None if no setting is admissible."""
+        """The setting to use; None if no estimate is ok."""
         return next((estimate for estimate in self.grid if estimate.chosen), None)
 
 
@@ -143,9 +164,9 @@ def at_critical_points(
     *,
     loss: LossKind,
     seed: int,
+    sampler: SamplerFactory | HMC,
     discard: float | None = None,
     dtype: torch.dtype = torch.float64,
-    sampler: SamplerFactory | HMC = SGLD,
 ) -> list[CriticalPointEstimate]:
     """Estimates at critical points of one n_features, for each sample size.
 
@@ -160,11 +181,18 @@ def at_critical_points(
     W, b = _stacked(points, dtype)
     records = []
     for n, chains in settings.items():
+        function, keys = _loss(loss, n, points[0].n_features, seed), _keys(points, seed)
         estimate = estimate_llc(
-            _loss(loss, n, points[0].n_features, seed), W, b, **asdict(chains),
-            seed=_keys(points, seed), discard=discard, sampler=sampler,
-        )  # fmt: skip
-        for point, each in zip(points, _estimates(estimate), strict=True):
+            function, W, b, **asdict(chains), seed=keys, discard=discard, sampler=sampler
+        )
+        exact: Iterable[Estimate | None] = [None] * len(points)
+        if not isinstance(sampler, HMC):
+            exact = _estimates(
+                estimate_llc(
+                    function, W, b, nbeta=chains.nbeta, localization=chains.localization, seed=keys
+                )
+            )
+        for point, each, other in zip(points, _estimates(estimate), exact, strict=True):
             known = PUBLISHED.get((point.label, n)) if point.n_features == 6 else None
             records.append(
                 CriticalPointEstimate(
@@ -174,6 +202,9 @@ def at_critical_points(
                     published=known and known.value,
                     published_spread=known and known.spread,
                     source=known and known.source,
+                    exact=other.llc if other else None,
+                    exact_stderr=other.stderr if other else None,
+                    exact_verdict=other.verdict if other else None,
                     estimate=each,
                     chains=chains,
                     loss=loss,
@@ -187,53 +218,42 @@ def calibrated(
     points: Sequence[CriticalPoint],
     settings: Mapping[int, ChainSettings],
     *,
-    lr_factors: Sequence[float],
     localization: Sequence[float],
     nbeta_factors: Sequence[float],
     loss: LossKind,
     seed: int,
+    sampler: SamplerFactory | HMC,
     dtype: torch.dtype = torch.float64,
-    sampler: SamplerFactory = SGLD,
 ) -> list[CalibratedPoint]:
     """Grids of settings at critical points, for each sample size (`kgon.llc.calibration`).
 
     Args:
         points, loss, seed, dtype, sampler: as in `at_critical_points`.
-        settings: by sample size. The factors multiply their lr and nbeta; their localization is not
-            used.
-        lr_factors, localization, nbeta_factors: the grid.
+        settings: by sample size; their localization is not used.
+        localization, nbeta_factors: the grid; the factors multiply nbeta.
     """
     W, b = _stacked(points, dtype)
     found = []
     for n, chains in settings.items():
-        if chains.lr is None:
-            raise ValueError("a grid of step sizes needs lr")
         calibration = calibrate(
             _loss(loss, n, points[0].n_features, seed), W, b,
-            lr=[chains.lr * factor for factor in lr_factors],
-            localization=localization,
-            nbeta=[chains.nbeta * factor for factor in nbeta_factors],
-            n_chains=chains.n_chains, n_draws=chains.n_draws, n_burnin=chains.n_burnin,
+            localization=localization, nbeta=[chains.nbeta * factor for factor in nbeta_factors],
+            n_chains=chains.n_chains, target=chains.target, budget=chains.budget,
             seed=_keys(points, seed), sampler=sampler,
         )  # fmt: skip
         grids: list[list[GridEstimate]] = [[] for _ in points]
-        places = np.ndindex(*calibration.admissible.shape)
-        for place, each in zip(places, _estimates(calibration.estimate), strict=True):
-            i, j, k, at = place
+        places = np.ndindex(*calibration.estimate.mean.shape)
+        for (i, j, at), each in zip(places, _estimates(calibration.estimate), strict=True):
             grids[at].append(
                 GridEstimate(
                     label=points[at].label,
                     n_samples=n,
                     theory=points[at].llc,
                     chains=replace(
-                        chains,
-                        lr=calibration.lr[i],
-                        localization=calibration.localization[j],
-                        nbeta=calibration.nbeta[k],
+                        chains, localization=calibration.localization[i], nbeta=calibration.nbeta[j]
                     ),
                     estimate=each,
-                    admissible=bool(calibration.admissible[place]),
-                    chosen=[i, j, k] == calibration.chosen[at].tolist(),
+                    chosen=[i, j] == calibration.chosen[at].tolist(),
                 )
             )
         found += [
@@ -254,8 +274,8 @@ def along_training(
     settings: ChainSettings,
     loss: LossKind,
     seed: int,
+    sampler: SamplerFactory | HMC,
     discard: float | None = None,
-    sampler: SamplerFactory | HMC = SGLD,
 ) -> list[SnapshotEstimate]:
     """Estimates at the snapshots of a training run, those of diverged members left out.
 
@@ -317,12 +337,9 @@ def _loss(kind: LossKind, n: int, n_features: int, seed: int) -> Loss:
 
 def _estimates(estimate: LLC) -> Iterator[Estimate]:
     """The elements of an `LLC`, in the order of its flattened batch."""
-    numbers = {
-        "llc": estimate.mean, "stderr": estimate.stderr, "rhat": estimate.rhat, "ess": estimate.ess,
-        "below": estimate.below, "drift": estimate.drift, "acceptance": estimate.acceptance,
-        "kept": estimate.kept,
-    }  # fmt: skip
-    verdicts = estimate.verdict.flatten().tolist()
-    rows = zip(*(values.flatten().tolist() for values in numbers.values()), strict=True)
-    for row, verdict in zip(rows, verdicts, strict=True):
-        yield Estimate(**dict(zip(numbers, row, strict=True)), verdict=VERDICTS[verdict])
+    source = {"llc": "mean", "step_size": "step", "verdict": "verdicts", "reason": "reasons"}
+    columns = {f.name: getattr(estimate, source.get(f.name, f.name)) for f in fields(Estimate)}
+    for row in zip(
+        *(np.asarray(values).ravel().tolist() for values in columns.values()), strict=True
+    ):
+        yield Estimate(**dict(zip(columns, row, strict=True)))

@@ -149,7 +149,7 @@ class Tempering:
                 strength=strength,
                 precision=torch.full_like(step, self.prior_std**-2),
                 step=torch.where(moving, step, 0.0),
-                n_leapfrog=self.n_leapfrog,
+                n_leapfrog=torch.full(step.shape, self.n_leapfrog),
                 keys=keys.hmc,
                 turn=turn,
             )

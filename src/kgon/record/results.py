@@ -14,7 +14,7 @@ from kgon.figures import style
 from kgon.figures import training as training_figures
 from kgon.figures import weights as weight_figures
 from kgon.files import finite_or_none
-from kgon.llc.estimate import VERDICTS
+from kgon.llc.verdict import REASONS, VERDICTS, verdict, words
 from kgon.record import tables
 from kgon.record.run_directory import RunDirectory, long_table
 from kgon.record.tables import Member, Phase, Plateau, Row, Transition
@@ -108,7 +108,7 @@ def _members(model: TMS, labels: Labels | None, plateaus: Sequence[Plateau]) -> 
                 stages=tables.ARROW.join(str(stage.nearest) for stage in passed),
                 llc=finite_or_none(llc["mean"][i]) if llc else None,
                 llc_stderr=finite_or_none(llc["stderr"][i]) if llc else None,
-                llc_verdict=VERDICTS[llc["verdict"][i]] if llc else None,
+                llc_verdict=_verdicts(history)[-1, i] if llc else None,
                 **{
                     name: finite_or_none(values[i]) if diverged_at < 0 else None
                     for name, values in shapes.items()
@@ -146,7 +146,8 @@ def _write_history(directory: RunDirectory, model: TMS, labels: Labels | None) -
         if table in history:
             columns = {k: v.numpy() for k, v in history.columns(table).items()}
             if table == "llc":
-                columns["verdict"] = np.array(VERDICTS)[columns["verdict"]]
+                columns["verdict"] = _verdicts(history)
+                columns["reason"] = words(history.column("llc", "reason"), REASONS)
             steps = history.steps(table).numpy()
             directory.save_table(table, long_table(steps, model.members, columns))
     if labels is not None:
@@ -155,6 +156,11 @@ def _write_history(directory: RunDirectory, model: TMS, labels: Labels | None) -
         directory.save_table("snapshots", long_table(step, model.members, phases))
         W, b = (history.column("weights", name).numpy() for name in ("W", "b"))
         directory.save_weights(step, W, b)
+
+
+def _verdicts(history: History) -> NDArray[Any]:
+    """The verdicts on all estimates, (n_estimates, n_members) words."""
+    return words(verdict(history.column("llc", "reason")), VERDICTS)
 
 
 def _draw(
@@ -213,7 +219,7 @@ def _staircase(
             "llc_step": history.steps("llc").numpy(),
             "llc": history.column("llc", "mean")[:, place].numpy(),
             "llc_stderr": history.column("llc", "stderr")[:, place].numpy(),
-            "llc_ok": history.column("llc", "verdict")[:, place].numpy() == VERDICTS.index("ok"),
+            "llc_ok": _verdicts(history)[:, place] == "ok",
         }
     return training_figures.staircase(
         step,
@@ -232,7 +238,7 @@ def _llc_by_phase(history: History, labels: Labels, points: list[CriticalPoint])
     loss_at = dict(zip(history.steps("loss").tolist(), losses, strict=True))
     steps = history.steps("llc").tolist()
     known = [i for i, step in enumerate(steps) if step in label_at and step in loss_at]
-    llc, verdict = (history.column("llc", name).numpy()[known] for name in ("mean", "verdict"))
+    llc, verdicts = history.column("llc", "mean").numpy()[known], _verdicts(history)[known]
     loss = np.stack([loss_at[steps[i]] for i in known])
     label = np.array([label_at[steps[i]] for i in known])
     # Far above every critical level an estimate is meaningless, and it would compress the others.
@@ -242,5 +248,5 @@ def _llc_by_phase(history: History, labels: Labels, points: list[CriticalPoint])
         llc[near],
         label[near].tolist(),
         points,
-        np.array(VERDICTS)[verdict[near]].tolist(),
+        verdicts[near].tolist(),
     )

@@ -1,0 +1,265 @@
+r"""From draws to an estimate with its error and a verdict.
+
+The estimate at w* is the mean over draws of x = nbeta (L(w) - L(w*)). Its sampling error is the
+larger of two: the draws' standard deviation over the square root of their effective number, and the
+spread of the chains' means over the square root of the number of chains. Both are widened by
+Student's factor (`kgon.theory.intervals`), so that two errors mean 95% for few chains too.
+
+Plain SGLD samples another density than the target. For a Gaussian target of dimension d and
+curvatures h_i, a step lr shifts the mean of x by about lr sum_i h_i / 8. The logarithm of the
+acceptance ratio that a Metropolis correction would have had has the variance
+s^2 = lr^3 sum_i h_i^3 / 16, and the mean acceptance is 2 Phi(-s / 2). By Hoelder's inequality
+
+    bias <= d^(2/3) (16 s^2)^(1/3) / 8,
+
+which is the bias stated here. It is proportional to lr. A test measures it where the loss is not
+quadratic.
+
+Chains that find losses below L(w*) have left for lower ground, and their estimate does not belong
+to w*. But a data set's loss is a little lower near w* than at w* by chance: by about
+chi^2_d / (2 n) for a regular model of n samples (Wilks), that is chi^2_d / (2 log n) in units of x.
+Only draws further below than its 99.9% quantile count.
+"""
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import chdtri
+from torch import Tensor
+
+from kgon.llc.convergence import diagnose, variance
+from kgon.theory.intervals import widening
+
+VERDICTS = ("ok", "unconverged", "escaped", "diverged", "biased", "unchecked")
+
+BELOW = 0.05
+"""Largest share of draws below L(w*) of an estimate that is ok (the paper's App. K)."""
+RHAT = 1.1
+"""Largest rank-normalised split R-hat of the loss and of the distance from w*. At 1.1 half a chain
+holds about five effective draws. docs/coverage.md has what this limit and the next are worth."""
+ESS = 40.0
+"""Least effective number of draws."""
+BIAS = 0.1
+"""Largest step bias, relative to the estimate or to 1."""
+ACCEPTANCE = 0.8
+"""Least acceptance of SGLD at which its bias is still that of small steps."""
+LOST_CHAINS = 0.5
+"""Largest share of chains with draws that are not finite; these chains are left out."""
+
+REASONS = {
+    "": "ok",
+    "step bias unknown": "unchecked",
+    "error above target": "unconverged",
+    "one chain": "unconverged",
+    "few effective draws": "unconverged",
+    "R-hat": "unconverged",
+    "step too large": "biased",
+    "descent from w*": "escaped",
+    "draws below L(w*)": "escaped",
+    "draws not finite": "diverged",
+}
+"""What each reason leads to. The last one that holds gives the verdict."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Draws of chains at some points.
+
+    Attributes:
+        loss: (n_draws, n_chains, n_points); NaN where nothing was drawn.
+        distance: squared distances |w - w*|^2, like loss.
+        acceptance: mean acceptance, (n_chains, n_points); NaN where it is not known.
+    """
+
+    loss: Tensor
+    distance: Tensor
+    acceptance: Tensor
+
+    def after(self, first: int) -> "Draws":
+        """Without the first draws."""
+        return Draws(self.loss[first:], self.distance[first:], self.acceptance)
+
+    def and_then(self, more: "Draws") -> "Draws":
+        """With the draws that followed."""
+        n, m = len(self.loss), len(more.loss)
+        return Draws(
+            torch.cat([self.loss, more.loss]),
+            torch.cat([self.distance, more.distance]),
+            (n * self.acceptance + m * more.acceptance) / (n + m),
+        )
+
+    def at(self, points: Tensor) -> "Draws":
+        """Those of some points, a mask (n_points,)."""
+        return Draws(*(getattr(self, each.name)[..., points] for each in fields(self)))
+
+
+@dataclass(frozen=True)
+class Premises:
+    """What is known before anything is drawn.
+
+    Attributes:
+        nbeta: (n_points,).
+        reference: L(w*), (n_points,).
+        drop: how far the loss falls when w* is descended from, (n_points,).
+        size: number of parameters.
+        step_bias: whether the sampler has none ("none"), one that the acceptance bounds ("bounded")
+            or one that is not known ("unknown").
+        discard: largest share of draws below L(w*) of a chain that is kept; None keeps all.
+    """
+
+    nbeta: Tensor
+    reference: Tensor
+    drop: Tensor
+    size: int
+    step_bias: str
+    discard: float | None
+
+    def at(self, points: Tensor) -> "Premises":
+        """Those of some points, a mask (n_points,)."""
+        return Premises(
+            self.nbeta[points], self.reference[points], self.drop[points],
+            self.size, self.step_bias, self.discard,
+        )  # fmt: skip
+
+    @property
+    def chance(self) -> Tensor:
+        """How far x lies below 0 by chance alone, (n_points,) (module docstring)."""
+        log_n = torch.ones_like(self.nbeta)
+        for _ in range(30):  # n = nbeta log n
+            log_n = (self.nbeta * log_n).clamp(min=math.e).log()
+        return float(chdtri(self.size, 0.001)) / (2 * log_n)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Estimates at some points, each field (n_points,) except per_chain (n_chains, n_points)."""
+
+    mean: Tensor
+    sampling_error: Tensor
+    bias: Tensor
+    variance: Tensor
+    variance_error: Tensor
+    per_chain: Tensor
+    rhat: Tensor
+    ess: Tensor
+    below: Tensor
+    acceptance: Tensor
+    kept: Tensor
+    reason: Tensor
+
+    @property
+    def error(self) -> Tensor:
+        """The total error: two of it hold the bias and two sampling errors."""
+        return self.sampling_error + self.bias / 2
+
+    def replace_at(self, points: Tensor, other: "Summary") -> None:
+        """Replace in place what is said of some points, a mask (n_points,)."""
+        for each in fields(self):
+            getattr(self, each.name)[..., points] = getattr(other, each.name)
+
+
+def verdict(reason: Tensor) -> Tensor:
+    """Indices into VERDICTS of indices into REASONS."""
+    return torch.tensor([VERDICTS.index(word) for word in REASONS.values()])[reason]
+
+
+def words(codes: Tensor, names: Any) -> NDArray[Any]:
+    """Words for indices into names, an array of their shape."""
+    return np.asarray(np.array(list(names), dtype=object)[codes.numpy()], dtype=object)
+
+
+def summarise(draws: Draws, premises: Premises) -> Summary:
+    """Estimates, errors, and the reason for each verdict."""
+    x = premises.nbeta * (draws.loss - premises.reference)
+    finite = x.isfinite().all(0)
+    keep = finite
+    if premises.discard is not None:  # the paper's rule
+        keep = finite & ((x < 0).double().mean(0) <= premises.discard)
+    kept = keep.sum(0)
+    below = (x < -premises.chance).double().mean((0, 1))
+    mean, error, rhat, ess, spread, spread_error, acceptance = (
+        torch.full_like(premises.reference, math.nan) for _ in range(7)
+    )
+    # Points that keep all chains are summarised together, others one by one.
+    all_kept = kept == x.shape[1]
+    groups = [(all_kept, torch.ones_like(keep[:, 0]))] if all_kept.any() else []
+    for point in ((kept > 0) & ~all_kept).nonzero().flatten().tolist():
+        groups.append((torch.arange(len(kept)) == point, keep[:, point]))
+    for points, chains in groups:
+        own = x[..., points][:, chains]
+        of_loss = diagnose(own)
+        of_distance = diagnose(draws.distance[..., points][:, chains])
+        mean[points], error[points] = mean_and_error(own, of_loss.ess_mean)
+        rhat[points] = torch.maximum(of_loss.rhat, of_distance.rhat)
+        ess[points] = of_loss.ess_bulk
+        square = (own - mean[points]).square()
+        spread[points], spread_error[points] = mean_and_error(square, diagnose(square).ess_mean)
+        acceptance[points] = draws.acceptance[:, points][chains].mean(0)
+    bias = torch.zeros_like(mean)
+    if premises.step_bias == "bounded":
+        bias = step_bias(acceptance, premises.size)
+    none = torch.zeros_like(all_kept)
+    holds = {
+        "step bias unknown": none | (premises.step_bias == "unknown"),
+        "one chain": kept == 1,
+        "few effective draws": ~(ess >= ESS),
+        "R-hat": ~(rhat <= RHAT),
+        "step too large": (bias > BIAS * mean.abs().clamp(min=1.0))
+        | ((premises.step_bias == "bounded") & (acceptance < ACCEPTANCE)),
+        "descent from w*": premises.nbeta * premises.drop > premises.chance,
+        "draws below L(w*)": (below > BELOW) | ((kept == 0) & finite.any(0)),
+        "draws not finite": (~finite).double().mean(0) > LOST_CHAINS,
+    }
+    reason = torch.zeros_like(kept)
+    for code, name in enumerate(REASONS):
+        reason[holds.get(name, none)] = code
+    return Summary(
+        mean, error, bias, spread, spread_error, x.mean(0), rhat, ess, below, acceptance, kept,
+        reason,
+    )  # fmt: skip
+
+
+def mean_and_error(x: Tensor, ess: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean of draws x (n_draws, n_chains, n_points), and half of its 95% interval's half-width.
+
+    The error is NaN for a single chain, whose mean cannot be compared with another's.
+    """
+    _, n_chains, n_points = x.shape
+    # As in `convergence`, so that an estimate does not depend on the others.
+    x = x.permute(2, 1, 0).contiguous()
+    flat = x.view(n_points, -1)
+    mean = flat.mean(-1)
+    if n_chains < 2:
+        return mean, torch.full_like(mean, math.nan)
+    within = (variance(flat) / ess).sqrt() * widening(ess - 1)
+    between = (variance(x.mean(-1)) / n_chains).sqrt() * widening(n_chains - 1)
+    return mean, torch.maximum(within, between)
+
+
+def step_bias(acceptance: Tensor, size: int) -> Tensor:
+    """Largest shift of the estimate by the step size, from the acceptance that a Metropolis
+    correction would have (module docstring)."""
+    bias: Tensor = (16 * _spread(acceptance).square()) ** (1 / 3) * (size ** (2 / 3) / 8)
+    return bias
+
+
+def smaller_step(step: Tensor, acceptance: Tensor, bias: Tensor, mean: Tensor) -> Tensor:
+    """The step of SGLD whose bias and acceptance would do; the bias is proportional to the step."""
+    enough = _spread(torch.tensor(0.95, dtype=torch.float64)) / _spread(acceptance)
+    return step * torch.minimum(BIAS * mean.abs().clamp(min=1.0) / bias, enough ** (2 / 3))
+
+
+def _spread(acceptance: Tensor) -> Tensor:
+    """The standard deviation s of the log acceptance ratio."""
+    s: Tensor = -2 * torch.special.ndtri(acceptance.clamp(1e-12, 1.0) / 2)
+    return s
+
+
+def acceptance_for(bias: float, size: int) -> float:
+    """The acceptance at which `step_bias` is this bias."""
+    s = math.sqrt((8 * bias / size ** (2 / 3)) ** 3 / 16)
+    return float(2 * torch.special.ndtr(torch.tensor(-s / 2, dtype=torch.float64)))
