@@ -68,7 +68,8 @@ def print_chains(console: Console, diagram: PhaseDiagram) -> None:
     """Shares by SMC beside those of the NUTS chains from each start, if NUTS ran."""
     if not diagram.starts:
         return
-    table = Table(title=f"SMC, and NUTS from each start, by {diagram.rules[0]}")
+    # Without padding its ten columns fit into 80 characters.
+    table = Table(title=f"SMC, and NUTS from each start, by {diagram.rules[0]}", padding=0)
     found = {start: diagram.share(start=start) for start in (None, *diagram.starts)}
     phases = style.phase_order(phase for shares in found.values() for phase in shares)
     table.add_column("n", justify="right")
