@@ -16,8 +16,8 @@ from kgon.theory.loss import EmpiricalLoss
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 HELD = 0.93
-"""Least share of samplers whose two errors hold the truth; 0.95, less what a bias of a fifth of a
-standard deviation (a sampler has finitely many particles) and skewness cost."""
+"""Least share of samplers whose two errors hold the truth; 0.95, less what a bias of a third of a
+standard deviation costs (1.3 points: a sampler has finitely many particles), and skewness."""
 
 
 def assert_held(estimate, error, truth, truth_error=0.0):

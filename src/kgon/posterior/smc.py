@@ -27,7 +27,8 @@ on its own random stream only, not on the other replicates or data sets.
 
 Errors come from the spread between replicates: standard errors times Student's factor for so few
 values (`theory.intervals.widening`), so that two errors hold the true value 19 times out of 20. A
-single replicate has no error (NaN).
+single replicate has no error (NaN). A bias of order 1 / n_particles, which all replicates share, is
+not in them: with 64 to 256 particles and 8 replicates it is less than a third of an error.
 """
 
 import math
