@@ -43,7 +43,8 @@ def ensemble(paths, llc, lr=0.01):
 
 def crossing(alpha, beta, crossed):
     return SampledTransition(by="label", alpha=alpha, beta=beta, crossed=crossed, crossing=300.0,
-                             crossing_sd=None, log_odds_first=1.0, log_odds_last=2.0,
+                             n_crossed=1, crossing_error=None, crossing_sd=None,
+                             log_odds_first=1.0, log_odds_last=2.0,
                              largest_share_from=1.0, largest_share_to=1.0)  # fmt: skip
 
 

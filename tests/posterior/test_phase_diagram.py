@@ -130,9 +130,18 @@ def test_the_crossing_is_where_the_odds_pass_through_one():
     assert there.crossed == pytest.approx(2 / 3)
     assert there.crossing == pytest.approx(600, rel=1e-9)
     assert there.crossing_sd == pytest.approx(math.sqrt(2) * 100, rel=1e-9)
+    assert there.n_crossed == 2
+    assert there.crossing_error == pytest.approx(100 * 12.7062 / 2, rel=1e-4)
     assert there.log_odds_last == pytest.approx((3 + 1 - 1) / 3, rel=1e-6)
     assert there.notable
     assert back.crossed == 0 and back.crossing is None and not back.notable
+    (once,) = (
+        t
+        for t in sampled_transitions(made_up(n, [row[:1] for row in odds]))
+        if (t.by, t.alpha, t.beta) == ("k", "5", "6")
+    )
+    assert once.n_crossed == 1 and once.crossing == pytest.approx(500, rel=1e-9)
+    assert once.crossing_error is None and once.crossing_sd is None
 
 
 def test_free_energies_are_equal_at_every_predicted_crossing():

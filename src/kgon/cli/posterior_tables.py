@@ -35,7 +35,7 @@ def print_shares(console: Console, diagram: PhaseDiagram) -> None:
     table = Table(title=f"Posterior by {diagram.rules[0]}, {over}")
     shares, others = diagram.share(), diagram.rules[1:]
     headings = (*(f"P({phase})" for phase in shares), *(f"={rule}" for rule in others))
-    for heading in ("n", *headings, "loss", "log Z", "s.e.", "ok"):
+    for heading in ("n", *headings, "loss", "log Z", "error", "ok"):
         table.add_column(heading, justify="right")
     for i, n in enumerate(diagram.n_samples):
         verdicts = [row.verdict for row in diagram.posteriors if row.n_samples == n]
@@ -49,6 +49,7 @@ def print_shares(console: Console, diagram: PhaseDiagram) -> None:
             f"{verdicts.count('ok')}/{len(verdicts)}",
         )
     console.print(table)
+    console.print(f"  error: {_of_log_evidence(diagram)}", highlight=False)
     if others:
         console.print(
             f"  ={', ='.join(others)}: share of draws with the same k as by {diagram.rules[0]}; "
@@ -57,16 +58,24 @@ def print_shares(console: Console, diagram: PhaseDiagram) -> None:
         )
 
 
+def _of_log_evidence(diagram: PhaseDiagram) -> str:
+    if not bool(diagram.column("log_evidence_stderr").isfinite().any()):
+        return "none for log Z, as there is one replicate (smc.n_replicates)."
+    return "of log Z, from the replicates; two of it hold log Z 19 times out of 20."
+
+
 def print_chains(console: Console, diagram: PhaseDiagram) -> None:
     """Shares by SMC beside those of the NUTS chains from each start, if NUTS ran."""
     if not diagram.starts:
         return
-    table = Table(title=f"SMC, and NUTS from each start, by {diagram.rules[0]}")
+    # Without padding its ten columns fit into 80 characters.
+    table = Table(title=f"SMC, and NUTS from each start, by {diagram.rules[0]}", padding=0)
     found = {start: diagram.share(start=start) for start in (None, *diagram.starts)}
     phases = style.phase_order(phase for shares in found.values() for phase in shares)
     table.add_column("n", justify="right")
     table.add_column("sampler", no_wrap=True)
-    for heading in (*(f"P({phase})" for phase in phases), "R-hat", "ESS", "passages", "diverged"):
+    headings = (*(f"P({phase})" for phase in phases), "R-hat", "ESS", "passages", "diverged", "ok")
+    for heading in headings:
         table.add_column(heading, justify="right")
     for i, n in enumerate(diagram.n_samples):
         for start, shares in found.items():
@@ -77,12 +86,14 @@ def print_chains(console: Console, diagram: PhaseDiagram) -> None:
                 cells.append(_spread((row.ess for row in here), 0))
                 cells.append(_spread((row.passages for row in here), 0))
                 cells.append(_spread((row.divergences for row in here), 0))
+                cells.append(f"{sum(row.verdict == 'ok' for row in here)}/{len(here)}")
             table.add_row(str(n) if start is None else "", f"NUTS, {start}" if start else "SMC",
                           *cells, end_section=start == diagram.starts[-1])  # fmt: skip
     console.print(table)
     console.print(
         "  passages: how often a chain's k changes from one draw to the next, all chains together; "
-        "without them\n  a share is that of the start, whatever R-hat and ESS of the loss say.",
+        "without them\n  a share is that of the start, whatever R-hat and ESS of the loss say, and "
+        "chains are unchecked, not ok.",
         highlight=False,
     )
 
@@ -91,7 +102,7 @@ def print_transitions(console: Console, found: Findings, noise_std: float) -> No
     """Transitions of the sampled posterior beside the predicted ones."""
     table = Table(title="Bayesian transitions, and where free energies (eq. (9)) cross")
     table.add_column("from -> to")
-    for heading in ("by", "crossed", "n", "log odds", *CONVENTIONS):
+    for heading in ("by", "crossed", "n", "sd", "log odds", *CONVENTIONS):
         table.add_column(heading, justify="left" if heading == "by" else "right")
     diagram = found.diagram
     families = neighbours([*diagram.share()])
@@ -100,21 +111,27 @@ def print_transitions(console: Console, found: Findings, noise_std: float) -> No
     for t in shown:
         predicted = predicted_sizes(found.prediction((t.alpha, t.beta)))
         crossing = decimal(t.crossing, 0)
-        if t.crossing_sd is not None:
-            crossing += f" ± {t.crossing_sd:.0f}"
+        if t.crossing_error is not None:
+            crossing += f" ± {t.crossing_error:.0f}"
         table.add_row(
             f"{t.alpha} -> {t.beta}",
             t.by,
-            f"{t.crossed * len(diagram.datasets):.0f}/{len(diagram.datasets)}",
+            f"{t.n_crossed}/{len(diagram.datasets)}",
             crossing,
+            decimal(t.crossing_sd, 0),
             f"{decimal(t.log_odds_first, 1)} .. {decimal(t.log_odds_last, 1)}",
             *(decimal(predicted.get(convention), 0) for convention in CONVENTIONS),
         )
     for p in found.predicted:
         if p.llc and parse_label(p.beta)[0] == parse_label(p.alpha)[0] + 1:
-            table.add_row(f"{p.alpha} -> {p.beta}, llc {p.llc}", "theory", "", "", "",
+            table.add_row(f"{p.alpha} -> {p.beta}, llc {p.llc}", "theory", "", "", "", "",
                           decimal(p.full, 0), decimal(p.halved, 0))  # fmt: skip
     console.print(table)
+    console.print(
+        "  n: mean over the data sets that cross; two of its errors hold it 19 times out of 20; "
+        "one crossing has\n  none. sd: between data sets.",
+        highlight=False,
+    )
     if found.predicted:
         console.print(
             f"  {_REMARK}\n  noise_std = {noise_std:g} samples "

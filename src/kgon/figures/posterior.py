@@ -179,7 +179,7 @@ def _a_start(start: str) -> str:
 
 @styled
 def log_evidence(diagram: PhaseDiagram) -> Figure:
-    """-log Z against n, with the standard error of log Z from the replicates below."""
+    """-log Z against n, with the error of log Z from the replicates below."""
     n = np.array(diagram.n_samples, dtype=float)
     figure, (upper, lower) = new_panels(f"Free energy, {_over(diagram)}", [1.5, 0.8])
     _band(upper, n, -diagram.column("log_evidence"), INK, "evidence", "o")
@@ -187,9 +187,9 @@ def log_evidence(diagram: PhaseDiagram) -> Figure:
     lower.plot(n, stderr, ls="", marker="o", ms=2.2, color=GREY, alpha=0.7)
     lower.set_ylim(0, None)
     upper.set_ylabel(r"$-\log Z_n$")
-    lower.set_ylabel("its s.e.")
+    lower.set_ylabel("its error")
     _size_axis(lower, n)
-    name_panel(lower, "standard error of each data set, from replicates")
+    name_panel(lower, "error of each data set, from replicates")
     return figure
 
 

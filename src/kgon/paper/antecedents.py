@@ -14,6 +14,7 @@ from kgon.paper.rows import Published, Row, Table
 from kgon.posterior.transitions import SampledTransition
 from kgon.theory.critical import CriticalPoint
 from kgon.theory.free_energy import critical_sample_size
+from kgon.theory.intervals import widening
 
 ANTECEDENT, NONE, INCONCLUSIVE = "antecedent", "no antecedent", "inconclusive"
 LEAST_CROSSED = 0.5
@@ -29,7 +30,8 @@ class TransitionInTraining:
         alpha, beta: labels of the levels.
         members: how many make it.
         delta_loss, delta_llc_theory: beta's less alpha's, by theory.
-        delta_llc_estimate, delta_llc_stderr: of the estimates, paired by member.
+        delta_llc_estimate, delta_llc_stderr: of the estimates, paired by member; the error is the
+            standard one times Student's factor for so few pairs (`widening`).
         paired: members with estimates in both stages.
         n_cr_theory, n_cr_estimate: where free energies with these lambdas cross.
         posterior_crossed: share of data sets in which the sampled posterior moves too.
@@ -66,8 +68,8 @@ def antecedents(
     1. *antecedent*, if in the sampled posterior the odds of beta against alpha pass through 1 in at
        least LEAST_CROSSED of the data sets (`posterior`, by label), at the mean crossing n;
     2. else, as the loss falls in all of them, by the order of the estimates, which is what the
-       paper uses them for: *antecedent* if lambda-hat rises by more than SURE standard errors (the
-       free energies with these estimates cross at n_cr), *no antecedent* if it falls by as much,
+       paper uses them for: *antecedent* if lambda-hat rises by more than SURE errors (the free
+       energies with these estimates cross at n_cr), *no antecedent* if it falls by as much,
        *inconclusive* else, or where too few members have estimates in both stages.
     """
     points = {point.label: point for point in many.points}
@@ -98,7 +100,9 @@ def _compared(
     """One transition; estimates (n_members, 2) are before and after."""
     change = np.diff(estimates[np.isfinite(estimates).all(1)])[:, 0]
     mean = float(change.mean()) if len(change) else None
-    error = float(change.std(ddof=1) / math.sqrt(len(change))) if len(change) > 1 else None
+    error = None
+    if (n := len(change)) > 1:
+        error = float(change.std(ddof=1) / math.sqrt(n) * widening(n - 1))
     before, after = (_nanmean(column) for column in estimates.T)
     n_cr_theory = n_cr_estimate = theory = None
     if alpha.llc is not None and beta.llc is not None:

@@ -18,6 +18,7 @@ from kgon.posterior.smc import sample_posterior
 from kgon.record.run_directory import Run
 from kgon.theory.critical import critical_point
 from kgon.theory.free_energy import critical_sample_size
+from kgon.theory.intervals import widening
 from kgon.theory.loss import PopulationLoss
 
 Rows = list[dict[str, Any]]
@@ -59,14 +60,16 @@ def figure_2(
         return [_below_four(found, c), checked], data
     name = f"c = {c}, {convention}: n of {pair[0]} → {pair[1]}"
     crossing = next((t for t in found.transitions() if (t.alpha, t.beta) == pair), None)
-    mean, sd, count = math.nan, math.nan, 0
+    mean, sd, count, stderr = math.nan, math.nan, 0, None
     if crossing is not None:
-        inside = crossing.crossing[crossing.crossing.isfinite()]
-        (mean, sd), count = crossing.location, len(inside)
-    stderr = sd / math.sqrt(count) if count > 1 else None
+        (mean, sd), count = crossing.location, crossing.n_crossed
+        stderr = finite_or_none(crossing.error)
     spread = f"{count} of {len(found.datasets)} data sets cross"
     if crossing is not None and count > 1:
-        spread += f", sd {sd:.0f} between them, median {float(inside.median()):.0f}"
+        median = float(crossing.crossing.nanmedian())
+        spread += f", sd {sd:.0f} between them, median {median:.0f}"
+    elif count == 1:
+        spread += ": one crossing has no error"
     published = None
     alpha, beta = (critical_point(label, c) for label in pair)
     predicted = {
@@ -90,7 +93,8 @@ def figure_2(
         rows += [
             Row("the same, against six finite data sets of another sampler", mean,
                 Published(658.0, ("D",), "tempered SMC and parallel tempering",
-                          text="658 ± 116 (sd)", spread=116 / math.sqrt(6)), stderr, digits=0),
+                          text="658 ± 116 (sd)",
+                          spread=116 / math.sqrt(6) * float(widening(5))), stderr, digits=0),
             *_uncertain(found),
         ]  # fmt: skip
     rows.append(checked)
@@ -177,16 +181,21 @@ def population_posterior(
 
 
 def population_crossing(found: Mapping[str, Any]) -> tuple[Row, Table]:
-    """The crossing of `population_posterior`: mean over replicates, their spread its error."""
+    """The crossing of `population_posterior`: mean over replicates, and its error.
+
+    The error has Student's factor for so few replicates (`widening`).
+    """
     crossings = found["crossings"]
     inside = [x for x in crossings if x is not None]
     mean = float(np.mean(inside)) if inside else math.nan
-    stderr = float(np.std(inside, ddof=1) / math.sqrt(len(inside))) if len(inside) > 1 else None
+    stderr, n = None, len(inside)
+    if n > 1:
+        stderr = float(np.std(inside, ddof=1) / math.sqrt(n) * widening(n - 1))
     row = Row(
         "c = 6, exp(-n L / 2), expected loss instead of data: n of 5 → 6", mean,
         Published((510.0, 550.0), ("D",), "two samplers: n β of 256 to 275"), stderr, digits=0,
-        remark=f"{len(inside)} of {len(crossings)} replicates of {found['n_particles']} particles "
-        "cross",
+        remark=f"{n} of {len(crossings)} replicates of {found['n_particles']} particles cross"
+        + (": one crossing has no error" if n == 1 else f", the error is from these {n}" * (n > 1)),
     )  # fmt: skip
     shares = found["shares"]
     body = [

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from kgon.record.run_directory import Run
 from kgon.record.tables import Plateau, stages
 from kgon.theory.critical import CriticalPoint, critical_points
+from kgon.theory.intervals import widening
 
 Rows = list[dict[str, Any]]
 Array = NDArray[Any]
@@ -81,9 +82,14 @@ class Ensemble:
 
 
 def during(step: Array, llc: Array, stage: Mapping[str, Any]) -> tuple[float, float]:
-    """Mean of the estimates within a stage and its standard error; NaN for too few of them."""
+    """Mean of the estimates within a stage and its error; NaN for too few of them.
+
+    The error is the standard one times Student's factor for so few estimates (`widening`).
+    """
     inside = llc[(step >= stage["start"]) & (step <= stage["end"]) & np.isfinite(llc)]
     if not len(inside):
         return math.nan, math.nan
-    error = float(inside.std(ddof=1)) / math.sqrt(len(inside)) if len(inside) > 1 else math.nan
-    return float(inside.mean()), error
+    mean, n = float(inside.mean()), len(inside)
+    if n == 1:
+        return mean, math.nan
+    return mean, float(inside.std(ddof=1) / math.sqrt(n) * widening(n - 1))

@@ -24,7 +24,7 @@ from kgon.posterior.labels import (
     quench,
     quench_labels,
 )
-from kgon.posterior.nuts import LEAST_DRAWS, NUTS, sample_nuts
+from kgon.posterior.nuts import LEAST_DRAWS, NUTS, chain_share, judge, sample_nuts
 from kgon.posterior.phase_diagram import (
     PRIOR,
     AgreementRow,
@@ -158,12 +158,12 @@ def sample_cell(n_samples: int, dataset: int, settings: Settings) -> Tables:
     for start in settings.starts:
         chains = _run_nuts(x, start, place, settings)
         rules = _labels(chains.W, chains.b, quench(chains.W, chains.b))
-        passages = int((next(iter(rules.values())).k.diff(dim=0) != 0).sum())
+        k = next(iter(rules.values())).k
         tables.chains.append(
             ChainsRow(
-                **place, start=start, rhat=finite_or_none(chains.rhat),
-                ess=finite_or_none(chains.ess), passages=passages, divergences=chains.divergences,
-                leapfrogs=chains.leapfrogs,
+                **place, start=start, verdict=judge(chains, k), rhat=finite_or_none(chains.rhat),
+                ess=finite_or_none(chains.ess), passages=int((k.diff(dim=0) != 0).sum()),
+                divergences=chains.divergences, leapfrogs=chains.leapfrogs,
             )
         )  # fmt: skip
         tables.shares.extend(_nuts_shares(rules, start, place))
@@ -207,17 +207,16 @@ def _smc_shares(posterior: Posterior, rules: Mapping[str, Labels], place: Place)
 
 
 def _nuts_shares(rules: Mapping[str, Labels], start: str, place: Place) -> list[ShareRow]:
-    """Shares among NUTS chains, with their spread as the error."""
+    """Shares among NUTS chains."""
     rows = []
     for rule, labels in rules.items():
         for by in ("k", "label"):
             for phase, where in labels.masks(by).items():
-                each = where.double().mean(0)
-                stderr = each.std() / math.sqrt(len(each)) if len(each) > 1 else math.nan
+                mean, error = chain_share(where)
                 rows.append(
                     ShareRow(
                         **place, sampler="nuts", start=start, rule=rule, by=by, phase=phase,
-                        share=finite_or_none(each.mean()), stderr=finite_or_none(stderr),
+                        share=finite_or_none(mean), stderr=finite_or_none(error),
                     )
                 )  # fmt: skip
     return rows

@@ -4,7 +4,8 @@ The posterior is that of `sample_posterior`, but the result can depend on where 
 about 1000 samples at noise_std = 1, chains cross between phases and the two samplers agree. With
 more samples fewer chains cross, until the shares of phases are those of the starts; R-hat is still
 1.00 if all chains started in one phase. This module repeats the paper's protocol and shows where it
-fails.
+fails. So R-hat and effective sample size cannot say that chains are right; `judge` says *ok* only
+of chains that cross between phases.
 
 The likelihood of single-feature inputs is computed exactly, at a cost that does not depend on the
 sample size: the formula of `theory.loss` by the lookup tables of `compiled.moments`, in JAX. For
@@ -13,20 +14,30 @@ other inputs it is a sum over the sample.
 numpyro and JAX are imported inside functions only.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import rankdata
 from torch import Tensor
 
 from kgon import streams
 from kgon.compiled import moments
+from kgon.llc.convergence import convergence
+from kgon.posterior.smc import share_error
+from kgon.theory.intervals import widening
 from kgon.theory.loss import DirectLoss, EmpiricalLoss
 
 LEAST_DRAWS = 4
 """Fewest draws of a chain: split R-hat needs the variance of each half."""
+
+RHAT = 1.01
+"""Largest rank-normalised split R-hat of chains that agree (Vehtari et al. 2021)."""
+LEAST_ESS = 100
+"""Least effective number of draws for each chain (Vehtari et al. 2021: 400 for four chains)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +48,7 @@ class NUTS:
         W: (n_draws, n_chains, n_hidden, n_features).
         b: (n_draws, n_chains, n_features).
         loss: (n_draws, n_chains), the empirical loss of each draw.
-        rhat: split R-hat of the loss over chains (numpyro).
-        ess: effective number of draws of the loss (numpyro).
+        rhat, ess: of the loss over chains (`rank_normalised`).
         divergences: number of divergent trajectories.
         leapfrogs: leapfrog steps of all draws after warm-up.
     """
@@ -105,21 +115,85 @@ def sample_nuts(
                 f"start must be W ({n_hidden}, {n_features}) and b ({n_features},), got "
                 f"{tuple(start[0].shape)} and {tuple(start[1].shape)}"
             )
-    draws, extra, rhat, ess = _run(x, W, b, noise_std, prior_std, n_warmup, n_draws, seed)
+    draws, extra = _run(x, W, b, noise_std, prior_std, n_warmup, n_draws, seed)
     W, b = (torch.from_numpy(np.array(draws[name])).movedim(0, 1) for name in ("W", "b"))
-    loss = DirectLoss(x) if _several_active(x) else EmpiricalLoss(x)
+    evaluate = DirectLoss(x) if _several_active(x) else EmpiricalLoss(x)
+    # One draw at a time, because a direct sum over the sample needs memory.
+    each = [evaluate(*row) for row in zip(W.unsqueeze(2), b.unsqueeze(2), strict=True)]
+    loss = torch.stack(each).squeeze(-1)
+    rhat, ess = rank_normalised(loss)
     return NUTS(
         W=W,
         b=b,
-        # One draw at a time, because a direct sum over the sample needs memory.
-        loss=torch.stack(
-            [loss(*row) for row in zip(W.unsqueeze(2), b.unsqueeze(2), strict=True)]
-        ).squeeze(-1),
+        loss=loss,
         rhat=rhat,
         ess=ess,
         divergences=int(np.sum(extra["diverging"])),
         leapfrogs=int(np.sum(extra["num_steps"])),
     )
+
+
+def rank_normalised(draws: Tensor) -> tuple[float, float]:
+    """Rank-normalised split R-hat and bulk effective number of draws (n_draws, n_chains).
+
+    As Vehtari et al. (2021) define them and ArviZ computes them: R-hat is the larger of those of
+    the draws and of their distances from the median, so that it also sees chains of one location
+    and different scales. NaN where a draw is not finite; R-hat is NaN where all are equal.
+    """
+    if not bool(draws.isfinite().all()):
+        return math.nan, math.nan
+    n = len(draws) // 2
+    halves = torch.cat([draws[:n], draws[-n:]]).double()
+    folded = (halves - float(np.median(halves.numpy()))).abs()
+    (rhat, ess), (of_folded, _) = (convergence(_normal_scores(x)) for x in (halves, folded))
+    # Draws at two equally frequent values are all as far from the median.
+    return float(torch.fmax(rhat, of_folded)), float(ess)
+
+
+def _normal_scores(draws: Tensor) -> Tensor:
+    """The normal quantiles of the ranks; equal draws have their mean rank (Blom 1958)."""
+    rank = torch.from_numpy(rankdata(draws.numpy())).view(draws.shape)
+    scores: Tensor = torch.special.ndtri((rank - 3 / 8) / (draws.numel() + 1 / 4))
+    return scores
+
+
+def judge(chains: NUTS, k: Tensor) -> str:
+    """Whether shares of phases among the chains are a measurement.
+
+    Args:
+        chains: from one start.
+        k: (n_draws, n_chains), the family of each draw.
+
+    Returns:
+        The first that applies. *diverged*: a loss is not finite. *unconverged*: R-hat above RHAT or
+        fewer than LEAST_ESS effective draws for each chain, of the loss or of k. *unchecked*: one
+        chain, or chains that are all in one family, which may be that of the start. *ok*: none of
+        these.
+    """
+    if not bool(chains.loss.isfinite().all()):
+        return "diverged"
+    judged = [(chains.rhat, chains.ess)]
+    one_family = bool((k == k[0, 0]).all())
+    if not one_family:
+        judged.append(rank_normalised(k))
+    least = LEAST_ESS * k.shape[1]
+    if not all(rhat <= RHAT and ess >= least for rhat, ess in judged):
+        return "unconverged"
+    return "unchecked" if one_family or k.shape[1] == 1 else "ok"
+
+
+def chain_share(where: Tensor) -> tuple[float, float]:
+    """The share of draws with `where` (n_draws, n_chains) and its error.
+
+    The error is that of the mean over chains (`widening`), at least `share_error`. It is NaN for
+    one chain, and where all draws agree: chains that never moved have no spread.
+    """
+    each = where.double().mean(0)
+    mean, n = each.mean(), len(each)
+    if n == 1 or bool((where == where[0, 0]).all()):
+        return float(mean), math.nan
+    error = each.std() / math.sqrt(n) * widening(n - 1)
+    return float(mean), float(torch.maximum(error, share_error(mean, where.numel())))
 
 
 def log_likelihood(x: Tensor, *, noise_std: float = 1.0) -> Callable[[Any, Any], Any]:
@@ -199,9 +273,8 @@ def _looked_up(x: Tensor, noise_std: float) -> Callable[[Any, Any], Any]:
 def _run(
     x: Tensor, W: Tensor, b: Tensor, noise_std: float, prior_std: float, n_warmup: int,
     n_draws: int, seed: int,
-) -> tuple[dict[str, Any], dict[str, Any], float, float]:  # fmt: skip
+) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
     import jax
-    import numpyro.diagnostics
     import numpyro.infer
 
     with jax.enable_x64(True):
@@ -226,11 +299,8 @@ def _run(
         mcmc.run(
             jax.random.PRNGKey(seed),
             init_params=init,
-            extra_fields=("diverging", "num_steps", "potential_energy"),
+            extra_fields=("diverging", "num_steps"),
         )
         draws = {k: np.asarray(v) for k, v in mcmc.get_samples(group_by_chain=True).items()}
         extra = {k: np.asarray(v) for k, v in mcmc.get_extra_fields(group_by_chain=True).items()}
-        trace = extra["potential_energy"]
-        rhat = float(numpyro.diagnostics.split_gelman_rubin(trace))
-        ess = float(numpyro.diagnostics.effective_sample_size(trace))
-    return draws, extra, rhat, ess
+    return draws, extra

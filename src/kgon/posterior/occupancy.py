@@ -8,13 +8,14 @@ from torch import Tensor
 
 from kgon.posterior.labels import Labels, Quench
 from kgon.posterior.smc import Posterior
+from kgon.theory.intervals import widening
 from kgon.theory.loss import Loss
 
 
 def shares(
     posterior: Posterior, labels: Labels, by: str = "label"
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Posterior probability of each phase that occurs, and its standard error, each (*batch).
+    """Posterior probability of each phase that occurs, and its error (`Posterior.mean`), (*batch).
 
     Args:
         by: "k" for families of k-gons, or "label".
@@ -25,12 +26,12 @@ def shares(
 def posterior_llc(
     posterior: Posterior, loss: Loss, quenched: Quench, where: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """n beta (E[L_n(w)] - L_n(w*)) over the draws of one phase, and its standard error, (*batch).
+    """n beta (E[L_n(w)] - L_n(w*)) over the draws of one phase, and its error, (*batch).
 
     n beta is the posterior's n_samples / (2 noise_std^2). w* is the critical point at which the
     quench of the draw ends. Each draw has its own, because L_n is not invariant under permutations
     and so differs between the images of a critical point. On a finite sample w* does not minimise
-    L_n, so a draw's excess loss may be negative.
+    L_n, so a draw's excess loss may be negative. The error is that of `Posterior.mean_where`.
 
     Args:
         posterior: a sampled posterior, at any temperature.
@@ -67,12 +68,26 @@ class Transition:
         return float(self.crossing.isfinite().double().mean())
 
     @property
+    def n_crossed(self) -> int:
+        """How many data sets cross."""
+        return int(self.crossing.isfinite().sum())
+
+    @property
     def location(self) -> tuple[float, float]:
         """Mean and standard deviation of the crossing over the data sets that cross."""
         found = self.crossing[self.crossing.isfinite()]
         if len(found) == 0:
             return math.nan, math.nan
         return float(found.mean()), float(found.std()) if len(found) > 1 else math.nan
+
+    @property
+    def error(self) -> float:
+        """Error of the mean crossing, with n_crossed - 1 degrees of freedom; NaN for fewer than 2.
+
+        Two of it hold the mean over many data sets 19 times out of 20 (`widening`).
+        """
+        n = self.n_crossed
+        return self.location[1] / math.sqrt(n) * float(widening(n - 1)) if n > 1 else math.nan
 
 
 def bayesian_transitions(

@@ -24,7 +24,11 @@ PRIOR = "prior"
 
 @dataclass(frozen=True, kw_only=True)
 class CellRow:
-    """A row of a cell's tables. None stands for a value that is not finite."""
+    """A row of a cell's tables. None stands for a value that is not finite.
+
+    A `stderr` is a standard error times Student's factor for the few replicates or chains that it
+    is from: two of it hold the true value 19 times out of 20.
+    """
 
     n_samples: int
     dataset: int
@@ -36,8 +40,8 @@ class PosteriorRow(CellRow):
 
     Attributes:
         verdict: of `kgon.posterior.smc`.
-        log_evidence, log_evidence_stderr: log Z.
-        mean_loss, mean_loss_stderr: posterior mean of L_n.
+        log_evidence, log_evidence_stderr: log Z and its error.
+        mean_loss, mean_loss_stderr: posterior mean of L_n and its error.
         rhat: of the loss between replicates.
         acceptance: of the last rung, the least over replicates.
         n_rungs: of the tempering ladder.
@@ -100,13 +104,15 @@ class ChainsRow(CellRow):
     """The NUTS chains from one start.
 
     Attributes:
-        rhat, ess: of the loss.
+        verdict: of `nuts.judge`.
+        rhat, ess: of the loss, rank-normalised.
         passages: how often k by the reference rule changes between successive draws of a chain.
         divergences: divergent trajectories.
         leapfrogs: leapfrog steps after warm-up.
     """
 
     start: str
+    verdict: str
     rhat: float | None
     ess: float | None
     passages: int

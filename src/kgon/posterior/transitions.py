@@ -21,8 +21,9 @@ class SampledTransition:
 
     Attributes:
         by: whether phases are families of k-gons ("k") or labels ("label").
-        crossed: share of data sets whose odds pass through 1 towards beta.
+        crossed, n_crossed: share and number of data sets whose odds pass through 1 towards beta.
         crossing, crossing_sd: the mean and standard deviation of that n over these data sets.
+        crossing_error: of the mean (`Transition.error`); None for fewer than two data sets.
         log_odds_first, log_odds_last: means at the smallest and the largest n.
         largest_share_from, largest_share_to: largest mean shares of alpha and beta at any n.
     """
@@ -31,7 +32,9 @@ class SampledTransition:
     alpha: str
     beta: str
     crossed: float
+    n_crossed: int
     crossing: float | None
+    crossing_error: float | None
     crossing_sd: float | None
     log_odds_first: float | None
     log_odds_last: float | None
@@ -84,7 +87,9 @@ def sampled_transitions(diagram: PhaseDiagram) -> list[SampledTransition]:
                     alpha=transition.alpha,
                     beta=transition.beta,
                     crossed=transition.crossed,
+                    n_crossed=transition.n_crossed,
                     crossing=finite_or_none(mean),
+                    crossing_error=finite_or_none(transition.error),
                     crossing_sd=finite_or_none(sd),
                     log_odds_first=finite_or_none(transition.log_odds[0].nanmean()),
                     log_odds_last=finite_or_none(transition.log_odds[-1].nanmean()),
@@ -177,7 +182,10 @@ class Findings:
         crossing, predicted = self.crossing, self.prediction(self.pair)
         if self.pair and crossing:
             mean, sd = crossing.location
-            numbers: dict[str, float | None] = {"crossed": crossing.crossed, "mean": mean, "sd": sd}
+            numbers: dict[str, float | None] = {
+                "crossed": crossing.crossed, "n_crossed": crossing.n_crossed, "mean": mean,
+                "error": crossing.error, "sd": sd,
+            }  # fmt: skip
             if predicted:
                 numbers |= {"predicted_full": predicted.full, "predicted_halved": predicted.halved}
             for name, value in numbers.items():
