@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kgon.callbacks.recorder import Recorder
-from kgon.llc.estimate import estimate_llc
+from kgon.llc.estimate import check_sampler, estimate_llc
 from kgon.llc.hmc import HMC
 from kgon.llc.inputs import check_settings
 from kgon.llc.langevin import SamplerFactory
@@ -60,6 +60,7 @@ class LLCEstimates(Recorder):
             "lr": lr, "n_draws": n_draws, "n_burnin": n_burnin,
         }  # fmt: skip
         check_settings(1.0 if nbeta is None else nbeta, **self.settings)
+        check_sampler(sampler, lr)
 
     def record(self, module: TMS, data: EnsembleData) -> None:
         """Add the estimates of all members."""

@@ -21,6 +21,7 @@ from kgon.figures import style
 from kgon.launch import command_line
 from kgon.launch.jobs import build, check_runs, dtype_of, job
 from kgon.llc import studies
+from kgon.llc.estimate import check_sampler
 from kgon.llc.inputs import check_memory
 from kgon.llc.published import FOUR_GONS, PAPER, REPRODUCTION
 from kgon.llc.studies import LOCALIZATION, CalibratedPoint, ChainSettings, as_row
@@ -57,11 +58,12 @@ def main() -> None:
 def check(config: DictConfig) -> None:
     """Refuse a wrong config before the job starts, with a ValueError that names the key."""
     check_runs(config)
-    build(config.sampler)
     dtype_of(config)
     if config.loss not in ("population", "sample"):
         raise ValueError(f"loss must be population or sample, got {config.loss}")
     settings = _settings(config, _sizes(config))
+    for chains in settings.values():
+        check_sampler(build(config.sampler), chains.lr)
     if config.discard is not None and not 0 <= config.discard <= 1:
         raise ValueError(f"discard must lie in [0, 1] or be null, got {config.discard}")
     if config.run is None:

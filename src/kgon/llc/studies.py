@@ -189,7 +189,12 @@ def at_critical_points(
         if not isinstance(sampler, HMC):
             exact = _estimates(
                 estimate_llc(
-                    function, W, b, nbeta=chains.nbeta, localization=chains.localization, seed=keys
+                    function,
+                    W.double(),
+                    b.double(),
+                    nbeta=chains.nbeta,
+                    localization=chains.localization,
+                    seed=keys,
                 )
             )
         for point, each, other in zip(points, _estimates(estimate), exact, strict=True):
