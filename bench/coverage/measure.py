@@ -10,7 +10,7 @@ from models import Model
 
 from kgon.llc.estimate import estimate_llc
 from kgon.llc.hmc import HMC
-from kgon.llc.studies import LOCALIZATION
+from kgon.llc.inputs import default_localization
 from kgon.llc.verdict import VERDICTS
 
 
@@ -68,7 +68,7 @@ def cases(models: list[Model], sizes: tuple[int, ...]) -> list[Case]:
     found = []
     for model in models:
         for n in sizes:
-            of_k_gons = LOCALIZATION * math.sqrt(n / math.log(n))
+            of_k_gons = default_localization(n / math.log(n))
             found.append(Case(model, n, of_k_gons if model.group == "k-gons" else 1.0))
     return found
 

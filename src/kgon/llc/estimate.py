@@ -56,11 +56,11 @@ from kgon.llc.verdict import (
 )
 from kgon.theory.loss import EmpiricalLoss, PopulationLoss
 
-_FIRST_DRAWS = 64
+_FIRST_DRAWS = 48
 """Draws of each chain before the first look at the errors."""
 _GROWTH = 1.5
 """Factor by which chains grow from one look to the next."""
-_WARM_UP = 1 / 3
+_WARM_UP = 1 / 4
 """Share of a chain's draws that is left out at each look."""
 _THIN = 16
 """Langevin steps from draw to draw of chains whose length is not given."""

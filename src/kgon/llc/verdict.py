@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from scipy.special import chdtri
 from torch import Tensor
 
-from kgon.llc.convergence import diagnose, variance
+from kgon.llc.convergence import convergence, diagnose, variance
 from kgon.theory.intervals import widening
 
 VERDICTS = ("ok", "unconverged", "escaped", "diverged", "biased", "unchecked")
@@ -197,7 +197,7 @@ def summarise(draws: Draws, premises: Premises) -> Summary:
         rhat[points] = torch.maximum(of_loss.rhat, of_distance.rhat)
         ess[points] = of_loss.ess_bulk
         square = (own - mean[points]).square()
-        spread[points], spread_error[points] = mean_and_error(square, diagnose(square).ess_mean)
+        spread[points], spread_error[points] = mean_and_error(square, convergence(square)[1])
         acceptance[points] = draws.acceptance[:, points][chains].mean(0)
     bias = torch.zeros_like(mean)
     if premises.step_bias == "bounded":
