@@ -146,7 +146,7 @@ def test_snapshots_of_a_training_run(kgon, tmp_path):
         (["sampler=rmsprop_sgld"], "lr must be given"),
         (["n_draws=50"], "n_draws and n_burnin must be given both or neither"),
         (["target=0"], "target must be positive, got 0"),
-        (["budget=1.5"], "budget must be a whole number, got 1.5"),
+        (["budget=1.5"], "budget must be a whole number"),
         (["calibrate=true", "calibration.localization=[]"], "calibration.localization must be"),
         (["lr=0"], "lr must be positive, got 0"),
         (["nbeta=-1"], "nbeta must be positive, got -1"),

@@ -313,7 +313,7 @@ def test_one_bad_chain_of_many_is_left_out_and_counted():
 
 def test_verdict_escaped_where_descent_falls_from_w_star():
     # A steep slope 0.3 away from the minimum, with chains held at w* by the localization.
-    settings = {"nbeta": 1e3, "localization": 1e7, "seed": 0}
+    settings = {"nbeta": 1e3, "localization": 1e7, "seed": 0, "budget": 500}
     llc = estimate_llc(quadratic, torch.tensor([0.3, 0.0]).double(), **settings)
     assert llc.verdicts == "escaped" and llc.reasons == "descent from w*"
 

@@ -8,7 +8,7 @@ import torch
 
 from kgon.callbacks import Checkpoints, LLCEstimates, Losses, Snapshots
 from kgon.data import SingleFeature, Sparse
-from kgon.llc.estimate import VERDICTS
+from kgon.llc.verdict import REASONS
 from kgon.theory.loss import DirectLoss, EmpiricalLoss, population_loss
 from kgon.training.datamodule import EnsembleData
 from kgon.training.fit import train
@@ -168,7 +168,10 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
 def estimates(steps):
     from devinterp.optim import SGMCMC
 
-    return LLCEstimates(steps, None, 1e-3, 1.0, 2, 20, 5, SGMCMC.sgld)
+    return LLCEstimates(
+        steps, nbeta=None, localization=1.0, n_chains=2, target=0.1, budget=1000,
+        sampler=SGMCMC.sgld, lr=1e-3, n_draws=20, n_burnin=5,
+    )  # fmt: skip
 
 
 def test_estimating_llcs_leaves_training_bitwise_the_same(tmp_path):
@@ -214,8 +217,8 @@ def test_a_diverged_member_stops_and_the_others_do_not_notice(tmp_path):
     plain, _, _ = fit(tmp_path)
     assert (model.diverged_at >= 0).tolist() == [False, True, False]
     assert torch.equal(model.W[[0, 2]], plain.W[[0, 2]])
-    last = model.history.column("llc", "verdict")[-1]
-    assert VERDICTS[int(last[1])] == "diverged" and VERDICTS[int(last[0])] != "diverged"
+    reasons = [list(REASONS)[code] for code in model.history.column("llc", "reason")[-1]]
+    assert reasons[1] == "draws not finite" != reasons[0]
 
 
 def test_a_job_whose_members_all_diverge_fails(tmp_path):

@@ -60,9 +60,9 @@ class LLCEstimates(Recorder):
             "n_chains": n_chains, "target": target, "budget": budget,
             "lr": lr, "n_draws": n_draws, "n_burnin": n_burnin,
         }  # fmt: skip
-        known = {"nbeta": nbeta, "localization": localization}
         check_settings(
-            **{name: 1.0 if value is None else value for name, value in known.items()},
+            1.0 if nbeta is None else nbeta,
+            1.0 if localization is None else localization,
             **self.settings,
         )
         check_sampler(sampler, lr)
