@@ -1,15 +1,16 @@
 """The plateaus of every member's loss, found during training."""
 
-from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import lightning as L
+import torch
 from torch import Tensor
 
 from kgon.callbacks.losses import Losses
 from kgon.callbacks.recorder import Recorder
 from kgon.theory.critical import CriticalPoint
-from kgon.theory.plateaus import Plateau, count_plateaus, find_plateaus_of_each, match_plateaus
+from kgon.theory.plateaus import Plateau, find_plateaus_of_each, match_plateaus
 from kgon.training.datamodule import EnsembleData
 from kgon.training.model import TMS
 
@@ -30,8 +31,8 @@ class Plateaus(Recorder):
 
     def record(self, module: TMS, data: EnsembleData) -> None:
         """Add the number of plateaus so far."""
-        count = count_plateaus(*_curves(module))
-        module.history.add(self.table, module.global_step, count=count)
+        counts = torch.tensor([len(plateaus) for plateaus in _found(module)])
+        module.history.add(self.table, module.global_step, count=counts)
 
     def metrics(self, module: TMS, records: slice) -> dict[str, Tensor]:
         """The mean number of plateaus over members."""
@@ -40,33 +41,19 @@ class Plateaus(Recorder):
 
     def finish(self, module: TMS, data: EnsembleData) -> None:
         """Find the plateaus of the whole run and match them with critical levels."""
-        critical_points = data.critical_points(module.W.shape[-2], module.importance)
+        points = data.critical_points(module.W.shape[-2], module.importance)
         module.history.lists["plateaus"] = [
-            _rows(member, plateaus, critical_points)
-            for member, plateaus in zip(
-                module.members, find_plateaus_of_each(*_curves(module)), strict=True
-            )
+            [_row(member, plateau, points) for plateau in plateaus]
+            for member, plateaus in zip(module.members, _found(module), strict=True)
         ]
 
 
-def _rows(
-    member: int, plateaus: Sequence[Plateau], critical_points: list[CriticalPoint]
-) -> list[dict[str, Any]]:
-    matches = (
-        match_plateaus(plateaus, critical_points) if critical_points else [None] * len(plateaus)
-    )
-    return [
-        {
-            "member": member,
-            "start": plateau.start,
-            "end": plateau.end,
-            "loss": plateau.loss,
-            "nearest": match and match.label,
-            "distance": match and match.distance,
-        }
-        for plateau, match in zip(plateaus, matches, strict=True)
-    ]
+def _row(member: int, plateau: Plateau, points: list[CriticalPoint]) -> dict[str, Any]:
+    match = match_plateaus([plateau], points)[0] if points else None
+    nearest = {"nearest": match and match.label, "distance": match and match.distance}
+    return {"member": member} | asdict(plateau) | nearest
 
 
-def _curves(module: TMS) -> tuple[Tensor, Tensor]:
-    return module.history.steps("loss"), module.history.column("loss", "loss").T
+def _found(module: TMS) -> list[list[Plateau]]:
+    loss = module.history.column("loss", "loss").T
+    return find_plateaus_of_each(module.history.steps("loss"), loss)
