@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -107,7 +107,7 @@ class RunDirectory:
     def _locked(self) -> bool:
         try:
             with (self.path / ".lock").open() as file:
-                return not _acquire(file, fcntl.LOCK_SH)
+                return not files.try_lock(file, fcntl.LOCK_SH)
         except FileNotFoundError:
             return False
 
@@ -124,7 +124,7 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / ".lock").open("w") as file:
             last_try = time.monotonic() + _GRACE_SECONDS
-            while not _acquire(file, fcntl.LOCK_EX):
+            while not files.try_lock(file):
                 if not wait and time.monotonic() > last_try:
                     status = self._read_status()
                     who = (
@@ -257,15 +257,6 @@ def _new_status(state: str, command: str, overrides: Sequence[str]) -> dict[str,
         "pid": os.getpid(),
         "host": socket.gethostname(),
     }
-
-
-def _acquire(file: IO[str], kind: int) -> bool:
-    """Take a lock on an open file, unless another process holds it."""
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    return True
 
 
 def long_table(

@@ -19,10 +19,11 @@ from kgon.tracking.account import first_line
 from kgon.tracking.outbox import ArtifactFiles, Outbox, Results, Rows
 
 MODES = ("auto", "online", "offline", "disabled")
+STEP = "trainer/global_step"
 
 
 class Recording(Logger):
-    """A logger that writes a training run's rows to metrics.jsonl in its folder."""
+    """Writes a training run's rows to metrics.jsonl in its folder."""
 
     name = "record"
     version = ""
@@ -70,10 +71,8 @@ class Tracker(WandbLogger):
         self.first_step = run.starting_step if self.online else 0
         self.next_step = 0
         self.fault = ""
-        self.attempt(lambda: run.define_metric("trainer/global_step"))
-        self.attempt(
-            lambda: run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-        )
+        for name, settings in ((STEP, {}), ("*", {"step_metric": STEP, "step_sync": True})):
+            self.attempt(functools.partial(run.define_metric, name, **settings))
 
     def attempt(self, send: Callable[[], Any]) -> None:
         """Call `send`, which uses the client. Its first error is printed and ends all sending."""
@@ -96,8 +95,7 @@ class Tracker(WandbLogger):
             row = step
             self.next_step = max(self.next_step, step + 1)
         if row >= self.first_step:
-            values = {**metrics, "trainer/global_step": step}
-            self.attempt(lambda: self.experiment.log(values, step=row))
+            self.attempt(lambda: self.experiment.log({**metrics, STEP: step}, step=row))
 
     def log_config(self, config: dict[str, Any]) -> None:
         """Set the run's config."""
@@ -122,17 +120,17 @@ class Tracker(WandbLogger):
 
         `texts` replace the content of files in artifacts.
         """
-        with self._sending_files():
-            for name, rows in results.tables.items():
-                self.attempt(functools.partial(self._log_rows_as_table, f"tables/{name}", rows))
-            for name, path in results.figures.items():
-                file = str(self.outbox.directory / path)
-                self.attempt(functools.partial(self.log_image, f"figures/{name}", [file]))
-            for files in results.artifacts:
-                self.attempt(functools.partial(self._log_artifact, files, texts))
 
-    def _log_rows_as_table(self, key: str, rows: Rows) -> None:
-        self.log_table(key, list(rows[0]), [list(row.values()) for row in rows])
+        def send() -> None:
+            for name, rows in results.tables.items():
+                self.log_table(f"tables/{name}", [*rows[0]], [[*row.values()] for row in rows])
+            for name, path in results.figures.items():
+                self.log_image(f"figures/{name}", [str(self.outbox.directory / path)])
+            for files in results.artifacts:
+                self._log_artifact(files, texts)
+
+        with self._sending_files():
+            self.attempt(send)
 
     def _log_artifact(self, files: ArtifactFiles, texts: Mapping[str, str]) -> None:
         import wandb
@@ -161,9 +159,8 @@ class Tracker(WandbLogger):
         try:
             yield
         finally:
-            if before is None:
-                del os.environ["WANDB_DATA_DIR"]
-            else:
+            del os.environ["WANDB_DATA_DIR"]
+            if before is not None:
                 os.environ["WANDB_DATA_DIR"] = before
 
     def finish(self, exit_code: int) -> None:
@@ -240,11 +237,7 @@ _UNREACHABLE: dict[str, str] = {}
 
 
 def _reachable_mode(mode: str, outbox: Outbox) -> str:
-    """The mode that can be used.
-
-    Raises:
-        ValueError: mode is online and there is no key.
-    """
+    """The mode that can be used; ValueError if mode is online and there is no key."""
     configured, url = account.mode_and_url()
     if mode == "auto" and configured in ("offline", "disabled"):
         return configured
@@ -252,16 +245,15 @@ def _reachable_mode(mode: str, outbox: Outbox) -> str:
         if url in _UNREACHABLE:
             raise account.NoAnswer(_UNREACHABLE[url])
         account.connect(account.PROBE_SECONDS)
+        return "online"
     except account.NoKey as error:
         if mode == "online":
             raise ValueError(f"logger.mode=online: {error}") from error
-        _say_offline(str(error), outbox)
-        return "offline"
+        why = str(error)
     except account.NoAnswer as error:
-        _UNREACHABLE[url] = str(error)
-        _say_offline(str(error), outbox)
-        return "offline"
-    return "online"
+        why = _UNREACHABLE[url] = str(error)
+    _say_offline(why, outbox)
+    return "offline"
 
 
 def _say_offline(why: str, outbox: Outbox) -> None:
@@ -284,33 +276,25 @@ def tracked(logger: Logger | bool, config: dict[str, Any]) -> Iterator[None]:
     if not isinstance(logger, Logger):
         yield
         return
+    exit_code = 1
     try:
         if isinstance(logger, Tracker):
             logger.log_config(config)
         else:
             logger.log_hyperparams(config)
         yield
-    except BaseException as error:
-        _finish(logger, _exit_code(error))
+        exit_code = 0
+    except KeyboardInterrupt:
+        exit_code = 255  # as in W&B
         raise
-    _finish(logger, 0)
-
-
-def _exit_code(error: BaseException) -> int:
-    """The exit code of a process that this exception ends; for Ctrl-C 255, as in W&B."""
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else int(error.code is not None)
-    return 255 if isinstance(error, KeyboardInterrupt) else 1
-
-
-def _finish(logger: Logger, exit_code: int) -> None:
-    if isinstance(logger, Tracker):
-        logger.finish(exit_code)
-    else:
-        logger.finalize("success" if exit_code == 0 else "failed")
-
-
-# -------------------------------------------------------------------------------------- results
+    except SystemExit as end:
+        exit_code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        raise
+    finally:
+        if isinstance(logger, Tracker):
+            logger.finish(exit_code)
+        else:
+            logger.finalize("success" if exit_code == 0 else "failed")
 
 
 def log_results(
@@ -353,15 +337,10 @@ def log_artifacts(
     metadata: dict[str, Any],
     texts: Mapping[str, str],
 ) -> None:
-    """Log files of a run's directory as artifacts, if logger.artifacts=true.
+    """Log files of a run's directory as artifacts <type>-<directory>, if logger.artifacts=true.
 
-    Args:
-        logger: the job's logger.
-        directory: the run's directory.
-        files: patterns of files below `directory`, by type of artifact. An artifact is named
-            <type>-<name of the directory>.
-        metadata: the metadata of every artifact.
-        texts: replacements for the content of files, by name.
+    `files` has patterns of files below the directory, by type of artifact; `texts` replace the
+    content of files, by name.
     """
     if not isinstance(logger, Tracker) or not logger.artifacts or logger.experiment.disabled:
         return
