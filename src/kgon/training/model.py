@@ -1,8 +1,6 @@
 """The toy model of superposition as a LightningModule: an ensemble of members on one axis."""
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from types import MappingProxyType
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
@@ -32,11 +30,10 @@ class TMS(L.LightningModule):
     The parameters are W (n_members, n_hidden, n_features) and b (n_members, n_features). One
     `training_step` takes a block of minibatches and makes all of its optimizer steps, because a
     member's step takes half a microsecond and a call through Lightning hundreds of times that.
-    Lightning's `global_step` still counts optimizer steps. A member's parameters depend only on its
-    own seed, data and start.
+    Lightning's `global_step` still counts optimizer steps.
 
     A member has diverged when its loss is not finite. `diverged_at` holds the first stop of the
-    data module at which this is observed, -1 for other members. The other members train on.
+    data module at which this is observed, -1 for other members, which train on.
 
     Args:
         n_features: input dimension n (the paper's c).
@@ -49,8 +46,7 @@ class TMS(L.LightningModule):
         importance: weight of each output coordinate: what `importance_weights` takes, or a tensor
             (n_features,) or (n_members, n_features).
         dtype: of parameters and inputs.
-        learning_rates: a function (first step, n_steps) -> (n_members, n_steps), if the members'
-            learning rates differ; None to use the optimizer and its scheduler.
+        learning_rates: (first step, n_steps) -> (n_members, n_steps), if the members' rates differ.
 
     Raises:
         ValueError: a size is below 1, or the optimizer or scheduler couples members.
@@ -91,9 +87,6 @@ class TMS(L.LightningModule):
         self.register_buffer("diverged_at", torch.full((len(self.members),), -1))
         self.history = History()
         self.metrics: dict[str, float] = {}
-        """The last value of every metric."""
-        self.unsent_metrics: dict[str, float] = {}
-        self.unsent_pictures: dict[str, Path] = {}
 
     def keys(self, purpose: str) -> streams.Keys:
         """The members' streams for a purpose, (n_members,)."""
@@ -160,31 +153,8 @@ class TMS(L.LightningModule):
                 "lower optimizer.lr or the scale of the start"
             )
 
-    def note(
-        self,
-        metrics: Mapping[str, float],
-        pictures: Mapping[str, Path] = MappingProxyType({}),
-    ) -> None:
-        """Store metrics and pictures of this step for the loggers and the progress bar."""
-        self.metrics |= metrics
-        self.unsent_metrics |= metrics
-        self.unsent_pictures |= pictures
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the history to the checkpoint."""
         checkpoint["history"] = self.history.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the history from the checkpoint.
-
-        Raises:
-            ValueError: its parameters have another shape.
-        """
-        for name, mine in (("W", self.W), ("b", self.b)):
-            saved = checkpoint["state_dict"][name]
-            if saved.shape != mine.shape:
-                raise ValueError(
-                    f"the checkpoint's {name} has shape {tuple(saved.shape)}, this model's "
-                    f"{tuple(mine.shape)}: (members, n_hidden, n_features) must be the same"
-                )
-        self.history.load_state_dict(checkpoint["history"])
+        self.history = History(checkpoint["history"])
