@@ -23,9 +23,8 @@ log = logging.getLogger(__name__)
 class Sweeper(BasicSweeper):
     """Hydra's own sweeper (every combination), for points that have directories of their own.
 
-    Points that have finished, or have failed and are not to be tried again, are not launched. The
-    others are set to `pending` before the first one starts. A job that fails raises nothing here:
-    its directory records that, and the command line shows it.
+    Points that are done are not launched; the others are `pending` before the first one starts. A
+    job that fails raises nothing here: its directory records that, and the command line shows it.
     """
 
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
@@ -51,17 +50,11 @@ class Sweeper(BasicSweeper):
                 words_of = [list(point.overrides) for point in batch]
                 returned = self.launcher.launch(words_of, initial_job_idx=start)
             for point, result in zip(batch, returned, strict=False):
-                _record(point, result)
+                if result.status == JobStatus.FAILED:
+                    error = result._return_value
+                    point.directory.fail(point.command, point.task, error)
             results += returned
         return results
-
-
-def _record(point: "Point", result: JobReturn) -> None:
-    """Make sure that the directory of a failed job says so."""
-    failed = result.status == JobStatus.FAILED
-    if failed and point.directory.status()["state"] not in ("failed", "finished"):
-        error = result._return_value
-        point.directory.fail(point.command, point.task, f"{type(error).__name__}: {error}")
 
 
 def _failed(error: BaseException) -> JobReturn:

@@ -60,8 +60,7 @@ def points(
 
 
 def _point(words: Sequence[str], config: DictConfig) -> Point:
-    logger = OmegaConf.to_container(OmegaConf.masked_copy(config, "logger"), resolve=False)
-    assert isinstance(logger, dict)
+    logger: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, "logger"), resolve=False)
     directory = run_directory.RunDirectory(configs.directory(config))
     return Point(tuple(words), configs.written(config), logger.get("logger"), directory)
 

@@ -29,18 +29,13 @@ def loss_chart(
     table: pa.Table | None,
     phases: Mapping[int, str],
     points: Sequence[CriticalPoint],
-    *,
     identifier: str,
     n_runs: int,
 ) -> str:
-    """HTML of the chart and its data.
+    """HTML of the chart and its data, which has the name `identifier` in the page.
 
-    Args:
-        table: step, member, loss; None or empty where nothing was recorded.
-        phases: final phase by member; a member that is not in it counts as `unknown`.
-        points: critical points, drawn as levels.
-        identifier: of the data in the page.
-        n_runs: how many runs share the page.
+    `table` has step, member and loss; `phases` the final phase by member, else it is `unknown`;
+    `points` are drawn as levels; `n_runs` share the page.
     """
     if table is None or table.num_rows == 0:
         return "<p>No loss recorded.</p>"

@@ -38,24 +38,17 @@ class Sweep:
         return cls(runs_dir, os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None
 
     @property
-    def _folder(self) -> Path:
+    def folder(self) -> Path:
         return self.runs_dir / "sweeps" / self.name
 
     def add(self, point: str) -> None:
         """Add the run with this name to the sweep's points."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        (self._folder / point).touch()
-
-    @property
-    def changed(self) -> float:
-        """When a point was last added, in seconds since the epoch."""
-        return self._folder.stat().st_mtime
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / point).touch()
 
     def points(self) -> list[Path]:
         """The directories of the sweep's points, by name."""
-        if not self._folder.is_dir():
-            return []
-        return sorted(self.runs_dir / file.name for file in self._folder.iterdir())
+        return sorted(self.runs_dir / file.name for file in self.folder.glob("*"))
 
 
 def known(runs_dir: Path) -> list[Sweep]:
@@ -65,17 +58,10 @@ def known(runs_dir: Path) -> list[Sweep]:
 
 @dataclass(frozen=True)
 class Standing:
-    """The state of a run.
+    """The state of a run, one of `run_directory.STATES`, and what is known of it.
 
-    Attributes:
-        run: name of its folder.
-        state: one of `run_directory.STATES`.
-        command, overrides: how it was started, if it was.
-        progress: from 0 to 1, if the command reports it.
-        seconds: running time of all attempts together.
-        loss: mean of the members' last losses.
-        phases: number of members by phase.
-        error: why it failed, or was interrupted.
+    `progress` is from 0 to 1; `seconds` of all attempts together; `loss` the mean of the members'
+    last losses; `phases` the number of members by phase.
     """
 
     run: str

@@ -6,6 +6,12 @@ from contextlib import suppress
 from kgon.record.run_directory import Run
 
 
+def shared_by(words: Sequence[Sequence[str]]) -> list[str]:
+    """The words of the first run that all runs have."""
+    everywhere = set[str].intersection(*map(set, words))
+    return [word for word in words[0] if word in everywhere]
+
+
 class Swept:
     """The parameters that were swept.
 
@@ -17,7 +23,7 @@ class Swept:
 
     def __init__(self, runs: Sequence[Run]):
         words = [[str(word) for word in run.status.get("overrides") or []] for run in runs]
-        self.shared = [word for word in words[0] if all(word in own for own in words)]
+        self.shared = shared_by(words)
         own = [[word for word in some if word not in self.shared] for some in words]
         self.words = {run.path: some for run, some in zip(runs, own, strict=True)}
         self.names = list(dict.fromkeys(word.partition("=")[0] for some in own for word in some))

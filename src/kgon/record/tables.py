@@ -6,7 +6,7 @@ for every run, even if a table is empty. Values that are not finite are left bla
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from types import NoneType
 from typing import Any, Self, get_args, get_type_hints
@@ -32,13 +32,13 @@ _TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string()}
 class Row:
     """A row of a table. Fields have type int, float or str, or one of these and None.
 
-    A column has the name of its field, unless the field's metadata give another as `column`.
+    A column has the name of its field, without an underscore at the end.
     """
 
     @classmethod
     def columns(cls) -> dict[str, str]:
         """The columns' names by field."""
-        return {f.name: f.metadata.get("column", f.name) for f in fields(cls)}
+        return {f.name: f.name.rstrip("_") for f in fields(cls)}
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
@@ -53,14 +53,11 @@ class Row:
     @classmethod
     def table(cls, rows: Iterable[Self]) -> pa.Table:
         """The rows as an Arrow table."""
-        hints = get_type_hints(cls)
-        schema = [(column, _arrow_type(hints[name])) for name, column in cls.columns().items()]
+        schema = []
+        for name, hint in get_type_hints(cls).items():
+            (kind,) = [t for t in get_args(hint) or (hint,) if t is not NoneType]
+            schema.append((cls.columns()[name], _TYPES[kind]))
         return pa.Table.from_pylist([row.plain() for row in rows], schema=pa.schema(schema))
-
-
-def _arrow_type(hint: Any) -> pa.DataType:
-    (kind,) = [t for t in get_args(hint) or (hint,) if t is not NoneType]
-    return _TYPES[kind]
 
 
 @dataclass(frozen=True)
@@ -124,8 +121,8 @@ class Plateau(Row):
 class Transition(Row):
     """How many members passed from one stage to the next."""
 
-    before: str = field(metadata={"column": "from"})
-    after: str = field(metadata={"column": "to"})
+    from_: str
+    to: str
     members: int
 
 
