@@ -93,4 +93,4 @@ def _kill_client() -> None:
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or the error's name if it has no message."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
