@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import ConnectionPatch, Patch
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 from kgon.figures.style import (
@@ -20,6 +19,7 @@ from kgon.figures.style import (
     PALE,
     WIDTH,
     Array,
+    decimal_ticks,
     draw_levels,
     k_sigma_phi,
     leader,
@@ -35,7 +35,6 @@ from kgon.figures.style import (
     phase_linestyle,
     phase_order,
     phase_style,
-    plain_decimals,
     spread_apart,
     step_axis,
     style_ticks,
@@ -74,13 +73,8 @@ def loss_curves(
         points: critical points; levels in the frame are drawn and labelled.
         final_phase: M labels that colour the curves.
     """
-    x = np.asarray(step, dtype=float)
-    y = np.asarray(loss, dtype=float)
-    if y.ndim != 2 or x.shape != y.shape[:1]:
-        raise ValueError(f"loss must be (S, M) for step (S,), got {y.shape} and {x.shape}")
+    x, y = np.asarray(step, dtype=float), np.asarray(loss, dtype=float)
     n_members = y.shape[1]
-    if final_phase is not None and len(final_phase) != n_members:
-        raise ValueError(f"final_phase must have {n_members} labels, got {len(final_phase)}")
     phases = ["other"] * n_members if final_phase is None else [str(p) for p in final_phase]
     counts = Counter(phases)
     legend = [
@@ -97,17 +91,10 @@ def loss_curves(
     ax.set(xlabel="SGD steps", ylabel="population loss $L(w)$")
     # Rare phases last, so that they are not buried.
     for m in sorted(range(n_members), key=lambda m: -counts[phases[m]]):
-        ax.plot(
-            x,
-            y[:, m],
-            color=phase_color(phases[m]),
-            ls=phase_linestyle(phases[m]) if final_phase is not None else "-",
-            lw=0.7,
-            alpha=float(np.clip(12 / n_members, 0.25, 0.9)),
-            zorder=2,
-            rasterized=y.size > _VECTOR_POINTS,
-            gid=f"member-{m}",
-        )
+        line = phase_linestyle(phases[m]) if final_phase is not None else "-"
+        ax.plot(x, y[:, m], color=phase_color(phases[m]), ls=line, lw=0.7, zorder=2,
+                alpha=float(np.clip(12 / n_members, 0.25, 0.9)),
+                rasterized=y.size > _VECTOR_POINTS, gid=f"member-{m}")  # fmt: skip
     draw_levels(ax, [(p.label, p.loss) for p in points if low <= p.loss <= high], body)
     if n_above := int((np.where(np.isfinite(y), y, -np.inf) > high).any(axis=0).sum()):
         ax.set_title(f"{n_above} begin above the frame", loc="right")
@@ -137,10 +124,7 @@ def staircase(
         points: critical points, for the stages' losses and theory LLCs.
         llc_ok: (T,), whether an estimate's verdict is ok; the others are hollow.
     """
-    x = np.asarray(step, dtype=float)
-    y = np.asarray(loss, dtype=float)
-    if x.ndim != 1 or x.shape != y.shape:
-        raise ValueError(f"step and loss must both be (S,), got {x.shape} and {y.shape}")
+    x, y = np.asarray(step, dtype=float), np.asarray(loss, dtype=float)
     pictured = [Stage(s[0], s[1], np.asarray(s[2]), np.asarray(s[3])) for s in stages]
     by_label = {p.label: p for p in points}
     met = phase_order(
@@ -162,14 +146,15 @@ def staircase(
         at = np.asarray(llc_step, dtype=float)
         last = max(last, float(at.max()))
         ok = np.ones(at.shape, bool) if llc_ok is None else np.asarray(llc_ok, dtype=bool)
-        stderr = None if llc_stderr is None else np.asarray(llc_stderr, dtype=float)
-        ends = [*(s.step for s in pictured[1:]), last]
-        theory = [
-            (s.label, _interval(s.step, end, plateaus), float(known.llc))
-            for s, end in zip(pictured, ends, strict=False)
-            if (known := by_label.get(s.label)) is not None and known.llc is not None
-        ]
-        _draw_llc(axes[1], at, np.asarray(llc, dtype=float), stderr, ok, theory)
+        theory = []
+        for stage, end in zip(pictured, [*(s.step for s in pictured[1:]), last], strict=False):
+            known = by_label.get(stage.label)
+            if known is not None and known.llc is not None:
+                # Over the plateau at the stage's step, else from there to the next stage.
+                over = [p for p in plateaus if p["start"] <= stage.step <= p["end"]]
+                steps = (over[-1]["start"], over[-1]["end"]) if over else (stage.step, end)
+                theory.append((stage.label, steps, known.llc))
+        _draw_llc(axes[1], at, np.asarray(llc, dtype=float), llc_stderr, ok, theory)
     for ax in axes:
         linear_step_axis(ax, 1.02 * last)  # room for the markers at the last step
         for plateau in plateaus:
@@ -179,7 +164,15 @@ def staircase(
     draw_levels(upper, [(k, value) for k, value in levels if low <= value <= high], _PANEL)
     for i, (stage, picture) in enumerate(zip(pictured, pictures, strict=True)):
         k_gon(picture, stage.W, stage.b, stage.label)
-        _tie(figure, picture, upper, stage, x, y, f"stage-{i}")
+        # The stage is marked on the curve, and its picture connected to the mark.
+        nearest = y[int(np.argmin(np.abs(x - stage.step)))]
+        mark = (stage.step, float(np.clip(nearest, *upper.get_ylim())))
+        figure.add_artist(
+            ConnectionPatch((0.5, 0.0), mark, picture.transAxes, upper.transData, zorder=5,
+                            color=phase_color(stage.label), lw=0.8)
+        )  # fmt: skip
+        upper.plot([stage.step], [nearest], zorder=4, clip_on=False, gid=f"stage-{i}",
+                   **phase_style(stage.label))  # fmt: skip
     return figure
 
 
@@ -204,19 +197,11 @@ def _staircase_axes(
     return figure, [grid[name] for name in pictures], axes
 
 
-def _interval(
-    step: float, end: float, plateaus: Sequence[Mapping[str, Any]]
-) -> tuple[float, float]:
-    """The interval in which a stage's theory is drawn: the plateau at `step`, else [step, end]."""
-    over = [(p["start"], p["end"]) for p in plateaus if p["start"] <= step <= p["end"]]
-    return over[-1] if over else (step, end)
-
-
 def _draw_llc(
     ax: Axes,
     step: Array,
     llc: Array,
-    stderr: Array | None,
+    stderr: ArrayLike | None,
     ok: Array,
     theory: Sequence[tuple[str, tuple[float, float], float]],
 ) -> None:
@@ -245,35 +230,13 @@ def _draw_llc(
     ax.legend(loc="upper right", bbox_to_anchor=(1.0, 1.12), ncols=4)
 
 
-def _tie(
-    figure: Figure, picture: Axes, ax: Axes, stage: Stage, x: Array, y: Array, gid: str
-) -> None:
-    """Mark a stage on the curve, and connect its picture to the mark."""
-    nearest = y[int(np.argmin(np.abs(x - stage.step)))]
-    figure.add_artist(
-        ConnectionPatch(
-            xyA=(0.5, 0.0),
-            coordsA=picture.transAxes,
-            xyB=(stage.step, float(np.clip(nearest, *ax.get_ylim()))),
-            coordsB=ax.transData,
-            color=phase_color(stage.label),
-            lw=0.8,
-            zorder=5,
-        )
-    )
-    ax.plot([stage.step], [nearest], zorder=4, clip_on=False, gid=gid, **phase_style(stage.label))
-
-
 _HATCHES = {"-": None, "--": "////", "-.": "xxxx", ":": "...."}
 
 
 @styled
 def phase_counts(step: ArrayLike, labels: ArrayLike) -> Figure:
     """The number of members in each phase against steps, stacked: step (T,), labels (T, M)."""
-    x = np.asarray(step, dtype=float)
-    phase = np.asarray(labels).astype(str)
-    if phase.ndim != 2 or x.shape != phase.shape[:1]:
-        raise ValueError(f"labels must be (T, M) for step (T,), got {phase.shape} and {x.shape}")
+    x, phase = np.asarray(step, dtype=float), np.asarray(labels).astype(str)
     n_members = phase.shape[1]
     # Colour is not the only difference: phases whose biases switch columns off are hatched.
     styles: dict[str, dict[str, Any]] = {
@@ -314,10 +277,6 @@ def llc_by_phase(
     """
     x, y = np.asarray(loss, dtype=float), np.asarray(llc, dtype=float)
     phase = np.asarray([str(label) for label in labels])
-    if x.ndim != 1 or not x.shape == y.shape == phase.shape:
-        raise ValueError(
-            f"loss, llc and labels must all be (N,), got {x.shape}, {y.shape} and {phase.shape}"
-        )
     ok = np.ones(x.shape, bool) if verdicts is None else np.asarray(verdicts) == "ok"
     order = phase_order(phase)
     crosses = sorted((p for p in points if p.label in order and p.llc is not None),
@@ -349,9 +308,7 @@ def llc_by_phase(
     positive = x[np.isfinite(x)]
     if positive.size and positive.min() > 0 and all(p.loss > 0 for p in crosses):
         ax.set_xscale("log")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
-        ax.xaxis.set_major_formatter(FuncFormatter(plain_decimals))
-        ax.xaxis.set_minor_formatter(NullFormatter())
+        decimal_ticks(ax.xaxis, (1, 2, 5))
     mark_below_frame(ax, x[y < floor])
     # Names above the frame, each tied to its cross.
     to_axes = ax.transData + ax.transAxes.inverted()
