@@ -28,7 +28,6 @@ class Sweeper(BasicSweeper):
     """
 
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
-        """Launch every combination of `arguments` that has to be run."""
         from kgon.launch.points import announce, points, waiting
 
         assert self.hydra_context is not None and self.config is not None
@@ -66,13 +65,12 @@ class JoblibLauncher(joblib_launcher.JoblibLauncher):
 
     A process that dies takes the pool and the other running jobs with it. Each job that was running
     is then run in a process of its own, one after the other: this finds the job that kills its
-    process, and the others resume from their checkpoints. The rest is launched again, side by side.
+    process, and the others resume. The rest is launched again, side by side.
     """
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Run the jobs; one whose process dies has failed."""
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
         from kgon.launch.points import points
@@ -118,7 +116,6 @@ class PackedLauncher(BasicLauncher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Run the jobs with these overrides."""
         from kgon.launch.points import points
 
         assert self.hydra_context is not None and self.config is not None
@@ -126,7 +123,6 @@ class PackedLauncher(BasicLauncher):
         return self.launch_points(points(loader, self.config, job_overrides))
 
     def launch_points(self, points: "Sequence[Point]") -> Sequence[JobReturn]:
-        """Run the jobs of these points."""
         from kgon.launch import packed
 
         return packed.launch(points)
@@ -135,10 +131,9 @@ class PackedLauncher(BasicLauncher):
 class SlurmLauncher(submitit_launcher.SlurmLauncher):
     """One Slurm job for each point, by Hydra's submitit launcher.
 
-    It differs from that one in what a sweep of many points needs: arrays are no longer than the
-    cluster allows; a job that dies is one failed result and does not end the sweep; the states of
-    jobs are those of squeue, which needs no accounting database; and with `wait: false` it returns
-    after the submission.
+    Arrays are no longer than the cluster allows; a job that dies is one failed result and does not
+    end the sweep; the states of jobs are those of squeue; and with `wait: false` it returns after
+    the submission.
     """
 
     def __init__(self, wait: bool, poll_seconds: float, **params: Any):

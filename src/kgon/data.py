@@ -60,11 +60,9 @@ class SingleFeature:
         return u.new_zeros(*u.shape[:-1], self.n_features).scatter(-1, feature, u[..., 1:])
 
     def expected_loss(self, importance: Tensor | None) -> Loss:
-        """The population loss in closed form (Lemma 3.1)."""
         return PopulationLoss(importance)
 
     def sample_loss(self, x: Tensor, importance: Tensor | None) -> Loss:
-        """The exact loss, at a cost that grows little with the size of the sample."""
         return EmpiricalLoss(x, importance)
 
     def critical_points(self, n_hidden: int, importance: Tensor | None) -> list[CriticalPoint]:
@@ -103,20 +101,17 @@ class _Bernoulli:
         return DirectLoss(draw(self, keys, 0, EXPECTATION_SAMPLES), importance)
 
     def sample_loss(self, x: Tensor, importance: Tensor | None) -> Loss:
-        """The loss, summed over the sample."""
         return DirectLoss(x, importance)
 
     def critical_points(self, n_hidden: int, importance: Tensor | None) -> list[CriticalPoint]:
-        """An empty list: no critical points are known."""
         return []
 
 
 class Sparse(_Bernoulli):
     """Each feature is active with probability 1 - sparsity, then uniform on [0, 1] (Elhage et al.).
 
-    As sparsity -> 1, nearly all inputs other than zero have a single active feature, distributed as
-    in `SingleFeature`. But most inputs are then zero, and these penalize positive biases, unlike
-    `SingleFeature`.
+    As sparsity -> 1, nearly all inputs other than zero have a single active feature. But most
+    inputs are then zero, and these penalize positive biases, unlike `SingleFeature`.
     """
 
     def _active(self, u: Tensor) -> Tensor:
@@ -126,13 +121,9 @@ class Sparse(_Bernoulli):
 class Pairs(_Bernoulli):
     """Correlated or anticorrelated features (Elhage et al.).
 
-    Features 2i and 2i + 1 form a pair, which is active with probability 1 - sparsity.
-
-    Args:
-        n_features: an even number.
-        sparsity: the probability that a pair is not active, in [0, 1).
-        together: whether both features of an active pair are active, with independent magnitudes.
-            If not, one of the two is, either with probability 1/2.
+    Features 2i and 2i + 1 form a pair, which is active with probability 1 - sparsity. Both features
+    of an active pair are active, with independent magnitudes, or, unless `together`, one of the two
+    is, either with probability 1/2.
     """
 
     def __init__(self, n_features: int, sparsity: float, together: bool):
@@ -156,13 +147,9 @@ def draw(distribution: Distribution, keys: streams.Keys, start: int, count: int)
 
 @dataclass(frozen=True)
 class Minibatches:
-    """The inputs of consecutive training steps of every member.
+    """The inputs of consecutive training steps: step t of member s uses the rows x[s, order[s, t]].
 
-    Step t of member s uses the rows x[s, order[s, t]].
-
-    Attributes:
-        x: (n_members, n_rows, n_features).
-        order: (n_members, n_steps, batch_size) int32, indices of rows of x.
+    x is (n_members, n_rows, n_features), order (n_members, n_steps, batch_size) int32.
     """
 
     x: Tensor
@@ -178,7 +165,6 @@ class Minibatches:
         return self.x[member, self.order[:, t].long()]
 
     def to(self, *args: Any, **kwargs: Any) -> "Minibatches":
-        """A copy on another device; Lightning calls this."""
         return Minibatches(self.x.to(*args, **kwargs), self.order.to(*args, **kwargs))
 
 
@@ -189,5 +175,5 @@ class FullBatches:
     n_steps: int
 
     def to(self, *_args: Any, **_kwargs: Any) -> "FullBatches":
-        """The same object, which holds no tensors; Lightning calls this."""
+        """Lightning calls this."""
         return self

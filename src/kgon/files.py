@@ -28,11 +28,7 @@ def replaced(path: Path, *, sync: bool = True) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str, *, sync: bool = True) -> None:
-    """Replace the file by one with this text, as `replaced` does.
-
-    Raises:
-        OSError: the file could not be written; the error names `path`.
-    """
+    """Replace the file by one with this text, as `replaced` does; an OSError names `path`."""
     try:
         with replaced(path, sync=sync) as partial:
             partial.write_text(text)

@@ -20,7 +20,6 @@ class Losses(Recorder):
 
     @torch.no_grad()
     def record(self, module: TMS, data: EnsembleData) -> None:
-        """Add the losses of all members."""
         W, b = module.on_cpu()
         loss = data.expected_loss(module.importance)(W, b)
         train = data.train_loss(module.importance)
@@ -28,7 +27,6 @@ class Losses(Recorder):
         module.history.add(self.table, module.global_step, loss=loss, train_loss=train_loss)
 
     def metrics(self, module: TMS, records: slice) -> dict[str, Tensor]:
-        """Mean, median and minimum of the losses over the members that have not diverged."""
         loss = module.history.column(self.table, "loss", records)
         finite = loss.isfinite()
         alive = loss.where(finite, torch.nan)

@@ -16,7 +16,6 @@ class Phases(Recorder):
     table = "phases"
 
     def record(self, module: TMS, data: EnsembleData) -> None:
-        """Add the phases of all members."""
         module.history.add(self.table, module.global_step, code=phase_codes(*module.on_cpu()))
 
     def metrics(self, module: TMS, records: slice) -> dict[str, Tensor]:

@@ -13,14 +13,8 @@ from kgon.training.model import TMS
 
 
 class WeightPictures(Recorder):
-    """Draws the first members at the given steps and sends the pictures to the loggers.
-
-    Args:
-        steps: when to draw.
-        draw: makes a figure from (W, b, labels).
-        n_members: how many members to draw.
-        folder: where the pictures are written, as step_00001000.png.
-    """
+    """Draws the first `n_members` at the given steps, by `draw(W, b, labels)`, as step_00001000.png
+    in `folder`, and sends the pictures to the loggers."""
 
     table = "pictures"
 
@@ -39,7 +33,6 @@ class WeightPictures(Recorder):
         self.folder = Path(folder)
 
     def record(self, module: TMS, data: EnsembleData) -> None:
-        """Draw the first members into a file."""
         W, b = (p[: self.n_members] for p in module.on_cpu())
         figure = self.draw(W.numpy(), b.numpy(), classify(W, b))
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -50,7 +43,6 @@ class WeightPictures(Recorder):
                 logger.experiment.add_figure("media/weights", figure, module.global_step)
 
     def pictures(self, step: int) -> dict[str, Path]:
-        """The picture of a step."""
         return {"media/weights": self._path(step)}
 
     def _path(self, step: int) -> Path:

@@ -30,17 +30,14 @@ class Plateaus(Recorder):
             raise ValueError("the callback plateaus needs losses: add losses to callbacks")
 
     def record(self, module: TMS, data: EnsembleData) -> None:
-        """Add the number of plateaus so far."""
         counts = torch.tensor([len(plateaus) for plateaus in _found(module)])
         module.history.add(self.table, module.global_step, count=counts)
 
     def metrics(self, module: TMS, records: slice) -> dict[str, Tensor]:
-        """The mean number of plateaus over members."""
         count = module.history.column(self.table, "count", records)
         return {"plateaus/mean_per_member": count.double().mean(-1)}
 
     def finish(self, module: TMS, data: EnsembleData) -> None:
-        """Find the plateaus of the whole run and match them with critical levels."""
         points = data.critical_points(module.W.shape[-2], module.importance)
         module.history.lists["plateaus"] = [
             [_row(member, plateau, points) for plateau in plateaus]

@@ -11,5 +11,4 @@ class Snapshots(Recorder):
     table = "weights"
 
     def record(self, module: TMS, data: EnsembleData) -> None:
-        """Add the parameters of all members."""
         module.history.add(self.table, module.global_step, W=module.W, b=module.b)

@@ -10,13 +10,8 @@ from kgon.training.model import TMS
 
 
 class Status(L.Callback):
-    """Calls `report` after blocks of steps, and when an error ends the training.
-
-    Args:
-        report: takes the progress, from 0 to 1, and the model.
-        max_steps: length of the run.
-        every_seconds: least time between two reports.
-    """
+    """Calls `report(progress from 0 to 1, model)` after blocks of steps, and when an error ends the
+    training."""
 
     def __init__(
         self,

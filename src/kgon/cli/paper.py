@@ -31,11 +31,7 @@ def main() -> None:
 
 
 def check(config: DictConfig) -> None:
-    """Check the settings before any job starts.
-
-    Raises:
-        ValueError: a value is not allowed.
-    """
+    """ValueError for a value that is not allowed, before any job starts."""
     if not isinstance(config.quick, bool):
         raise ValueError(f"quick must be true or false, got {config.quick}")
     check_names(_names(config))

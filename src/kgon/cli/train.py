@@ -30,11 +30,7 @@ def main() -> None:
 
 
 def check(config: DictConfig) -> None:
-    """Check a config by building its objects for one member.
-
-    Raises:
-        ValueError: a setting is wrong.
-    """
+    """ValueError for a wrong setting, from building the objects of a config for one member."""
     dtype_of(config)
     check_memory(config)
     check_runs(config)

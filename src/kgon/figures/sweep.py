@@ -28,16 +28,9 @@ def against_parameter(
 ) -> Figure | None:
     """Each result against a parameter: a dot for each run, and a line through the means.
 
-    Results by phase (`final/llc/5`, `final/llc/5+`) share a panel. A missing count
-    (`final/phase/5`) is 0. Results that are the same in all runs are left out.
-
-    Args:
-        name: the name of the parameter.
-        values: the value of the parameter in each run.
-        results: the results of each run, by name.
-
-    Returns:
-        The figure, or None if no result varies.
+    `values` are the parameter's, and `results` what each run found, by name. Results by phase
+    (`final/llc/5`, `final/llc/5+`) share a panel; a missing count (`final/phase/5`) is 0. Results
+    that are the same in all runs are left out: None if no result varies.
     """
     panels: dict[str, dict[str, Array]] = {}
     for key in dict.fromkeys(key for run in results for key in run):

@@ -163,10 +163,7 @@ def _draw_columns(
 
 
 def _row_of_the_dead(b: Array, dead: Array) -> Array:
-    """The position of each dead column in the row of its picture, in order of decreasing bias.
-
-    Positions are 1 apart, with mean 0.
-    """
+    """The position of each dead column in its row, in order of decreasing bias; 1 apart, mean 0."""
     order = np.argsort(np.where(dead, -b, np.inf), axis=1, kind="stable")
     rank: Array = np.argsort(order, axis=1) - (dead.sum(1, keepdims=True) - 1) / 2
     return rank

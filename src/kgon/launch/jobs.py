@@ -60,9 +60,7 @@ def job(work: Work) -> Callable[[DictConfig], float | None]:
 
     The task does nothing if the job has finished before (runs.overwrite=true repeats it) or another
     process is running it. In a sweep, a job that failed before fails again at once unless
-    runs.retry=failed. Status and logger are closed however the job ends.
-
-    The task returns the number in the summary that runs.objective names, for optimizing sweepers.
+    runs.retry=failed. The task returns the number in the summary that runs.objective names.
     """
 
     @functools.wraps(work)

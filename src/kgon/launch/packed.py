@@ -2,7 +2,7 @@
 
 Each job has its own directory, lock, status and record, the same as if it had run alone, except for
 figures, which take longer to draw than such a job takes to train (kgon report draws them from the
-record). Its W&B run is written at the end, from the record.
+record). Its W&B run is written at the end.
 """
 
 import hashlib

@@ -16,14 +16,8 @@ from kgon.record import run_directory, sweeps
 
 @dataclass(frozen=True)
 class Point:
-    """One job of a sweep.
-
-    Attributes:
-        overrides: the overrides that define it.
-        written: its config, from `configs.written`.
-        logger_written: the config of its logger.
-        directory: the directory of its run.
-    """
+    """One job of a sweep: its overrides, its config from `configs.written`, its logger's config,
+    and its run's directory."""
 
     overrides: tuple[str, ...]
     written: dict[str, Any]
@@ -37,7 +31,6 @@ class Point:
 
     @property
     def command(self) -> str:
-        """The kgon command of the job."""
         return str(self.written["command"])
 
     @cached_property
@@ -47,7 +40,6 @@ class Point:
 
     @property
     def logger(self) -> Any:
-        """The config of the logger."""
         return OmegaConf.create({**self.written, "logger": self.logger_written}).logger
 
 
@@ -75,11 +67,8 @@ def announce(known: Sequence[Point], config: DictConfig) -> None:
 
 
 def waiting(known: Sequence[Point], config: DictConfig) -> list[Point]:
-    """The jobs that a sweep has to run, without duplicates.
-
-    These are the jobs that have not finished and, unless runs.retry=failed, did not fail before;
-    with runs.overwrite=true, all jobs.
-    """
+    """The jobs that have not finished and, unless runs.retry=failed, did not fail before; with
+    runs.overwrite=true, all jobs. There are no duplicates."""
     done = {"finished"} if config.runs.retry == "failed" else {"finished", "failed"}
     chosen = {
         point.directory.path: point

@@ -61,8 +61,7 @@ class MetricsFile:
     def rows(self) -> list[Row]:
         """The rows in order, without a last line that is incomplete because of a kill.
 
-        Raises:
-            ValueError: another line is damaged.
+        ValueError if another line is damaged.
         """
         rows: dict[int, Row] = {}
         lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []

@@ -43,11 +43,8 @@ _FILES = "config.yaml status.json error.txt *.parquet *.safetensors figures/*.pn
 
 
 def write_report(runs: Sequence[Run], path: Path) -> Path:
-    """Write the page about `runs` to `path` (links in it are relative to there) and return it.
-
-    Raises:
-        ValueError: there is no run.
-    """
+    """Write the page about `runs`, at least one, to `path` and return it; its links are
+    relative."""
     if not runs:
         raise ValueError("runs is empty: a report needs at least one run directory")
     one = len(runs) == 1

@@ -40,10 +40,7 @@ WITHOUT_EFFECT = (
 
 
 def identity(command: str, config: dict[str, Any]) -> str:
-    """<command>-<hash>: a function of the settings that change the result, and of nothing else.
-
-    `config` consists of plain containers, as written in config.yaml.
-    """
+    """<command>-<hash>: a function of the settings that change the result, and of nothing else."""
     effective = json.dumps(without(config, WITHOUT_EFFECT), sort_keys=True)
     return f"{command}-{hashlib.sha256(effective.encode()).hexdigest()[:10]}"
 

@@ -42,7 +42,7 @@ class Row:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """The row with these values by column; a column that is missing is None."""
+        """The row with these values by column; None where one is missing or not finite."""
         row = {name: values.get(column) for name, column in cls.columns().items()}
         return cls(**{k: finite_or_none(v) if isinstance(v, float) else v for k, v in row.items()})
 
@@ -64,17 +64,8 @@ class Row:
 class Member(Row):
     """The final results of a member; None if the callback that records a result did not run.
 
-    Attributes:
-        member: its number.
-        state: finished or diverged.
-        diverged_at: the step, if it diverged.
-        final_loss: its population loss.
-        phase: the label of its last parameters.
-        n_transitions: passages between its stages.
-        stages: "4++- -> 4+ -> 5", the critical levels at which it had plateaus.
-        llc, llc_stderr, llc_verdict: the last estimate of its learning coefficient.
-        features_represented, dimensionality, interference: of its last parameters
-            (`theory.geometry`).
+    `stages` are the critical levels at which it had plateaus, "4++- -> 4+ -> 5", and
+    `n_transitions` the passages between them. The last three are from `theory.geometry`.
     """
 
     member: int
@@ -99,14 +90,10 @@ class Member(Row):
 
 @dataclass(frozen=True)
 class Plateau(Row):
-    """An interval of steps on which a member's loss hardly moves, and the nearest critical level.
+    """Steps `start` to `end`, on which a member's loss hardly moves; its mean there.
 
-    Attributes:
-        member: its number.
-        start, end: steps.
-        loss: its mean on the plateau.
-        nearest: label of the critical point whose loss is nearest; None where none is known.
-        distance: between the two losses.
+    `nearest` is the label of the critical point whose loss is nearest, at this distance; None where
+    none is known.
     """
 
     member: int
@@ -128,17 +115,10 @@ class Transition(Row):
 
 @dataclass(frozen=True)
 class Phase(Row):
-    """The members that end in a phase, with theory.
+    """The members that end in a phase, with their mean final loss, and theory where it is known.
 
-    Attributes:
-        phase: its label.
-        members: how many.
-        loss: their mean final loss.
-        theory_loss: the loss of the critical point with this label, if there is one.
-        llc: mean over the members whose estimate has the verdict ok.
-        llc_stderr: standard error of that mean over members.
-        llc_ok, llc_tried: how many estimates have the verdict ok, and how many there are.
-        theory_llc: the learning coefficient of the critical point, if it is known.
+    `llc` is the mean over the `llc_ok` members whose estimate has the verdict ok, of `llc_tried`,
+    and `llc_stderr` its standard error over members.
     """
 
     phase: str

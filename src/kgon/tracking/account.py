@@ -42,9 +42,7 @@ def mode_and_url() -> tuple[str, str]:
 def connect(seconds: int) -> Any:
     """A `wandb.Api` whose server has accepted the key; it waits `seconds` for each answer.
 
-    Raises:
-        NoKey: no API key is configured.
-        NoAnswer: the server does not answer, or refuses the key.
+    Else it raises NoKey or NoAnswer.
     """
     import wandb
 

@@ -130,13 +130,7 @@ def view(
 ) -> Any:
     """An unsaved `wandb_workspaces.workspaces.Workspace`, or `wandb_workspaces.reports.v2.Report`.
 
-    Args:
-        entity: the owner of the project.
-        project: the project of the runs.
-        name: the name of the workspace or report.
-        sweep: show only this group of runs; None shows all runs, grouped by sweep.
-        parameters: config entries on the axes of the sweep's overview.
-        as_report: make a report.
+    It shows the runs of a group, `sweep`; None shows all runs of the project, grouped by sweep.
     """
     import wandb_workspaces.expr as expr
     import wandb_workspaces.workspaces as ws

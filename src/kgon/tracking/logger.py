@@ -55,11 +55,7 @@ class Tracker(WandbLogger):
     Errors of the network or of the client do not fail the job. After the first one nothing more is
     sent; the record is in the run's folder, and `kgon sync` sends what is missing.
 
-    Args:
-        run: what `wandb.init` returned.
-        outbox: the outbox of the run's folder.
-        lock: the outbox's lock, which `finish` releases.
-        artifacts: whether `log_artifacts` logs artifacts.
+    `finish` releases the outbox's lock; `artifacts` says whether `log_artifacts` logs any.
     """
 
     def __init__(self, run: Any, outbox: Outbox, lock: IO[str] | None, artifacts: bool):
@@ -180,9 +176,8 @@ def wandb_logger(
         mode: online (needs a key; offline if the server does not answer), offline, disabled, or
             auto, which is the mode that the W&B client is configured for, but offline if there is
             no key or no answer.
-        settings: arguments of `wandb.Settings`.
+        settings, init: arguments of `wandb.Settings` and `wandb.init`.
         artifacts: whether weights and tables are logged as artifacts.
-        init: arguments of `wandb.init`.
 
     Raises:
         ValueError: there is no such mode, or mode is online and there is no key.

@@ -32,10 +32,8 @@ class ArtifactFiles:
 class Results:
     """What a job logs at its end, except the summary, which is in status.json.
 
-    Attributes:
-        tables: rows by name.
-        figures: paths of PNG files by name, relative to the run's folder.
-        artifacts: the artifacts that were asked for.
+    Rows by the table's name, paths of PNG files by the figure's name, relative to the run's folder,
+    and the artifacts that were asked for.
     """
 
     tables: dict[str, Rows] = field(default_factory=dict)
@@ -71,7 +69,6 @@ class Outbox:
         return [json.loads(file.read_text()) for file in sorted(self.folder.glob("run-*.json"))]
 
     def save_results(self, results: Results) -> None:
-        """Write results.json."""
         write_text(self.folder / "results.json", json.dumps(asdict(results)))
 
     def results(self) -> Results:

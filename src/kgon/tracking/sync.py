@@ -169,11 +169,8 @@ def replay(tracker: Tracker, record: Record, lacks: Lacking) -> None:
 
 
 def find(folders: Sequence[Path]) -> list[Record]:
-    """The W&B runs that show the run folders in and below the given ones, in order of name.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """The W&B runs that show the run folders in and below the given ones; ValueError without
+    any."""
     found = []
     for folder in folders:
         for at, below, _ in os.walk(folder):

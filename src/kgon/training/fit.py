@@ -37,9 +37,7 @@ def check_trainer(trainer: L.Trainer) -> None:
 def train(model: TMS, data: EnsembleData, trainer: L.Trainer, directory: Path) -> None:
     """Train to the end, from the last checkpoint in the directory if there is one.
 
-    Raises:
-        ValueError: `check_trainer` refuses the trainer.
-        FloatingPointError: every member diverged.
+    FloatingPointError if every member diverged.
     """
     check_trainer(trainer)
     checkpoint = checkpoints.newest(directory / checkpoints.FOLDER)

@@ -15,8 +15,7 @@ class History:
     """Tables by name; each record holds, for one step, columns of shape (n_members, ...).
 
     `lists` holds what has a varying number of rows per member, such as plateaus: by name, a list of
-    rows for each member. The history is saved in checkpoints, so a resumed run has all of it:
-    `state` is from `state_dict`.
+    rows for each member. Checkpoints have all of it, as `state_dict`.
     """
 
     def __init__(self, state: Mapping[str, Any] = MappingProxyType({})) -> None:
@@ -71,11 +70,7 @@ class History:
 
     @classmethod
     def joined(cls, histories: Sequence["History"]) -> "History":
-        """The histories of several ensembles as one, in order of members.
-
-        Raises:
-            ValueError: they were recorded at different steps.
-        """
+        """The histories of several ensembles as one, in order of members."""
         first = histories[0]
         if any(history._steps != first._steps for history in histories):
             raise ValueError("the records were made at different steps")

@@ -33,11 +33,6 @@ class KGon:
 
     W is that of the critical point plus N(0, noise^2). The biases are N(0, bias_std^2), or, if
     bias_std is None, those of the critical point plus N(0, noise^2).
-
-    Args:
-        label: the critical point's label, such as "4" or "5+".
-        noise: standard deviation about the critical point.
-        bias_std: standard deviation of the biases, or None.
     """
 
     def __init__(self, label: str | int, noise: float, bias_std: float | None):

@@ -97,11 +97,10 @@ class TMS(L.LightningModule):
         return self.W.detach().cpu(), self.b.detach().cpu()
 
     def forward(self, x: Tensor) -> Tensor:
-        """ReLU(W^T W x + b) of every member, x (n_members | 1, n, n_features)."""
+        """Of every member, x (n_members | 1, n, n_features)."""
         return (x @ self.W.mT @ self.W + self.b.unsqueeze(-2)).relu()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer of W and b, and its scheduler if there is one."""
         optimizer = self.make_optimizer([self.W, self.b])
         if self.make_scheduler is None:
             return optimizer
@@ -111,7 +110,6 @@ class TMS(L.LightningModule):
         }
 
     def training_step(self, batch: Minibatches | FullBatches) -> None:
-        """Make the optimizer steps of a block."""
         optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         assert isinstance(optimizer, torch.optim.Optimizer)
         assert scheduler is None or isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler)

@@ -1,9 +1,8 @@
-"""Several jobs' ensembles trained as one ensemble.
+"""Several jobs' ensembles trained as one ensemble, a *pack*.
 
-Jobs can share the axis of members (as a *pack*) if they have inputs of the same kind and number,
-models of the same shape, and the same optimizer except for its learning rate. A member's result
-depends only on its own settings, so each job has the same result as alone. Only this module and
-`launch.packed` know that members belong to jobs.
+That takes inputs of the same kind and number, models of the same shape, and the same optimizer
+except for its learning rate. A member's result depends only on its own settings, so each job has
+the same result as alone. Only this module and `launch.packed` know that members belong to jobs.
 """
 
 import json

@@ -42,14 +42,7 @@ def minibatch_steps(
     """Make one optimizer step of every member on each minibatch, in place.
 
     They run in a compiled loop if there is one for the optimizer and the device, else in torch.
-
-    Args:
-        W: (n_members, n_hidden, n_features).
-        b: (n_members, n_features).
-        optimizer: of W and b.
-        rates: learning rates, (n_steps,) or (n_members, n_steps).
-        batches: the inputs of n_steps steps.
-        importance: weight of each output coordinate, (n_features,) or (n_members, n_features).
+    `rates` are learning rates, (n_steps,) or (n_members, n_steps); the rest is as in `TMS`.
     """
     if training_steps.has_kernel(optimizer):
         training_steps.advance(W, b, optimizer, rates, batches, importance)
@@ -99,13 +92,10 @@ class LossOnCPU:
 def check_members_are_independent(
     make_optimizer: OptimizerFactory, make_scheduler: SchedulerFactory | None
 ) -> None:
-    """Refuse an optimizer or scheduler with which a member's training would depend on others.
+    """ValueError if a member's training would depend on others, or the optimizer's arguments are
+    wrong.
 
     The optimizer is run on three test members, together and one at a time.
-
-    Raises:
-        ValueError: the results differ, the optimizer needs a closure, its arguments are wrong, or
-            the scheduler follows the loss.
     """
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(3, 2, 4, dtype=torch.float64, generator=generator)
