@@ -4,10 +4,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import hydra
@@ -15,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kgon.launch import command_line
 from kgon.launch import config as configs
+from kgon.launch.jobs import sigterm_stops
 from kgon.launch.options import CONF
 from kgon.launch.overrides import Composer
 from kgon.paper.items import ITEMS, check_names
@@ -52,7 +50,7 @@ def task(config: DictConfig) -> None:
     """Run the jobs that are not finished, then write the page from all that are."""
     chosen = [item for item in ITEMS if item.name in _names(config)]
     needed = list(dict.fromkeys(name for item in chosen for name in item.needs))
-    with _sigterm_exits():
+    with sigterm_stops():
         folders = {name: _directories(job, config) for name, job in JOBS.items()}
         for i, name in enumerate(needed):
             _run(f"[{i + 1}/{len(needed)}]", JOBS[name], folders[name], config)
@@ -135,17 +133,3 @@ def _run(number: str, job: Job, directories: list[Path], config: DictConfig) -> 
               "Finished runs are kept.", file=sys.stderr)  # fmt: skip
         sys.exit(1)
     print(f"      {time.monotonic() - started:.0f} s", flush=True)
-
-
-@contextmanager
-def _sigterm_exits() -> Iterator[None]:
-    """Let SIGTERM raise SystemExit, so that a running job is interrupted first."""
-
-    def stop(number: int, _: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -16,8 +16,9 @@ from kgon.launch import command_line
 from kgon.launch.jobs import build, check_runs, dtype_of, job
 from kgon.launch.train import build_trainer, check_memory, conclude
 from kgon.record import run_directory
+from kgon.record.metrics_file import MetricsFile
 from kgon.record.results import Results
-from kgon.tracking.logger import Recording, where_to_look
+from kgon.tracking.logger import where_to_look
 from kgon.training import checkpoints, packing
 from kgon.training.datamodule import EnsembleData
 from kgon.training.fit import check_trainer, train
@@ -65,7 +66,7 @@ def task(config: DictConfig, running: run_directory.Job, logger: Any) -> Callabl
     directory = running.directory
     packing.leave_pack(directory.path / checkpoints.FOLDER, model)
     # Lightning takes the first one's folder for its own.
-    loggers = [*([logger] if logger else []), Recording(directory.path)]
+    loggers = [*([logger] if logger else []), MetricsFile(directory.path)]
     trainer = build_trainer(config, callbacks, loggers)
     train(model, data, trainer, directory.path)
     results = conclude(running, model, data, logger, draw=config.runs.figures)

@@ -22,7 +22,9 @@ def count_members(members: Any) -> int:
     if isinstance(members, int) and not isinstance(members, bool) and members > 0:
         return members
     if isinstance(members, Sequence) and not isinstance(members, str) and members:
-        return len(members)
+        numbers = {m for m in members if isinstance(m, int) and m >= 0}
+        if len(numbers) == len(members):
+            return len(members)
     raise ValueError(
         "members must be a positive number, or a list of different member numbers >= 0, "
         f"got {members}"
@@ -31,12 +33,7 @@ def count_members(members: Any) -> int:
 
 def _members(members: Any) -> list[int]:
     count = count_members(members)
-    if isinstance(members, int):
-        return list(range(count))
-    chosen = list(members)
-    if any(not isinstance(m, int) or m < 0 for m in chosen) or len(set(chosen)) < count:
-        raise ValueError(f"members must be different member numbers >= 0, got {chosen}")
-    return chosen
+    return list(range(count)) if isinstance(members, int) else list(members)
 
 
 def _schedule(kind: str, _root_: DictConfig) -> DictConfig:

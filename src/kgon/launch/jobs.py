@@ -125,6 +125,20 @@ def stoppable() -> Iterator[None]:
     SIGTERM stops a job unless it already has a handler (submitit's). An exit of the job itself is
     an error like any other, after which a sweep runs its next job.
     """
+    try:
+        with sigterm_stops():
+            yield
+    except Stopped:
+        raise
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into an exit
+            raise Stopped(128 + signal.SIGINT) from end
+        raise RuntimeError(f"the job exited with status {end.code}") from end
+
+
+@contextmanager
+def sigterm_stops() -> Iterator[None]:
+    """Let SIGTERM raise `Stopped`, unless it already has a handler."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
         raise Stopped(128 + signum)
@@ -137,12 +151,6 @@ def stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, stop)
     try:
         yield
-    except Stopped:
-        raise
-    except SystemExit as end:
-        if isinstance(end.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into an exit
-            raise Stopped(128 + signal.SIGINT) from end
-        raise RuntimeError(f"the job exited with status {end.code}") from end
     finally:
         if ours:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)

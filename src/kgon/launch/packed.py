@@ -28,7 +28,8 @@ from kgon.launch.jobs import build, objective, stoppable
 from kgon.launch.points import Point
 from kgon.launch.train import build_trainer, check_memory, conclude
 from kgon.record import run_directory
-from kgon.tracking.logger import Recording, tracked
+from kgon.record.metrics_file import MetricsFile
+from kgon.tracking.logger import tracked
 from kgon.training import checkpoints, packing
 from kgon.training.datamodule import EnsembleData
 from kgon.training.fit import train
@@ -216,7 +217,7 @@ def _conclude(one: _Opened, recorders: Sequence[Recorder]) -> JobReturn:
                 one.model.check_alive()
                 for recorder in recorders:
                     recorder.finish(one.model, one.data)
-                loggers = [*([logger] if logger else []), Recording(one.path)]
+                loggers = [*([logger] if logger else []), MetricsFile(one.path)]
                 for row in logged_rows(recorders, one.model):
                     send(row, loggers)
                 conclude(one.running, one.model, one.data, logger, draw=False)

@@ -7,8 +7,7 @@ from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
-from kgon.record.sweeps import Standing, tally
-from kgon.record.swept import shared_by
+from kgon.record.sweeps import Standing, shared_by, tally
 
 _STYLES = {"finished": "green", "failed": "bold red", "interrupted": "yellow", "running": "cyan"}
 _MOST_ROWS = 60

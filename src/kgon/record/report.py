@@ -30,7 +30,7 @@ from kgon.figures.sweep import against_parameter
 from kgon.record.html_table import Cell, Value, html_table
 from kgon.record.loss_chart import loss_chart, named
 from kgon.record.run_directory import Run
-from kgon.record.swept import Swept
+from kgon.record.sweeps import Swept
 from kgon.record.tables import Member, Plateau, phases, transitions
 from kgon.theory.critical import CriticalPoint
 from kgon.theory.loss import importance_weights

@@ -12,7 +12,9 @@ from typing import IO, Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
-from kgon.record.metrics_file import MetricsFile, Row
+from kgon.callbacks.loggers import send
+from kgon.callbacks.recorder import Row
+from kgon.record.metrics_file import MetricsFile
 from kgon.record.run_directory import RunDirectory
 from kgon.tracking import account
 from kgon.tracking.account import first_line
@@ -20,30 +22,6 @@ from kgon.tracking.outbox import ArtifactFiles, Outbox, Results, Rows
 
 MODES = ("auto", "online", "offline", "disabled")
 STEP = "trainer/global_step"
-
-
-class Recording(Logger):
-    """Writes a training run's rows to metrics.jsonl in its folder."""
-
-    name = "record"
-    version = ""
-
-    def __init__(self, directory: Path):
-        super().__init__()
-        self.directory = directory
-        self.file = MetricsFile(directory)
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing, because config.yaml has the settings."""
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Add numbers to the row of a training step."""
-        assert step is not None
-        self.file.append(step, metrics)
-
-    def log_image(self, key: str, images: Sequence[str], step: int) -> None:
-        """Add a picture file to the row of a training step."""
-        self.file.append(step, media={key: os.path.relpath(images[0], self.directory)})
 
 
 class Tracker(WandbLogger):
@@ -100,10 +78,9 @@ class Tracker(WandbLogger):
     def log_rows(self, rows: Sequence[Row]) -> None:
         """Send those rows of a record that the server lacks."""
         for row in rows:
-            self.log_metrics(row.metrics, row.step)
+            self.next_step = max(self.next_step, row.step + 1)
             if row.step >= self.first_step:
-                for name, path in row.media.items():
-                    self.log_image(name, [str(self.outbox.directory / path)], step=row.step)
+                send(row, [self])
 
     def log_summary(self, summary: Mapping[str, float | str]) -> None:
         """Set numbers of the run's summary."""
@@ -117,7 +94,7 @@ class Tracker(WandbLogger):
         `texts` replace the content of files in artifacts.
         """
 
-        def send() -> None:
+        def send_all() -> None:
             for name, rows in results.tables.items():
                 self.log_table(f"tables/{name}", [*rows[0]], [[*row.values()] for row in rows])
             for name, path in results.figures.items():
@@ -126,7 +103,7 @@ class Tracker(WandbLogger):
                 self._log_artifact(files, texts)
 
         with self._sending_files():
-            self.attempt(send)
+            self.attempt(send_all)
 
     def _log_artifact(self, files: ArtifactFiles, texts: Mapping[str, str]) -> None:
         import wandb

@@ -16,7 +16,8 @@ from typing import Any
 
 import yaml
 
-from kgon.record.metrics_file import MetricsFile, Row
+from kgon.callbacks.recorder import Row
+from kgon.record.metrics_file import MetricsFile
 from kgon.record.run_directory import RunDirectory
 from kgon.tracking.account import first_line
 from kgon.tracking.logger import Tracker

@@ -14,7 +14,6 @@ from kgon.theory.loss import importance_weights
 from kgon.training.history import History
 from kgon.training.init import Init
 from kgon.training.steps import (
-    LossOnCPU,
     OptimizerFactory,
     SchedulerFactory,
     check_members_are_independent,
@@ -118,8 +117,12 @@ class TMS(L.LightningModule):
             rates = self.learning_rates(self.global_step, batch.n_steps)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(batch, FullBatches):
-            loss = LossOnCPU(data.train_loss(self.importance))
-            torch_steps(self.W, self.b, optimizer, rates, lambda _: loss)
+            # On the CPU, where the data sets are.
+            def gradients(_: int) -> tuple[Tensor, Tensor]:
+                _, dW, db = data.train_loss(self.importance).value_and_grad(*self.on_cpu())
+                return dW.to(self.W), db.to(self.b)
+
+            torch_steps(self.W, self.b, optimizer, rates, gradients)
         else:
             minibatch_steps(self.W, self.b, optimizer, rates, batch, self.importance)
         self._count_steps(batch.n_steps)

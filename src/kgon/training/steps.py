@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kgon.compiled import training_steps
 from kgon.data import Minibatches
-from kgon.theory.loss import DirectLoss, Loss
+from kgon.theory.loss import DirectLoss
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 SchedulerFactory = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
@@ -48,11 +48,11 @@ def minibatch_steps(
         training_steps.advance(W, b, optimizer, rates, batches, importance)
     else:
         weights = None if importance is None else importance.to(W)
-
-        def loss_at(t: int) -> Loss:
-            return DirectLoss(batches.step(t), weights)
-
-        torch_steps(W, b, optimizer, rates, loss_at)
+        place = W.detach(), b.detach()
+        torch_steps(
+            W, b, optimizer, rates,
+            lambda t: DirectLoss(batches.step(t), weights).value_and_grad(*place)[1:],
+        )  # fmt: skip
 
 
 def torch_steps(
@@ -60,33 +60,18 @@ def torch_steps(
     b: Tensor,
     optimizer: torch.optim.Optimizer,
     rates: Tensor,
-    loss_at: Callable[[int], Loss],
+    gradients: Callable[[int], tuple[Tensor, Tensor]],
 ) -> None:
-    """Make one step of a torch optimizer on `loss_at(t)` for each learning rate, in place."""
+    """Make a step of a torch optimizer by dL/dW, dL/db = `gradients(t)` for each rate, in place."""
     # The scheduler has run ahead, so the optimizer must keep the rate that the scheduler left.
     ahead = [group["lr"] for group in optimizer.param_groups]
     for t, rate in enumerate(rates.tolist()):
-        _, W.grad, b.grad = loss_at(t).value_and_grad(W.detach(), b.detach())
+        W.grad, b.grad = gradients(t)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
     for group, rate in zip(optimizer.param_groups, ahead, strict=True):
         group["lr"] = rate
-
-
-class LossOnCPU:
-    """A loss that is computed on the CPU, where its data set is, for parameters on any device."""
-
-    def __init__(self, loss: Loss):
-        self.loss = loss
-
-    def __call__(self, W: Tensor, b: Tensor) -> Tensor:
-        return self.loss(W.cpu(), b.cpu()).to(W)
-
-    def value_and_grad(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss and its gradients by W and b, on the parameters' device."""
-        value, dW, db = self.loss.value_and_grad(W.cpu(), b.cpu())
-        return value.to(W), dW.to(W), db.to(W)
 
 
 def check_members_are_independent(
