@@ -28,7 +28,7 @@ class Sweeper(BasicSweeper):
     """
 
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
-        from kgon.launch.points import announce, points, waiting
+        from kgon.launch.points import points, waiting
 
         assert self.hydra_context is not None and self.config is not None
         assert self.launcher is not None
@@ -36,9 +36,7 @@ class Sweeper(BasicSweeper):
         words = [f"{key}={value}" for key, value in (self.params or {}).items()]
         parsed = OverridesParser.create(config_loader=loader).parse_overrides([*words, *arguments])
         (every,) = self.split_arguments(parsed, None)
-        known = points(loader, self.config, every)
-        announce(known, self.config)
-        chosen = waiting(known, self.config)
+        chosen = waiting(points(loader, self.config, every), self.config)
         results: list[JobReturn] = []
         size = self.max_batch_size or max(len(chosen), 1)
         for start in range(0, len(chosen), size):

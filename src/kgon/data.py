@@ -5,7 +5,7 @@ same ones for a fixed data set, or new ones at every step.
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,43 +17,37 @@ from kgon.theory.loss import DirectLoss, EmpiricalLoss, Loss, PopulationLoss
 EXPECTATION_SAMPLES = 4096
 
 
-class Distribution(Protocol):
-    """A distribution of inputs x in R^n_features, written as a map from uniform numbers."""
+class Distribution:
+    """A distribution of inputs x in R^n_features, written as a map from `n_uniforms` numbers."""
 
-    n_features: int
     n_uniforms: int
-    """The number of uniform numbers that one input takes."""
+
+    def __init__(self, n_features: int):
+        if n_features < 1:
+            raise ValueError(f"data.n_features must be at least 1, got {n_features}")
+        self.n_features = n_features
 
     def inputs(self, u: Tensor) -> Tensor:
         """Inputs (..., n_features) from independent uniform numbers u (..., n_uniforms)."""
-        ...
+        raise NotImplementedError
 
     def expected_loss(self, importance: Tensor | None) -> Loss:
         """The loss under this distribution."""
-        ...
+        raise NotImplementedError
 
     def sample_loss(self, x: Tensor, importance: Tensor | None) -> Loss:
         """The loss of a sample x (*batch, n_samples, n_features) of this distribution."""
-        ...
+        return DirectLoss(x, importance)
 
     def critical_points(self, n_hidden: int, importance: Tensor | None) -> list[CriticalPoint]:
         """The known critical points of the expected loss, in order of loss; may be empty."""
-        ...
+        return []
 
 
-def _check_n_features(n_features: int) -> None:
-    if n_features < 1:
-        raise ValueError(f"data.n_features must be at least 1, got {n_features}")
-
-
-class SingleFeature:
+class SingleFeature(Distribution):
     """x = a e_i with i uniform over the features and a ~ U[0, 1] (Chen et al. 2023, eq. (2))."""
 
     n_uniforms = 2
-
-    def __init__(self, n_features: int):
-        _check_n_features(n_features)
-        self.n_features = n_features
 
     def inputs(self, u: Tensor) -> Tensor:
         feature = (u[..., :1] * self.n_features).long().clamp(max=self.n_features - 1)
@@ -72,14 +66,13 @@ class SingleFeature:
         return critical_points(self.n_features)
 
 
-class _Bernoulli:
+class _Bernoulli(Distribution):
     """Inputs with any number of active features, each uniform on [0, 1]."""
 
     def __init__(self, n_features: int, sparsity: float):
-        _check_n_features(n_features)
+        super().__init__(n_features)
         if not 0 <= sparsity < 1:
             raise ValueError(f"data.sparsity must lie in [0, 1), got {sparsity}")
-        self.n_features = n_features
         self.n_uniforms = 2 * n_features
         self.sparsity = sparsity
 
@@ -99,12 +92,6 @@ class _Bernoulli:
         """
         keys = streams.member_keys(0, [0], "expectation")
         return DirectLoss(draw(self, keys, 0, EXPECTATION_SAMPLES), importance)
-
-    def sample_loss(self, x: Tensor, importance: Tensor | None) -> Loss:
-        return DirectLoss(x, importance)
-
-    def critical_points(self, n_hidden: int, importance: Tensor | None) -> list[CriticalPoint]:
-        return []
 
 
 class Sparse(_Bernoulli):

@@ -82,16 +82,12 @@ def seed_keys(seed: int | Keys, shape: tuple[int, ...], purpose: str) -> Keys:
         return member_keys(int(seed), range(math.prod(shape)), purpose).reshape(shape)
     if isinstance(seed, np.ndarray) and seed.dtype == np.uint64 and seed.shape == tuple(shape):
         return seed
-    raise ValueError(
-        f"seed must be an integer, or uint64 stream keys of shape {tuple(shape)}; got "
-        f"{_described(seed)}"
-    )
-
-
-def _described(seed: Any) -> str:
+    got = repr(seed)
     if isinstance(seed, np.ndarray):
-        return f"a {seed.dtype} array of shape {seed.shape}"
-    return f"{seed!r}"
+        got = f"a {seed.dtype} array of shape {seed.shape}"
+    raise ValueError(
+        f"seed must be an integer, or uint64 stream keys of shape {tuple(shape)}; got {got}"
+    )
 
 
 def subkeys(keys: Keys, count: int) -> Keys:

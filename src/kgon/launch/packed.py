@@ -99,10 +99,10 @@ def _that_fit(points: Sequence[Point]) -> list[list[Point]]:
 class _Opened:
     """A job in progress; `stack` holds its lock and status."""
 
-    def __init__(self, point: Point, stack: ExitStack, running: run_directory.Job):
+    def __init__(self, point: Point, running: run_directory.Job):
         self.point = point
-        self.stack = stack
         self.running = running
+        self.stack = ExitStack()
         self.model: TMS = build(point.settings["model"])
         self.data: EnsembleData = build(point.settings["datamodule"])
         self.path = point.directory.path
@@ -118,23 +118,19 @@ def _run(points: Sequence[Point]) -> dict[Path, JobReturn]:
     opened: list[_Opened] = []
     for point in points:
         results[point.directory.path] = JobReturn(status=JobStatus.COMPLETED)
-        stack = ExitStack()
         try:
-            stack.enter_context(point.directory.lock(wait=False))
-        except run_directory.Busy as busy:
-            print(f"{busy}; skipping it")
-            continue
-        if point.directory.status()["state"] == "finished":
-            if not point.settings["runs"]["overwrite"]:
-                stack.close()
-                continue
-            point.directory.clear()
-        running = stack.enter_context(point.directory.job("train", point.task, point.written))
-        try:
-            with stack:
-                one = _Opened(point, stack, running)
+            with ExitStack() as stack:
+                stack.enter_context(point.directory.lock(wait=False))
+                if point.directory.status()["state"] == "finished":
+                    if not point.settings["runs"]["overwrite"]:
+                        continue
+                    point.directory.clear()
+                job = point.directory.job("train", point.task, point.written)
+                one = _Opened(point, stack.enter_context(job))
                 one.stack = stack.pop_all()
             opened.append(one)
+        except run_directory.Busy as busy:
+            print(f"{busy}; skipping it")
         except Exception as error:
             # The job's directory records the error; the other jobs go on.
             results[point.directory.path] = JobReturn(status=JobStatus.FAILED, _return_value=error)

@@ -48,31 +48,29 @@ def points(
 ) -> list[Point]:
     """The jobs with these overrides, in order."""
     compose = Composer(lambda words: loader.load_sweep_config(master, list(words)))
-    return [_point(words, compose(words).config) for words in overrides]
+    found = []
+    for words in overrides:
+        config = compose(words).config
+        logger: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, "logger"), resolve=False)
+        directory = run_directory.RunDirectory(configs.directory(config))
+        found.append(Point(tuple(words), configs.written(config), logger.get("logger"), directory))
+    return found
 
 
-def _point(words: Sequence[str], config: DictConfig) -> Point:
-    logger: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, "logger"), resolve=False)
-    directory = run_directory.RunDirectory(configs.directory(config))
-    return Point(tuple(words), configs.written(config), logger.get("logger"), directory)
+def waiting(known: Sequence[Point], config: DictConfig) -> list[Point]:
+    """The jobs that a sweep has to run, without duplicates; all are added to the sweep, and have
+    the status `pending` if they had none.
 
-
-def announce(known: Sequence[Point], config: DictConfig) -> None:
-    """Add the jobs to their sweep, and set the status `pending` for jobs without one."""
+    These have not finished and, unless runs.retry=failed, did not fail before; with
+    runs.overwrite=true they are all jobs.
+    """
     sweep = sweeps.Sweep.current(Path(config.runs.dir))
+    done = {"finished"} if config.runs.retry == "failed" else {"finished", "failed"}
+    chosen = {}
     for point in known:
         if sweep:
             sweep.add(point.directory.path.name)
         point.directory.announce(point.command, point.task)
-
-
-def waiting(known: Sequence[Point], config: DictConfig) -> list[Point]:
-    """The jobs that have not finished and, unless runs.retry=failed, did not fail before; with
-    runs.overwrite=true, all jobs. There are no duplicates."""
-    done = {"finished"} if config.runs.retry == "failed" else {"finished", "failed"}
-    chosen = {
-        point.directory.path: point
-        for point in known
-        if config.runs.overwrite or point.directory.status()["state"] not in done
-    }
+        if config.runs.overwrite or point.directory.status()["state"] not in done:
+            chosen[point.directory.path] = point
     return list(chosen.values())

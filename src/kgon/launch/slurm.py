@@ -86,16 +86,16 @@ def errors_of(jobs: Sequence[Any]) -> list[str | None]:
     last_look = time.monotonic() + _RESULT_SECONDS
     while not all(path.exists() for path in results) and time.monotonic() < last_look:
         time.sleep(0.2)
-    return [_error_of(job) for job in jobs]
-
-
-def _error_of(job: Any) -> str | None:
-    if not Path(job.paths.result_pickle).exists():
-        state = _states().get(str(job.job_id), "no longer listed")
-        log = job.paths.stderr
-        return f"Slurm job {job.job_id} ended without a result ({state}); see its log: {log}"
-    error = job.exception()
-    return None if error is None else str(error).strip().splitlines()[-1]
+    errors: list[str | None] = []
+    for job, result in zip(jobs, results, strict=True):
+        if result.exists():
+            error = job.exception()
+            errors.append(None if error is None else str(error).strip().splitlines()[-1])
+        else:
+            state = _states().get(str(job.job_id), "no longer listed")
+            errors.append(f"Slurm job {job.job_id} ended without a result ({state}); "
+                          f"see its log: {job.paths.stderr}")  # fmt: skip
+    return errors
 
 
 def _run(*words: str) -> str:

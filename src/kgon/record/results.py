@@ -53,14 +53,14 @@ def write(directory: RunDirectory, model: TMS, data: EnsembleData, *, draw: bool
     }
     drawn = trained.draw() if draw else {}
     return Results(
-        summary=_summary(trained.members),
+        summary=_summary(trained.members, by_phase),
         tables={name: [row.plain() for row in some] for name, some in rows.items()},
         figures={k: style.save(v, directory.path / "figures" / k)[0] for k, v in drawn.items()},
         by_phase=by_phase,
     )
 
 
-def _summary(members: Sequence[Member]) -> dict[str, float | str]:
+def _summary(members: Sequence[Member], by_phase: Sequence[Phase]) -> dict[str, float | str]:
     """The results of a run that a table of runs shows."""
     alive = [m for m in members if m.state == "finished"]
     summary: dict[str, float | str] = {
@@ -71,12 +71,12 @@ def _summary(members: Sequence[Member]) -> dict[str, float | str]:
     losses = [m.final_loss for m in alive if m.final_loss is not None]
     if losses:
         summary["final/loss"] = float(np.mean(losses))
+    found = {row.phase: row for row in by_phase}
     phases = Counter(m.phase for m in alive if m.phase is not None)
     for phase, count in phases.items():
         summary[f"final/phase/{phase}"] = float(count)
-        ok = [m.llc for m in alive if m.phase == phase and m.llc_verdict == "ok"]
-        if ok:
-            summary[f"final/llc/{phase}"] = float(np.mean([v for v in ok if v is not None]))
+        if (llc := found[phase].llc) is not None:
+            summary[f"final/llc/{phase}"] = llc
     if phases:
         summary["final/most_common_phase"] = phases.most_common(1)[0][0]
     return summary

@@ -153,37 +153,11 @@ def critical_point(label: str | int, n_features: int) -> CriticalPoint:
     k, sigma, phi = parse_label(label)
     label = format_label(k, sigma, phi)
     _check_n_features(n_features)
-    if k > n_features:
-        raise ValueError(
-            f"label {label!r} has {k} live columns and needs n_features >= {k}, got {n_features}"
-        )
-    if sigma > n_features - k:
-        raise ValueError(
-            f"label {label!r} has {sigma} dead columns with a positive bias (+), but with "
-            f"n_features={n_features} a {k}-gon leaves {n_features - k} dead columns"
-        )
-    if phi > 0 and k != 4:
-        raise ValueError(
-            f"label {label!r} has live columns switched off (-), which gives a critical point "
-            "only for k = 4: for k >= 5 the other columns would move, and for k <= 3 they form "
-            "a smaller polygon"
-        )
-    if phi > 4:
-        raise ValueError(f"label {label!r} switches off {phi} live columns (-) of 4")
-    if k == 1 and sigma > 0:
-        raise ValueError(
-            f"label {label!r} names no critical point: the gradient at a dead column with a "
-            "positive bias (+) is along the sum of the live columns, which vanishes only for k >= 2"
-        )
+    fault = _fault(k, sigma, phi, n_features)
     polygon = _solve(k)
-    if polygon is None:
-        s = _neighbours(k)
-        raise ValueError(
-            f"label {label!r} names no critical point: there is no standard {k}-gon. With all {s} "
-            "neighbours on each side active, the equations for (l, b) have no admissible root, "
-            f"-l^2 cos(2 pi {s}/{k}) < b (Chen et al. 2023, App. E.1); regular polygons with fewer "
-            "active neighbours are not in this catalogue"
-        )
+    if fault or polygon is None:
+        why = fault or f"names no critical point: there is no standard {k}-gon (App. E.1)"
+        raise ValueError(f"label {label!r} {why}")
     length, bias = polygon
     angle = 2 * math.pi / k * torch.arange(k, dtype=torch.float64)
     live = length * torch.stack([angle.cos(), angle.sin()])
@@ -195,6 +169,24 @@ def critical_point(label: str | int, n_features: int) -> CriticalPoint:
     b[k - phi : k] = OFF_BIAS
     b[k : k + sigma] = 1 / (2 * n_features)
     return CriticalPoint(label, n_features, W, b, float(population_loss(W, b)))
+
+
+def _fault(k: int, sigma: int, phi: int, n_features: int) -> str:
+    """Why there is no such critical point, even if there is a k-gon; empty if there is one."""
+    if k > n_features:
+        return f"has {k} live columns and needs n_features >= {k}, got {n_features}"
+    if sigma > n_features - k:
+        return (
+            f"has {sigma} dead columns with a positive bias (+), but n_features={n_features} "
+            f"leaves {n_features - k} dead columns"
+        )
+    if phi > 0 and k != 4:
+        return "has live columns switched off (-), which gives a critical point only for k = 4"
+    if phi > 4:
+        return f"switches off {phi} live columns (-) of 4"
+    if k == 1 and sigma > 0:
+        return "has a dead column (+), on which the sum of the live columns acts for k = 1"
+    return ""
 
 
 def critical_points(n_features: int) -> list[CriticalPoint]:

@@ -14,7 +14,7 @@ truncated moments M_k = E[a^k ; feature j, output i active], k = 0, 1, 2,
       + sum_i  I_i [E(a^2 ; feature i) - 2 (A_ii M_2 + b_i M_1)_{j = i}].
 
 The integrand vanishes at the threshold, so the gradient treats the M_k as constants. The population
-and the empirical loss are this one function with two `Moments`.
+and the empirical loss are this one function with different moments.
 """
 
 import math

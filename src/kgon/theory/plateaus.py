@@ -97,17 +97,11 @@ def find_plateaus(
             f"loss must be one curve (n_records,), got {tuple(loss.shape)}; use "
             "find_plateaus_of_each for several"
         )
-    settings = {"tolerance": tolerance, "min_length": min_length, "window": window}
-    return find_plateaus_of_each(step, loss, **settings)[0]  # type: ignore[arg-type]
+    return find_plateaus_of_each(step, loss, tolerance, min_length, window)[0]
 
 
 def find_plateaus_of_each(
-    step: Tensor,
-    loss: Tensor,
-    *,
-    tolerance: float = 1e-3,
-    min_length: float = 0.01,
-    window: int = 1,
+    step: Tensor, loss: Tensor, tolerance: float = 1e-3, min_length: float = 0.01, window: int = 1
 ) -> list[list[Plateau]]:
     """`find_plateaus` for many curves, loss (*batch, n_records): a list for each, in row-major
     order."""

@@ -20,9 +20,6 @@ _ENDING_SECONDS = 10.0
 class NoKey(ValueError):
     """No API key is configured."""
 
-    def __init__(self) -> None:
-        super().__init__("no W&B API key is configured; run: wandb login")
-
 
 class NoAnswer(ConnectionError):
     """The server does not answer or refuses the key; the message says which."""
@@ -49,7 +46,7 @@ def connect(seconds: int) -> Any:
     # The caller wants to be online, even if the client is configured to be offline.
     wandb.setup(settings=wandb.Settings(silent=True, mode="online"))
     if not wandb.login(prompt=False, verify=False):
-        raise NoKey
+        raise NoKey("no W&B API key is configured; run: wandb login")
     try:
         return wandb.Api(timeout=seconds)
     except wandb.errors.AuthenticationError as error:

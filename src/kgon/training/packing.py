@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from kgon.data import Distribution
 from kgon.files import write_text
-from kgon.theory.critical import CriticalPoint
 from kgon.theory.loss import Loss, SplitLoss
 from kgon.training import checkpoints
 from kgon.training.datamodule import EnsembleData
@@ -98,13 +97,13 @@ class _Clock:
         return next_learning_rates(self.optimizer, self.scheduler, n_steps)
 
 
-class JobDistributions:
+class JobDistributions(Distribution):
     """Distributions of one kind, each for the inputs of some members: (slice, distribution) pairs,
     in order, that cover the axis of members."""
 
     def __init__(self, distributions: Sequence[tuple[slice, Distribution]]):
+        super().__init__(distributions[0][1].n_features)
         self.distributions = list(distributions)
-        self.n_features = distributions[0][1].n_features
         self.n_uniforms = distributions[0][1].n_uniforms
 
     def inputs(self, u: Tensor) -> Tensor:
@@ -121,10 +120,6 @@ class JobDistributions:
 
     def sample_loss(self, x: Tensor, importance: Tensor | None) -> Loss:
         return self.distributions[0][1].sample_loss(x, importance)
-
-    def critical_points(self, n_hidden: int, importance: Tensor | None) -> list[CriticalPoint]:
-        """An empty list: critical points are looked up job by job, not for the pack."""
-        return []
 
 
 def packed_data(jobs: Sequence[EnsembleData]) -> EnsembleData:
