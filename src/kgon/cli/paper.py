@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -68,7 +67,7 @@ def _write(config: DictConfig, folders: dict[str, list[Path]]) -> None:
         sections[item.name] = item.make(results) if ready else None
     out = Path(config.out or (f"{config.runs.dir}/paper-quick" if config.quick else "docs/paper"))
     runs = [path for paths in done.values() for path in paths]
-    minutes = sum(_status(path)["seconds"] or 0.0 for path in runs) / 60
+    minutes = sum(RunDirectory(path).status()["seconds"] or 0.0 for path in runs) / 60
     version = "the quick version, `kgon paper --quick`" if config.quick else "`make paper`"
     how = f"Written by {version} from {len(runs)} runs, {minutes:.0f} minutes of computing in all."
     if config.quick:
@@ -89,12 +88,8 @@ def _directories(job: Job, config: DictConfig) -> list[Path]:
     return found
 
 
-def _status(path: Path) -> dict[str, Any]:
-    return RunDirectory(path).status()
-
-
 def _finished(path: Path) -> bool:
-    return bool(_status(path)["state"] == "finished")
+    return bool(RunDirectory(path).status()["state"] == "finished")
 
 
 def _run(number: str, job: Job, directories: list[Path], config: DictConfig) -> None:

@@ -42,6 +42,10 @@ def _schedule(kind: str, _root_: DictConfig) -> DictConfig:
     return OmegaConf.create({"_target_": "kgon.training.schedule.steps", "kind": kind, **settings})
 
 
+def _dtype(name: str) -> DictConfig:
+    return OmegaConf.create({"_target_": "hydra.utils.get_object", "path": f"torch.{name}"})
+
+
 def _identity(_root_: DictConfig) -> str:
     return run_directory.identity(_root_.command, written(_root_))
 
@@ -57,7 +61,7 @@ def register_resolvers() -> None:
         ("conf", lambda: str(CONF)),
         ("members", _members),
         ("schedule", _schedule),
-        ("dtype", lambda name: {"_target_": "hydra.utils.get_object", "path": f"torch.{name}"}),
+        ("dtype", _dtype),
         ("identity", _identity),
         ("directory", lambda _root_: str(directory(_root_))),
     ):

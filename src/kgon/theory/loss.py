@@ -97,18 +97,11 @@ class SampleMoments:
 
     def tail(self, t: Tensor) -> tuple[Tensor, ...]:
         # searchsorted needs the shape (*data_batch, feature j, thresholds).
-        n_extra = t.ndim - self.sorted.ndim
-        extra = tuple(range(n_extra))
-        behind = tuple(range(-n_extra, 0))
-        query = t.movedim(-1, n_extra + self.sorted.ndim - 2).movedim(extra, behind)
-        shape = query.shape
-        query = query.reshape(*self.sorted.shape[:-1], -1).contiguous()
-        index = torch.searchsorted(self.sorted, query.detach(), right=True)
+        stacked = t.detach().reshape(-1, *self.sorted.shape[:-2], *t.shape[-2:])
+        query = stacked.movedim((0, -2), (-2, -1))
+        index = torch.searchsorted(self.sorted, query.flatten(-2).contiguous(), right=True)
         return tuple(
-            table.gather(-1, index)
-            .reshape(shape)
-            .movedim(behind, extra)
-            .movedim(n_extra + self.sorted.ndim - 2, -1)
+            table.gather(-1, index).view(query.shape).movedim((-2, -1), (0, -2)).reshape(t.shape)
             for table in self.tails
         )
 
