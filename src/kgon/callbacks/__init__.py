@@ -3,11 +3,9 @@
 from kgon.callbacks.checkpoint import Checkpoints
 from kgon.callbacks.llc import LLCEstimates
 from kgon.callbacks.loggers import Loggers
-from kgon.callbacks.pictures import WeightPictures
-from kgon.callbacks.progress import Progress
+from kgon.callbacks.progress import Progress, Status
 from kgon.callbacks.recorder import Recorder
-from kgon.callbacks.recorders import Losses, Phases, Plateaus, Snapshots
-from kgon.callbacks.status import Status
+from kgon.callbacks.recorders import Losses, Phases, Plateaus, Snapshots, WeightPictures
 
 __all__ = [
     "Checkpoints",

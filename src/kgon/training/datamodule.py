@@ -111,18 +111,15 @@ class EnsembleData(L.LightningDataModule):
 
     def blocks(self, start: int) -> Iterator[Minibatches | FullBatches]:
         """The blocks of steps from step `start` to the last stop."""
-        longest = max(1, min(self.block, _BLOCK_BYTES // self._bytes_a_step))
+        inputs = len(self.members) * self.batch_size
+        fresh = 8 * (self.distribution.n_uniforms + 2 * self.distribution.n_features)
+        a_step = inputs * (4 if self.x is not None else fresh)
+        longest = max(1, min(self.block, _BLOCK_BYTES // a_step))
         for stop in self.stops:
             while start < stop:
                 end = min(start + longest, stop)
                 yield FullBatches(end - start) if self.full_batch else self.minibatches(start, end)
                 start = end
-
-    @property
-    def _bytes_a_step(self) -> int:
-        inputs = len(self.members) * self.batch_size
-        fresh = 8 * (self.distribution.n_uniforms + 2 * self.distribution.n_features)
-        return inputs * (4 if self.x is not None else fresh)
 
     def train_dataloader(self) -> Iterator[Minibatches | FullBatches]:
         """The blocks from the trainer's step on."""
