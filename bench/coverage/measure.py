@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import page
-import torch
 from devinterp.optim import SGMCMC
 from models import MODELS, Model
 
@@ -112,27 +111,22 @@ def truth(case: Case) -> dict[str, float]:
 
 
 def _rows(found: LLC) -> Iterator[dict[str, Any]]:
-    names = {"mean": "mean", "error": "stderr", "variance": "variance",
-             "variance_error": "variance_error", "verdict": "verdicts", "gradients": "gradients"}  # fmt: skip
-    columns = [torch.as_tensor(getattr(found, a)).tolist() if a != "verdicts" else found.verdicts
-               for a in names.values()]  # fmt: skip
+    names = ("mean", "stderr", "variance", "variance_error", "gradients")
+    columns = [found.verdicts, *(getattr(found, name).tolist() for name in names)]
     for values in zip(*columns, strict=True):
-        yield dict(zip(names, values, strict=True))
+        yield dict(zip(("verdict", *names), values, strict=True))
 
 
 def main() -> None:
-    """Measure everything; what is measured already, in the file of rows, is not measured again."""
-    folder = Path(sys.argv[1])
-    kept = Path("coverage.jsonl")
-    kept.unlink(missing_ok=True)
+    """Measure everything, keep the rows in coverage.jsonl, and write the page."""
     rows: list[dict[str, Any]] = []
-    with kept.open("a") as file:
+    with Path("coverage.jsonl").open("w") as file:
         for some in measured(SETTINGS, MODELS, REPETITIONS):
             rows += some
             file.writelines(json.dumps(row) + "\n" for row in some)
             file.flush()
             print(some[0]["setting"], some[0]["model"], some[0]["n"], flush=True)
-    page.write(rows, folder)
+    page.write(rows, Path(sys.argv[1]))
 
 
 if __name__ == "__main__":

@@ -161,7 +161,7 @@ def test_a_run_resumed_in_the_middle_ends_bitwise_the_same(tmp_path, optimizer):
 def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
     folder = str(tmp_path / "checkpoints")
     fit(tmp_path, callbacks=[Checkpoints(folder, 1.0)], max_steps=20)
-    with pytest.raises(ValueError, match=r"shape \(3, 2, 5\), this model's \(2, 2, 5\)"):
+    with pytest.raises(RuntimeError, match="size mismatch for W"):
         fit(tmp_path, members=(0, 1), callbacks=[Checkpoints(folder, 1.0)])
 
 
