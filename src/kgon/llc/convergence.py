@@ -126,10 +126,10 @@ def _power(chains: Tensor, mean: Tensor) -> Tensor:
     chains, mean = chains.reshape(m, size, n), mean.reshape(m, size)
     for start in range(0, size, some):
         here = slice(start, start + some)
+        # As many zeros keep the ends from wrapping around; rfft's own padding is slow.
+        padded = chains.new_zeros(len(total[here]), 2 * n)
         # One half chain after the other: the sum's order does not depend on the batch.
         for draws, average in zip(chains[:, here], mean[:, here], strict=True):
-            # As many zeros keep the ends from wrapping around; rfft's own padding is slow.
-            padded = draws.new_zeros(len(draws), 2 * n)
             torch.sub(draws, average.unsqueeze(-1), out=padded[:, :n])
             spectrum = torch.view_as_real(torch.fft.rfft(padded))
             total[here] += spectrum[..., 0].square() + spectrum[..., 1].square()

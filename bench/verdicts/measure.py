@@ -1,6 +1,6 @@
 """How often estimates lie within their stated errors: models by settings by repetitions.
 
-python bench/coverage/measure.py docs    (make coverage) writes docs/coverage.md and its figure.
+PYTHONPATH=bench python -m verdicts.measure docs (make coverage) writes docs/coverage.md.
 """
 
 import json
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import page
 from devinterp.optim import SGMCMC
-from models import MODELS, Model
+from verdicts import page
+from verdicts.models import MODELS, Model
 
 from kgon.llc.estimate import LLC, estimate_llc
 from kgon.llc.hmc import HMC

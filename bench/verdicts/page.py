@@ -1,6 +1,6 @@
 """docs/coverage.md and its figure, from the rows of `measure`.
 
-python bench/coverage/page.py coverage.jsonl docs
+PYTHONPATH=bench python -m verdicts.page coverage.jsonl docs
 """
 
 import json
@@ -32,8 +32,8 @@ k sqrt(error^2 + error of the truth^2).
 
 {tables}
 
-`refused`: any other verdict. The share of 30 estimates has a standard error of 0.04, that of 500 one
-of 0.01. Models kept aside ({held_out}) had no part in the choice of the rules and limits.
+`refused`: any other verdict. The share of 30 estimates has a standard error of 0.04, that of 500
+one of 0.01. Models kept aside ({held_out}) had no part in the choice of the rules and limits.
 
 ## The variance estimator
 
