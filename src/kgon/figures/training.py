@@ -270,7 +270,7 @@ def llc_by_phase(
                 marker="v",
                 ms=3,
                 color=style.INK,
-                label="below frame: lower loss near",
+                label=style.BELOW_FRAME,
             )
         )
     title = f"LLC against loss, {len(x)} snapshots; crosses: theory"
