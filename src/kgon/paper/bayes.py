@@ -219,11 +219,11 @@ def llc_rows(found: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Estimates against published ones."""
     rows = []
     for row in found:
-        protocol = ", SGLD as published" if row["exact"] is not None else ""
-        name = f"λ̂({row['label']}), n = {row['n_samples']:,}, {_of(row)}{protocol}"
+        name = _named(row) + f", {_of(row)}"
         remark = judged(row)
         published = None
-        if row["published"] is not None:
+        # The published numbers are of SGLD with another localization.
+        if row["published"] is not None and row["exact"] is not None:
             paper = row["published_spread"] is not None
             published = Published(
                 row["published"], ("P", "R", "I") if paper else ("R",), row["source"],
@@ -234,6 +234,11 @@ def llc_rows(found: Sequence[Mapping[str, Any]]) -> list[Row]:
                 remark += "; what the paper's ± is of is inferred, the protocol too"
         rows.append(Row(name, row["llc"], published, row["stderr"], digits=2, remark=remark))
     return rows
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    by = ", SGLD as published" if row["exact"] is not None else ""
+    return f"λ̂({row['label']}), n = {row['n_samples']:,}{by}"
 
 
 def judged(row: Mapping[str, Any]) -> str:
@@ -259,9 +264,11 @@ def approach_rows(found: Sequence[Mapping[str, Any]]) -> list[Row]:
         own = sorted((r for r in found if r["label"] == label), key=lambda r: r["n_samples"])
         first, last = own[0], own[-1]
         rows.append(
-            Row(f"λ̂({label}), n = {last['n_samples']:,}, against theory", last["llc"],
+            Row(f"{_named(last)}, against theory", last["llc"],
                 Published(last["theory"], ("P", "D"), "theory, n → ∞"), last["stderr"], digits=2)
         )  # fmt: skip
+        if last["exact"] is None:
+            continue
         rows.append(
             Row(f"λ̂({label}) is nearer to theory at n = {last['n_samples']:,} than at "
                 f"{first['n_samples']:,}",

@@ -76,6 +76,9 @@ JOBS: Mapping[str, Job] = {
     "llc": Job("llc", ()),
     "table_k1": Job("llc", ("experiment=table_k1",)),
     "approach": Job("llc", ("experiment=approach",)),
+    "approach_k1": Job("llc", (
+        "experiment=table_k1", "loss=population", "n_samples=[5000,50000,500000]",
+        "lr=[5e-5,6.35e-6,7.7e-7]")),
     "four_gons": Job("llc", ("experiment=four_gons",)),
     "four_gons_k1": Job("llc", ("experiment=table_k1", "point=[4,4+,4++]")),
     "batch_size": _train("first_transition", quick=_FEW, sweep={"batch_size": "5;20;80"}),
