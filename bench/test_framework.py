@@ -1,5 +1,6 @@
 """What Lightning and the command line cost: the default job's loop, the way to its first step."""
 
+import functools
 import resource
 import subprocess
 import sys
@@ -9,17 +10,17 @@ import warnings
 import lightning as L
 import pytest
 import torch
-from test_training import SGD
 
 from kgon.callbacks import LLCEstimates
 from kgon.data import SingleFeature
-from kgon.llc.langevin import SGLD
+from kgon.llc.hmc import HMC
 from kgon.training.datamodule import EnsembleData
 from kgon.training.fit import train
 from kgon.training.init import KGon
 from kgon.training.model import TMS
 from kgon.training.steps import minibatch_steps
 
+SGD = functools.partial(torch.optim.SGD, lr=0.005)
 MEMBERS, BLOCK = 100, 500
 STEPS = 22_500  # a tenth of the default job, which stops, and is looked at, as often on its way
 SNAPSHOTS = range(2250, STEPS + 1, 2250)
@@ -35,9 +36,10 @@ def job():
 
 
 def llc_at_every_snapshot():
+    """With the settings of conf/callbacks/llc.yaml."""
     return LLCEstimates(
-        SNAPSHOTS, nbeta=None, lr=1e-3, localization=1.0, n_chains=4, n_draws=400, n_burnin=100,
-        sampler=SGLD,
+        SNAPSHOTS, nbeta=None, localization=1.0, n_chains=4, target=0.1, budget=10_000,
+        sampler=HMC(),
     )  # fmt: skip
 
 
@@ -73,7 +75,8 @@ def test_bare_loop(per_step):
 DEFAULT_JOB = """
 import sys, time
 import torch
-from kgon.cli import main, train as command
+from kgon.cli import main
+from kgon.launch import train as command
 fit = command.train
 def timed(*job):
     start = time.process_time()
@@ -104,7 +107,7 @@ import os, sys, time
 import lightning, torch
 wall, cpu = time.perf_counter(), time.process_time()
 from kgon.cli import main
-from kgon.model import TMS
+from kgon.training.model import TMS
 def first(self, batch):
     print(time.perf_counter() - wall, time.process_time() - cpu, flush=True)
     os._exit(0)

@@ -1,8 +1,13 @@
-"""A Langevin step of one chain at the 6-gon, full batch, against devinterp's own loop; and its
-growth with the number of samples."""
+"""CPU time until a learning coefficient of the expected loss has a total error of 0.1, by four
+samplers; a Langevin step of one chain at the 6-gon, full batch, against devinterp's own loop; and
+its growth with the number of samples."""
 
+import functools
 import math
+import os
+import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,8 +15,10 @@ from kgon import streams
 from kgon.compiled.exact_loss import CompiledLoss
 from kgon.data import SingleFeature, draw
 from kgon.llc.estimate import estimate_llc
+from kgon.llc.hmc import HMC
+from kgon.llc.langevin import SGLD
 from kgon.theory.critical import critical_point
-from kgon.theory.loss import DirectLoss, EmpiricalLoss
+from kgon.theory.loss import DirectLoss, EmpiricalLoss, PopulationLoss, population_loss
 
 POINT = critical_point("6", 6)
 
@@ -63,29 +70,155 @@ class _Rows(torch.utils.data.Dataset):
 
 
 class _Model(torch.nn.Module):
-    def __init__(self):
+    def __init__(self, point):
         super().__init__()
-        self.W = torch.nn.Parameter(POINT.W.clone())
-        self.b = torch.nn.Parameter(POINT.b.clone())
+        self.W = torch.nn.Parameter(point.W.clone())
+        self.b = torch.nn.Parameter(point.b.clone())
+
+
+def devinterp_chain(point, x, loss, steps, settings):
+    """One chain of devinterp's own loop on batches that are the whole of x."""
+    from devinterp.slt.sampler import sample_single_chain
+
+    sample_single_chain(
+        _Model(point), _Rows(x), lambda model, batch: (loss(model, batch["input_ids"]), None),
+        {"W": None, "b": None}, num_draws=steps, sampling_method=SGLD,
+        sampling_method_kwargs=settings, batch_size=len(x),
+    )  # fmt: skip
 
 
 def test_devinterp(per_step):
-    from devinterp.optim import SGMCMC
-    from devinterp.slt.sampler import sample_single_chain
+    def loss(model, x):
+        return (x - (x @ model.W.T @ model.W + model.b).relu()).square().sum(-1).mean()
 
-    x, steps = sample(5000), 200
+    x, steps = sample(5000), 1000
+    per_step(
+        lambda: devinterp_chain(POINT, x, loss, steps, settings(5000)),
+        what="llc", who="devinterp sample_single_chain", members=1, steps=steps, rounds=2,
+    )  # fmt: skip
 
-    def evaluate(model, batch):
-        x = batch["input_ids"]
-        return (x - (x @ model.W.T @ model.W + model.b).relu()).square().sum(-1).mean(), None
+
+ERROR = 0.1
+TARGETS = [(label, 6, n) for n in (5_000, 50_000) for label in ("5", "5+", "6")] + [
+    ("8", 8, 50_000)
+]
+SAMPLERS = {"kgon HMC": HMC(), "kgon SGLD": SGLD}
+at_each_target = pytest.mark.parametrize("target", TARGETS, ids=lambda t: f"{t[0]}, n = {t[2]}")
+
+
+def localized(n):
+    nbeta = n / math.log(n)
+    return {"nbeta": nbeta, "localization": 0.6 * math.sqrt(nbeta)}
+
+
+@functools.cache
+def reference(target):
+    """One long run of HMC: the value and its error."""
+    label, n_features, n = target
+    point = critical_point(label, n_features)
+    long = estimate_llc(
+        PopulationLoss(), point.W, point.b, **localized(n),
+        n_chains=64, n_draws=10_000, n_burnin=2000, seed=1,
+    )  # fmt: skip
+    assert long.verdicts == "ok", long.reasons
+    return float(long.mean), float(long.stderr)
+
+
+@functools.cache
+def estimate(target, who):
+    label, n_features, n = target
+    point = critical_point(label, n_features)
+    return estimate_llc(
+        PopulationLoss(), point.W, point.b, **localized(n), seed=0, sampler=SAMPLERS[who],
+        target=ERROR / reference(target)[0], budget=10**6,
+    )  # fmt: skip
+
+
+def about(target, who, **found):
+    names = dict(zip(("point", "n_features", "n_samples"), target, strict=True))
+    return dict(what="error", who=who, members=1, reference=reference(target), **names, **found)
+
+
+@at_each_target
+@pytest.mark.parametrize("who", SAMPLERS)
+def test_until_the_error(per_step, target, who):
+    found = estimate(target, who)
+    assert found.verdicts == "ok", found.reasons
+    value = dict(value=float(found.mean), error=float(found.stderr), gradients=int(found.gradients))
+    per_step(
+        lambda: estimate.__wrapped__(target, who), steps=1, rounds=2, **about(target, who, **value)
+    )
+
+
+@at_each_target
+def test_until_the_error_devinterp(per_step, target):
+    """As many steps as kgon's SGLD took, at its lr: some are measured, the time is proportional."""
+    label, n_features, n = target
+    long, steps = estimate(target, "kgon SGLD"), 1000
+    chain = dict(localized(n), lr=float(long.step))
 
     def run():
-        sample_single_chain(
-            _Model(), _Rows(x), evaluate, {"W": None, "b": None}, num_draws=steps,
-            sampling_method=SGMCMC.sgld, sampling_method_kwargs=settings(5000), batch_size=5000,
-        )  # fmt: skip
+        point, one = critical_point(label, n_features), torch.zeros(1, n_features)
+        devinterp_chain(
+            point, one, lambda model, _: population_loss(model.W, model.b), steps, chain
+        )
 
-    per_step(run, what="llc", who="devinterp sample_single_chain", members=1, steps=steps)
+    needed = int(long.gradients) * len(long.per_chain)
+    per_step(run, steps=steps, rounds=2, **about(target, "devinterp SGLD", needed=needed))
+
+
+@at_each_target
+def test_until_the_error_nuts(benchmark, target):
+    """Four chains; their draws are scaled to as many as an error of 0.1 takes."""
+    os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+    numpyro = pytest.importorskip("numpyro")
+    import jax
+    import jax.numpy as jnp
+
+    jax.config.update("jax_enable_x64", True)
+    label, n_features, n = target
+    point, n_chains = critical_point(label, n_features), 4
+    nbeta, pull = localized(n).values()
+    centre = {"W": jnp.asarray(point.W.numpy()), "b": jnp.asarray(point.b.numpy())}
+
+    def loss(w):  # Lemma 3.1, as `kgon.theory.loss` has it
+        A, b = w["W"].T @ w["W"], w["b"][:, None]
+        t = jnp.clip(-b / jnp.where(jnp.abs(A) < 1e-150, 1e-150, A), 0, 1)
+        t = jax.lax.stop_gradient(t)  # the integrand vanishes at the threshold
+        M0, M1, M2 = (jnp.where(A < 0, t**k, 1 - t**k) / (k * n_features) for k in (1, 2, 3))
+        u, v = A * M2 + b * M1, A * M1 + b * M0
+        return (A * u + b * v).sum() + 1 / 3 - 2 * jnp.trace(u)
+
+    def distance(w):
+        return sum(jnp.square(w[name] - centre[name]).sum() for name in centre)
+
+    assert math.isclose(float(loss(centre)), point.loss, rel_tol=1e-9)
+    mcmc = numpyro.infer.MCMC(
+        numpyro.infer.NUTS(potential_fn=lambda w: nbeta * loss(w) + pull / 2 * distance(w)),
+        num_warmup=500, num_samples=1000, num_chains=n_chains, chain_method="vectorized",
+        progress_bar=False,
+    )  # fmt: skip
+    start = {name: jnp.broadcast_to(c, (n_chains, *c.shape)) for name, c in centre.items()}
+    seconds, draws = [], []  # of each round, the first of which compiles
+    for turn in range(3):
+        mcmc.post_warmup_state = None
+        marks = [time.process_time()]
+        for phase in (mcmc.warmup, mcmc.run):
+            phase(jax.random.key(turn), init_params=start)
+            jax.block_until_ready(mcmc.last_state)
+            marks.append(time.process_time())
+        seconds.append(np.diff(marks))
+        draws.append(jax.vmap(jax.vmap(loss))(mcmc.get_samples(group_by_chain=True)))
+    warm_up, drawing = np.min(seconds, 0)
+    x = nbeta * (np.concatenate(draws) - point.loss)
+    error = float(x.std() / math.sqrt(numpyro.diagnostics.effective_sample_size(x)))
+    enough = len(draws) * (error / ERROR) ** 2  # rounds
+    benchmark.extra_info.update(
+        **about(target, "numpyro NUTS", value=float(x.mean()), error=error),
+        compiling=float(sum(seconds[0]) - warm_up - drawing),
+        column="n_samples", seconds={n: float(warm_up + enough * drawing)}, steps=1,
+    )  # fmt: skip
+    benchmark.pedantic(lambda: None, rounds=1)
 
 
 SAMPLES = [10**3, 10**4, 10**5, 10**6, 10**7]
