@@ -1,6 +1,5 @@
 """What Lightning and the command line cost: the default job's loop, the way to its first step."""
 
-import functools
 import resource
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import warnings
 import lightning as L
 import pytest
 import torch
+from test_training import SGD
 
 from kgon.callbacks import LLCEstimates
 from kgon.data import SingleFeature
@@ -20,7 +20,6 @@ from kgon.training.init import KGon
 from kgon.training.model import TMS
 from kgon.training.steps import minibatch_steps
 
-SGD = functools.partial(torch.optim.SGD, lr=0.005)
 MEMBERS, BLOCK = 100, 500
 STEPS = 22_500  # a tenth of the default job, which stops, and is looked at, as often on its way
 SNAPSHOTS = range(2250, STEPS + 1, 2250)
@@ -38,7 +37,7 @@ def job():
 def llc_at_every_snapshot():
     """With the settings of conf/callbacks/llc.yaml."""
     return LLCEstimates(
-        SNAPSHOTS, nbeta=None, localization=1.0, n_chains=4, target=0.1, budget=10_000,
+        SNAPSHOTS, nbeta=None, localization=None, n_chains=4, target=0.1, budget=10_000,
         sampler=HMC(),
     )  # fmt: skip
 

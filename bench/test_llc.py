@@ -3,6 +3,7 @@ samplers; a Langevin step of one chain at the 6-gon, full batch, against devinte
 its growth with the number of samples."""
 
 import functools
+import gc
 import math
 import os
 import time
@@ -14,9 +15,11 @@ import torch
 from kgon import streams
 from kgon.compiled.exact_loss import CompiledLoss
 from kgon.data import SingleFeature, draw
-from kgon.llc.estimate import estimate_llc
+from kgon.llc.estimate import estimate_llc, subkeys
 from kgon.llc.hmc import HMC
-from kgon.llc.langevin import SGLD
+from kgon.llc.inputs import default_localization
+from kgon.llc.langevin import SGLD, LangevinChains
+from kgon.llc.stack import Stack
 from kgon.theory.critical import critical_point
 from kgon.theory.loss import DirectLoss, EmpiricalLoss, PopulationLoss, population_loss
 
@@ -27,35 +30,34 @@ def sample(n):
     return draw(SingleFeature(6), streams.member_keys(0, [0], "data"), 0, n)[0]
 
 
+def exact(n):
+    return CompiledLoss(EmpiricalLoss(sample(n)), 6)
+
+
 def settings(n):
     nbeta = n / math.log(n)
     return {"nbeta": nbeta, "lr": 0.02935 / nbeta, "localization": 0.1}  # lr = 5e-5 at n = 5000
 
 
-@pytest.mark.parametrize("chains", [1, 100, 1000, 10000])
-def test_stack(per_step, chains):
-    loss, steps = EmpiricalLoss(sample(5000)), max(100, min(500, 500_000 // chains))
-
-    def run():
-        estimate_llc(
-            loss, POINT.W, POINT.b, **settings(5000),
-            n_chains=chains, n_draws=steps, n_burnin=0, seed=0,
-        )  # fmt: skip
-
-    per_step(run, what="llc", who="kgon", members=chains, steps=steps)
+def langevin(loss, n, n_chains):
+    """Chains at the 6-gon, whose `warm_up` makes steps."""
+    return LangevinChains(
+        SGLD, Stack(loss, (POINT.W, POINT.b), ()), subkeys(0, (), n_chains)[:, None],
+        **{name: torch.tensor([value]).double() for name, value in settings(n).items()},
+        acceptance=math.nan, thin=1,
+    )  # fmt: skip
 
 
-@pytest.mark.parametrize("chains", [1, 100])
-def test_stack_direct(per_step, chains):
-    loss, steps = DirectLoss(sample(5000)), 20
+@pytest.mark.parametrize("n_chains", [1, 100, 1000, 10000])
+def test_stack(per_step, n_chains):
+    chains, steps = langevin(exact(5000), 5000, n_chains), max(100, min(5000, 500_000 // n_chains))
+    per_step(lambda: chains.warm_up(steps), what="llc", who="kgon", members=n_chains, steps=steps)
 
-    def run():
-        estimate_llc(
-            loss, POINT.W, POINT.b, **settings(5000),
-            n_chains=chains, n_draws=steps, n_burnin=0, seed=0,
-        )  # fmt: skip
 
-    per_step(run, what="llc", who="stacked, direct sum", members=chains, steps=steps)
+@pytest.mark.parametrize("n_chains", [1, 100])
+def test_stack_direct(per_step, n_chains):
+    chains, who = langevin(DirectLoss(sample(5000)), 5000, n_chains), "stacked, direct sum"
+    per_step(lambda: chains.warm_up(20), what="llc", who=who, members=n_chains, steps=20)
 
 
 class _Rows(torch.utils.data.Dataset):
@@ -77,14 +79,20 @@ class _Model(torch.nn.Module):
 
 
 def devinterp_chain(point, x, loss, steps, settings):
-    """One chain of devinterp's own loop on batches that are the whole of x."""
+    """One chain of devinterp's own loop on batches that are the whole of x.
+
+    The loop collects garbage before and after its steps, which takes as long as hundreds of them in
+    a process as large as this one; freezing what there is leaves it nothing to look through.
+    """
     from devinterp.slt.sampler import sample_single_chain
 
+    gc.freeze()
     sample_single_chain(
         _Model(point), _Rows(x), lambda model, batch: (loss(model, batch["input_ids"]), None),
         {"W": None, "b": None}, num_draws=steps, sampling_method=SGLD,
         sampling_method_kwargs=settings, batch_size=len(x),
     )  # fmt: skip
+    gc.unfreeze()
 
 
 def test_devinterp(per_step):
@@ -108,30 +116,27 @@ at_each_target = pytest.mark.parametrize("target", TARGETS, ids=lambda t: f"{t[0
 
 def localized(n):
     nbeta = n / math.log(n)
-    return {"nbeta": nbeta, "localization": 0.6 * math.sqrt(nbeta)}
+    return {"nbeta": nbeta, "localization": default_localization(nbeta)}
+
+
+def at(where, **chains):
+    label, n_features, n = where
+    point = critical_point(label, n_features)
+    found = estimate_llc(PopulationLoss(), point.W, point.b, **localized(n), **chains)
+    assert found.verdicts == "ok", found.reasons
+    return found
 
 
 @functools.cache
 def reference(target):
     """One long run of HMC: the value and its error."""
-    label, n_features, n = target
-    point = critical_point(label, n_features)
-    long = estimate_llc(
-        PopulationLoss(), point.W, point.b, **localized(n),
-        n_chains=64, n_draws=10_000, n_burnin=2000, seed=1,
-    )  # fmt: skip
-    assert long.verdicts == "ok", long.reasons
+    long = at(target, n_chains=64, n_draws=10_000, n_burnin=2000, seed=1)
     return float(long.mean), float(long.stderr)
 
 
-@functools.cache
-def estimate(target, who):
-    label, n_features, n = target
-    point = critical_point(label, n_features)
-    return estimate_llc(
-        PopulationLoss(), point.W, point.b, **localized(n), seed=0, sampler=SAMPLERS[who],
-        target=ERROR / reference(target)[0], budget=10**6,
-    )  # fmt: skip
+def until_the_error(target, who):
+    relative = ERROR / reference(target)[0]
+    return at(target, sampler=SAMPLERS[who], target=relative, budget=10**6, seed=0)
 
 
 def about(target, who, **found):
@@ -142,28 +147,25 @@ def about(target, who, **found):
 @at_each_target
 @pytest.mark.parametrize("who", SAMPLERS)
 def test_until_the_error(per_step, target, who):
-    found = estimate(target, who)
-    assert found.verdicts == "ok", found.reasons
-    value = dict(value=float(found.mean), error=float(found.stderr), gradients=int(found.gradients))
-    per_step(
-        lambda: estimate.__wrapped__(target, who), steps=1, rounds=2, **about(target, who, **value)
-    )
+    found = until_the_error(target, who)
+    value = dict(value=float(found.mean), error=float(found.stderr))
+    per_step(lambda: until_the_error(target, who), steps=1, rounds=2, **about(target, who, **value))
 
 
 @at_each_target
 def test_until_the_error_devinterp(per_step, target):
     """As many steps as kgon's SGLD took, at its lr: some are measured, the time is proportional."""
     label, n_features, n = target
-    long, steps = estimate(target, "kgon SGLD"), 1000
-    chain = dict(localized(n), lr=float(long.step))
+    found, steps = until_the_error(target, "kgon SGLD"), 1000
+    point, no_data = critical_point(label, n_features), torch.zeros(1, n_features)
 
     def run():
-        point, one = critical_point(label, n_features), torch.zeros(1, n_features)
         devinterp_chain(
-            point, one, lambda model, _: population_loss(model.W, model.b), steps, chain
-        )
+            point, no_data, lambda model, _: population_loss(model.W, model.b), steps,
+            dict(localized(n), lr=float(found.step)),
+        )  # fmt: skip
 
-    needed = int(long.gradients) * len(long.per_chain)
+    needed = int(found.gradients) * len(found.per_chain)
     per_step(run, steps=steps, rounds=2, **about(target, "devinterp SGLD", needed=needed))
 
 
@@ -228,11 +230,8 @@ def test_chain_step_with_the_sample(in_turns):
     steps = 300
 
     def run(n):
-        loss = EmpiricalLoss(sample(n))
-        return lambda: estimate_llc(
-            loss, POINT.W, POINT.b, **settings(n),
-            n_chains=1000, n_draws=steps, n_burnin=0, seed=0,
-        )  # fmt: skip
+        chains = langevin(exact(n), n, 1000)
+        return lambda: chains.warm_up(steps)
 
     about = dict(what="samples", who="LLC chain-step", column="n_samples")
     in_turns({n: run(n) for n in SAMPLES}, **about, members=1000, steps=steps)
@@ -244,7 +243,7 @@ def test_value_and_gradient_with_the_sample(in_turns):
     W, b = POINT.W + 0.05 * noise, POINT.b.expand(1000, -1).contiguous()
 
     def run(n):
-        compiled = CompiledLoss(EmpiricalLoss(sample(n)), 6)
+        compiled = exact(n)
 
         def evaluate():
             for _ in range(100):
