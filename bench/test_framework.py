@@ -74,8 +74,7 @@ def test_bare_loop(per_step):
 DEFAULT_JOB = """
 import sys, time
 import torch
-from kgon.cli import main
-from kgon.launch import train as command
+from kgon.cli import main, train as command
 fit = command.train
 def timed(*job):
     start = time.process_time()
