@@ -33,7 +33,7 @@ test-slow: $(READY) ## run the slow tests: sweeps, a real Slurm, kills, a browse
 
 bench: ## measure speed against the peers, in an environment of its own; writes docs/benchmarks.md
 	$(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/pip install --quiet -c constraints.txt -e . pytest-benchmark tms-kit==0.4.1 occhio==0.2.3 blackjax==1.7.1
+	.venv-bench/bin/pip install --quiet -c constraints.txt -e '.[nuts]' pytest-benchmark tms-kit==0.4.1 occhio==0.2.3 blackjax==1.7.1
 	.venv-bench/bin/pytest -c bench/pytest.ini --benchmark-json=.venv-bench/results.json bench
 	.venv-bench/bin/python bench/table.py .venv-bench/results.json docs
 

@@ -13,7 +13,7 @@ from test_training import SGD
 
 from kgon.callbacks import LLCEstimates
 from kgon.data import SingleFeature
-from kgon.llc.langevin import SGLD
+from kgon.llc.hmc import HMC
 from kgon.training.datamodule import EnsembleData
 from kgon.training.fit import train
 from kgon.training.init import KGon
@@ -35,9 +35,10 @@ def job():
 
 
 def llc_at_every_snapshot():
+    """With the settings of conf/callbacks/llc.yaml."""
     return LLCEstimates(
-        SNAPSHOTS, nbeta=None, lr=1e-3, localization=1.0, n_chains=4, n_draws=400, n_burnin=100,
-        sampler=SGLD,
+        SNAPSHOTS, nbeta=None, localization=None, n_chains=4, target=0.1, budget=10_000,
+        sampler=HMC(),
     )  # fmt: skip
 
 
@@ -104,7 +105,7 @@ import os, sys, time
 import lightning, torch
 wall, cpu = time.perf_counter(), time.process_time()
 from kgon.cli import main
-from kgon.model import TMS
+from kgon.training.model import TMS
 def first(self, batch):
     print(time.perf_counter() - wall, time.process_time() - cpu, flush=True)
     os._exit(0)
