@@ -23,14 +23,12 @@ log = logging.getLogger(__name__)
 class Sweeper(BasicSweeper):
     """Hydra's own sweeper (every combination), for points that have directories of their own.
 
-    Points that have finished, or have failed and are not to be tried again, are not launched. The
-    others are set to `pending` before the first one starts. A job that fails raises nothing here:
-    its directory records that, and the command line shows it.
+    Points that are done are not launched; the others are `pending` before the first one starts. A
+    job that fails raises nothing here: its directory records that, and the command line shows it.
     """
 
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
-        """Launch every combination of `arguments` that has to be run."""
-        from kgon.launch.points import announce, points, waiting
+        from kgon.launch.points import points, waiting
 
         assert self.hydra_context is not None and self.config is not None
         assert self.launcher is not None
@@ -38,9 +36,7 @@ class Sweeper(BasicSweeper):
         words = [f"{key}={value}" for key, value in (self.params or {}).items()]
         parsed = OverridesParser.create(config_loader=loader).parse_overrides([*words, *arguments])
         (every,) = self.split_arguments(parsed, None)
-        known = points(loader, self.config, every)
-        announce(known, self.config)
-        chosen = waiting(known, self.config)
+        chosen = waiting(points(loader, self.config, every), self.config)
         results: list[JobReturn] = []
         size = self.max_batch_size or max(len(chosen), 1)
         for start in range(0, len(chosen), size):
@@ -51,17 +47,11 @@ class Sweeper(BasicSweeper):
                 words_of = [list(point.overrides) for point in batch]
                 returned = self.launcher.launch(words_of, initial_job_idx=start)
             for point, result in zip(batch, returned, strict=False):
-                _record(point, result)
+                if result.status == JobStatus.FAILED:
+                    error = result._return_value
+                    point.directory.fail(point.command, point.task, error)
             results += returned
         return results
-
-
-def _record(point: "Point", result: JobReturn) -> None:
-    """Make sure that the directory of a failed job says so."""
-    failed = result.status == JobStatus.FAILED
-    if failed and point.directory.status()["state"] not in ("failed", "finished"):
-        error = result._return_value
-        point.directory.fail(point.command, point.task, f"{type(error).__name__}: {error}")
 
 
 def _failed(error: BaseException) -> JobReturn:
@@ -73,13 +63,12 @@ class JoblibLauncher(joblib_launcher.JoblibLauncher):
 
     A process that dies takes the pool and the other running jobs with it. Each job that was running
     is then run in a process of its own, one after the other: this finds the job that kills its
-    process, and the others resume from their checkpoints. The rest is launched again, side by side.
+    process, and the others resume. The rest is launched again, side by side.
     """
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Run the jobs; one whose process dies has failed."""
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
         from kgon.launch.points import points
@@ -125,7 +114,6 @@ class PackedLauncher(BasicLauncher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Run the jobs with these overrides."""
         from kgon.launch.points import points
 
         assert self.hydra_context is not None and self.config is not None
@@ -133,7 +121,6 @@ class PackedLauncher(BasicLauncher):
         return self.launch_points(points(loader, self.config, job_overrides))
 
     def launch_points(self, points: "Sequence[Point]") -> Sequence[JobReturn]:
-        """Run the jobs of these points."""
         from kgon.launch import packed
 
         return packed.launch(points)
@@ -142,10 +129,9 @@ class PackedLauncher(BasicLauncher):
 class SlurmLauncher(submitit_launcher.SlurmLauncher):
     """One Slurm job for each point, by Hydra's submitit launcher.
 
-    It differs from that one in what a sweep of many points needs: arrays are no longer than the
-    cluster allows; a job that dies is one failed result and does not end the sweep; the states of
-    jobs are those of squeue, which needs no accounting database; and with `wait: false` it returns
-    after the submission.
+    Arrays are no longer than the cluster allows; a job that dies is one failed result and does not
+    end the sweep; the states of jobs are those of squeue; and with `wait: false` it returns after
+    the submission.
     """
 
     def __init__(self, wait: bool, poll_seconds: float, **params: Any):

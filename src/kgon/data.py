@@ -5,7 +5,7 @@ same ones for a fixed data set, or new ones at every step.
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,54 +17,46 @@ from kgon.theory.loss import DirectLoss, EmpiricalLoss, Loss, PopulationLoss
 EXPECTATION_SAMPLES = 4096
 
 
-class Distribution(Protocol):
-    """A distribution of inputs x in R^n_features, written as a map from uniform numbers."""
+class Distribution:
+    """A distribution of inputs x in R^n_features, written as a map from `n_uniforms` numbers."""
 
-    n_features: int
     n_uniforms: int
-    """The number of uniform numbers that one input takes."""
+
+    def __init__(self, n_features: int):
+        if n_features < 1:
+            raise ValueError(f"data.n_features must be at least 1, got {n_features}")
+        self.n_features = n_features
 
     def inputs(self, u: Tensor) -> Tensor:
         """Inputs (..., n_features) from independent uniform numbers u (..., n_uniforms)."""
-        ...
+        raise NotImplementedError
 
     def expected_loss(self, importance: Tensor | None) -> Loss:
         """The loss under this distribution."""
-        ...
+        raise NotImplementedError
 
     def sample_loss(self, x: Tensor, importance: Tensor | None) -> Loss:
         """The loss of a sample x (*batch, n_samples, n_features) of this distribution."""
-        ...
+        return DirectLoss(x, importance)
 
     def critical_points(self, n_hidden: int, importance: Tensor | None) -> list[CriticalPoint]:
         """The known critical points of the expected loss, in order of loss; may be empty."""
-        ...
+        return []
 
 
-def _check_n_features(n_features: int) -> None:
-    if n_features < 1:
-        raise ValueError(f"data.n_features must be at least 1, got {n_features}")
-
-
-class SingleFeature:
+class SingleFeature(Distribution):
     """x = a e_i with i uniform over the features and a ~ U[0, 1] (Chen et al. 2023, eq. (2))."""
 
     n_uniforms = 2
-
-    def __init__(self, n_features: int):
-        _check_n_features(n_features)
-        self.n_features = n_features
 
     def inputs(self, u: Tensor) -> Tensor:
         feature = (u[..., :1] * self.n_features).long().clamp(max=self.n_features - 1)
         return u.new_zeros(*u.shape[:-1], self.n_features).scatter(-1, feature, u[..., 1:])
 
     def expected_loss(self, importance: Tensor | None) -> Loss:
-        """The population loss in closed form (Lemma 3.1)."""
         return PopulationLoss(importance)
 
     def sample_loss(self, x: Tensor, importance: Tensor | None) -> Loss:
-        """The exact loss, at a cost that grows little with the size of the sample."""
         return EmpiricalLoss(x, importance)
 
     def critical_points(self, n_hidden: int, importance: Tensor | None) -> list[CriticalPoint]:
@@ -74,14 +66,13 @@ class SingleFeature:
         return critical_points(self.n_features)
 
 
-class _Bernoulli:
+class _Bernoulli(Distribution):
     """Inputs with any number of active features, each uniform on [0, 1]."""
 
     def __init__(self, n_features: int, sparsity: float):
-        _check_n_features(n_features)
+        super().__init__(n_features)
         if not 0 <= sparsity < 1:
             raise ValueError(f"data.sparsity must lie in [0, 1), got {sparsity}")
-        self.n_features = n_features
         self.n_uniforms = 2 * n_features
         self.sparsity = sparsity
 
@@ -102,21 +93,12 @@ class _Bernoulli:
         keys = streams.member_keys(0, [0], "expectation")
         return DirectLoss(draw(self, keys, 0, EXPECTATION_SAMPLES), importance)
 
-    def sample_loss(self, x: Tensor, importance: Tensor | None) -> Loss:
-        """The loss, summed over the sample."""
-        return DirectLoss(x, importance)
-
-    def critical_points(self, n_hidden: int, importance: Tensor | None) -> list[CriticalPoint]:
-        """An empty list: no critical points are known."""
-        return []
-
 
 class Sparse(_Bernoulli):
     """Each feature is active with probability 1 - sparsity, then uniform on [0, 1] (Elhage et al.).
 
-    As sparsity -> 1, nearly all inputs other than zero have a single active feature, distributed as
-    in `SingleFeature`. But most inputs are then zero, and these penalize positive biases, unlike
-    `SingleFeature`.
+    As sparsity -> 1, nearly all inputs other than zero have a single active feature. But most
+    inputs are then zero, and these penalize positive biases, unlike `SingleFeature`.
     """
 
     def _active(self, u: Tensor) -> Tensor:
@@ -126,13 +108,9 @@ class Sparse(_Bernoulli):
 class Pairs(_Bernoulli):
     """Correlated or anticorrelated features (Elhage et al.).
 
-    Features 2i and 2i + 1 form a pair, which is active with probability 1 - sparsity.
-
-    Args:
-        n_features: an even number.
-        sparsity: the probability that a pair is not active, in [0, 1).
-        together: whether both features of an active pair are active, with independent magnitudes.
-            If not, one of the two is, either with probability 1/2.
+    Features 2i and 2i + 1 form a pair, which is active with probability 1 - sparsity. Both features
+    of an active pair are active, with independent magnitudes, or, unless `together`, one of the two
+    is, either with probability 1/2.
     """
 
     def __init__(self, n_features: int, sparsity: float, together: bool):
@@ -156,13 +134,9 @@ def draw(distribution: Distribution, keys: streams.Keys, start: int, count: int)
 
 @dataclass(frozen=True)
 class Minibatches:
-    """The inputs of consecutive training steps of every member.
+    """The inputs of consecutive training steps: step t of member s uses the rows x[s, order[s, t]].
 
-    Step t of member s uses the rows x[s, order[s, t]].
-
-    Attributes:
-        x: (n_members, n_rows, n_features).
-        order: (n_members, n_steps, batch_size) int32, indices of rows of x.
+    x is (n_members, n_rows, n_features), order (n_members, n_steps, batch_size) int32.
     """
 
     x: Tensor
@@ -178,7 +152,6 @@ class Minibatches:
         return self.x[member, self.order[:, t].long()]
 
     def to(self, *args: Any, **kwargs: Any) -> "Minibatches":
-        """A copy on another device; Lightning calls this."""
         return Minibatches(self.x.to(*args, **kwargs), self.order.to(*args, **kwargs))
 
 
@@ -189,5 +162,5 @@ class FullBatches:
     n_steps: int
 
     def to(self, *_args: Any, **_kwargs: Any) -> "FullBatches":
-        """The same object, which holds no tensors; Lightning calls this."""
+        """Lightning calls this."""
         return self

@@ -1,11 +1,12 @@
-"""Writing files as a whole or not at all, and numbers as JSON and tables can hold them."""
+"""Writing files as a whole or not at all, locks, and numbers as JSON and tables can hold them."""
 
+import fcntl
 import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import SupportsFloat
+from typing import IO, SupportsFloat
 
 
 @contextmanager
@@ -27,16 +28,21 @@ def replaced(path: Path, *, sync: bool = True) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str, *, sync: bool = True) -> None:
-    """Replace the file by one with this text, as `replaced` does.
-
-    Raises:
-        OSError: the file could not be written; the error names `path`.
-    """
+    """Replace the file by one with this text, as `replaced` does; an OSError names `path`."""
     try:
         with replaced(path, sync=sync) as partial:
             partial.write_text(text)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def try_lock(file: IO[str], kind: int = fcntl.LOCK_EX) -> bool:
+    """Lock an open file, until it is closed; False if another process holds the lock."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
 
 
 def finite_or_none(x: SupportsFloat | None) -> float | None:

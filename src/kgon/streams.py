@@ -50,10 +50,8 @@ def _fold(keys, words):
 
 
 def member_keys(seed: int | Sequence[int], members: Sequence[int], purpose: str) -> Keys:
-    """The stream keys of the members for one purpose ("data", "order", ...), (n_members,).
-
-    `seed` is one seed for all members, or a seed for each.
-    """
+    """The members' stream keys for a purpose such as "data", (n_members,); `seed` is one, or one
+    each."""
     keys = np.asarray(members, dtype=np.uint64)
     words = np.empty((len(keys), 2), dtype=np.uint64)
     words[:, 0] = [s % 2**64 for s in each_seed(seed, len(keys))]
@@ -63,11 +61,8 @@ def member_keys(seed: int | Sequence[int], members: Sequence[int], purpose: str)
 
 
 def each_seed(seed: int | Sequence[int], n_members: int) -> list[int]:
-    """The members' seeds, from one integer of any kind for all or one for each.
-
-    Raises:
-        ValueError: anything else.
-    """
+    """The members' seeds, from one integer for all or one for each; ValueError for anything
+    else."""
     seeds: Any = [seed] * n_members if isinstance(seed, Integral) else seed
     several = isinstance(seeds, Sequence | np.ndarray) and len(seeds) == n_members
     if not several or not all(isinstance(s, Integral) for s in seeds):
@@ -80,26 +75,19 @@ def each_seed(seed: int | Sequence[int], n_members: int) -> list[int]:
 def seed_keys(seed: int | Keys, shape: tuple[int, ...], purpose: str) -> Keys:
     """Stream keys of this shape for what a sampler was given as its seed.
 
-    An integer of any kind, NumPy's scalars too, names streams for `purpose`; an array of stream
-    keys is taken as it is.
-
-    Raises:
-        ValueError: anything else, such as an array of integers that are not uint64.
+    An integer names streams for `purpose`; an array of uint64 stream keys is taken as it is.
+    Anything else is a ValueError.
     """
     if isinstance(seed, Integral):
         return member_keys(int(seed), range(math.prod(shape)), purpose).reshape(shape)
     if isinstance(seed, np.ndarray) and seed.dtype == np.uint64 and seed.shape == tuple(shape):
         return seed
-    raise ValueError(
-        f"seed must be an integer, or uint64 stream keys of shape {tuple(shape)}; got "
-        f"{_described(seed)}"
-    )
-
-
-def _described(seed: Any) -> str:
+    got = repr(seed)
     if isinstance(seed, np.ndarray):
-        return f"a {seed.dtype} array of shape {seed.shape}"
-    return f"{seed!r}"
+        got = f"a {seed.dtype} array of shape {seed.shape}"
+    raise ValueError(
+        f"seed must be an integer, or uint64 stream keys of shape {tuple(shape)}; got {got}"
+    )
 
 
 def subkeys(keys: Keys, count: int) -> Keys:
@@ -164,10 +152,7 @@ def _cos_sin(u):
 
 @numba.njit(inline="always", error_model="numpy", fastmath={"contract"})
 def normal_pair(key, counter):
-    """Standard normal numbers `counter` (even) and `counter` + 1 of a stream.
-
-    They are the Box-Muller transform of the uniform numbers with these counters.
-    """
+    """Standard normal numbers `counter` (even) and `counter` + 1 of a stream, by Box and Muller."""
     radius = np.sqrt(-2.0 * _log(unit(key, counter)))
     cos, sin = _cos_sin(unit(key, counter + 1))
     return radius * cos, radius * sin

@@ -167,7 +167,7 @@ def test_a_failing_job_is_recorded_as_failed_and_exits_non_zero(kgon, tmp_path):
         (["members=[]"], "members must be"),
         (["members=null"], "members must be a positive number"),
         (["members=true"], "members must be a positive number"),
-        (["members=[1,1]"], "members must be different"),
+        (["members=[1,1]"], "different member numbers >= 0, got"),
         (["trainer.devices=2"], "one device"),
         (["+trainer.strategy=ddp", "trainer.devices=2"], "one device"),
         (["trainer.gradient_clip_val=1.0"], "couple the members"),

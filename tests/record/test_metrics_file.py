@@ -4,18 +4,19 @@ import json
 
 import pytest
 
-from kgon.record.metrics_file import NAME, MetricsFile, Row
+from kgon.callbacks.recorder import Row
+from kgon.record.metrics_file import NAME, MetricsFile
 
 
 def test_lines_of_a_step_are_one_row_and_earlier_steps_are_ignored(tmp_path):
     file = MetricsFile(tmp_path)
     assert file.rows() == []
-    file.append(0, {"loss": 0.1})
-    file.append(0, media={"weights": "figures/0.png"})
-    file.append(5, {"loss": 1e-300, "llc": float("inf")})
-    file.append(3, {"loss": 7.0})
+    file.log_metrics({"loss": 0.1}, 0)
+    file.log_image("weights", [str(tmp_path / "figures" / "0.png")], 0)
+    file.log_metrics({"loss": 1e-300, "llc": float("inf")}, 5)
+    file.log_metrics({"loss": 7.0}, 3)
     assert file.rows() == [
-        Row(0, {"loss": 0.1}, {"weights": "figures/0.png"}),
+        Row(0, {"loss": 0.1}, {"weights": tmp_path / "figures" / "0.png"}),
         Row(5, {"loss": 1e-300, "llc": float("inf")}),
     ]
     assert [json.loads(line)["step"] for line in (tmp_path / NAME).read_text().splitlines()] == [
@@ -29,13 +30,13 @@ def test_lines_of_a_step_are_one_row_and_earlier_steps_are_ignored(tmp_path):
 def test_a_job_that_resumes_replaces_what_was_written_from_its_first_row_on(tmp_path, first):
     before = MetricsFile(tmp_path)
     for step in range(5):
-        before.append(step, {"loss": -1.0})
+        before.log_metrics({"loss": -1.0}, step)
     with before.path.open("a") as file:
         file.write('{"step": 5, "lo')  # killed in mid-line
     assert [row.step for row in before.rows()] == [0, 1, 2, 3, 4]
     after = MetricsFile(tmp_path)
     for step in (first, first + 1):
-        after.append(step, {"loss": 1.0})
+        after.log_metrics({"loss": 1.0}, step)
     rows = [(row.step, row.metrics["loss"]) for row in after.rows()]
     kept = [(step, -1.0) for step in range(min(first, 5))]
     assert rows == [*kept, (first, 1.0), (first + 1, 1.0)]

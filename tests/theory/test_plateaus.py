@@ -11,13 +11,10 @@ from hypothesis import strategies as st
 
 from kgon.theory.critical import critical_point, critical_points
 from kgon.theory.plateaus import (
-    Match,
     Plateau,
-    count_plateaus,
     find_plateaus,
     find_plateaus_of_each,
     match_plateaus,
-    transitions,
 )
 
 EDGES = [0, 3000, 12000, 40000, 100000]
@@ -341,23 +338,3 @@ def test_points_at_the_same_level_are_all_named():
 def test_matching_needs_points():
     with pytest.raises(ValueError, match="points"):
         match_plateaus([Plateau(0, 1, 0.1)], [])
-
-
-def test_transitions_are_changes_of_label():
-    matches = [Match(label, 0.0, (label,)) for label in ("4++-", "4++-", "4+", "4+", "5", "4+")]
-    assert transitions(matches) == [("4++-", "4+"), ("4+", "5"), ("5", "4+")]
-    assert transitions(matches[:2]) == []
-    assert transitions([]) == []
-
-
-def test_plateaus_are_counted_as_they_are_found():
-    g = torch.Generator().manual_seed(5)
-    noise = torch.randn(2, 9, EVEN.numel(), generator=g, dtype=torch.float64)
-    scale = torch.logspace(-5, -2, 9).double()[:, None]
-    curves = staircase(EVEN) + scale * noise
-    curves[0, 0, 500:], curves[1, 0] = math.nan, math.inf
-    found = find_plateaus_of_each(EVEN, curves)
-    expected = torch.tensor([len(plateaus) for plateaus in found]).view(2, 9)
-    assert expected.unique().numel() > 3
-    assert (count_plateaus(EVEN, curves) == expected).all()
-    assert count_plateaus(EVEN, curves[0, 0]) == expected[0, 0]

@@ -5,8 +5,9 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from kgon.launch.config import CONF
+from kgon.record.metrics_file import MetricsFile
 from kgon.record.run_directory import RunDirectory
-from kgon.tracking.logger import Recording, tracked, wandb_logger
+from kgon.tracking.logger import tracked, wandb_logger
 
 SETTINGS = {
     **OmegaConf.to_container(OmegaConf.load(CONF / "logger" / "wandb.yaml").settings),
@@ -27,7 +28,7 @@ def tracker(directory, mode="online", artifacts=False, **init):
 def record(directory, mode="online", steps=range(3), work=None, **settings):
     """A job that logs its step as the loss at each of `steps`, then does `work(logger, job)`."""
     with RunDirectory(directory).job("train", [], {"seed": 1}) as job:
-        log, recording = tracker(directory, mode, **settings), Recording(directory)
+        log, recording = tracker(directory, mode, **settings), MetricsFile(directory)
         with tracked(log, {"seed": 1}):
             for step in steps:
                 for one in (log, recording):

@@ -13,8 +13,9 @@ from matplotlib.image import imsave
 from recorded import loss_rows, record, states, tracker
 from wandb_server import API_KEY
 
+from kgon.record.metrics_file import MetricsFile
 from kgon.tracking import account
-from kgon.tracking.logger import Recording, log_artifacts, log_results, tracked
+from kgon.tracking.logger import log_artifacts, log_results, tracked
 
 # ---------------------------------------------------------------------------------------- modes
 
@@ -109,7 +110,7 @@ def test_results_reach_the_server_and_the_key_reaches_nothing_else(server, kgon,
     imsave(picture, np.eye(9))
 
     def work(log, job):
-        for one in (log, Recording(tmp_path / "job")):
+        for one in (log, MetricsFile(tmp_path / "job")):
             for step in (5, 10):
                 one.log_metrics({"loss": step}, step=step)
                 one.log_image("media/weights", [str(picture)], step=step)
@@ -172,7 +173,7 @@ def test_a_network_lost_in_training_fails_no_job_and_costs_no_row(
             os.kill(int(found.stdout), signal.SIGKILL)
         else:
             server.always = fault
-        for one in (log, Recording(tmp_path / "job")):
+        for one in (log, MetricsFile(tmp_path / "job")):
             for step in range(3, 100):
                 one.log_metrics({"loss": float(step)}, step=step)
         job.report(1.0, {"final/loss": 0.5})

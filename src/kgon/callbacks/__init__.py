@@ -3,14 +3,9 @@
 from kgon.callbacks.checkpoint import Checkpoints
 from kgon.callbacks.llc import LLCEstimates
 from kgon.callbacks.loggers import Loggers
-from kgon.callbacks.losses import Losses
-from kgon.callbacks.phases import Phases
-from kgon.callbacks.pictures import WeightPictures
-from kgon.callbacks.plateaus import Plateaus
-from kgon.callbacks.progress import Progress
+from kgon.callbacks.progress import Progress, Status
 from kgon.callbacks.recorder import Recorder
-from kgon.callbacks.snapshots import Snapshots
-from kgon.callbacks.status import Status
+from kgon.callbacks.recorders import Losses, Phases, Plateaus, Snapshots, WeightPictures
 
 __all__ = [
     "Checkpoints",

@@ -17,15 +17,11 @@ _SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 
 
 class Checkpoints(Checkpoint):
-    """Saves model, optimizer and record: at intervals, at the end, and when told to stop.
+    """Saves model, optimizer and record: every so many seconds, at the end, and when told to stop.
 
     A stop signal takes effect at the end of the block of steps: the state is saved, then the
     previous handler is called (submitit's, for instance, requeues the job). Results do not depend
     on when checkpoints are written.
-
-    Args:
-        folder: where the checkpoints are written.
-        every_seconds: approximate time between checkpoints, and so the most work that a kill loses.
     """
 
     def __init__(self, folder: str, every_seconds: float):

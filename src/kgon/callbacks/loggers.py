@@ -7,6 +7,7 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from kgon.callbacks.recorder import Recorder, Row, logged_rows
+from kgon.training.history import LAST
 from kgon.training.model import TMS
 
 
@@ -14,10 +15,7 @@ class Loggers(L.Callback):
     """Sends the metrics and pictures of a step to the run's loggers, after all recorders.
 
     A resumed run first sends the rows of its history again, except to TensorBoard, which keeps the
-    files of the interrupted run.
-
-    Args:
-        recorders: the recorders whose metrics and pictures are sent.
+    files of the interrupted run. `module.metrics` has the last value of every metric.
     """
 
     def __init__(self, recorders: Sequence[Recorder]):
@@ -31,17 +29,16 @@ class Loggers(L.Callback):
             module.metrics |= row.metrics
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._send(trainer, module)
+        # A resumed run has sent the row of its step.
+        if trainer.global_step == 0:
+            self.on_train_batch_end(trainer, module)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
-        self._send(trainer, module)
-
-    def _send(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         assert isinstance(module, TMS)
-        if module.unsent_metrics or module.unsent_pictures:
-            row = Row(trainer.global_step, module.unsent_metrics, module.unsent_pictures)
-            module.unsent_metrics, module.unsent_pictures = {}, {}
+        due = [each for each in self.recorders if trainer.global_step in each.steps]
+        for row in logged_rows(due, module, LAST):
             send(row, module.loggers)
+            module.metrics |= row.metrics
 
 
 def send(row: Row, loggers: Sequence[Any]) -> None:

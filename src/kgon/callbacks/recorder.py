@@ -11,7 +11,6 @@ import lightning as L
 from torch import Tensor
 
 from kgon.training.datamodule import EnsembleData
-from kgon.training.history import LAST
 from kgon.training.model import TMS
 
 
@@ -21,9 +20,6 @@ class Recorder(L.Callback):
     A subclass adds a record to its table of the history in `record`, and computes what loggers get
     in `metrics`. Metrics are functions of the history alone, so a resumed run sends its loggers the
     same rows again.
-
-    Args:
-        steps: when to record.
     """
 
     table: ClassVar[str]
@@ -64,11 +60,7 @@ class Recorder(L.Callback):
 
     def _record_if_due(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.global_step in self.steps:
-            model, data = _ensemble(trainer, module)
-            self.record(model, data)
-            values = self.metrics(model, LAST)
-            known = {name: float(value) for name, value in values.items() if not value.isnan()}
-            model.note(known, self.pictures(trainer.global_step))
+            self.record(*_ensemble(trainer, module))
 
 
 def _ensemble(trainer: L.Trainer, module: L.LightningModule) -> tuple[TMS, EnsembleData]:
@@ -89,17 +81,17 @@ class Row:
 def logged_rows(
     recorders: Sequence[Recorder], module: TMS, records: slice = slice(None)
 ) -> list[Row]:
-    """The metrics and pictures of a module's history, a row for each step, in order."""
+    """The metrics and pictures in a history: a row for each step that has any, in order."""
     rows: dict[int, Row] = {}
     for recorder in recorders:
         if recorder.table not in module.history:
             continue
         steps = module.history.steps(recorder.table)[records].tolist()
         for step in steps:
-            row = rows.setdefault(step, Row(step))
-            row.pictures |= recorder.pictures(step)
+            if pictures := recorder.pictures(step):
+                rows.setdefault(step, Row(step)).pictures |= pictures
         for name, values in recorder.metrics(module, records).items():
             for step, value in zip(steps, values.double().tolist(), strict=True):
                 if not math.isnan(value):
-                    rows[step].metrics[name] = value
+                    rows.setdefault(step, Row(step)).metrics[name] = value
     return [rows[step] for step in sorted(rows)]

@@ -40,7 +40,6 @@ def main() -> None:
     arguments = parser.parse_args()
     if importlib.util.find_spec("wandb_workspaces") is None:
         parser.error("wandb-workspaces is not installed; run: pip install 'kgon[dashboards]'")
-    build = dashboards.report if arguments.report else dashboards.workspace
     entity = arguments.entity
     if arguments.offline is None:
         try:
@@ -51,14 +50,13 @@ def main() -> None:
             print(f"kgon dashboard: error: {error}", file=sys.stderr)
             sys.exit(1)
         entity = entity or api.default_entity
-    unsaved = build(
-        dashboards.View(
-            entity=entity or "",
-            project=arguments.project,
-            name=arguments.name or arguments.sweep or "kgon",
-            sweep=arguments.sweep,
-            parameters=[*dashboards.PARAMETERS, *arguments.parameter],
-        )
+    unsaved = dashboards.view(
+        entity or "",
+        arguments.project,
+        arguments.name or arguments.sweep or "kgon",
+        arguments.sweep,
+        [*dashboards.PARAMETERS, *arguments.parameter],
+        as_report=arguments.report,
     )
     if arguments.offline is None:
         unsaved.save()

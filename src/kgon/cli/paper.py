@@ -4,17 +4,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from kgon.launch import command_line
 from kgon.launch import config as configs
+from kgon.launch.jobs import sigterm_stops
 from kgon.launch.options import CONF
 from kgon.launch.overrides import Composer
 from kgon.paper.items import ITEMS, check_names
@@ -31,11 +28,7 @@ def main() -> None:
 
 
 def check(config: DictConfig) -> None:
-    """Check the settings before any job starts.
-
-    Raises:
-        ValueError: a value is not allowed.
-    """
+    """ValueError for a value that is not allowed, before any job starts."""
     if not isinstance(config.quick, bool):
         raise ValueError(f"quick must be true or false, got {config.quick}")
     check_names(_names(config))
@@ -56,7 +49,7 @@ def task(config: DictConfig) -> None:
     """Run the jobs that are not finished, then write the page from all that are."""
     chosen = [item for item in ITEMS if item.name in _names(config)]
     needed = list(dict.fromkeys(name for item in chosen for name in item.needs))
-    with _sigterm_exits():
+    with sigterm_stops():
         folders = {name: _directories(job, config) for name, job in JOBS.items()}
         for i, name in enumerate(needed):
             _run(f"[{i + 1}/{len(needed)}]", JOBS[name], folders[name], config)
@@ -74,7 +67,7 @@ def _write(config: DictConfig, folders: dict[str, list[Path]]) -> None:
         sections[item.name] = item.make(results) if ready else None
     out = Path(config.out or (f"{config.runs.dir}/paper-quick" if config.quick else "docs/paper"))
     runs = [path for paths in done.values() for path in paths]
-    minutes = sum(_status(path)["seconds"] or 0.0 for path in runs) / 60
+    minutes = sum(RunDirectory(path).status()["seconds"] or 0.0 for path in runs) / 60
     version = "the quick version, `kgon paper --quick`" if config.quick else "`make paper`"
     how = f"Written by {version} from {len(runs)} runs, {minutes:.0f} minutes of computing in all."
     if config.quick:
@@ -95,12 +88,8 @@ def _directories(job: Job, config: DictConfig) -> list[Path]:
     return found
 
 
-def _status(path: Path) -> dict[str, Any]:
-    return RunDirectory(path).status()
-
-
 def _finished(path: Path) -> bool:
-    return bool(_status(path)["state"] == "finished")
+    return bool(RunDirectory(path).status()["state"] == "finished")
 
 
 def _run(number: str, job: Job, directories: list[Path], config: DictConfig) -> None:
@@ -139,17 +128,3 @@ def _run(number: str, job: Job, directories: list[Path], config: DictConfig) -> 
               "Finished runs are kept.", file=sys.stderr)  # fmt: skip
         sys.exit(1)
     print(f"      {time.monotonic() - started:.0f} s", flush=True)
-
-
-@contextmanager
-def _sigterm_exits() -> Iterator[None]:
-    """Let SIGTERM raise SystemExit, so that a running job is interrupted first."""
-
-    def stop(number: int, _: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -67,7 +67,7 @@ def _runs(arguments: argparse.Namespace) -> list[Standing]:
     if arguments.sweep:
         known = [sweep for folder in arguments.folder for sweep in sweeps.known(folder)]
         if arguments.sweep == "last":
-            known = sorted(known, key=lambda sweep: sweep.changed)[-1:]
+            known = sorted(known, key=lambda sweep: sweep.folder.stat().st_mtime)[-1:]
         else:
             known = [sweep for sweep in known if sweep.name == arguments.sweep]
         if not known:

@@ -6,10 +6,6 @@ import signal
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from kgon.tracking.sync import Outcome
 
 
 def main() -> None:
@@ -38,7 +34,7 @@ def main() -> None:
     from kgon.tracking.sync import find, sync
 
     try:
-        runs = find(arguments.folder)
+        records = find(arguments.folder)
         api = account.connect(account.ANSWER_SECONDS)
     except ValueError as error:
         parser.error(str(error))
@@ -47,14 +43,13 @@ def main() -> None:
         sys.exit(1)
     counts: Counter[str] = Counter()
 
-    def report(outcome: "Outcome") -> None:
-        counts[outcome.state] += 1
-        detail = f": {outcome.detail}" if outcome.detail else ""
-        print(f"{outcome.state:<13} {outcome.folder}{detail}", flush=True)
+    def report(folder: Path, state: str, detail: str) -> None:
+        counts[state] += 1
+        print(f"{state:<13} {folder}{f': {detail}' if detail else ''}", flush=True)
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        sync(runs, api, arguments.parallel, report)
+        sync(records, api, arguments.parallel, report)
     except KeyboardInterrupt:
         print(f"interrupted: {_in_words(counts)}; call it again to send the rest", flush=True)
         os._exit(130)  # without waiting for the server; the client's process ends with this one

@@ -1,9 +1,8 @@
 """The style of kgon's figures: size, colours, markers, axes, names of levels, legends; and `save`.
 
-Every figure is half a page wide (3.4 inches) and has no text below 7 pt. Figures use
-`matplotlib.figure.Figure` without pyplot, so there is no global state and no display. matplotlib's
-constrained layout makes room for text. A phase has the same colour everywhere (`phase_color`), and
-a marker and a line style that identify it without colour.
+Every figure is half a page wide and has no text below 7 pt. Figures use `matplotlib.figure.Figure`
+without pyplot, so there is no global state and no display. A phase has the same colour everywhere,
+and a marker and a line style that identify it without colour.
 """
 
 import math
@@ -15,11 +14,12 @@ from typing import Any, ParamSpec, TypeVar
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import hsv_to_rgb, rgb_to_hsv, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.markers import MarkerStyle
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from kgon.theory.critical import parse_label
@@ -251,7 +251,7 @@ def step_axis(ax: Axes, step: Array) -> None:
     grid = (10.0 ** np.arange(-1, 16))[:, None] * np.arange(1, 10)
     ax.xaxis.set_major_locator(FixedLocator([*start, *ticks]))
     ax.xaxis.set_minor_locator(FixedLocator([*grid[(grid >= first) & (grid <= last)]]))
-    ax.xaxis.set_major_formatter(FuncFormatter(_power_of_ten if len(decades) else plain_decimals))
+    ax.xaxis.set_major_formatter(_power_of_ten if len(decades) else plain_decimals)
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 
@@ -260,9 +260,7 @@ def linear_step_axis(ax: Axes, last: float) -> None:
     ax.set_xlim(0, last)
     ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     ax.xaxis.set_major_formatter(
-        FuncFormatter(
-            lambda value, _: f"{value / 1000:g}k" if last >= 5000 and value else f"{value:g}"
-        )
+        lambda value, _: f"{value / 1000:g}k" if last >= 5000 and value else f"{value:g}"
     )
 
 
@@ -273,18 +271,21 @@ def loss_axis(ax: Axes, low: float, high: float) -> None:
         return
     ax.set_yscale("log")
     ax.set_ylim(low, high)
-    subs = (1.0, 2.0, 5.0) if high / low > 3 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
-    ax.yaxis.set_major_locator(LogLocator(subs=subs, numticks=20))
-    ax.yaxis.set_major_formatter(FuncFormatter(plain_decimals))
-    ax.yaxis.set_minor_formatter(NullFormatter())
+    decimal_ticks(ax.yaxis, (1, 2, 5) if high / low > 3 else (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9))
+
+
+def decimal_ticks(axis: Axis, subs: Sequence[float]) -> None:
+    """Ticks of a logarithmic axis at these multiples of powers of ten, with plain decimals."""
+    axis.set_major_locator(LogLocator(subs=subs, numticks=20))
+    axis.set_major_formatter(plain_decimals)
+    axis.set_minor_formatter(NullFormatter())
 
 
 def loss_limits(loss: Array, levels: Sequence[float]) -> tuple[float, float]:
     """The limits (low, high) of a loss axis for curves and critical levels.
 
-    They include the levels near the curves, and the curves up to a little above the highest level.
-    Curves that start with large biases lie far above every level and may leave the frame at the
-    top. A level of zero makes the axis linear (low = 0).
+    They include the levels near the curves, and the curves up to a little above the highest level;
+    curves may begin above the frame. A level of zero makes the axis linear (low = 0).
     """
     finite = loss[np.isfinite(loss)]
     if not finite.size:

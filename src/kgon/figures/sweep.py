@@ -6,17 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kgon.figures.style import (
-    INK,
-    Array,
-    k_sigma_phi,
-    name_panel,
-    new_panels,
-    phase_handle,
-    phase_order,
-    phase_style,
-    styled,
-)
+from kgon.figures import style
+from kgon.figures.style import Array, styled
 
 _MOST_PANELS = 5
 _MOST_PLACES = 8  # values that have a place each; more are on a numeric axis
@@ -28,21 +19,14 @@ def against_parameter(
 ) -> Figure | None:
     """Each result against a parameter: a dot for each run, and a line through the means.
 
-    Results by phase (`final/llc/5`, `final/llc/5+`) share a panel. A missing count
-    (`final/phase/5`) is 0. Results that are the same in all runs are left out.
-
-    Args:
-        name: the name of the parameter.
-        values: the value of the parameter in each run.
-        results: the results of each run, by name.
-
-    Returns:
-        The figure, or None if no result varies.
+    `values` are the parameter's, and `results` what each run found, by name. Results by phase
+    (`final/llc/5`, `final/llc/5+`) share a panel; a missing count (`final/phase/5`) is 0. Results
+    that are the same in all runs are left out: None if no result varies.
     """
     panels: dict[str, dict[str, Array]] = {}
     for key in dict.fromkeys(key for run in results for key in run):
         group, _, label = key.rpartition("/")
-        by_phase = k_sigma_phi(label) is not None or label == "other"
+        by_phase = style.k_sigma_phi(label) is not None or label == "other"
         blank = 0.0 if group.endswith("phase") else np.nan
         found = [run.get(key, blank) for run in results]
         if not any(isinstance(value, str) for value in found):
@@ -57,17 +41,17 @@ def against_parameter(
     shown = dict(list(varying.items())[:_MOST_PANELS])
     if not shown:
         return None
-    labels = phase_order(label for lines in shown.values() for label in lines if label)
-    legend = [phase_handle(p) for p in labels]
-    figure, axes = new_panels(f"Results against {name}", [0.9] * len(shown), legend)
+    labels = style.phase_order(label for lines in shown.values() for label in lines if label)
+    legend = [style.phase_handle(p) for p in labels]
+    figure, axes = style.new_panels(f"Results against {name}", [0.9] * len(shown), legend)
     x = _place(axes[-1], values)
     for ax, (panel, lines) in zip(axes, shown.items(), strict=True):
-        name_panel(ax, panel)
+        style.name_panel(ax, panel)
         for label, y in lines.items():
-            style = phase_style(label) if label else {"color": INK, "marker": "o"}
-            ax.plot(x, y, ls="", ms=3, alpha=0.5, **style)
+            marks = style.phase_style(label) if label else {"color": style.INK, "marker": "o"}
+            ax.plot(x, y, ls="", ms=3, alpha=0.5, **marks)
             at = np.unique(x[np.isfinite(y)])
-            ax.plot(at, [np.nanmean(y[x == v]) for v in at], color=style["color"], lw=0.9)
+            ax.plot(at, [np.nanmean(y[x == v]) for v in at], color=marks["color"], lw=0.9)
     axes[-1].set_xlabel(name)
     return figure
 

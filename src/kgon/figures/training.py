@@ -10,37 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import ConnectionPatch, Patch
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 
-from kgon.figures.style import (
-    GREY,
-    INK,
-    LINE,
-    PALE,
-    WIDTH,
-    Array,
-    draw_levels,
-    k_sigma_phi,
-    leader,
-    linear_step_axis,
-    loss_axis,
-    loss_limits,
-    mark_below_frame,
-    new_figure,
-    new_panels,
-    pale_handle,
-    phase_color,
-    phase_handle,
-    phase_linestyle,
-    phase_order,
-    phase_style,
-    plain_decimals,
-    spread_apart,
-    step_axis,
-    style_ticks,
-    styled,
-)
+from kgon.figures import style
+from kgon.figures.style import Array, styled
 from kgon.figures.weights import k_gon
 from kgon.theory.critical import CriticalPoint
 
@@ -74,41 +47,29 @@ def loss_curves(
         points: critical points; levels in the frame are drawn and labelled.
         final_phase: M labels that colour the curves.
     """
-    x = np.asarray(step, dtype=float)
-    y = np.asarray(loss, dtype=float)
-    if y.ndim != 2 or x.shape != y.shape[:1]:
-        raise ValueError(f"loss must be (S, M) for step (S,), got {y.shape} and {x.shape}")
+    x, y = np.asarray(step, dtype=float), np.asarray(loss, dtype=float)
     n_members = y.shape[1]
-    if final_phase is not None and len(final_phase) != n_members:
-        raise ValueError(f"final_phase must have {n_members} labels, got {len(final_phase)}")
     phases = ["other"] * n_members if final_phase is None else [str(p) for p in final_phase]
     counts = Counter(phases)
     legend = [
-        Line2D([], [], color=phase_color(p), ls=phase_linestyle(p), lw=1.6,
+        Line2D([], [], color=style.phase_color(p), ls=style.phase_linestyle(p), lw=1.6,
                label=f"{p}: {counts[p]}")
-        for p in ([] if final_phase is None else phase_order(phases))
+        for p in ([] if final_phase is None else style.phase_order(phases))
     ]  # fmt: skip
     body = 2.35
     title = f"Loss of {n_members} member{'s' * (n_members != 1)}, and the critical levels"
-    figure, (ax,) = new_panels(title, [body], legend)
-    low, high = loss_limits(y, [p.loss for p in points])
-    step_axis(ax, x)
-    loss_axis(ax, low, high)
+    figure, (ax,) = style.new_panels(title, [body], legend)
+    low, high = style.loss_limits(y, [p.loss for p in points])
+    style.step_axis(ax, x)
+    style.loss_axis(ax, low, high)
     ax.set(xlabel="SGD steps", ylabel="population loss $L(w)$")
     # Rare phases last, so that they are not buried.
     for m in sorted(range(n_members), key=lambda m: -counts[phases[m]]):
-        ax.plot(
-            x,
-            y[:, m],
-            color=phase_color(phases[m]),
-            ls=phase_linestyle(phases[m]) if final_phase is not None else "-",
-            lw=0.7,
-            alpha=float(np.clip(12 / n_members, 0.25, 0.9)),
-            zorder=2,
-            rasterized=y.size > _VECTOR_POINTS,
-            gid=f"member-{m}",
-        )
-    draw_levels(ax, [(p.label, p.loss) for p in points if low <= p.loss <= high], body)
+        line = style.phase_linestyle(phases[m]) if final_phase is not None else "-"
+        ax.plot(x, y[:, m], color=style.phase_color(phases[m]), ls=line, lw=0.7, zorder=2,
+                alpha=float(np.clip(12 / n_members, 0.25, 0.9)),
+                rasterized=y.size > _VECTOR_POINTS, gid=f"member-{m}")  # fmt: skip
+    style.draw_levels(ax, [(p.label, p.loss) for p in points if low <= p.loss <= high], body)
     if n_above := int((np.where(np.isfinite(y), y, -np.inf) > high).any(axis=0).sum()):
         ax.set_title(f"{n_above} begin above the frame", loc="right")
     return figure
@@ -137,49 +98,55 @@ def staircase(
         points: critical points, for the stages' losses and theory LLCs.
         llc_ok: (T,), whether an estimate's verdict is ok; the others are hollow.
     """
-    x = np.asarray(step, dtype=float)
-    y = np.asarray(loss, dtype=float)
-    if x.ndim != 1 or x.shape != y.shape:
-        raise ValueError(f"step and loss must both be (S,), got {x.shape} and {y.shape}")
+    x, y = np.asarray(step, dtype=float), np.asarray(loss, dtype=float)
     pictured = [Stage(s[0], s[1], np.asarray(s[2]), np.asarray(s[3])) for s in stages]
     by_label = {p.label: p for p in points}
-    met = phase_order(
+    met = style.phase_order(
         [s.label for s in pictured] + [str(p["nearest"]) for p in plateaus if p["nearest"]]
     )
     levels = [(label, by_label[label].loss) for label in met if label in by_label]
-    low, high = loss_limits(y, [value for _, value in levels])
+    low, high = style.loss_limits(y, [value for _, value in levels])
     with_llc = llc is not None and llc_step is not None
 
     path = " \N{RIGHTWARDS ARROW} ".join(s.label for s in pictured)
     title = f"Stages of one member: {path}" if 0 < len(path) <= 30 else "One member"
     figure, pictures, axes = _staircase_axes(title, len(pictured), 1 + with_llc)
     upper = axes[0]
-    loss_axis(upper, low, high)
-    upper.plot(x, y, color=INK, zorder=3, gid="loss")
+    style.loss_axis(upper, low, high)
+    upper.plot(x, y, color=style.INK, zorder=3, gid="loss")
     upper.set_ylabel("population loss $L(w)$")
     last = float(x.max())
     if with_llc:
         at = np.asarray(llc_step, dtype=float)
         last = max(last, float(at.max()))
         ok = np.ones(at.shape, bool) if llc_ok is None else np.asarray(llc_ok, dtype=bool)
-        stderr = None if llc_stderr is None else np.asarray(llc_stderr, dtype=float)
-        ends = [*(s.step for s in pictured[1:]), last]
-        theory = [
-            (s.label, _interval(s.step, end, plateaus), float(known.llc))
-            for s, end in zip(pictured, ends, strict=False)
-            if (known := by_label.get(s.label)) is not None and known.llc is not None
-        ]
-        _draw_llc(axes[1], at, np.asarray(llc, dtype=float), stderr, ok, theory)
+        theory = []
+        for stage, end in zip(pictured, [*(s.step for s in pictured[1:]), last], strict=False):
+            known = by_label.get(stage.label)
+            if known is not None and known.llc is not None:
+                # Over the plateau at the stage's step, else from there to the next stage.
+                over = [p for p in plateaus if p["start"] <= stage.step <= p["end"]]
+                steps = (over[-1]["start"], over[-1]["end"]) if over else (stage.step, end)
+                theory.append((stage.label, steps, known.llc))
+        _draw_llc(axes[1], at, np.asarray(llc, dtype=float), llc_stderr, ok, theory)
     for ax in axes:
-        linear_step_axis(ax, 1.02 * last)  # room for the markers at the last step
+        style.linear_step_axis(ax, 1.02 * last)  # room for the markers at the last step
         for plateau in plateaus:
-            ax.axvspan(plateau["start"], plateau["end"], color=phase_color(plateau["nearest"]),
-                       alpha=0.13, lw=0, zorder=0)  # fmt: skip
+            colour = style.phase_color(plateau["nearest"])
+            ax.axvspan(plateau["start"], plateau["end"], color=colour, alpha=0.13, lw=0, zorder=0)
     axes[-1].set_xlabel("SGD steps")
-    draw_levels(upper, [(k, value) for k, value in levels if low <= value <= high], _PANEL)
+    style.draw_levels(upper, [(k, value) for k, value in levels if low <= value <= high], _PANEL)
     for i, (stage, picture) in enumerate(zip(pictured, pictures, strict=True)):
         k_gon(picture, stage.W, stage.b, stage.label)
-        _tie(figure, picture, upper, stage, x, y, f"stage-{i}")
+        # The stage is marked on the curve, and its picture connected to the mark.
+        nearest = y[int(np.argmin(np.abs(x - stage.step)))]
+        mark = (stage.step, float(np.clip(nearest, *upper.get_ylim())))
+        figure.add_artist(
+            ConnectionPatch((0.5, 0.0), mark, picture.transAxes, upper.transData, zorder=5,
+                            color=style.phase_color(stage.label), lw=0.8)
+        )  # fmt: skip
+        upper.plot([stage.step], [nearest], zorder=4, clip_on=False, gid=f"stage-{i}",
+                   **style.phase_style(stage.label))  # fmt: skip
     return figure
 
 
@@ -193,30 +160,22 @@ def _staircase_axes(
     pictures, panels = [f"picture {i}" for i in range(n_pictures)], ["loss", "llc"][:n_panels]
     rows: list[Any] = [pictures] if pictures else []
     rows += [[panel] * max(n_pictures, 1) for panel in panels]
-    size = min(0.75, (WIDTH - 0.4) / n_pictures) if pictures else 0.0
-    figure = new_figure(title, _PANEL * n_panels + size + 0.6)
+    size = min(0.75, (style.WIDTH - 0.4) / n_pictures) if pictures else 0.0
+    figure = style.new_figure(title, _PANEL * n_panels + size + 0.6)
     heights = [size + 0.1] * bool(pictures) + [_PANEL] * n_panels
     grid = figure.subplot_mosaic(rows, height_ratios=heights)
     axes = [grid[panel] for panel in panels]
     for ax in axes:
-        style_ticks(ax)
+        style.style_ticks(ax)
     axes[0].tick_params(labelbottom=n_panels == 1)
     return figure, [grid[name] for name in pictures], axes
-
-
-def _interval(
-    step: float, end: float, plateaus: Sequence[Mapping[str, Any]]
-) -> tuple[float, float]:
-    """The interval in which a stage's theory is drawn: the plateau at `step`, else [step, end]."""
-    over = [(p["start"], p["end"]) for p in plateaus if p["start"] <= step <= p["end"]]
-    return over[-1] if over else (step, end)
 
 
 def _draw_llc(
     ax: Axes,
     step: Array,
     llc: Array,
-    stderr: Array | None,
+    stderr: ArrayLike | None,
     ok: Array,
     theory: Sequence[tuple[str, tuple[float, float], float]],
 ) -> None:
@@ -228,40 +187,21 @@ def _draw_llc(
     margin = 0.1 * (top - floor or 1.0)
     ax.set_ylim(floor - 0.5 * margin, top + margin)
     ax.set_ylabel(r"LLC $\hat\lambda$ ($\pm$ s.e.)")
-    ax.errorbar(step, llc, yerr=stderr, color=INK, lw=0.8, elinewidth=0.6, zorder=3).lines[
+    ax.errorbar(step, llc, yerr=stderr, color=style.INK, lw=0.8, elinewidth=0.6, zorder=3).lines[
         0
     ].set_gid("llc")
-    for chosen, fill, label in ((ok, INK, "estimate"), (~ok, "white", "not ok")):
+    for chosen, fill, label in ((ok, style.INK, "estimate"), (~ok, "white", "not ok")):
         if chosen.any():
-            ax.plot(step[chosen], llc[chosen], ls="", marker="o", ms=2.6, color=INK, mfc=fill,
+            ax.plot(step[chosen], llc[chosen], ls="", marker="o", ms=2.6, color=style.INK, mfc=fill,
                     mew=0.6, zorder=4, label=label)  # fmt: skip
     for label, interval, value in theory:
-        ax.plot(interval, [value] * 2, color=phase_color(label), ls="--", lw=1.2, zorder=2,
+        ax.plot(interval, [value] * 2, color=style.phase_color(label), ls="--", lw=1.2, zorder=2,
                 gid=f"theory-{label}")  # fmt: skip
     if theory:
-        ax.plot([], [], color=GREY, ls="--", lw=1.2, label="theory")
-    mark_below_frame(ax, step[llc < floor])
+        ax.plot([], [], color=style.GREY, ls="--", lw=1.2, label="theory")
+    style.mark_below_frame(ax, step[llc < floor])
     # Above the frame it covers no estimate.
     ax.legend(loc="upper right", bbox_to_anchor=(1.0, 1.12), ncols=4)
-
-
-def _tie(
-    figure: Figure, picture: Axes, ax: Axes, stage: Stage, x: Array, y: Array, gid: str
-) -> None:
-    """Mark a stage on the curve, and connect its picture to the mark."""
-    nearest = y[int(np.argmin(np.abs(x - stage.step)))]
-    figure.add_artist(
-        ConnectionPatch(
-            xyA=(0.5, 0.0),
-            coordsA=picture.transAxes,
-            xyB=(stage.step, float(np.clip(nearest, *ax.get_ylim()))),
-            coordsB=ax.transData,
-            color=phase_color(stage.label),
-            lw=0.8,
-            zorder=5,
-        )
-    )
-    ax.plot([stage.step], [nearest], zorder=4, clip_on=False, gid=gid, **phase_style(stage.label))
 
 
 _HATCHES = {"-": None, "--": "////", "-.": "xxxx", ":": "...."}
@@ -270,30 +210,27 @@ _HATCHES = {"-": None, "--": "////", "-.": "xxxx", ":": "...."}
 @styled
 def phase_counts(step: ArrayLike, labels: ArrayLike) -> Figure:
     """The number of members in each phase against steps, stacked: step (T,), labels (T, M)."""
-    x = np.asarray(step, dtype=float)
-    phase = np.asarray(labels).astype(str)
-    if phase.ndim != 2 or x.shape != phase.shape[:1]:
-        raise ValueError(f"labels must be (T, M) for step (T,), got {phase.shape} and {x.shape}")
+    x, phase = np.asarray(step, dtype=float), np.asarray(labels).astype(str)
     n_members = phase.shape[1]
     # Colour is not the only difference: phases whose biases switch columns off are hatched.
     styles: dict[str, dict[str, Any]] = {
         label: {
-            "facecolor": phase_color(label),
+            "facecolor": style.phase_color(label),
             "edgecolor": "white",
-            "hatch": _HATCHES[phase_linestyle(label)] if k_sigma_phi(label) else None,
+            "hatch": _HATCHES[style.phase_linestyle(label)] if style.k_sigma_phi(label) else None,
             "linewidth": 0.3,
         }
-        for label in phase_order(phase.ravel())
+        for label in style.phase_order(phase.ravel())
     }
-    legend = [Patch(label=label, **style) for label, style in styles.items()]
+    legend = [Patch(label=label, **own) for label, own in styles.items()]
     title = f"Phases of {n_members} member{'s' * (n_members != 1)}"
-    figure, (ax,) = new_panels(title, [1.9], legend)
+    figure, (ax,) = style.new_panels(title, [1.9], legend)
     floor = np.zeros(len(x))
-    for label, style in styles.items():
+    for label, own in styles.items():
         top = floor + (phase == label).sum(axis=1)
-        ax.fill_between(x, floor, top, **style).set_gid(f"phase-{label}")
+        ax.fill_between(x, floor, top, **own).set_gid(f"phase-{label}")
         floor = top
-    step_axis(ax, x)
+    style.step_axis(ax, x)
     ax.set_ylim(0, n_members)
     ax.set(xlabel="SGD steps", ylabel="members")
     return figure
@@ -314,50 +251,49 @@ def llc_by_phase(
     """
     x, y = np.asarray(loss, dtype=float), np.asarray(llc, dtype=float)
     phase = np.asarray([str(label) for label in labels])
-    if x.ndim != 1 or not x.shape == y.shape == phase.shape:
-        raise ValueError(
-            f"loss, llc and labels must all be (N,), got {x.shape}, {y.shape} and {phase.shape}"
-        )
     ok = np.ones(x.shape, bool) if verdicts is None else np.asarray(verdicts) == "ok"
-    order = phase_order(phase)
+    order = style.phase_order(phase)
     crosses = sorted((p for p in points if p.label in order and p.llc is not None),
                      key=lambda p: p.loss)  # fmt: skip
     known = np.array([p.llc for p in crosses], dtype=float)
     top = max([*y[np.isfinite(y)], *known, 1.0])
     floor = max(min([*y[np.isfinite(y)], *known, 1.0]), -0.25 * top)
-    legend = [phase_handle(label, ls="", mew=0.7) for label in order]
+    legend = [style.phase_handle(label, ls="", mew=0.7) for label in order]
     if not ok.all():
-        legend.append(pale_handle())
+        legend.append(style.pale_handle())
     if (y < floor).any():
-        legend.append(Line2D([], [], ls="", marker="v", ms=3, color=INK, label="off scale"))
+        legend.append(Line2D([], [], ls="", marker="v", ms=3, color=style.INK, label="off scale"))
     title = f"LLC against loss, {len(x)} snapshots; crosses: theory"
-    figure, (ax,) = new_panels(title, [2.0], legend)
+    figure, (ax,) = style.new_panels(title, [2.0], legend)
     ax.set(xlabel="population loss $L(w)$", ylabel=r"LLC $\hat\lambda$")
     ax.set_ylim(floor - 0.05 * (top - floor or 1.0), top * 1.15)
     for label in order:
-        for good, alpha in ((True, 0.7), (False, PALE / 2)):
+        for good, alpha in ((True, 0.7), (False, style.PALE / 2)):
             here = (phase == label) & (ok == good)
             if here.any():
                 gid = f"phase-{label}" if good else f"phase-{label}-not-ok"
                 ax.plot(x[here], y[here], ls="", ms=3.5, mew=0.7, alpha=alpha, zorder=2, gid=gid,
-                        **phase_style(label))  # fmt: skip
+                        **style.phase_style(label))  # fmt: skip
     for point, value in zip(crosses, known, strict=True):
-        colour = phase_color(point.label)
+        colour = style.phase_color(point.label)
         ax.plot(point.loss, value, marker="x", ms=9, mew=3.0, color="white", zorder=3)
         ax.plot(point.loss, value, marker="x", ms=8, mew=1.8, color=colour, zorder=4,
                 gid=f"theory-{point.label}")  # fmt: skip
     positive = x[np.isfinite(x)]
     if positive.size and positive.min() > 0 and all(p.loss > 0 for p in crosses):
         ax.set_xscale("log")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
-        ax.xaxis.set_major_formatter(FuncFormatter(plain_decimals))
-        ax.xaxis.set_minor_formatter(NullFormatter())
-    mark_below_frame(ax, x[y < floor])
+        style.decimal_ticks(ax.xaxis, (1, 2, 5))
+    style.mark_below_frame(ax, x[y < floor])
     # Names above the frame, each tied to its cross.
     to_axes = ax.transData + ax.transAxes.inverted()
     across = np.array([to_axes.transform((p.loss, 0.0))[0] for p in crosses])
-    gap = 0.62 * LINE * max((len(p.label) + 1 for p in crosses), default=0) / (WIDTH - 0.5)
-    for point, value, place in zip(crosses, known, spread_apart(across, gap), strict=True):
+    gap = (
+        0.62
+        * style.LINE
+        * max((len(p.label) + 1 for p in crosses), default=0)
+        / (style.WIDTH - 0.5)
+    )
+    for point, value, place in zip(crosses, known, style.spread_apart(across, gap), strict=True):
         ax.annotate(
             point.label,
             xy=(point.loss, value),
@@ -365,7 +301,7 @@ def llc_by_phase(
             textcoords="axes fraction",
             ha="center",
             va="bottom",
-            arrowprops=leader(point.label) | {"shrinkB": 4},
+            arrowprops=style.leader(point.label) | {"shrinkB": 4},
             zorder=5,
             path_effects=[withStroke(linewidth=2, foreground="white")],
             gid="theory-label",

@@ -1,7 +1,7 @@
 """Pictures of weights: the columns of W as k-gons, or W^T W as a heat map."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,9 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import Normalize, to_rgba
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
+from scipy.spatial import ConvexHull, QhullError
 
-from kgon.figures.style import (
-    INK,
-    Array,
-    hide_axes,
-    new_figure,
-    phase_color,
-    styled,
-)
+from kgon.figures.style import INK, Array, hide_axes, new_figure, phase_color, styled
 
 MAX_WEIGHTS = 16
 """Most pictures on one sheet of `weights`."""
@@ -42,10 +36,6 @@ def k_gon(ax: Axes, W: ArrayLike, b: ArrayLike, label: str) -> None:
     as a last column.
     """
     W, b = np.asarray(W, dtype=float), np.asarray(b, dtype=float)
-    if W.ndim != 2 or b.shape != W.shape[1:]:
-        raise ValueError(
-            f"W must be (n_hidden, n_features) and b (n_features), got {W.shape} and {b.shape}"
-        )
     hide_axes(ax)
     ax.set_title(label)
     reach = _reach(W)
@@ -59,11 +49,6 @@ def k_gon(ax: Axes, W: ArrayLike, b: ArrayLike, label: str) -> None:
 def weights(W: ArrayLike, b: ArrayLike, labels: Sequence[str]) -> Figure:
     """The k-gon pictures of up to 16 members: W (N, n_hidden, n_features), b (N, n_features)."""
     W, b = np.asarray(W, dtype=float), np.asarray(b, dtype=float)
-    if W.ndim != 3 or b.shape != (W.shape[0], W.shape[2]) or len(labels) != len(W):
-        raise ValueError(
-            "W must be (N, n_hidden, n_features), b (N, n_features) and labels N, "
-            f"got {W.shape}, {b.shape} and {len(labels)}"
-        )
     if not 1 <= len(W) <= MAX_WEIGHTS:
         raise ValueError(f"weights draws 1 to {MAX_WEIGHTS} members, got {len(W)}")
     columns = min(4, len(W))
@@ -110,38 +95,26 @@ def _draw(ax: Axes, W: Array, b: Array, labels: Sequence[str], centres: Array, h
     for x, y in centres[~finite]:
         ax.text(x, y, "not finite", ha="center", va="center")
     if W.shape[1] != 2:
+        # The heat map is two columns wider than high, and as wide as the square.
+        tall = half * b.shape[1] / (b.shape[1] + 2)
         for n in np.flatnonzero(finite):
-            _draw_gram(ax, W[n], b[n], centres[n], half)
+            x, y = centres[n]
+            gram(ax, W[n], b[n], "gram", (x - half, x + half, y - tall, y + tall))
     elif finite.any():
         colours = [phase_color(label) for label in np.array(labels, dtype=object)[finite]]
         units = half / np.array([_reach(each) for each in W[finite]])
         _draw_columns(ax, W[finite], b[finite], colours, centres[finite], units)
 
 
-def gram(ax: Axes, W: Array, b: Array, gid: str) -> None:
-    """Fill axes with the heat map of W^T W, and the biases b as a last column."""
+def gram(
+    ax: Axes, W: Array, b: Array, gid: str, extent: tuple[float, float, float, float] | None = None
+) -> None:
+    """Fill axes, or a rectangle in them, with the heat map of W^T W and b as a last column."""
     hide_axes(ax)
-    image = ax.imshow(_gram(W, b), cmap=_BIAS.cmap, norm=_BIAS_NORM, interpolation="nearest")
-    image.set_gid(gid)
-
-
-def _gram(W: Array, b: Array) -> Array:
-    return np.concatenate([W.T @ W, np.full((len(b), 1), np.nan), b[:, None]], axis=1)
-
-
-def _draw_gram(ax: Axes, W: Array, b: Array, centre: Array, half: float) -> None:
-    image = _gram(W, b)
-    rows, columns = image.shape
-    x, y = centre
-    # The heat map is two columns wider than high, and as wide as the square.
-    tall = half * rows / columns
+    image = np.concatenate([W.T @ W, np.full((len(b), 1), np.nan), b[:, None]], axis=1)
     ax.imshow(
-        image,
-        cmap=_BIAS.cmap,
-        norm=_BIAS_NORM,
-        interpolation="nearest",
-        extent=(x - half, x + half, y - tall, y + tall),
-    ).set_gid("gram")
+        image, cmap=_BIAS.cmap, norm=_BIAS_NORM, interpolation="nearest", extent=extent
+    ).set_gid(gid)
 
 
 def _draw_columns(
@@ -159,7 +132,7 @@ def _draw_columns(
     circle = np.stack([np.cos(turn), np.sin(turn)], 1)
     _lines(ax, centres[:, None] + unit * circle, "#b0b0b0", lw=0.5, ls=(0, (3, 3)), zorder=0)
     hulls = [_hull(tip[on]) for tip, on in zip(tips, live, strict=True)]
-    shown = [n for n, hull in enumerate(hulls) if len(hull) >= 3]
+    shown = [n for n, hull in enumerate(hulls) if len(hull)]
     if shown:
         polygons = PolyCollection(
             [hulls[n] for n in shown],
@@ -190,10 +163,7 @@ def _draw_columns(
 
 
 def _row_of_the_dead(b: Array, dead: Array) -> Array:
-    """The position of each dead column in the row of its picture, in order of decreasing bias.
-
-    Positions are 1 apart, with mean 0.
-    """
+    """The position of each dead column in its row, in order of decreasing bias; 1 apart, mean 0."""
     order = np.argsort(np.where(dead, -b, np.inf), axis=1, kind="stable")
     rank: Array = np.argsort(order, axis=1) - (dead.sum(1, keepdims=True) - 1) / 2
     return rank
@@ -209,21 +179,8 @@ def _mark(ax: Axes, at: Array, gid: str, **style: Any) -> None:
 
 
 def _hull(xy: Array) -> Array:
-    """The vertices of the convex hull of points (n, 2), counter-clockwise (monotone chain)."""
-    ordered = [tuple(p) for p in np.unique(xy, axis=0)]
-    if len(ordered) < 3:
-        return np.array(ordered).reshape(-1, 2)
-
-    def half(points: Iterable[tuple[float, ...]]) -> list[tuple[float, ...]]:
-        chain: list[tuple[float, ...]] = []
-        for p in points:
-            while len(chain) > 1 and (
-                (chain[-1][0] - chain[-2][0]) * (p[1] - chain[-2][1])
-                - (chain[-1][1] - chain[-2][1]) * (p[0] - chain[-2][0])
-                <= 0
-            ):
-                chain.pop()
-            chain.append(p)
-        return chain[:-1]
-
-    return np.array(half(ordered) + half(reversed(ordered)))
+    """The vertices of the convex hull of points (n, 2), counter-clockwise; none without an area."""
+    try:
+        return xy[ConvexHull(xy).vertices] if len(xy) > 2 else xy[:0]
+    except QhullError:
+        return xy[:0]

@@ -10,11 +10,12 @@ import hydra
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
 
 from kgon.launch import config as configs
 from kgon.launch.options import CONF
 from kgon.launch.overrides import check_overrides, first_line
-from kgon.launch.standing import print_standing
+from kgon.launch.standing import standing_table
 from kgon.record import sweeps
 from kgon.tracking.logger import awaited
 
@@ -34,7 +35,8 @@ def run(command: str, task: Task, check: Callable[[DictConfig], None]) -> None:
     if _HYDRA_SHOWS & set(sys.argv):
         start()
         return
-    overrides = [word for word in sys.argv[1:] if _is_override(word)]
+    words = [word for word in sys.argv[1:] if not word.startswith("-")]
+    overrides = [word for word in words if "=" in word or word.startswith("~")]
     try:
         composed, swept = check_overrides(command, overrides, check)
     except (ValueError, OmegaConfBaseException) as error:
@@ -62,7 +64,7 @@ def _sweep(start: Callable[[], None], sweep: sweeps.Sweep) -> int:
         status = end.code if isinstance(end.code, int) else 1
     finally:
         runs = [sweeps.standing(point) for point in sweep.points()]
-        print_standing(runs, sweep.name)
+        Console().print(standing_table(runs, sweep.name))
     return status or int(any(run.state == "failed" for run in runs))
 
 
@@ -70,7 +72,3 @@ def refuse(command: str, message: str) -> NoReturn:
     """End the process with one line about bad input."""
     print(f"kgon {command}: error: {message}", file=sys.stderr)
     sys.exit(2)
-
-
-def _is_override(word: str) -> bool:
-    return not word.startswith("-") and ("=" in word or word.startswith("~"))

@@ -22,7 +22,9 @@ def count_members(members: Any) -> int:
     if isinstance(members, int) and not isinstance(members, bool) and members > 0:
         return members
     if isinstance(members, Sequence) and not isinstance(members, str) and members:
-        return len(members)
+        numbers = {m for m in members if isinstance(m, int) and m >= 0}
+        if len(numbers) == len(members):
+            return len(members)
     raise ValueError(
         "members must be a positive number, or a list of different member numbers >= 0, "
         f"got {members}"
@@ -31,12 +33,7 @@ def count_members(members: Any) -> int:
 
 def _members(members: Any) -> list[int]:
     count = count_members(members)
-    if isinstance(members, int):
-        return list(range(count))
-    chosen = list(members)
-    if any(not isinstance(m, int) or m < 0 for m in chosen) or len(set(chosen)) < count:
-        raise ValueError(f"members must be different member numbers >= 0, got {chosen}")
-    return chosen
+    return list(range(count)) if isinstance(members, int) else list(members)
 
 
 def _schedule(kind: str, _root_: DictConfig) -> DictConfig:
@@ -59,7 +56,7 @@ def directory(config: DictConfig) -> Path:
 
 
 def register_resolvers() -> None:
-    """Make the resolvers of conf/ known: ${kgon.members:..}, ${kgon.identity:} and the others."""
+    """Make the resolvers of conf/ known."""
     for name, resolver in (
         ("conf", lambda: str(CONF)),
         ("members", _members),
@@ -77,10 +74,9 @@ def written(config: DictConfig) -> dict[str, Any]:
     References to other settings, such as ${members}, stay references, so each value appears once.
     References to anything else, such as ${oc.env:NAME}, are replaced by their values.
     """
-    tree = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(tree, dict)
-    return {str(k): _written(config, str(k), v) for k, v in tree.items()
-            if k not in ("hydra", "logger")}  # fmt: skip
+    tree: Any = OmegaConf.to_container(config, resolve=False)
+    own = {k: v for k, v in tree.items() if k not in ("hydra", "logger")}
+    return {k: _written(config, k, v) for k, v in own.items()}
 
 
 def _written(config: DictConfig, path: str, node: Any) -> Any:
@@ -101,25 +97,22 @@ def logged(settings: dict[str, Any]) -> dict[str, Any]:
     References are left out. A deeper dict becomes a string: the class name if it is an object, else
     its text.
     """
-    found = _logged(settings, 1)
-    assert isinstance(found, dict)
-    return found
 
-
-def _logged(node: dict[str, Any], depth: int) -> Any:
-    kept = {
-        name: _logged(value, depth + 1) if isinstance(value, dict) else value
-        for name, value in node.items()
-        if not (isinstance(value, str) and "${" in value)
-    }
-    kept = {name: value for name, value in kept.items() if value != {}}
-    if depth <= _LOGGED_DEPTH:
+    def below(node: dict[str, Any], depth: int) -> dict[str, Any]:
+        kept = {}
+        for name, value in node.items():
+            if isinstance(value, dict):
+                value = below(value, depth + 1)
+                if value and depth >= _LOGGED_DEPTH:
+                    value = value.get("_target_", str(value))
+            if value != {} and not (isinstance(value, str) and "${" in value):
+                kept[name] = value
         return kept
-    return kept.get("_target_", str(kept))
+
+    return below(settings, 1)
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:
     """A config as plain containers, every interpolation replaced by its value."""
-    settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    assert isinstance(settings, dict)
-    return {str(k): v for k, v in settings.items()}
+    settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    return dict(settings)

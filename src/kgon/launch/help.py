@@ -21,9 +21,8 @@ def help_text(command: str) -> str:
     lines = [f"usage: kgon {command} {words}", ""]
     lines += options.comments(options.CONF / f"{command}.yaml")
     lines += ["", "settings:", *_settings(own)]
-    chosen_among = {name: group for name, group in groups.items() if not group.fixed}
-    if chosen_among:
-        lines += ["", "groups (* marks the default):", *_groups(chosen_among)]
+    if chosen := {name: group for name, group in groups.items() if not group.fixed}:
+        lines += ["", "groups (* marks the default):", *_groups(chosen)]
     lines += ["", "flags:"]
     if "runs" in groups:
         lines += _row("  -m", "a sweep: each combination of values is a job, as in seed=1,2,3")

@@ -36,11 +36,7 @@ def build(config: Any) -> Any:
 
 
 def dtype_of(config: DictConfig) -> torch.dtype:
-    """The dtype of parameters.
-
-    Raises:
-        ValueError: there is no such dtype.
-    """
+    """The dtype of parameters; ValueError if there is no such dtype."""
     dtypes = {"float64": torch.float64, "float32": torch.float32}
     if config.dtype not in dtypes:
         raise ValueError(f"dtype must be float64 or float32, got {config.dtype}")
@@ -48,11 +44,7 @@ def dtype_of(config: DictConfig) -> torch.dtype:
 
 
 def check_runs(config: DictConfig) -> None:
-    """Check the settings of `runs`.
-
-    Raises:
-        ValueError: a value is not allowed, or runs.dir cannot be written.
-    """
+    """ValueError if a value of `runs` is not allowed, or runs.dir cannot be written."""
     for name, allowed in {"retry": (None, "failed"), "busy": ("leave", "wait")}.items():
         if config.runs[name] not in allowed:
             words = " or ".join("null" if word is None else word for word in allowed)
@@ -68,9 +60,7 @@ def job(work: Work) -> Callable[[DictConfig], float | None]:
 
     The task does nothing if the job has finished before (runs.overwrite=true repeats it) or another
     process is running it. In a sweep, a job that failed before fails again at once unless
-    runs.retry=failed. Status and logger are closed however the job ends.
-
-    The task returns the number in the summary that runs.objective names, for optimizing sweepers.
+    runs.retry=failed. The task returns the number in the summary that runs.objective names.
     """
 
     @functools.wraps(work)
@@ -88,7 +78,10 @@ def job(work: Work) -> Callable[[DictConfig], float | None]:
                         f"{directory.path} has finished before. Use runs.overwrite=true to repeat."
                     )
                     if awaited():
-                        _log_again(config, directory.path)
+                        # The agent of a W&B sweep waits for the numbers.
+                        logger = build(config.logger)
+                        with tracked(logger, configs.logged(configs.written(config))):
+                            log_record(logger, directory.path)
                     return objective(config.runs.objective, status)
                 in_sweep = hydra.mode == RunMode.MULTIRUN
                 if status["state"] == "failed" and in_sweep and config.runs.retry != "failed":
@@ -97,7 +90,15 @@ def job(work: Work) -> Callable[[DictConfig], float | None]:
                     )
                 if config.runs.overwrite:
                     directory.clear()
-                print_results = _work(work, config, directory, list(hydra.overrides.task))
+                settings = configs.written(config)
+                # Instantiating a node resolves its references in place, which would change the
+                # identity.
+                plain = OmegaConf.create(configs.resolved(config))
+                overrides = list(hydra.overrides.task)
+                with directory.job(plain.command, overrides, settings) as running, stoppable():
+                    logger = build(plain.logger)
+                    with tracked(logger, configs.logged(settings)):
+                        print_results = work(plain, running, logger)
         except run_directory.Busy as busy:
             print(f"{busy}; skipping it. Use runs.busy=wait to wait for it.")
             return None
@@ -108,36 +109,13 @@ def job(work: Work) -> Callable[[DictConfig], float | None]:
 
 
 def objective(name: str | None, status: dict[str, Any]) -> float | None:
-    """The number in a finished job's summary that runs.objective names; None without a name.
-
-    Raises:
-        ValueError: the summary has no number of this name.
-    """
+    """The number in a finished job's summary that runs.objective names; None without a name."""
     if name is None:
         return None
     if not isinstance(status["metrics"].get(name), int | float):
         known = ", ".join(k for k, v in status["metrics"].items() if not isinstance(v, str))
         raise ValueError(f"runs.objective={name} is not a number in the summary, which has {known}")
     return float(status["metrics"][name])
-
-
-def _work(
-    work: Work, config: DictConfig, directory: run_directory.RunDirectory, overrides: list[str]
-) -> Callable[[], None]:
-    settings = configs.written(config)
-    # Instantiating a node resolves its references in place, which would change the identity.
-    config = OmegaConf.create(configs.resolved(config))
-    with directory.job(config.command, overrides, settings) as running, stoppable():
-        logger = build(config.logger)
-        with tracked(logger, configs.logged(settings)):
-            return work(config, running, logger)
-
-
-def _log_again(config: DictConfig, directory: Path) -> None:
-    """Log the record of a finished job, because the agent of a W&B sweep waits for its numbers."""
-    logger = build(config.logger)
-    with tracked(logger, configs.logged(configs.written(config))):
-        log_record(logger, directory)
 
 
 @contextmanager
@@ -147,6 +125,20 @@ def stoppable() -> Iterator[None]:
     SIGTERM stops a job unless it already has a handler (submitit's). An exit of the job itself is
     an error like any other, after which a sweep runs its next job.
     """
+    try:
+        with sigterm_stops():
+            yield
+    except Stopped:
+        raise
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into an exit
+            raise Stopped(128 + signal.SIGINT) from end
+        raise RuntimeError(f"the job exited with status {end.code}") from end
+
+
+@contextmanager
+def sigterm_stops() -> Iterator[None]:
+    """Let SIGTERM raise `Stopped`, unless it already has a handler."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
         raise Stopped(128 + signum)
@@ -159,12 +151,6 @@ def stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, stop)
     try:
         yield
-    except Stopped:
-        raise
-    except SystemExit as end:
-        if isinstance(end.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into an exit
-            raise Stopped(128 + signal.SIGINT) from end
-        raise RuntimeError(f"the job exited with status {end.code}") from end
     finally:
         if ours:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -19,11 +19,9 @@ _LINE = re.compile(r"( *)(?:- )?([^\s:#]+):(?: ([^#].*?))?(?: # (.*))?")
 
 @dataclass(frozen=True)
 class Setting:
-    """A value that a config file sets.
+    """A value that a config file sets: the default as written there, and the line's comment.
 
-    Attributes:
-        text: the default as written in the file; empty for a section, which contains settings.
-        comment: the comment on the same line.
+    The text of a section, which contains settings, is empty.
     """
 
     text: str
@@ -37,13 +35,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Group:
-    """A config group of a command.
-
-    Attributes:
-        comment: what it chooses.
-        chosen: the default options.
-        options: the file of each option.
-    """
+    """A config group of a command: what it chooses, its default options, each option's file."""
 
     comment: str
     chosen: Collection[str]
@@ -82,10 +74,7 @@ def _options(command: str, group: str) -> dict[str, Path]:
 def settings(command: str, choices: Mapping[str, Any]) -> dict[str, Setting]:
     """The settings of a command by dotted name: of its own file, then those of its groups' options.
 
-    Args:
-        command: the command.
-        choices: the option or options chosen in each group. All options of a group count as chosen
-            if it is not in `choices`.
+    `choices` are the options chosen in each group; of a group that is not in it, all options count.
     """
     found = dict(settings_of(CONF / f"{command}.yaml"))
     for name, group in groups(command).items():

@@ -20,6 +20,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 from kgon.launch import config as configs
 from kgon.launch import options
 from kgon.launch.options import CONF
+from kgon.tracking import account
 
 _MOST_CHOICES = 50
 """The most values of one override that are checked before a sweep starts."""
@@ -37,13 +38,10 @@ class Composed:
 
 
 class Composer:
-    """Composes configs that differ in a few overrides.
+    """Composes configs that differ in a few overrides; `load` composes one by Hydra.
 
     Hydra takes 0.1 s to read a config from its files. This reads the files once for each choice of
     options, and sets values in copies.
-
-    Args:
-        load: composes a config from overrides by Hydra.
     """
 
     def __init__(self, load: Callable[[Sequence[str]], DictConfig]):
@@ -72,7 +70,6 @@ class Composer:
 
 @cache
 def parse(word: str) -> Override:
-    """Parse an override, without reference to a config."""
     return OverridesParser.create().parse_override(word)
 
 
@@ -87,20 +84,25 @@ def _sets_value(override: Override) -> bool:
 def check_overrides(
     command: str, words: list[str], check: Callable[[DictConfig], None]
 ) -> tuple[Composed, list[str]]:
-    """Check every value of every override.
+    """Check every value of every override: ValueError, in one line, if one is wrong or `check`
+    refuses a config.
 
     Returns:
         The config with the first value of every override, and the overrides with several values.
-
-    Raises:
-        ValueError: an override is wrong, or `check` refuses a config. The message is one line.
     """
     with hydra.initialize_config_dir(str(CONF), job_name=command, version_base="1.3"):
         try:
             parsed = [parse(word) for word in words]
         except HydraException as error:
             raise ValueError(f"cannot read the overrides: {first_line(error)}") from error
-        compose = Composer(lambda job: _compose(command, job))
+
+        def load(job: Sequence[str]) -> DictConfig:
+            try:
+                return hydra.compose(command, list(job), return_hydra_config=True)
+            except HydraException as error:
+                raise ValueError(_explain(command, job, error)) from error
+
+        compose = Composer(load)
         choices = [list(_choices(override)) for override in parsed]
         first = [own[0] for own in choices]
         # One value of a sweep at a time, not every combination; the first values come last.
@@ -114,13 +116,6 @@ def check_overrides(
         return composed, [str(o.input_line) for o in parsed if _is_sweep(o)]
 
 
-def _compose(command: str, words: Sequence[str]) -> DictConfig:
-    try:
-        return hydra.compose(command, list(words), return_hydra_config=True)
-    except HydraException as error:
-        raise ValueError(_explain(command, words, error)) from error
-
-
 def _is_sweep(override: Override) -> bool:
     return override.is_sweep_override() and not override.is_hydra_override()
 
@@ -131,27 +126,20 @@ def _choices(override: Override) -> Iterator[str]:
     if not _is_sweep(override):
         yield str(override.input_line)
         return
-    key = override.get_key_element()
+    swept = override.value()
     values: list[Any]
-    if not override.is_discrete_sweep():  # an interval, for a sweeper that optimizes
-        interval = override.value()
-        assert isinstance(interval, IntervalSweep)
-        values = [interval.start, interval.end]
-    elif isinstance(override.value(), RangeSweep):
+    if isinstance(swept, IntervalSweep):  # for a sweeper that optimizes
+        values = [swept.start, swept.end]
+    elif isinstance(swept, RangeSweep):
         first, *others = override.sweep_string_iterator()
         values = [first, *others[-1:]]
     else:
         values = list(itertools.islice(override.sweep_string_iterator(), _MOST_CHOICES))
-    yield from (f"{key}={value}" for value in dict.fromkeys(values))
+    yield from (f"{override.get_key_element()}={value}" for value in dict.fromkeys(values))
 
 
 def _check_kinds(command: str, composed: Composed, words: Sequence[str]) -> None:
-    """Check that values are finite and of the same kind as the default.
-
-    Raises:
-        ValueError: a number is not finite, or a word stands for a number, a fraction for a whole
-            number, or a value for a section.
-    """
+    """ValueError if a number is not finite, or a value is not of the same kind as the default."""
     known = options.settings(command, composed.hydra.runtime.choices)
     for key in (parse(word).key_or_group for word in words):
         value = OmegaConf.select(composed.config, key, default=None)
@@ -221,6 +209,6 @@ def _nearest(word: str, known: list[str]) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's message."""
-    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    """The first line of an error's message, without Hydra's introduction."""
+    line = account.first_line(error)
     return line.removeprefix("ValueError raised while resolving interpolation: ")

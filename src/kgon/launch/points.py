@@ -16,14 +16,8 @@ from kgon.record import run_directory, sweeps
 
 @dataclass(frozen=True)
 class Point:
-    """One job of a sweep.
-
-    Attributes:
-        overrides: the overrides that define it.
-        written: its config, from `configs.written`.
-        logger_written: the config of its logger.
-        directory: the directory of its run.
-    """
+    """One job of a sweep: its overrides, its config from `configs.written`, its logger's config,
+    and its run's directory."""
 
     overrides: tuple[str, ...]
     written: dict[str, Any]
@@ -37,7 +31,6 @@ class Point:
 
     @property
     def command(self) -> str:
-        """The kgon command of the job."""
         return str(self.written["command"])
 
     @cached_property
@@ -47,7 +40,6 @@ class Point:
 
     @property
     def logger(self) -> Any:
-        """The config of the logger."""
         return OmegaConf.create({**self.written, "logger": self.logger_written}).logger
 
 
@@ -56,35 +48,29 @@ def points(
 ) -> list[Point]:
     """The jobs with these overrides, in order."""
     compose = Composer(lambda words: loader.load_sweep_config(master, list(words)))
-    return [_point(words, compose(words).config) for words in overrides]
+    found = []
+    for words in overrides:
+        config = compose(words).config
+        logger: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, "logger"), resolve=False)
+        directory = run_directory.RunDirectory(configs.directory(config))
+        found.append(Point(tuple(words), configs.written(config), logger.get("logger"), directory))
+    return found
 
 
-def _point(words: Sequence[str], config: DictConfig) -> Point:
-    logger = OmegaConf.to_container(OmegaConf.masked_copy(config, "logger"), resolve=False)
-    assert isinstance(logger, dict)
-    directory = run_directory.RunDirectory(configs.directory(config))
-    return Point(tuple(words), configs.written(config), logger.get("logger"), directory)
+def waiting(known: Sequence[Point], config: DictConfig) -> list[Point]:
+    """The jobs that a sweep has to run, without duplicates; all are added to the sweep, and have
+    the status `pending` if they had none.
 
-
-def announce(known: Sequence[Point], config: DictConfig) -> None:
-    """Add the jobs to their sweep, and set the status `pending` for jobs without one."""
+    These have not finished and, unless runs.retry=failed, did not fail before; with
+    runs.overwrite=true they are all jobs.
+    """
     sweep = sweeps.Sweep.current(Path(config.runs.dir))
+    done = {"finished"} if config.runs.retry == "failed" else {"finished", "failed"}
+    chosen = {}
     for point in known:
         if sweep:
             sweep.add(point.directory.path.name)
         point.directory.announce(point.command, point.task)
-
-
-def waiting(known: Sequence[Point], config: DictConfig) -> list[Point]:
-    """The jobs that a sweep has to run, without duplicates.
-
-    These are the jobs that have not finished and, unless runs.retry=failed, did not fail before;
-    with runs.overwrite=true, all jobs.
-    """
-    done = {"finished"} if config.runs.retry == "failed" else {"finished", "failed"}
-    chosen = {
-        point.directory.path: point
-        for point in known
-        if config.runs.overwrite or point.directory.status()["state"] not in done
-    }
+        if config.runs.overwrite or point.directory.status()["state"] not in done:
+            chosen[point.directory.path] = point
     return list(chosen.values())

@@ -15,11 +15,9 @@ from typing import Any
 
 from hydra.core.singleton import Singleton
 
-_ENDED = frozenset(
-    (
-        "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
-        "REVOKED", "SPECIAL_EXIT", "TIMEOUT",
-    )
+_ENDED = (
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
+    "REVOKED", "SPECIAL_EXIT", "TIMEOUT",
 )  # fmt: skip
 _FORGOTTEN = "COMPLETED"
 """The state assumed for a job that squeue no longer lists, because it ended minutes ago."""
@@ -33,16 +31,10 @@ _RETRY_SECONDS = 60.0
 def submit(
     launcher: Any, params: dict[str, Any], job_overrides: Sequence[Sequence[str]], first: int
 ) -> list[Any]:
-    """Submit jobs in arrays that are no longer than the cluster allows.
+    """Submit jobs in arrays that are no longer than the cluster allows; return submitit's jobs.
 
-    Args:
-        launcher: Hydra's submitit launcher, which a job calls with its overrides.
-        params: the launcher's settings (see `hydra/launcher=slurm`).
-        job_overrides: the overrides of each job.
-        first: the number of the first job.
-
-    Returns:
-        The submitit jobs, in order.
+    A job calls `launcher`, which has the settings `params`, with its overrides. `first` is the
+    number of the first job.
     """
     import submitit
     from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
@@ -61,19 +53,13 @@ def submit(
         (list(words), "hydra.sweep.dir", first + i, f"{first + i}", Singleton.get_state())
         for i, words in enumerate(job_overrides)
     ]
-    most = longest_array()
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", _run("scontrol", "show", "config"))
+    # MaxArraySize is one more than the largest index.
+    most = max(int(found[1]) - 1, 1) if found else 1000
     jobs: list[Any] = []
     for start in range(0, len(arguments), most):
         jobs += executor.map_array(launcher, *zip(*arguments[start : start + most], strict=True))
     return jobs
-
-
-def longest_array() -> int:
-    """The largest number of jobs that the cluster allows in one array."""
-    config = _run("scontrol", "show", "config")
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", config, re.MULTILINE)
-    # MaxArraySize is one more than the largest index.
-    return max(int(found[1]) - 1, 1) if found else 1000
 
 
 def wait(job_ids: Sequence[str], poll_seconds: float) -> None:
@@ -100,16 +86,16 @@ def errors_of(jobs: Sequence[Any]) -> list[str | None]:
     last_look = time.monotonic() + _RESULT_SECONDS
     while not all(path.exists() for path in results) and time.monotonic() < last_look:
         time.sleep(0.2)
-    return [_error_of(job) for job in jobs]
-
-
-def _error_of(job: Any) -> str | None:
-    if not Path(job.paths.result_pickle).exists():
-        state = _states().get(str(job.job_id), "no longer listed")
-        log = job.paths.stderr
-        return f"Slurm job {job.job_id} ended without a result ({state}); see its log: {log}"
-    error = job.exception()
-    return None if error is None else str(error).strip().splitlines()[-1]
+    errors: list[str | None] = []
+    for job, result in zip(jobs, results, strict=True):
+        if result.exists():
+            error = job.exception()
+            errors.append(None if error is None else str(error).strip().splitlines()[-1])
+        else:
+            state = _states().get(str(job.job_id), "no longer listed")
+            errors.append(f"Slurm job {job.job_id} ended without a result ({state}); "
+                          f"see its log: {job.paths.stderr}")  # fmt: skip
+    return errors
 
 
 def _run(*words: str) -> str:

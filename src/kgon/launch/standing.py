@@ -1,13 +1,13 @@
 """The states of runs, as a table on the screen."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from kgon.record.sweeps import Standing, tally
+from kgon.record.sweeps import Standing, shared_by, tally
 
 _STYLES = {"finished": "green", "failed": "bold red", "interrupted": "yellow", "running": "cyan"}
 _MOST_ROWS = 60
@@ -18,7 +18,7 @@ def standing_table(runs: Sequence[Standing], title: str, most: int = _MOST_ROWS)
     """A table with a row for each run; if there are more than `most`, for the most urgent ones."""
     shown = sorted(runs, key=lambda run: _BY_URGENCY.index(run.state))[:most]
     left_out = f", {len(runs) - most} more" if len(runs) > most else ""
-    shared = _shared(runs)
+    shared = shared_by([run.overrides for run in runs]) if len(runs) > 1 else []
     table = Table(
         title=f"{title}: {tally(runs) or 'no runs'}{left_out}",
         caption=f"all with {escape(' '.join(shared))}" if shared else None,
@@ -48,27 +48,13 @@ def standing_table(runs: Sequence[Standing], title: str, most: int = _MOST_ROWS)
     return table
 
 
-def _shared(runs: Sequence[Standing]) -> list[str]:
-    """The overrides that all of several runs have."""
-    if len(runs) < 2:
-        return []
-    everywhere = set.intersection(*(set(run.overrides) for run in runs))
-    return [word for word in runs[0].overrides if word in everywhere]
-
-
-def print_standing(runs: Sequence[Standing], title: str) -> None:
-    """Print `standing_table`."""
-    Console().print(standing_table(runs, title))
-
-
 def _duration(seconds: float | None) -> str:
     if seconds is None:
         return "-"
     if seconds < 60:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    # 0:01:02 is shown as 1:02.
+    return str(timedelta(seconds=round(seconds))).removeprefix("0:").removeprefix("0")
 
 
 def _phases(phases: dict[str, int]) -> str:

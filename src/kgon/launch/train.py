@@ -1,63 +1,25 @@
-"""A training job: build the objects of a config, train, write the record."""
+"""What a training job and a pack of them have in common: trainer, record, memory."""
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import lightning as L
 from hydra.utils import instantiate
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
-from kgon.callbacks import Loggers, Status
-from kgon.callbacks.recorder import Recorder
 from kgon.compiled.machine import check_fits
 from kgon.launch import config as configs
-from kgon.launch.jobs import build, check_runs, dtype_of, job
 from kgon.record import run_directory
-from kgon.record.printing import print_results
 from kgon.record.results import Results, write
-from kgon.tracking.logger import Recording, log_artifacts, log_results, where_to_look
-from kgon.training import checkpoints, packing
+from kgon.tracking.logger import log_artifacts, log_results
 from kgon.training.datamodule import EnsembleData
-from kgon.training.fit import check_trainer, train
 from kgon.training.model import TMS
 from kgon.training.schedule import Schedule
 
 
-def check(config: DictConfig) -> None:
-    """Check a config by building its objects for one member.
-
-    Raises:
-        ValueError: a setting is wrong.
-    """
-    dtype_of(config)
-    check_memory(config)
-    check_runs(config)
-    small = config.copy()
-    small.members = 1
-    build(small.model)
-    data: EnsembleData = build(small.datamodule)
-    if data.distribution.n_features != small.model.n_features:
-        raise ValueError(
-            f"data.n_features must be model.n_features={small.model.n_features}, "
-            f"got {data.distribution.n_features}"
-        )
-    build(small.get("callbacks") or {})
-    try:
-        trainer = build_trainer(small, [], False)
-    except (MisconfigurationException, TypeError, ValueError) as error:
-        raise ValueError(f"trainer: {error}") from error
-    check_trainer(trainer)
-
-
 def check_memory(config: DictConfig) -> None:
-    """Check that the data sets and the history of a job fit into memory.
-
-    Raises:
-        ValueError: they do not.
-    """
+    """ValueError if the data sets and the history of a job do not fit into memory."""
     # Counted, because the list of members may itself be too long to make.
     n_members = configs.count_members(config.members)
     n, m = config.model.n_features, config.model.n_hidden
@@ -93,28 +55,6 @@ def build_trainer(config: DictConfig, callbacks: list[L.Callback], logger: Any) 
     return trainer
 
 
-@job
-def task(config: DictConfig, running: run_directory.Job, logger: Any) -> Callable[[], None]:
-    """Train, write the record and log the results; return a function that prints them."""
-    model: TMS = build(config.model)
-    data: EnsembleData = build(config.datamodule)
-    callbacks: list[L.Callback] = list(build(config.get("callbacks") or {}).values())
-    recorders = [callback for callback in callbacks if isinstance(callback, Recorder)]
-    callbacks += [
-        Loggers(recorders),
-        Status(lambda done, model: running.report(done, model.metrics), config.trainer.max_steps),
-    ]
-    directory = running.directory
-    packing.leave_pack(directory.path / checkpoints.FOLDER, model)
-    # Lightning takes the first one's folder for its own.
-    loggers = [*([logger] if logger else []), Recording(directory.path)]
-    trainer = build_trainer(config, callbacks, loggers)
-    train(model, data, trainer, directory.path)
-    results = conclude(running, model, data, logger, draw=config.runs.figures)
-    looks = where_to_look(logger)
-    return lambda: print_results(results, directory.path, looks)
-
-
 def conclude(
     running: run_directory.Job, model: TMS, data: EnsembleData, logger: Any, *, draw: bool
 ) -> Results:
@@ -123,15 +63,7 @@ def conclude(
     running.report(1.0, results.summary)
     log_results(logger, results.summary, results.tables, results.figures)
     # The artifact `run` is all that kgon llc run=FOLDER needs.
-    artifacts = {
-        "run": "config.yaml status.json weights.safetensors members.parquet",
-        "llc": "llc.parquet",
-    }
-    log_artifacts(
-        logger,
-        running.directory.path,
-        artifacts,
-        results.summary,
-        {"status.json": running.as_finished()},
-    )
+    run = "config.yaml status.json weights.safetensors members.parquet"
+    artifacts, texts = {"run": run, "llc": "llc.parquet"}, {"status.json": running.as_finished()}
+    log_artifacts(logger, running.directory.path, artifacts, results.summary, texts)
     return results

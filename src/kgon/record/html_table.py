@@ -27,11 +27,7 @@ def html_table(
 ) -> str:
     """A sortable table. Numbers show 5 digits and sort in full; blanks sort last.
 
-    Args:
-        columns: the header.
-        rows: cells by row; text is escaped.
-        attributes: HTML attributes of each row.
-        identifier: of the table in the page.
+    Text is escaped. `attributes` are the HTML attributes of each row, `identifier` of the table.
     """
     numeric = [
         all(row[i] is None or isinstance(row[i], int | float) for row in rows)

@@ -29,22 +29,20 @@ def loss_chart(
     table: pa.Table | None,
     phases: Mapping[int, str],
     points: Sequence[CriticalPoint],
-    *,
     identifier: str,
     n_runs: int,
 ) -> str:
-    """HTML of the chart and its data.
+    """HTML of the chart and its data, which has the name `identifier` in the page.
 
-    Args:
-        table: step, member, loss; None or empty where nothing was recorded.
-        phases: final phase by member; a member that is not in it counts as `unknown`.
-        points: critical points, drawn as levels.
-        identifier: of the data in the page.
-        n_runs: how many runs share the page.
+    `table` has step, member and loss; `phases` the final phase by member, else it is `unknown`;
+    `points` are drawn as levels; `n_runs` share the page.
     """
     if table is None or table.num_rows == 0:
         return "<p>No loss recorded.</p>"
-    step, member, loss = _wide(table)
+    step, row = np.unique(table["step"].to_numpy(), return_inverse=True)
+    member, column = np.unique(table["member"].to_numpy(), return_inverse=True)
+    loss = np.full((len(step), len(member)), np.nan)  # where a member has no value
+    loss[row, column] = table["loss"].to_numpy()
     rows, columns = _thin(step, len(member), n_runs)
     shown = loss[np.ix_(rows, columns)]
     ends = [phases.get(int(m), "unknown") for m in member[columns]]
@@ -89,15 +87,6 @@ def loss_chart(
         '<output aria-live="polite">Point at a curve, or focus the chart and use the arrow keys.'
         f'</output></div><p class="soft">{" ".join(notes)}</p>'
     )
-
-
-def _wide(table: pa.Table) -> tuple[Array, Array, Array]:
-    """step (S,), member (M,) and loss (S, M), NaN where a member has no value."""
-    step, row = np.unique(table["step"].to_numpy(), return_inverse=True)
-    member, column = np.unique(table["member"].to_numpy(), return_inverse=True)
-    loss = np.full((len(step), len(member)), np.nan)
-    loss[row, column] = table["loss"].to_numpy()
-    return step, member, loss
 
 
 def _thin(step: Array, n_members: int, n_runs: int) -> tuple[Array, Array]:

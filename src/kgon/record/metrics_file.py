@@ -5,64 +5,58 @@ picture, relative to the run's folder. Lines with the same step make up one row.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
+from typing import Any
 
+from lightning.pytorch.loggers import Logger
+
+from kgon.callbacks.recorder import Row
 from kgon.files import write_text
 
 NAME = "metrics.jsonl"
 
 
-@dataclass(frozen=True)
-class Row:
-    """What was logged at a step: numbers, and the paths of pictures, by name."""
+class MetricsFile(Logger):
+    """The rows of one run, as a logger that adds to them.
 
-    step: int
-    metrics: dict[str, float] = field(default_factory=dict)
-    media: dict[str, str] = field(default_factory=dict)
-
-
-class MetricsFile:
-    """The rows of one run.
-
-    Steps do not decrease. A job that resumes logs the rows of its checkpoint again, so its first
-    row replaces all rows of earlier attempts from that step on.
+    Steps do not decrease; rows of earlier ones are ignored. A job that resumes logs the rows of its
+    checkpoint again, so its first row replaces all rows of earlier attempts from that step on.
     """
 
+    name = "record"
+    version = ""
+
     def __init__(self, folder: Path):
+        super().__init__()
         self.path = folder / NAME
         self._last_step: int | None = None
 
-    def append(
-        self,
-        step: int,
-        metrics: Mapping[str, float] = MappingProxyType({}),
-        media: Mapping[str, str] = MappingProxyType({}),
-    ) -> None:
-        """Add to the row of the last step, or start a row for a later one; ignore earlier steps."""
-        if self._last_step is None:
-            self._cut(step)
-        elif step < self._last_step:
-            return
-        self._last_step = step
-        line = {"step": step, **metrics} | ({"media": dict(media)} if media else {})
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing, because config.yaml has the settings."""
 
-    def _cut(self, step: int) -> None:
-        """Remove the rows from `step` on, and a last line that is incomplete because of a kill."""
-        if self.path.exists():
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add numbers to the row of a step."""
+        assert step is not None
+        if self._last_step is None and self.path.exists():
             lines = self.path.read_text().splitlines(keepends=True)
             kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] < step]
             write_text(self.path, "".join(kept))
+        if self._last_step is None or step >= self._last_step:
+            self._last_step = step
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": step, **metrics}) + "\n")
+
+    def log_image(self, key: str, images: Sequence[str], step: int) -> None:
+        """Add a picture file to the row of a step."""
+        media: Any = {"media": {key: os.path.relpath(images[0], self.path.parent)}}
+        self.log_metrics(media, step)
 
     def rows(self) -> list[Row]:
         """The rows in order, without a last line that is incomplete because of a kill.
 
-        Raises:
-            ValueError: another line is damaged.
+        ValueError if another line is damaged.
         """
         rows: dict[int, Row] = {}
         lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
@@ -72,7 +66,8 @@ class MetricsFile:
             try:
                 values = json.loads(line)
                 row = rows.setdefault(values["step"], Row(values["step"]))
-                row.media.update(values.pop("media", {}))
+                media = values.pop("media", {}).items()
+                row.pictures.update({k: self.path.parent / v for k, v in media})
                 row.metrics.update({k: v for k, v in values.items() if k != "step"})
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise ValueError(f"{self.path}, line {number} is damaged: {error!r}") from error

@@ -1,8 +1,7 @@
 """One self-contained HTML page about one run or a whole sweep. It opens from disk, offline.
 
-A page about one run has its figures, tables and loss curves. A page about several runs has a table
-of them, plots of their results against what was swept, and for each run a part that unfolds; the
-runs' own figures are linked.
+A page about several runs has a table of them, plots of their results against what was swept, and
+for each run a part that unfolds; the runs' own figures are linked.
 
 `assets/` holds the page's frame, look and script, and uPlot, which draws the curves. All text that
 comes from a run is escaped, and the page's security policy forbids it to load anything.
@@ -13,12 +12,11 @@ import io
 import json
 import os
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime
 from html import escape
 from importlib.resources import files
-from itertools import groupby
 from pathlib import Path
 from string import Template
 from urllib.parse import quote
@@ -32,7 +30,7 @@ from kgon.figures.sweep import against_parameter
 from kgon.record.html_table import Cell, Value, html_table
 from kgon.record.loss_chart import loss_chart, named
 from kgon.record.run_directory import Run
-from kgon.record.swept import Swept
+from kgon.record.sweeps import Swept
 from kgon.record.tables import Member, Plateau, phases, transitions
 from kgon.theory.critical import CriticalPoint
 from kgon.theory.loss import importance_weights
@@ -45,11 +43,8 @@ _FILES = "config.yaml status.json error.txt *.parquet *.safetensors figures/*.pn
 
 
 def write_report(runs: Sequence[Run], path: Path) -> Path:
-    """Write the page about `runs` to `path` (links in it are relative to there) and return it.
-
-    Raises:
-        ValueError: there is no run.
-    """
+    """Write the page about `runs`, at least one, to `path` and return it; its links are
+    relative."""
     if not runs:
         raise ValueError("runs is empty: a report needs at least one run directory")
     one = len(runs) == 1
@@ -72,14 +67,14 @@ def write_report(runs: Sequence[Run], path: Path) -> Path:
 
 
 def _single(run: Run, base: Path) -> str:
-    members, points = _members(run), _critical_points(run)
+    members, points = [Member.of(row) for row in run.members], _critical_points(run)
     command = escape(str(run.status.get("command", "run")))
     sections = [
         f"<header><h1>{command} <code>{escape(run.path.name)}</code></h1>{_facts(run)}</header>",
         _section("Phases", "" if _results(run) else _phase_table(members, points)),
         _section("Results", _results(run)),
         _section("Figures", _figures(run.path / "figures")),
-        _section("Loss curves", _chart(run, members, points, "curves", 1)),
+        _section("Loss curves", loss_chart(run.loss, _ends(members), points, "curves", 1)),
         _section("Transitions and plateaus", _transition_tables(run, members, points)),
         _section("Members", _member_table(members)),
         _section("Config", _config(run)),
@@ -92,8 +87,8 @@ def _section(heading: str, content: str) -> str:
     return f"<section><h2>{escape(heading)}</h2>\n{content}</section>" if content else ""
 
 
-def _members(run: Run) -> list[Member]:
-    return [Member.of(row) for row in run.members]
+def _ends(members: Sequence[Member]) -> dict[int, str]:
+    return {m.member: m.group for m in members}
 
 
 def _critical_points(run: Run) -> list[CriticalPoint]:
@@ -118,7 +113,7 @@ def _facts(run: Run) -> str:
     rows = [("state", _state(run))]
     for name, key in (("started", "started"), ("ended", "finished")):
         if status.get(key):
-            rows.append((name, escape(_when(status[key]))))
+            rows.append((name, escape(str(status[key]).replace("T", " ", 1))))
     if status.get("seconds") is not None:
         rows.append(("duration", _duration(status["seconds"])))
     overrides = " ".join(f"<code>{escape(str(o))}</code>" for o in status.get("overrides") or [])
@@ -134,14 +129,6 @@ def _facts(run: Run) -> str:
 def _state(run: Run) -> str:
     state = escape(str(run.status.get("state", "unknown")))
     return f'<span class="state {state}">{state}</span>'
-
-
-def _when(moment: str) -> str:
-    """An ISO time to the second; any other text as it is."""
-    try:
-        return datetime.fromisoformat(moment).isoformat(" ", "seconds")
-    except ValueError:
-        return str(moment)
 
 
 def _duration(seconds: float) -> str:
@@ -195,18 +182,11 @@ def _image(name: str, kind: str, content: bytes) -> str:
     )
 
 
-def _chart(
-    run: Run, members: Sequence[Member], points: Sequence[CriticalPoint], name: str, n_runs: int
-) -> str:
-    ends = {m.member: m.group for m in members}
-    return loss_chart(run.loss, ends, points, identifier=name, n_runs=n_runs)
-
-
 def _transition_tables(run: Run, members: Sequence[Member], points: Sequence[CriticalPoint]) -> str:
     level = {p.label: p.loss for p in points}
     rows: list[list[Value]] = [
-        [t.before, t.after, t.members,
-         level[t.after] - level[t.before] if {t.before, t.after} <= level.keys() else None]
+        [t.from_, t.to, t.members,
+         level[t.to] - level[t.from_] if {t.from_, t.to} <= level.keys() else None]
         for t in transitions(members)
     ]  # fmt: skip
     columns = ["from", "to", "count", "change of loss (theory)"]
@@ -297,7 +277,7 @@ def _overview(runs: Sequence[Run], swept: Swept, base: Path) -> str:
     rows: list[list[Value]] = []
     attributes = []
     for n, run in enumerate(runs):
-        members, values = _members(run), swept.values(run)
+        members, values = [Member.of(row) for row in run.members], swept.values(run)
         losses = [m.final_loss for m in members if m.final_loss is not None]
         groups = Counter(m.group for m in members)
         shown = " ".join(named(p, f"{p}: {groups[p]}") for p in phase_order(groups))
@@ -307,7 +287,7 @@ def _overview(runs: Sequence[Run], swept: Swept, base: Path) -> str:
              run.status.get("command") if several else None,
              *([values.get(name) for name in names] or [" ".join(swept.words[run.path])]),
              Cell(state, _state(run)),
-             _shortened(str(run.status.get("error") or "")),
+             textwrap.shorten(str(run.status.get("error") or ""), 200, placeholder=" ..."),
              run.status.get("seconds"),
              len(members) or None,
              float(np.mean(losses)) if losses else None,
@@ -324,37 +304,29 @@ def _overview(runs: Sequence[Run], swept: Swept, base: Path) -> str:
     return html_table(columns, rows, attributes, identifier="runs")
 
 
-def _shortened(text: str, most: int = 200) -> str:
-    return text if len(text) <= most else text[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"
-
-
 def _plots(runs: Sequence[Run], swept: Swept) -> str:
     """The results of finished runs against each parameter that takes several values in them."""
     shown = []
     done = [run for run in runs if run.status.get("state") == "finished"]
-    for command, some in groupby(sorted(done, key=_command), key=_command):
-        same = list(some)
+    for command in sorted({str(run.status.get("command")) for run in done}):
         for name in swept.names:
-            having = [run for run in same if name in swept.values(run)]
+            having = [run for run in done if str(run.status.get("command")) == command
+                      and name in swept.values(run)]  # fmt: skip
             values = [swept.values(run)[name] for run in having]
-            if len(set(values)) > 1:
-                results = [run.status.get("metrics") or {} for run in having]
-                figure = against_parameter(name, values, results)
-                if figure is not None:
-                    svg = io.BytesIO()
-                    figure.savefig(svg, format="svg", metadata={"Date": None})
-                    shown.append(_image(f"{command} against {name}", "svg+xml", svg.getvalue()))
+            results = [run.status.get("metrics") or {} for run in having]
+            figure = against_parameter(name, values, results) if len(set(values)) > 1 else None
+            if figure is not None:
+                svg = io.BytesIO()
+                figure.savefig(svg, format="svg", metadata={"Date": None})
+                shown.append(_image(f"{command} against {name}", "svg+xml", svg.getvalue()))
     return f'<div class="figures">{"".join(shown)}</div>' if shown else ""
 
 
-def _command(run: Run) -> str:
-    return str(run.status.get("command"))
-
-
 def _details(run: Run, n: int, n_runs: int, swept: Swept, base: Path) -> str:
-    members, points = _members(run), _critical_points(run)
+    members, points = [Member.of(row) for row in run.members], _critical_points(run)
     kept = members[: max(_MEMBER_ROWS // n_runs, _FEWEST_ROWS)]
-    inside = [_facts(run), _results(run), _chart(run, members, points, f"curves-{n}", n_runs)]
+    chart = loss_chart(run.loss, _ends(members), points, f"curves-{n}", n_runs)
+    inside = [_facts(run), _results(run), chart]
     if kept:
         inside.append("<h3>Members</h3>")
         if len(kept) < len(members):

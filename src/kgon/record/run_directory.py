@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,32 +33,28 @@ from kgon import files
 from kgon.training.checkpoints import Stopped
 
 WITHOUT_EFFECT = (
-    "hydra",
-    "logger",
-    "runs",
-    "callbacks.checkpoint",
-    "callbacks.progress",
-    "trainer.accelerator",
-    "trainer.devices",
-    "datamodule.block",
-)
+    "hydra", "logger", "runs", "callbacks.checkpoint", "callbacks.progress",
+    "trainer.accelerator", "trainer.devices", "datamodule.block",
+)  # fmt: skip
 """Config keys that change neither a run's result nor its identity."""
 
 
 def identity(command: str, config: dict[str, Any]) -> str:
-    """<command>-<hash>: a function of the settings that change the result, and of nothing else.
+    """<command>-<hash>: a function of the settings that change the result, and of nothing else."""
+    effective = json.dumps(without(config, WITHOUT_EFFECT), sort_keys=True)
+    return f"{command}-{hashlib.sha256(effective.encode()).hexdigest()[:10]}"
 
-    `config` consists of plain containers, as written in config.yaml.
-    """
-    effective = json.loads(json.dumps(config))
-    for key in WITHOUT_EFFECT:
+
+def without(config: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """A copy of a config of plain containers without these dotted keys."""
+    kept: dict[str, Any] = json.loads(json.dumps(config))
+    for key in keys:
         *path, last = key.split(".")
-        node = effective
+        node = kept
         for name in path:
             node = node.get(name) or {}
         node.pop(last, None)
-    canonical = json.dumps(effective, sort_keys=True)
-    return f"{command}-{hashlib.sha256(canonical.encode()).hexdigest()[:10]}"
+    return kept
 
 
 STATES = ("missing", "pending", "running", "interrupted", "failed", "finished")
@@ -91,14 +87,13 @@ class RunDirectory:
             # The job may have ended in the meantime.
             status = self._read_status()
             if status["state"] == "running":
-                status.update(state="interrupted", error="killed")
+                status |= {"state": "interrupted", "error": "killed"}
         return status
 
     def _read_status(self) -> dict[str, Any]:
-        file = self.path / "status.json"
-        status: dict[str, Any] = (
-            json.loads(file.read_text()) if file.exists() else {"state": "missing"}
-        )
+        status: dict[str, Any] = {"state": "missing"}
+        if (self.path / "status.json").exists():
+            status = json.loads((self.path / "status.json").read_text())
         return status
 
     def _write_status(self, fields: Mapping[str, Any], *, sync: bool = True) -> None:
@@ -107,31 +102,24 @@ class RunDirectory:
     def _locked(self) -> bool:
         try:
             with (self.path / ".lock").open() as file:
-                return not _acquire(file, fcntl.LOCK_SH)
+                return not files.try_lock(file, fcntl.LOCK_SH)
         except FileNotFoundError:
             return False
 
     @contextmanager
     def lock(self, *, wait: bool) -> Iterator[None]:
-        """Hold the directory's exclusive lock.
+        """Hold the directory's exclusive lock; `Busy` if another process does and `wait` is false.
 
         The kernel (flock) releases it when the process ends in any way; on a network file system
         also when its node goes down.
-
-        Raises:
-            Busy: another process holds the lock, and `wait` is false.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / ".lock").open("w") as file:
             last_try = time.monotonic() + _GRACE_SECONDS
-            while not _acquire(file, fcntl.LOCK_EX):
+            while not files.try_lock(file):
                 if not wait and time.monotonic() > last_try:
-                    status = self._read_status()
-                    who = (
-                        f"Process {status['pid']} on {status['host']}"
-                        if "pid" in status
-                        else "Another process"
-                    )
+                    status = {"pid": "?", "host": "?"} | self._read_status()
+                    who = f"Process {status['pid']} on {status['host']}"
                     raise Busy(f"{who} is running {self.path}")
                 time.sleep(0.05)
             yield
@@ -142,11 +130,13 @@ class RunDirectory:
         if self._read_status()["state"] == "missing":
             self._write_status(_new_status("pending", command, overrides))
 
-    def fail(self, command: str, overrides: Sequence[str], error: str) -> None:
+    def fail(self, command: str, overrides: Sequence[str], error: BaseException) -> None:
         """Set the state `failed` for a job that ended without setting it."""
-        self.path.mkdir(parents=True, exist_ok=True)
         known = _new_status("pending", command, overrides) | self.status()
-        self._write_status(known | {"state": "failed", "error": error, "finished": _now()})
+        if known["state"] not in ("failed", "finished"):
+            self.path.mkdir(parents=True, exist_ok=True)
+            why = f"{type(error).__name__}: {error}"
+            self._write_status(known | {"state": "failed", "error": why, "finished": _now()})
 
     @contextmanager
     def job(
@@ -185,30 +175,21 @@ class RunDirectory:
                 file.unlink()
 
     def save_table(self, name: str, table: pa.Table) -> None:
-        """Write a table as <name>.parquet."""
+        """Write <name>.parquet."""
         pq.write_table(table, self.path / f"{name}.parquet")
 
     def save_rows(self, name: str, rows: list[dict[str, Any]]) -> None:
-        """Write rows as <name>.parquet."""
+        """Write <name>.parquet."""
         self.save_table(name, pa.Table.from_pylist(rows))
 
     def save_weights(self, step: NDArray[Any], W: NDArray[Any], b: NDArray[Any]) -> None:
         """Write snapshots: step (n_records,), W (n_records, n_members, n_hidden, n_features), b."""
-        arrays = {"step": step, "W": W, "b": b}
-        save_file(
-            {k: np.ascontiguousarray(v) for k, v in arrays.items()},
-            self.path / "weights.safetensors",
-        )
+        arrays = {k: np.ascontiguousarray(v) for k, v in {"step": step, "W": W, "b": b}.items()}
+        save_file(arrays, self.path / "weights.safetensors")
 
 
 class Job:
-    """A running job, which reports its progress.
-
-    Args:
-        directory: of its run.
-        command, overrides: how it was started.
-        seconds: that earlier attempts worked.
-    """
+    """A running job, which reports its progress; earlier attempts worked for `seconds`."""
 
     def __init__(
         self, directory: RunDirectory, command: str, overrides: Sequence[str], seconds: float
@@ -236,11 +217,9 @@ class Job:
         return json.dumps(self._in("finished", None), indent=1)
 
     def _in(self, state: str, error: str | None) -> dict[str, Any]:
-        seconds = round(time.monotonic() - self._started, 3)
         finished = None if state == "running" else _now()
-        return self._status | {
-            "state": state, "error": error, "seconds": seconds, "finished": finished,
-        }  # fmt: skip
+        now = {"state": state, "error": error, "finished": finished}
+        return self._status | now | {"seconds": round(time.monotonic() - self._started, 3)}
 
 
 def _new_status(state: str, command: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -259,24 +238,12 @@ def _new_status(state: str, command: str, overrides: Sequence[str]) -> dict[str,
     }
 
 
-def _acquire(file: IO[str], kind: int) -> bool:
-    """Take a lock on an open file, unless another process holds it."""
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    return True
-
-
 def long_table(
     step: NDArray[Any], members: Sequence[int], columns: dict[str, NDArray[Any]]
 ) -> pa.Table:
     """A table with a row for each step and member, from columns (n_records, n_members)."""
-    arrays: dict[str, Any] = {
-        "step": np.repeat(step, len(members)),
-        "member": np.tile(np.asarray(members), len(step)),
-    }
-    return pa.table(arrays | {name: np.asarray(c).reshape(-1) for name, c in columns.items()})
+    rows = {"step": np.repeat(step, len(members)), "member": np.tile(members, len(step))}
+    return pa.table(rows | {name: column.ravel() for name, column in columns.items()})
 
 
 @dataclass(frozen=True)
@@ -310,19 +277,16 @@ def load(path: Path) -> Run:
         file = path / f"{name}.parquet"
         return pq.read_table(file) if file.exists() else None
 
-    def rows(name: str) -> list[dict[str, Any]]:
-        found = table(name)
-        return [] if found is None else found.to_pylist()
-
     written = yaml.load((path / "config.yaml").read_text(), Loader=yaml.CSafeLoader)
+    members, plateaus = table("members"), table("plateaus")
     return Run(
         path=path,
         config=_dereferenced(written, written),
         status=RunDirectory(path).status(),
-        members=rows("members"),
+        members=members.to_pylist() if members else [],
         loss=table("loss"),
         snapshots=table("snapshots"),
-        plateaus=rows("plateaus"),
+        plateaus=plateaus.to_pylist() if plateaus else [],
         llc=table("llc"),
     )
 

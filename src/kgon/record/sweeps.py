@@ -9,10 +9,11 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from kgon.record.run_directory import STATES, WITHOUT_EFFECT, RunDirectory
+from kgon.record.run_directory import STATES, WITHOUT_EFFECT, Run, RunDirectory
 
 VARIABLE = "KGON_SWEEP"
 """Environment variable with the name of the sweep, which the jobs of any launcher inherit."""
@@ -38,24 +39,17 @@ class Sweep:
         return cls(runs_dir, os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None
 
     @property
-    def _folder(self) -> Path:
+    def folder(self) -> Path:
         return self.runs_dir / "sweeps" / self.name
 
     def add(self, point: str) -> None:
         """Add the run with this name to the sweep's points."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        (self._folder / point).touch()
-
-    @property
-    def changed(self) -> float:
-        """When a point was last added, in seconds since the epoch."""
-        return self._folder.stat().st_mtime
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / point).touch()
 
     def points(self) -> list[Path]:
         """The directories of the sweep's points, by name."""
-        if not self._folder.is_dir():
-            return []
-        return sorted(self.runs_dir / file.name for file in self._folder.iterdir())
+        return sorted(self.runs_dir / file.name for file in self.folder.glob("*"))
 
 
 def known(runs_dir: Path) -> list[Sweep]:
@@ -65,17 +59,10 @@ def known(runs_dir: Path) -> list[Sweep]:
 
 @dataclass(frozen=True)
 class Standing:
-    """The state of a run.
+    """The state of a run, one of `run_directory.STATES`, and what is known of it.
 
-    Attributes:
-        run: name of its folder.
-        state: one of `run_directory.STATES`.
-        command, overrides: how it was started, if it was.
-        progress: from 0 to 1, if the command reports it.
-        seconds: running time of all attempts together.
-        loss: mean of the members' last losses.
-        phases: number of members by phase.
-        error: why it failed, or was interrupted.
+    `progress` is from 0 to 1; `seconds` of all attempts together; `loss` the mean of the members'
+    last losses; `phases` the number of members by phase.
     """
 
     run: str
@@ -114,3 +101,44 @@ def tally(runs: Sequence[Standing]) -> str:
     """The number of runs in each state: "3 finished, 1 failed"."""
     counts = Counter(run.state for run in runs)
     return ", ".join(f"{counts[state]} {state}" for state in reversed(STATES) if counts[state])
+
+
+def shared_by(words: Sequence[Sequence[str]]) -> list[str]:
+    """The words of the first run that all runs have."""
+    everywhere = set[str].intersection(*map(set, words))
+    return [word for word in words[0] if word in everywhere]
+
+
+class Swept:
+    """The parameters that were swept.
+
+    Attributes:
+        shared: the overrides that all runs have.
+        words: the other overrides of each run, by its directory.
+        names: the parameters in `words`.
+    """
+
+    def __init__(self, runs: Sequence[Run]):
+        words = [[str(word) for word in run.status.get("overrides") or []] for run in runs]
+        self.shared = shared_by(words)
+        own = [[word for word in some if word not in self.shared] for some in words]
+        self.words = {run.path: some for run, some in zip(runs, own, strict=True)}
+        self.names = list(dict.fromkeys(word.partition("=")[0] for some in own for word in some))
+
+    def values(self, run: Run) -> dict[str, float | str]:
+        """The values of a run by parameter, as numbers if possible."""
+        pairs = (word.partition("=") for word in self.words[run.path])
+        return {name: _as_number(value) for name, _, value in pairs}
+
+    def key(self, run: Run) -> list[tuple[bool, float, str]]:
+        """A key that sorts runs by the first parameter, then the second; numbers before words."""
+        values = self.values(run)
+        found = [values.get(name, "") for name in self.names]
+        return [(True, 0.0, v) if isinstance(v, str) else (False, v, "") for v in found]
+
+
+def _as_number(text: str) -> int | float | str:
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text

@@ -6,7 +6,7 @@ for every run, even if a table is empty. Values that are not finite are left bla
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from types import NoneType
 from typing import Any, Self, get_args, get_type_hints
@@ -32,17 +32,17 @@ _TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string()}
 class Row:
     """A row of a table. Fields have type int, float or str, or one of these and None.
 
-    A column has the name of its field, unless the field's metadata give another as `column`.
+    A column has the name of its field, without an underscore at the end.
     """
 
     @classmethod
     def columns(cls) -> dict[str, str]:
         """The columns' names by field."""
-        return {f.name: f.metadata.get("column", f.name) for f in fields(cls)}
+        return {f.name: f.name.rstrip("_") for f in fields(cls)}
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """The row with these values by column; a column that is missing is None."""
+        """The row with these values by column; None where one is missing or not finite."""
         row = {name: values.get(column) for name, column in cls.columns().items()}
         return cls(**{k: finite_or_none(v) if isinstance(v, float) else v for k, v in row.items()})
 
@@ -53,31 +53,19 @@ class Row:
     @classmethod
     def table(cls, rows: Iterable[Self]) -> pa.Table:
         """The rows as an Arrow table."""
-        hints = get_type_hints(cls)
-        schema = [(column, _arrow_type(hints[name])) for name, column in cls.columns().items()]
+        schema = []
+        for name, hint in get_type_hints(cls).items():
+            (kind,) = [t for t in get_args(hint) or (hint,) if t is not NoneType]
+            schema.append((cls.columns()[name], _TYPES[kind]))
         return pa.Table.from_pylist([row.plain() for row in rows], schema=pa.schema(schema))
-
-
-def _arrow_type(hint: Any) -> pa.DataType:
-    (kind,) = [t for t in get_args(hint) or (hint,) if t is not NoneType]
-    return _TYPES[kind]
 
 
 @dataclass(frozen=True)
 class Member(Row):
     """The final results of a member; None if the callback that records a result did not run.
 
-    Attributes:
-        member: its number.
-        state: finished or diverged.
-        diverged_at: the step, if it diverged.
-        final_loss: its population loss.
-        phase: the label of its last parameters.
-        n_transitions: passages between its stages.
-        stages: "4++- -> 4+ -> 5", the critical levels at which it had plateaus.
-        llc, llc_stderr, llc_verdict: the last estimate of its learning coefficient.
-        features_represented, dimensionality, interference: of its last parameters
-            (`theory.geometry`).
+    `stages` are the critical levels at which it had plateaus, "4++- -> 4+ -> 5", and
+    `n_transitions` the passages between them. The last three are from `theory.geometry`.
     """
 
     member: int
@@ -102,14 +90,10 @@ class Member(Row):
 
 @dataclass(frozen=True)
 class Plateau(Row):
-    """An interval of steps on which a member's loss hardly moves, and the nearest critical level.
+    """Steps `start` to `end`, on which a member's loss hardly moves; its mean there.
 
-    Attributes:
-        member: its number.
-        start, end: steps.
-        loss: its mean on the plateau.
-        nearest: label of the critical point whose loss is nearest; None where none is known.
-        distance: between the two losses.
+    `nearest` is the label of the critical point whose loss is nearest, at this distance; None where
+    none is known.
     """
 
     member: int
@@ -124,24 +108,17 @@ class Plateau(Row):
 class Transition(Row):
     """How many members passed from one stage to the next."""
 
-    before: str = field(metadata={"column": "from"})
-    after: str = field(metadata={"column": "to"})
+    from_: str
+    to: str
     members: int
 
 
 @dataclass(frozen=True)
 class Phase(Row):
-    """The members that end in a phase, with theory.
+    """The members that end in a phase, with their mean final loss, and theory where it is known.
 
-    Attributes:
-        phase: its label.
-        members: how many.
-        loss: their mean final loss.
-        theory_loss: the loss of the critical point with this label, if there is one.
-        llc: mean over the members whose estimate has the verdict ok.
-        llc_stderr: standard error of that mean over members.
-        llc_ok, llc_tried: how many estimates have the verdict ok, and how many there are.
-        theory_llc: the learning coefficient of the critical point, if it is known.
+    `llc` is the mean over the `llc_ok` members whose estimate has the verdict ok, of `llc_tried`,
+    and `llc_stderr` its standard error over members.
     """
 
     phase: str

@@ -50,11 +50,7 @@ _LABEL = re.compile(r"([1-9]\d*)(\+*)(-*)")
 
 
 def parse_label(label: str | int) -> tuple[int, int, int]:
-    """(k, sigma, phi) of a label: "4++-" -> (4, 2, 1). The integer 4 stands for "4".
-
-    Raises:
-        ValueError: the label is not k, then one + for each sigma, then one - for each phi.
-    """
+    """(k, sigma, phi) of a label: "4++-" -> (4, 2, 1). ValueError for anything else."""
     match = _LABEL.fullmatch(str(label))
     if match is None:
         raise ValueError(
@@ -74,7 +70,7 @@ class CriticalPoint:
     """A zero of the population loss's gradient, for n_hidden = 2.
 
     Attributes:
-        label: k, one + for each sigma, one - for each phi.
+        label: k, one + for each sigma, one - for each phi (see the module docstring).
         n_features: the number of columns.
         W: (2, n_features), float64: the k live columns, then the dead ones.
         b: (n_features,), float64: the last phi of the live columns are switched off; the first
@@ -90,17 +86,14 @@ class CriticalPoint:
 
     @property
     def k(self) -> int:
-        """The number of live columns."""
         return parse_label(self.label)[0]
 
     @property
     def sigma(self) -> int:
-        """The number of dead columns with a positive bias."""
         return parse_label(self.label)[1]
 
     @property
     def phi(self) -> int:
-        """The number of live columns that are switched off."""
         return parse_label(self.label)[2]
 
     @cached_property
@@ -147,13 +140,11 @@ def critical_point(label: str | int, n_features: int) -> CriticalPoint:
 
     The gradient vanishes for any negative bias of a dead column. It also vanishes for the bias
     1 / (2 n_features), the minimum of 1 - 3b + 3 n_features b^2 (Cor. D.2), if the live columns sum
-    to zero, so that their forces on the dead column cancel. (l, b) does not depend on n_features,
-    because the live biases are not positive.
+    to zero, so that their forces on the dead column cancel.
 
     Args:
         label: k^{sigma+, phi-}, such as "4", "5+" or "4++-", or the integer k. sigma is at most
-            n_features - k; phi is at most 4 for k = 4, and 0 for other k. For k = 1, 2, 3, as for
-            k = 4, (l, b) = (1, 0).
+            n_features - k; phi is at most 4 for k = 4, and 0 for other k.
         n_features: the number of columns.
 
     Raises:
@@ -162,37 +153,11 @@ def critical_point(label: str | int, n_features: int) -> CriticalPoint:
     k, sigma, phi = parse_label(label)
     label = format_label(k, sigma, phi)
     _check_n_features(n_features)
-    if k > n_features:
-        raise ValueError(
-            f"label {label!r} has {k} live columns and needs n_features >= {k}, got {n_features}"
-        )
-    if sigma > n_features - k:
-        raise ValueError(
-            f"label {label!r} has {sigma} dead columns with a positive bias (+), but with "
-            f"n_features={n_features} a {k}-gon leaves {n_features - k} dead columns"
-        )
-    if phi > 0 and k != 4:
-        raise ValueError(
-            f"label {label!r} has live columns switched off (-), which gives a critical point "
-            "only for k = 4: for k >= 5 the other columns would move, and for k <= 3 they form "
-            "a smaller polygon"
-        )
-    if phi > 4:
-        raise ValueError(f"label {label!r} switches off {phi} live columns (-) of 4")
-    if k == 1 and sigma > 0:
-        raise ValueError(
-            f"label {label!r} names no critical point: the gradient at a dead column with a "
-            "positive bias (+) is along the sum of the live columns, which vanishes only for k >= 2"
-        )
+    fault = _fault(k, sigma, phi, n_features)
     polygon = _solve(k)
-    if polygon is None:
-        s = _neighbours(k)
-        raise ValueError(
-            f"label {label!r} names no critical point: there is no standard {k}-gon. With all {s} "
-            "neighbours on each side active, the equations for (l, b) have no admissible root, "
-            f"-l^2 cos(2 pi {s}/{k}) < b (Chen et al. 2023, App. E.1); regular polygons with fewer "
-            "active neighbours are not in this catalogue"
-        )
+    if fault or polygon is None:
+        why = fault or f"names no critical point: there is no standard {k}-gon (App. E.1)"
+        raise ValueError(f"label {label!r} {why}")
     length, bias = polygon
     angle = 2 * math.pi / k * torch.arange(k, dtype=torch.float64)
     live = length * torch.stack([angle.cos(), angle.sin()])
@@ -206,14 +171,30 @@ def critical_point(label: str | int, n_features: int) -> CriticalPoint:
     return CriticalPoint(label, n_features, W, b, float(population_loss(W, b)))
 
 
+def _fault(k: int, sigma: int, phi: int, n_features: int) -> str:
+    """Why there is no such critical point, even if there is a k-gon; empty if there is one."""
+    if k > n_features:
+        return f"has {k} live columns and needs n_features >= {k}, got {n_features}"
+    if sigma > n_features - k:
+        return (
+            f"has {sigma} dead columns with a positive bias (+), but n_features={n_features} "
+            f"leaves {n_features - k} dead columns"
+        )
+    if phi > 0 and k != 4:
+        return "has live columns switched off (-), which gives a critical point only for k = 4"
+    if phi > 4:
+        return f"switches off {phi} live columns (-) of 4"
+    if k == 1 and sigma > 0:
+        return "has a dead column (+), on which the sum of the live columns acts for k = 1"
+    return ""
+
+
 def critical_points(n_features: int) -> list[CriticalPoint]:
     """All k-gons, in order of loss: every k >= 4 with a solution, every sigma and phi.
 
-    For n_features = 6 these are the paper's 18. Smaller polygons are listed only if n_features < 4.
-    `critical_point` gives them for larger n_features too, but they are then not separate families:
-    a path along which the loss is constant and its gradient zero leads from k < 4 to 4^{(4-k)-}. On
-    it the columns that are switched off shrink to zero, and the live ones may move as long as no
-    two of them enclose less than a right angle.
+    For n_features = 6 these are the paper's 18. Smaller polygons are listed only if n_features < 4:
+    else they are not separate families, because a path along which the loss is constant and its
+    gradient zero leads from k < 4 to 4^{(4-k)-}.
 
     The critical points are cached and shared: do not modify their tensors.
     """
@@ -269,7 +250,7 @@ def _solve(k: int) -> tuple[float, float] | None:
 
 
 def hessian(loss: PopulationLoss, W: Tensor, b: Tensor) -> Tensor:
-    """The Hessian of a loss in (W, b), flattened: (n_parameters, n_parameters)."""
+    """The Hessian of a loss in (W, b), flattened."""
 
     def gradient(w: Tensor) -> Tensor:
         dW, db = loss.grad(w[: W.numel()].view_as(W), w[W.numel() :])

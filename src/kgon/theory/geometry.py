@@ -44,10 +44,7 @@ def dimensionality(W: Tensor) -> Tensor:
 
 
 class Geometry(NamedTuple):
-    """The geometry of each model, each field (*batch).
-
-    Means are over the represented features; NaN if there are none.
-    """
+    """Per model, (*batch): means are over the represented features, NaN if there are none."""
 
     features_represented: Tensor
     dimensionality: Tensor

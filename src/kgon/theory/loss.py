@@ -14,7 +14,7 @@ truncated moments M_k = E[a^k ; feature j, output i active], k = 0, 1, 2,
       + sum_i  I_i [E(a^2 ; feature i) - 2 (A_ii M_2 + b_i M_1)_{j = i}].
 
 The integrand vanishes at the threshold, so the gradient treats the M_k as constants. The population
-and the empirical loss are this one function with two `Moments`.
+and the empirical loss are this one function with different moments.
 """
 
 import math
@@ -28,20 +28,6 @@ from torch import Tensor
 # Below this |A_ij| the threshold -b_i / A_ij lies outside the range of every amplitude. Dividing by
 # such an A_ij would put infinities (and, times zero, NaNs) into gradients.
 _TINY = 1e-150
-
-
-class Moments(Protocol):
-    """Truncated moments of the amplitude, feature by feature."""
-
-    total: tuple[Tensor, ...]
-    """E[a^k ; feature j] for k = 0, 1, 2, each (*data_batch, n_features)."""
-
-    def tail(self, t: Tensor) -> tuple[Tensor, ...]:
-        """E[a^k ; a > t_ij, feature j] for k = 0, 1, 2, with t (*batch, output i, input j).
-
-        Each moment has the shape of t.
-        """
-        ...
 
 
 class Loss(Protocol):
@@ -59,7 +45,8 @@ class Loss(Protocol):
 class UniformMoments:
     """Moments of the paper's input, eq. (2): the feature uniform over n_features, a ~ U[0, 1].
 
-    They have the dtype and device of `like`.
+    `total` are E[a^k ; feature j] for k = 0, 1, 2, each (n_features,), in the dtype and on the
+    device of `like`.
     """
 
     def __init__(self, n_features: int, like: Tensor):
@@ -67,6 +54,7 @@ class UniformMoments:
         self.total = tuple(like.new_full((n_features,), 1 / (k * n_features)) for k in (1, 2, 3))
 
     def tail(self, t: Tensor) -> tuple[Tensor, ...]:
+        """E[a^k ; a > t_ij, feature j] for k = 0, 1, 2, each of the shape of t: (..., i, j)."""
         t = t.clamp(0, 1)
         return tuple((1 - t**k) / (k * self.n_features) for k in (1, 2, 3))
 
@@ -76,7 +64,8 @@ class SampleMoments:
 
     A threshold takes one binary search, so a loss takes O(n_features^2 log n_samples).
     `x` is (*data_batch, n_samples, n_features) with at most one nonzero entry a row; a row of zeros
-    is the input a = 0 and counts as feature 0.
+    is the input a = 0 and counts as feature 0. `total` and `tail` are as in `UniformMoments`, with
+    the axes *data_batch in front.
     """
 
     def __init__(self, x: Tensor):
@@ -108,18 +97,11 @@ class SampleMoments:
 
     def tail(self, t: Tensor) -> tuple[Tensor, ...]:
         # searchsorted needs the shape (*data_batch, feature j, thresholds).
-        n_extra = t.ndim - self.sorted.ndim
-        extra = tuple(range(n_extra))
-        behind = tuple(range(-n_extra, 0))
-        query = t.movedim(-1, n_extra + self.sorted.ndim - 2).movedim(extra, behind)
-        shape = query.shape
-        query = query.reshape(*self.sorted.shape[:-1], -1).contiguous()
-        index = torch.searchsorted(self.sorted, query.detach(), right=True)
+        stacked = t.detach().reshape(-1, *self.sorted.shape[:-2], *t.shape[-2:])
+        query = stacked.movedim((0, -2), (-2, -1))
+        index = torch.searchsorted(self.sorted, query.flatten(-2).contiguous(), right=True)
         return tuple(
-            table.gather(-1, index)
-            .reshape(shape)
-            .movedim(behind, extra)
-            .movedim(n_extra + self.sorted.ndim - 2, -1)
+            table.gather(-1, index).view(query.shape).movedim((-2, -1), (0, -2)).reshape(t.shape)
             for table in self.tails
         )
 
@@ -153,7 +135,9 @@ def _check_importance(importance: Tensor | None, n_features: int) -> None:
         )
 
 
-def _active_moments(A: Tensor, b: Tensor, moments: Moments) -> tuple[Tensor, ...]:
+def _active_moments(
+    A: Tensor, b: Tensor, moments: UniformMoments | SampleMoments
+) -> tuple[Tensor, ...]:
     """M_k over the amplitudes on which each output is active, each (*batch, output, input)."""
     b = b.unsqueeze(-1)
     tilted = A.abs() > _TINY
@@ -178,37 +162,8 @@ def _steep(dtype: torch.dtype) -> float:
     return 100 / math.sqrt(torch.finfo(dtype).max)
 
 
-def _gram(W: Tensor) -> Tensor:
-    return W.mT @ W
-
-
 def _weighted(output: Tensor, importance: Tensor | None) -> Tensor:
     return output if importance is None else output * importance
-
-
-def _value(
-    A: Tensor, b: Tensor, M: tuple[Tensor, ...], total: Tensor, importance: Tensor | None
-) -> Tensor:
-    M_0, M_1, M_2 = M
-    b_i = b.unsqueeze(-1)
-    output = (A * A * M_2 + 2 * A * b_i * M_1 + b_i * b_i * M_0).sum(-1)
-    own = [m.diagonal(dim1=-2, dim2=-1) for m in (A * M_2, M_1)]
-    output = output + total - 2 * (own[0] + b * own[1])
-    return _weighted(output, importance).sum(-1)
-
-
-def _grad(
-    W: Tensor, A: Tensor, b: Tensor, M: tuple[Tensor, ...], importance: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    M_0, M_1, M_2 = M
-    b_i = b.unsqueeze(-1)
-    dA = 2 * (A * M_2 + b_i * M_1)
-    dA = dA - torch.diag_embed(2 * M_2.diagonal(dim1=-2, dim2=-1))
-    db = 2 * (A * M_1 + b_i * M_0).sum(-1) - 2 * M_1.diagonal(dim1=-2, dim2=-1)
-    if importance is not None:
-        dA = dA * importance.unsqueeze(-1)
-        db = db * importance
-    return W @ (dA + dA.mT), db
 
 
 class _MomentLoss:
@@ -216,32 +171,46 @@ class _MomentLoss:
 
     importance: Tensor | None
 
-    def _moments(self, b: Tensor) -> Moments:
+    def _moments(self, b: Tensor) -> UniformMoments | SampleMoments:
         raise NotImplementedError
 
-    def _prepare(self, W: Tensor, b: Tensor) -> tuple[Tensor, Moments, tuple[Tensor, ...]]:
+    def _prepare(self, W: Tensor, b: Tensor) -> tuple[Tensor, ...]:
+        """W, b, A, M_0, M_1, M_2 and E(a^2 ; feature i)."""
+        W, b = _parameters(W, b)
         _check_importance(self.importance, b.shape[-1])
-        A = _gram(W)
-        moments = self._moments(b)
-        return A, moments, _active_moments(A, b, moments)
+        A, moments = W.mT @ W, self._moments(b)
+        return W, b, A, *_active_moments(A, b, moments), moments.total[2]
+
+    def _value(self, prepared: tuple[Tensor, ...]) -> Tensor:
+        _, b, A, M_0, M_1, M_2, total = prepared
+        b_i = b.unsqueeze(-1)
+        output = (A * A * M_2 + 2 * A * b_i * M_1 + b_i * b_i * M_0).sum(-1)
+        own = [m.diagonal(dim1=-2, dim2=-1) for m in (A * M_2, M_1)]
+        output = output + total - 2 * (own[0] + b * own[1])
+        return _weighted(output, self.importance).sum(-1)
+
+    def _grad(self, prepared: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        W, b, A, M_0, M_1, M_2, _ = prepared
+        b_i = b.unsqueeze(-1)
+        dA = 2 * (A * M_2 + b_i * M_1)
+        dA = dA - torch.diag_embed(2 * M_2.diagonal(dim1=-2, dim2=-1))
+        db = 2 * (A * M_1 + b_i * M_0).sum(-1) - 2 * M_1.diagonal(dim1=-2, dim2=-1)
+        if self.importance is not None:
+            dA = dA * self.importance.unsqueeze(-1)
+            db = db * self.importance
+        return W @ (dA + dA.mT), db
 
     def __call__(self, W: Tensor, b: Tensor) -> Tensor:
-        W, b = _parameters(W, b)
-        A, moments, M = self._prepare(W, b)
-        return _value(A, b, M, moments.total[2], self.importance)
+        return self._value(self._prepare(W, b))
 
     def grad(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """dL/dW and dL/db in closed form, themselves differentiable (for Hessians)."""
-        W, b = _parameters(W, b)
-        A, _, M = self._prepare(W, b)
-        return _grad(W, A, b, M, self.importance)
+        return self._grad(self._prepare(W, b))
 
     def value_and_grad(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The loss and its gradient in closed form, from one computation of the moments."""
-        W, b = _parameters(W, b)
-        A, moments, M = self._prepare(W, b)
-        value = _value(A, b, M, moments.total[2], self.importance)
-        return value, *_grad(W, A, b, M, self.importance)
+        prepared = self._prepare(W, b)
+        return self._value(prepared), *self._grad(prepared)
 
 
 class PopulationLoss(_MomentLoss):
@@ -254,15 +223,15 @@ class PopulationLoss(_MomentLoss):
     def __init__(self, importance: Tensor | None = None):
         self.importance = importance
 
-    def _moments(self, b: Tensor) -> Moments:
+    def _moments(self, b: Tensor) -> UniformMoments:
         return UniformMoments(b.shape[-1], like=b)
 
 
 class EmpiricalLoss(_MomentLoss):
     """The exact loss of a finite single-feature sample, (1/n) sum_x sum_i I_i (x_i - f_i(x))^2.
 
-    Amplitudes are sorted once, here. A call looks up prefix sums (see the module docstring), so its
-    cost does not grow in proportion to n_samples, only as lookups leave the processor's cache.
+    A call looks up prefix sums, so its cost grows with n_samples only as lookups leave the
+    processor's cache.
 
     Args:
         x: (n_samples, n_features), or (*data_batch, n_samples, n_features) for a data set per
@@ -280,7 +249,7 @@ class EmpiricalLoss(_MomentLoss):
         self.n_samples = x.shape[-2]
         self.n_features = x.shape[-1]
 
-    def _moments(self, b: Tensor) -> Moments:
+    def _moments(self, b: Tensor) -> SampleMoments:
         if b.shape[-1] != self.n_features:
             raise ValueError(f"b has {b.shape[-1]} features, the data set has {self.n_features}")
         data_batch = self.moments.sorted.shape[:-2]
@@ -333,11 +302,8 @@ class DirectLoss:
 
 
 class SplitLoss:
-    """Several losses, each applied to its own slice of the parameters' last batch axis.
-
-    Args:
-        losses: (slice, loss) pairs, in order; the slices together cover the axis.
-    """
+    """Several losses, each applied to its own slice of the parameters' last batch axis: (slice,
+    loss) pairs, in order, that cover the axis."""
 
     def __init__(self, losses: Sequence[tuple[slice, Loss]]):
         self.losses = list(losses)
@@ -356,7 +322,7 @@ def population_loss(W: Tensor, b: Tensor, importance: Tensor | None = None) -> T
     """L(w) = E ||x - ReLU(W^T W x + b)||^2 over x = a e_i, i uniform, a ~ U[0, 1], in closed form.
 
     Lemma 3.1, eq. (4) of Chen et al. (2023): L = H / (3 n_features). Differentiable, and almost
-    everywhere twice differentiable, for any n_hidden and any leading batch axes.
+    everywhere twice differentiable.
 
     Args:
         W: (*batch, n_hidden, n_features). Integers are taken in torch's default floating dtype.

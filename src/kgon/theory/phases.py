@@ -28,7 +28,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from kgon.theory.critical import CriticalPoint, critical_points
+from kgon.theory.critical import critical_points
 
 OTHER = "other"
 """The label of a parameter that matches no critical point."""
@@ -54,20 +54,14 @@ own input."""
 
 def phase_labels(n_features: int) -> tuple[str, ...]:
     """The labels of the critical points for n_features, in order of loss, then `other`."""
-    return (*(point.label for point in _points(n_features)), OTHER)
+    return (*(point.label for point in critical_points(n_features)), OTHER)
 
 
 def phase_codes(W: Tensor, b: Tensor) -> Tensor:
-    """The phase of each parameter as an index into `phase_labels(n_features)`.
+    """The phase of each parameter as an index into `phase_labels(n_features)`, (*batch) int64.
 
-    The module docstring has the definition.
-
-    Args:
-        W: (*batch, n_hidden, n_features). If n_hidden is not 2, every phase is `other`.
-        b: (*batch, n_features).
-
-    Returns:
-        (*batch), int64. Parameters that are not finite are `other`.
+    W is (*batch, n_hidden, n_features), b (*batch, n_features). The module docstring has the
+    definition. Parameters that are not finite, or with n_hidden other than 2, are `other`.
     """
     if W.ndim < 2 or b.ndim < 1 or W.shape[:-2] + W.shape[-1:] != b.shape:
         raise ValueError(
@@ -75,7 +69,7 @@ def phase_codes(W: Tensor, b: Tensor) -> Tensor:
             f"got {tuple(W.shape)} and {tuple(b.shape)}"
         )
     n_features = b.shape[-1]
-    points = _points(n_features)
+    points = critical_points(n_features)
     other = len(points)
     if W.shape[-2] != 2:
         return torch.full(b.shape[:-1], other, device=b.device)
@@ -105,13 +99,8 @@ def phase_codes(W: Tensor, b: Tensor) -> Tensor:
 def classify(W: Tensor, b: Tensor) -> list[str]:
     """The phase of each parameter as a label, such as "5+" or "other" (see the module docstring).
 
-    Args:
-        W: (*batch, n_hidden, n_features).
-        b: (*batch, n_features).
-
-    Returns:
-        One label for each element of *batch, flattened in row-major order; one label if there are
-        no batch axes. `phase_codes` keeps the axes.
+    W is (*batch, n_hidden, n_features), b (*batch, n_features). There is one label for each element
+    of *batch, flattened in row-major order; `phase_codes` keeps the axes.
     """
     codes = phase_codes(W, b)
     labels = phase_labels(b.shape[-1])
@@ -138,14 +127,9 @@ def _evenly_spread(W: Tensor, on: Tensor, k: Tensor) -> Tensor:
 
 
 @cache
-def _points(n_features: int) -> tuple[CriticalPoint, ...]:
-    return tuple(critical_points(n_features))
-
-
-@cache
 def _code_table(n_features: int) -> Tensor:
     """Indices into `phase_labels` by [k, sigma, phi]; that of `other` where no label exists."""
-    points = _points(n_features)
+    points = critical_points(n_features)
     n = n_features + 1
     table = torch.full((max(n, 5), n, 5), len(points))
     for code, point in enumerate(points):

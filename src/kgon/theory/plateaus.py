@@ -15,27 +15,21 @@ a slope if
 
 and, unless one more record on either side would leave it level, also d > tolerance / 4.
 
-On a straight slope d is 1/2 of max - min. It is much less on a plateau that the loss reaches or
-leaves fast, and on one with jitter. (In trained ensembles the ratio has two peaks, at about 1/2 and
-below 1/4.) The second condition keeps flat plateaus whose small range is all drift. It does not
-apply to an interval that could be extended, because such an interval is what a longer one left of
-a slope.
+On a straight slope d is 1/2 of max - min; in trained ensembles the ratio has two peaks, at about
+1/2 and below 1/4. The second condition keeps flat plateaus whose small range is all drift. It does
+not apply to an interval that could be extended, because such an interval is what a longer one left
+of a slope.
 
 Means are over time (trapezoidal), not over records, so the loss of a plateau does not change if
-some steps are recorded more densely. Plateaus are invariant under shifts of the loss, and move with
-the steps if these are shifted or scaled; they scale with the loss if tolerance does.
-
-The definition knows nothing of the model. `match_plateaus` compares plateaus with critical points.
+some steps are recorded more densely.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numba
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from kgon.theory.critical import CriticalPoint
@@ -50,13 +44,7 @@ levels are at least 1e-6 apart for n_features <= 20."""
 
 @dataclass(frozen=True)
 class Plateau:
-    """An interval of steps on which the loss hardly moves.
-
-    Attributes:
-        start: the first step.
-        end: the last step, included.
-        loss: mean over time.
-    """
+    """Steps `start` to `end`, both included, on which the loss hardly moves; its mean over time."""
 
     start: int
     end: int
@@ -109,78 +97,15 @@ def find_plateaus(
             f"loss must be one curve (n_records,), got {tuple(loss.shape)}; use "
             "find_plateaus_of_each for several"
         )
-    (plateaus,) = find_plateaus_of_each(
-        step, loss, tolerance=tolerance, min_length=min_length, window=window
-    )
-    return plateaus
+    return find_plateaus_of_each(step, loss, tolerance, min_length, window)[0]
 
 
 def find_plateaus_of_each(
-    step: Tensor,
-    loss: Tensor,
-    *,
-    tolerance: float = 1e-3,
-    min_length: float = 0.01,
-    window: int = 1,
+    step: Tensor, loss: Tensor, tolerance: float = 1e-3, min_length: float = 0.01, window: int = 1
 ) -> list[list[Plateau]]:
-    """`find_plateaus` for many curves: loss is (*batch, n_records).
-
-    Returns:
-        A list of plateaus for each element of *batch, flattened in row-major order.
-    """
+    """`find_plateaus` for many curves, loss (*batch, n_records): a list for each, in row-major
+    order."""
     step, loss = torch.as_tensor(step).contiguous(), torch.as_tensor(loss).detach()
-    counts, records, means = _found(step, loss, tolerance, min_length, window)
-    steps, found = step.tolist(), []
-    for count, own_records, own_means in zip(counts.tolist(), records, means, strict=True):
-        own = zip(own_records[:count].tolist(), own_means[:count].tolist(), strict=True)
-        found.append([Plateau(steps[i], steps[j], mean) for (i, j), mean in sorted(own)])
-    return found
-
-
-def count_plateaus(
-    step: Tensor,
-    loss: Tensor,
-    *,
-    tolerance: float = 1e-3,
-    min_length: float = 0.01,
-    window: int = 1,
-) -> Tensor:
-    """The number of plateaus that `find_plateaus_of_each` finds in each curve, (*batch) int64."""
-    step, loss = torch.as_tensor(step).contiguous(), torch.as_tensor(loss).detach()
-    counts, _, _ = _found(step, loss, tolerance, min_length, window)
-    return torch.from_numpy(counts).reshape(loss.shape[:-1])
-
-
-def match_plateaus(plateaus: Sequence[Plateau], points: Sequence[CriticalPoint]) -> list[Match]:
-    """The critical level nearest to each plateau, at any distance.
-
-    Args:
-        plateaus: the plateaus of one curve.
-        points: critical points, such as `critical_points(n_features)`.
-
-    Raises:
-        ValueError: there are no critical points.
-    """
-    if not points:
-        raise ValueError("points is empty: there are no critical levels to match plateaus with")
-    matches = []
-    for plateau in plateaus:
-        nearest = min(points, key=lambda point: abs(plateau.loss - point.loss))
-        ties = tuple(p.label for p in points if abs(p.loss - nearest.loss) <= SAME_LEVEL)
-        matches.append(Match(ties[0], abs(plateau.loss - nearest.loss), ties))
-    return matches
-
-
-def transitions(matches: Sequence[Match]) -> list[tuple[str, str]]:
-    """The transitions from one critical level to another, in order, as (from, to).
-
-    Consecutive matches with the same label count as one stay at that level.
-    """
-    labels = [match.label for match in matches]
-    return [(a, b) for a, b in pairwise(labels) if a != b]
-
-
-def _check(step: Tensor, loss: Tensor, tolerance: float, min_length: float, window: int) -> None:
     if step.ndim != 1 or step.numel() < 1 or loss.shape[-1:] != step.shape:
         raise ValueError(
             "step must be (n_records >= 1,) and loss (*batch, n_records), "
@@ -194,27 +119,29 @@ def _check(step: Tensor, loss: Tensor, tolerance: float, min_length: float, wind
         raise ValueError(f"min_length must be a share of the steps, in (0, 1], got {min_length}")
     if window < 1 or window % 2 == 0:
         raise ValueError(f"window must be odd and >= 1, got {window}")
-
-
-def _found(
-    step: Tensor, loss: Tensor, tolerance: float, min_length: float, window: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """The plateaus of each curve, in any order.
-
-    Returns:
-        The number of plateaus (n_curves), their first and last records (n_curves, most, 2) and
-        their means (n_curves, most), with most = n_records // MIN_RECORDS.
-    """
-    _check(step, loss, tolerance, min_length, window)
     curves = loss.reshape(-1, step.numel()).to("cpu", torch.float64)
     alive = curves.isfinite().cumprod(-1)
     curves = _running_median(curves.where(alive > 0, torch.nan), window)
     times = step.to("cpu", torch.float64).numpy()
     shortest = min_length * (times[-1] - times[0])
-    found: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]] = _find_all(
-        times, curves.numpy(), alive.sum(-1).numpy(), tolerance, shortest
-    )
-    return found
+    found = _find_all(times, curves.numpy(), alive.sum(-1).numpy(), tolerance, shortest)
+    steps, plateaus = step.tolist(), []
+    for count, records, means in zip(*found, strict=True):
+        own = zip(records[:count].tolist(), means[:count].tolist(), strict=True)
+        plateaus.append([Plateau(steps[i], steps[j], mean) for (i, j), mean in sorted(own)])
+    return plateaus
+
+
+def match_plateaus(plateaus: Sequence[Plateau], points: Sequence[CriticalPoint]) -> list[Match]:
+    """The critical level nearest to each plateau, at any distance; `points` must not be empty."""
+    if not points:
+        raise ValueError("points is empty: there are no critical levels to match plateaus with")
+    matches = []
+    for plateau in plateaus:
+        nearest = min(points, key=lambda point: abs(plateau.loss - point.loss))
+        ties = tuple(p.label for p in points if abs(p.loss - nearest.loss) <= SAME_LEVEL)
+        matches.append(Match(ties[0], abs(plateau.loss - nearest.loss), ties))
+    return matches
 
 
 def _running_median(curves: Tensor, window: int) -> Tensor:
@@ -320,7 +247,11 @@ def _find(t, y, tolerance, shortest, records, means):
 
 @numba.njit(cache=True, error_model="numpy")
 def _find_all(t, curves, lengths, tolerance, shortest):
-    """`_find` for every curve c, up to record lengths[c]."""
+    """`_find` for every curve c, up to record lengths[c].
+
+    Returns the number of plateaus (n_curves), their first and last records (n_curves, most, 2) and
+    their means (n_curves, most), in any order, with most = n_records // MIN_RECORDS.
+    """
     n_curves, most = len(curves), t.size // MIN_RECORDS
     counts = np.empty(n_curves, np.int64)
     records, means = np.empty((n_curves, most, 2), np.int64), np.empty((n_curves, most))

@@ -20,9 +20,6 @@ _ENDING_SECONDS = 10.0
 class NoKey(ValueError):
     """No API key is configured."""
 
-    def __init__(self) -> None:
-        super().__init__("no W&B API key is configured; run: wandb login")
-
 
 class NoAnswer(ConnectionError):
     """The server does not answer or refuses the key; the message says which."""
@@ -42,16 +39,14 @@ def mode_and_url() -> tuple[str, str]:
 def connect(seconds: int) -> Any:
     """A `wandb.Api` whose server has accepted the key; it waits `seconds` for each answer.
 
-    Raises:
-        NoKey: no API key is configured.
-        NoAnswer: the server does not answer, or refuses the key.
+    Else it raises NoKey or NoAnswer.
     """
     import wandb
 
     # The caller wants to be online, even if the client is configured to be offline.
     wandb.setup(settings=wandb.Settings(silent=True, mode="online"))
     if not wandb.login(prompt=False, verify=False):
-        raise NoKey
+        raise NoKey("no W&B API key is configured; run: wandb login")
     try:
         return wandb.Api(timeout=seconds)
     except wandb.errors.AuthenticationError as error:
@@ -93,4 +88,4 @@ def _kill_client() -> None:
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or the error's name if it has no message."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -11,19 +11,8 @@ FORM = "[entity/]project/name:alias"
 def download(name: str, folder: Path) -> Path:
     """Download an artifact that `kgon train logger.artifacts=true` logged as run-<run>.
 
-    The folder is named after the version, because an alias such as `latest` can name another
-    version later. Existing files are not downloaded again.
-
-    Args:
-        name: the artifact's name, as in FORM.
-        folder: where to create <entity>/<project>/<name>-<version>.
-
-    Returns:
-        The folder <entity>/<project>/<name>-<version>.
-
-    Raises:
-        ValueError: there is no such artifact, it has another type, no key is configured, or the
-            server does not answer.
+    Returns <folder>/<entity>/<project>/<name>-<version>: an alias such as `latest` can name another
+    version later. Existing files are not downloaded again. ValueError if it cannot be downloaded.
     """
     parts = name.split("/")
     if len(parts) not in (2, 3) or not all(parts) or parts[-1].count(":") != 1:

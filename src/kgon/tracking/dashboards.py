@@ -1,16 +1,12 @@
 """A W&B workspace of kgon's runs, and a report with the same sections.
 
-`PANELS_OF` names, for each section, the commands that log its metrics; a test checks every key
-against runs of those commands. Metrics whose names depend on the run (`phase/5+`) are selected by a
-pattern, or shown in a figure.
-
-Building them needs no network. It needs wandb-workspaces (the extra kgon[dashboards]), which takes
+Metrics whose names depend on the run (`phase/5+`) are selected by a pattern, or shown in a figure.
+Building needs no network. It needs wandb-workspaces (the extra kgon[dashboards]), which takes
 seconds to import.
 """
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 STEP = "trainer/global_step"
@@ -29,141 +25,85 @@ PARAMETERS = (
 RESULTS = ("final/loss", "final/transitions", "final/diverged")
 """Numbers of a training run's summary on the axes of a sweep's overview."""
 
-PANELS_OF = {
-    "Training": ("train",),
-    "Plateaus and phases": ("train",),
-    "LLC against loss": ("train", "llc"),
-    "Bayesian phases": ("posterior",),
-    "Pictures": ("train",),
-    "Sweep": ("train",),
-}
-"""The sections in order, each with the commands that log what it shows."""
-
 
 def sections(parameters: Sequence[str]) -> dict[str, list[Any]]:
-    """The panels of each section.
-
-    Args:
-        parameters: config entries on the axes of the sweep's overview.
-    """
+    """The panels of each section; `parameters` are on the axes of the sweep's overview."""
     wr = _reports()
 
-    def lines(title: str, y: Sequence[str], **settings: Any) -> Any:
-        return wr.LinePlot(title=title, x=settings.pop("x", STEP), y=list(y), **settings)
+    def lines(title: str, *y: str, x: str = STEP, **settings: Any) -> Any:
+        return wr.LinePlot(title=title, x=x, y=list(y), **{"title_x": "step", **settings})
 
     def figure(title: str, key: str) -> Any:
         return wr.MediaBrowser(title=title, media_keys=[key], num_columns=2)
 
-    steps = {"title_x": "step", "log_x": True, "log_y": True}
-    groups = {"groupby": "Group", "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
-    verdicts = ("ok", "unconverged", "escaped", "diverged")
-    panels = {
+    def shares(title: str, metrics: Sequence[str]) -> Any:
+        return wr.BarPlot(title=title, metrics=list(metrics), range_x=(0, 1))
+
+    def axis(metric: Any, name: str) -> Any:
+        return wr.ParallelCoordinatesPlotColumn(
+            metric=metric, display_name=name, log=name.endswith(".lr")
+        )
+
+    logs: dict[str, Any] = {"log_x": True, "log_y": True}
+    groups: dict[str, Any] = {
+        "groupby": "Group",
+        "groupby_aggfunc": "mean",
+        "groupby_rangefunc": "minmax",
+    }
+    return {
         "Training": [
-            lines("Population loss, mean of the members", ["loss/mean"], **steps),
-            lines("Population loss: median and lowest", ["loss/median", "loss/min"], **steps),
-            lines("Training loss, mean of the members", ["train_loss/mean"], **steps),
-            lines("Population loss by sweep: mean and range", ["loss/mean"], **steps, **groups),
-            lines("Members that diverged", ["members/diverged"], title_x="step"),
+            lines("Population loss, mean of the members", "loss/mean", **logs),
+            lines("Population loss: median and lowest", "loss/median", "loss/min", **logs),
+            lines("Training loss, mean of the members", "train_loss/mean", **logs),
+            lines("Population loss by sweep: mean and range", "loss/mean", **logs, **groups),
+            lines("Members that diverged", "members/diverged"),
         ],
         "Plateaus and phases": [
-            wr.LinePlot(
-                title="Members by phase",
-                x=STEP,
-                metric_regex="^phase/.*",
-                log_x=True,
-                title_x="step",
-            ),
-            lines(
-                "Plateaus, mean per member",
-                ["plateaus/mean_per_member"],
-                title_x="step",
-                log_x=True,
-            ),
+            wr.LinePlot(title="Members by phase", x=STEP, metric_regex="^phase/.*", log_x=True,
+                        title_x="step"),
+            lines("Plateaus, mean per member", "plateaus/mean_per_member", log_x=True),
             wr.ScalarChart(title="Transitions", metric=wr.SummaryMetric("final/transitions")),
             figure("Phases along training", "figures/phases"),
             figure("Staircase of levels", "figures/staircase"),
         ],
         "LLC against loss": [
-            lines("LLC, mean of the ok estimates", ["llc/mean_ok"], title_x="step", log_x=True),
-            lines(
-                "LLC (ok estimates) against population loss, along training",
-                ["llc/mean_ok"],
-                x="loss/mean",
-                log_x=True,
-                title_x="mean population loss",
-            ),
-            wr.ScatterPlot(
-                title="LLC against population loss, at the end of each run",
-                x=wr.SummaryMetric("loss/mean"),
-                y=wr.SummaryMetric("llc/mean"),
-                log_x=True,
-            ),
-            lines(
-                "Verdicts on estimates (shares)",
-                [f"llc/share_{verdict}" for verdict in verdicts],
-                range_y=(0, 1),
-                title_x="step",
-            ),
+            lines("LLC, mean of the ok estimates", "llc/mean_ok", log_x=True),
+            lines("LLC (ok estimates) against population loss, along training", "llc/mean_ok",
+                  x="loss/mean", log_x=True, title_x="mean population loss"),
+            wr.ScatterPlot(title="LLC against population loss, at the end of each run",
+                           x=wr.SummaryMetric("loss/mean"), y=wr.SummaryMetric("llc/mean"),
+                           log_x=True),
+            lines("Verdicts on estimates (shares)", "llc/share_ok", "llc/share_unconverged",
+                  "llc/share_escaped", "llc/share_diverged", range_y=(0, 1)),
             figure("LLC with theory", "figures/llc"),
         ],
         "Bayesian phases": [
             figure("Posterior phases against n", "figures/phases"),
             figure("Log evidence against Laplace", "figures/log_evidence"),
-            wr.BarPlot(
-                title="Verdicts on posteriors (shares)",
-                metrics=[
-                    f"posterior/share_{v}" for v in ("ok", "unconverged", "unchecked", "diverged")
-                ],
-                range_x=(0, 1),
-            ),
-            wr.BarPlot(
-                title="Agreement of fast labels with quenching",
-                metrics=["agreement/output", "agreement/hull"],
-                range_x=(0, 1),
-            ),
+            shares("Verdicts on posteriors (shares)", [
+                f"posterior/share_{v}" for v in ("ok", "unconverged", "unchecked", "diverged")
+            ]),
+            shares("Agreement of fast labels with quenching", ["agreement/output",
+                                                               "agreement/hull"]),
         ],
         "Pictures": [
-            wr.MediaBrowser(
-                title="k-gons along training",
-                media_keys=["media/weights"],
-                mode="gallery",
-                gallery_axis="step",
-            ),
+            wr.MediaBrowser(title="k-gons along training", media_keys=["media/weights"],
+                            mode="gallery", gallery_axis="step"),
             figure("k-gons at the end", "figures/weights"),
             figure("Loss curves", "figures/loss"),
         ],
         "Sweep": [
-            wr.ParallelCoordinatesPlot(
-                title="Parameters and results",
-                columns=[
-                    *(
-                        wr.ParallelCoordinatesPlotColumn(
-                            metric=wr.Config(name), display_name=name, log=name.endswith(".lr")
-                        )
-                        for name in parameters
-                    ),
-                    *(
-                        wr.ParallelCoordinatesPlotColumn(
-                            metric=wr.SummaryMetric(name), display_name=name
-                        )
-                        for name in RESULTS
-                    ),
-                ],
-            ),
+            wr.ParallelCoordinatesPlot(title="Parameters and results", columns=[
+                *(axis(wr.Config(name), name) for name in parameters),
+                *(axis(wr.SummaryMetric(name), name) for name in RESULTS),
+            ]),
             *(
-                wr.ScatterPlot(
-                    title=f"Final loss against {name}",
-                    x=wr.Config(name),
-                    y=wr.SummaryMetric("final/loss"),
-                    log_y=True,
-                )
-                for name in ("optimizer.lr", "n_samples")
-                if name in parameters
+                wr.ScatterPlot(title=f"Final loss against {name}", x=wr.Config(name),
+                               y=wr.SummaryMetric("final/loss"), log_y=True)
+                for name in ("optimizer.lr", "n_samples") if name in parameters
             ),
         ],
-    }
-    assert list(panels) == list(PANELS_OF)
-    return panels
+    }  # fmt: skip
 
 
 def _reports() -> Any:
@@ -173,76 +113,51 @@ def _reports() -> Any:
 
 def columns(parameters: Sequence[str]) -> list[str]:
     """The columns pinned in the table of runs."""
-    config = [f"config:{_accessor(name)}" for name in parameters]
+    # W&B puts `value` after the first key of a config entry.
+    entries = (name.partition(".") for name in parameters)
+    config = [f"config:{first}.value{dot}{below}" for first, dot, below in entries]
     return ["run:displayName", "run:state", *config, *(f"summary:{name}" for name in RESULTS)]
 
 
-def _accessor(name: str) -> str:
-    """A config entry's name in W&B, which puts `value` after the first key."""
-    first, *below = name.split(".")
-    return ".".join([first, "value", *below])
+def view(
+    entity: str,
+    project: str,
+    name: str,
+    sweep: str | None,
+    parameters: Sequence[str],
+    *,
+    as_report: bool,
+) -> Any:
+    """An unsaved `wandb_workspaces.workspaces.Workspace`, or `wandb_workspaces.reports.v2.Report`.
 
-
-@dataclass(frozen=True)
-class View:
-    """What a workspace or a report shows.
-
-    Attributes:
-        entity: the owner of the project.
-        project: the project of the runs.
-        name: the name of the workspace or report.
-        sweep: show only this group of runs; None shows all runs, grouped by sweep.
-        parameters: config entries on the axes of the sweep's overview.
+    It shows the runs of a group, `sweep`; None shows all runs of the project, grouped by sweep.
     """
-
-    entity: str
-    project: str
-    name: str
-    sweep: str | None = None
-    parameters: Sequence[str] = PARAMETERS
-
-
-def workspace(view: View) -> Any:
-    """An unsaved `wandb_workspaces.workspaces.Workspace`."""
     import wandb_workspaces.expr as expr
     import wandb_workspaces.workspaces as ws
 
-    group = expr.Metric("Group")
-    return ws.Workspace(
-        entity=view.entity,
-        project=view.project,
-        name=view.name,
-        sections=[
-            ws.Section(name=title, panels=panels, is_open=True)
-            for title, panels in sections(view.parameters).items()
-        ],
-        settings=ws.WorkspaceSettings(x_axis=STEP, max_runs=100),
-        runset_settings=ws.RunsetSettings(
-            filters=expr.And(group == view.sweep) if view.sweep else "",
-            groupby=[] if view.sweep else [group],
-            pinned_columns=columns(view.parameters),
-        ),
-    )
-
-
-def report(view: View) -> Any:
-    """An unsaved `wandb_workspaces.reports.v2.Report` with the same sections."""
-    import wandb_workspaces.expr as expr
-
     wr = _reports()
-
-    blocks: list[Any] = [wr.TableOfContents()]
-    for title, panels in sections(view.parameters).items():
+    panels_of = sections(parameters)
+    runs: dict[str, Any] = {
+        "filters": expr.And(expr.Metric("Group") == sweep) if sweep else "",
+        "pinned_columns": columns(parameters),
+    }
+    if as_report:
         # Without entity and project, which are then the report's own: naming them would need an
         # answer from the server.
-        runs = wr.Runset(
-            name=view.sweep or "runs",
-            filters=expr.And(expr.Metric("Group") == view.sweep) if view.sweep else "",
-            groupby=[] if view.sweep else ["group"],
-            pinned_columns=columns(view.parameters),
-        )
-        blocks += [wr.H2(title), wr.PanelGrid(runsets=[runs], panels=panels)]
-    return wr.Report(entity=view.entity, project=view.project, title=view.name, blocks=blocks)
+        runs |= {"name": sweep or "runs", "groupby": [] if sweep else ["group"]}
+        blocks: list[Any] = [wr.TableOfContents()]
+        for title, panels in panels_of.items():
+            blocks += [wr.H2(title), wr.PanelGrid(runsets=[wr.Runset(**runs)], panels=panels)]
+        return wr.Report(entity=entity, project=project, title=name, blocks=blocks)
+    runs["groupby"] = [] if sweep else [expr.Metric("Group")]
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name=name,
+        sections=[ws.Section(name=t, panels=p, is_open=True) for t, p in panels_of.items()],
+        settings=ws.WorkspaceSettings(x_axis=STEP, max_runs=100),
+        runset_settings=ws.RunsetSettings(**runs),
+    )
 
 
 def as_json(unsaved: Any) -> str:

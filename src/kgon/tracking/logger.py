@@ -12,37 +12,16 @@ from typing import IO, Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
-from kgon.record.metrics_file import MetricsFile, Row
+from kgon.callbacks.loggers import send
+from kgon.callbacks.recorder import Row
+from kgon.record.metrics_file import MetricsFile
 from kgon.record.run_directory import RunDirectory
 from kgon.tracking import account
 from kgon.tracking.account import first_line
 from kgon.tracking.outbox import ArtifactFiles, Outbox, Results, Rows
 
 MODES = ("auto", "online", "offline", "disabled")
-
-
-class Recording(Logger):
-    """A logger that writes a training run's rows to metrics.jsonl in its folder."""
-
-    name = "record"
-    version = ""
-
-    def __init__(self, directory: Path):
-        super().__init__()
-        self.directory = directory
-        self.file = MetricsFile(directory)
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing, because config.yaml has the settings."""
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Add numbers to the row of a training step."""
-        assert step is not None
-        self.file.append(step, metrics)
-
-    def log_image(self, key: str, images: Sequence[str], step: int) -> None:
-        """Add a picture file to the row of a training step."""
-        self.file.append(step, media={key: os.path.relpath(images[0], self.directory)})
+STEP = "trainer/global_step"
 
 
 class Tracker(WandbLogger):
@@ -54,11 +33,7 @@ class Tracker(WandbLogger):
     Errors of the network or of the client do not fail the job. After the first one nothing more is
     sent; the record is in the run's folder, and `kgon sync` sends what is missing.
 
-    Args:
-        run: what `wandb.init` returned.
-        outbox: the outbox of the run's folder.
-        lock: the outbox's lock, which `finish` releases.
-        artifacts: whether `log_artifacts` logs artifacts.
+    `finish` releases the outbox's lock; `artifacts` says whether `log_artifacts` logs any.
     """
 
     def __init__(self, run: Any, outbox: Outbox, lock: IO[str] | None, artifacts: bool):
@@ -70,10 +45,8 @@ class Tracker(WandbLogger):
         self.first_step = run.starting_step if self.online else 0
         self.next_step = 0
         self.fault = ""
-        self.attempt(lambda: run.define_metric("trainer/global_step"))
-        self.attempt(
-            lambda: run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-        )
+        for name, settings in ((STEP, {}), ("*", {"step_metric": STEP, "step_sync": True})):
+            self.attempt(functools.partial(run.define_metric, name, **settings))
 
     def attempt(self, send: Callable[[], Any]) -> None:
         """Call `send`, which uses the client. Its first error is printed and ends all sending."""
@@ -96,8 +69,7 @@ class Tracker(WandbLogger):
             row = step
             self.next_step = max(self.next_step, step + 1)
         if row >= self.first_step:
-            values = {**metrics, "trainer/global_step": step}
-            self.attempt(lambda: self.experiment.log(values, step=row))
+            self.attempt(lambda: self.experiment.log({**metrics, STEP: step}, step=row))
 
     def log_config(self, config: dict[str, Any]) -> None:
         """Set the run's config."""
@@ -106,10 +78,9 @@ class Tracker(WandbLogger):
     def log_rows(self, rows: Sequence[Row]) -> None:
         """Send those rows of a record that the server lacks."""
         for row in rows:
-            self.log_metrics(row.metrics, row.step)
+            self.next_step = max(self.next_step, row.step + 1)
             if row.step >= self.first_step:
-                for name, path in row.media.items():
-                    self.log_image(name, [str(self.outbox.directory / path)], step=row.step)
+                send(row, [self])
 
     def log_summary(self, summary: Mapping[str, float | str]) -> None:
         """Set numbers of the run's summary."""
@@ -122,17 +93,17 @@ class Tracker(WandbLogger):
 
         `texts` replace the content of files in artifacts.
         """
-        with self._sending_files():
-            for name, rows in results.tables.items():
-                self.attempt(functools.partial(self._log_rows_as_table, f"tables/{name}", rows))
-            for name, path in results.figures.items():
-                file = str(self.outbox.directory / path)
-                self.attempt(functools.partial(self.log_image, f"figures/{name}", [file]))
-            for files in results.artifacts:
-                self.attempt(functools.partial(self._log_artifact, files, texts))
 
-    def _log_rows_as_table(self, key: str, rows: Rows) -> None:
-        self.log_table(key, list(rows[0]), [list(row.values()) for row in rows])
+        def send_all() -> None:
+            for name, rows in results.tables.items():
+                self.log_table(f"tables/{name}", [*rows[0]], [[*row.values()] for row in rows])
+            for name, path in results.figures.items():
+                self.log_image(f"figures/{name}", [str(self.outbox.directory / path)])
+            for files in results.artifacts:
+                self._log_artifact(files, texts)
+
+        with self._sending_files():
+            self.attempt(send_all)
 
     def _log_artifact(self, files: ArtifactFiles, texts: Mapping[str, str]) -> None:
         import wandb
@@ -161,9 +132,8 @@ class Tracker(WandbLogger):
         try:
             yield
         finally:
-            if before is None:
-                del os.environ["WANDB_DATA_DIR"]
-            else:
+            del os.environ["WANDB_DATA_DIR"]
+            if before is not None:
                 os.environ["WANDB_DATA_DIR"] = before
 
     def finish(self, exit_code: int) -> None:
@@ -183,9 +153,8 @@ def wandb_logger(
         mode: online (needs a key; offline if the server does not answer), offline, disabled, or
             auto, which is the mode that the W&B client is configured for, but offline if there is
             no key or no answer.
-        settings: arguments of `wandb.Settings`.
+        settings, init: arguments of `wandb.Settings` and `wandb.init`.
         artifacts: whether weights and tables are logged as artifacts.
-        init: arguments of `wandb.init`.
 
     Raises:
         ValueError: there is no such mode, or mode is online and there is no key.
@@ -240,11 +209,7 @@ _UNREACHABLE: dict[str, str] = {}
 
 
 def _reachable_mode(mode: str, outbox: Outbox) -> str:
-    """The mode that can be used.
-
-    Raises:
-        ValueError: mode is online and there is no key.
-    """
+    """The mode that can be used; ValueError if mode is online and there is no key."""
     configured, url = account.mode_and_url()
     if mode == "auto" and configured in ("offline", "disabled"):
         return configured
@@ -252,16 +217,15 @@ def _reachable_mode(mode: str, outbox: Outbox) -> str:
         if url in _UNREACHABLE:
             raise account.NoAnswer(_UNREACHABLE[url])
         account.connect(account.PROBE_SECONDS)
+        return "online"
     except account.NoKey as error:
         if mode == "online":
             raise ValueError(f"logger.mode=online: {error}") from error
-        _say_offline(str(error), outbox)
-        return "offline"
+        why = str(error)
     except account.NoAnswer as error:
-        _UNREACHABLE[url] = str(error)
-        _say_offline(str(error), outbox)
-        return "offline"
-    return "online"
+        why = _UNREACHABLE[url] = str(error)
+    _say_offline(why, outbox)
+    return "offline"
 
 
 def _say_offline(why: str, outbox: Outbox) -> None:
@@ -284,33 +248,25 @@ def tracked(logger: Logger | bool, config: dict[str, Any]) -> Iterator[None]:
     if not isinstance(logger, Logger):
         yield
         return
+    exit_code = 1
     try:
         if isinstance(logger, Tracker):
             logger.log_config(config)
         else:
             logger.log_hyperparams(config)
         yield
-    except BaseException as error:
-        _finish(logger, _exit_code(error))
+        exit_code = 0
+    except KeyboardInterrupt:
+        exit_code = 255  # as in W&B
         raise
-    _finish(logger, 0)
-
-
-def _exit_code(error: BaseException) -> int:
-    """The exit code of a process that this exception ends; for Ctrl-C 255, as in W&B."""
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else int(error.code is not None)
-    return 255 if isinstance(error, KeyboardInterrupt) else 1
-
-
-def _finish(logger: Logger, exit_code: int) -> None:
-    if isinstance(logger, Tracker):
-        logger.finish(exit_code)
-    else:
-        logger.finalize("success" if exit_code == 0 else "failed")
-
-
-# -------------------------------------------------------------------------------------- results
+    except SystemExit as end:
+        exit_code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        raise
+    finally:
+        if isinstance(logger, Tracker):
+            logger.finish(exit_code)
+        else:
+            logger.finalize("success" if exit_code == 0 else "failed")
 
 
 def log_results(
@@ -353,15 +309,10 @@ def log_artifacts(
     metadata: dict[str, Any],
     texts: Mapping[str, str],
 ) -> None:
-    """Log files of a run's directory as artifacts, if logger.artifacts=true.
+    """Log files of a run's directory as artifacts <type>-<directory>, if logger.artifacts=true.
 
-    Args:
-        logger: the job's logger.
-        directory: the run's directory.
-        files: patterns of files below `directory`, by type of artifact. An artifact is named
-            <type>-<name of the directory>.
-        metadata: the metadata of every artifact.
-        texts: replacements for the content of files, by name.
+    `files` has patterns of files below the directory, by type of artifact; `texts` replace the
+    content of files, by name.
     """
     if not isinstance(logger, Tracker) or not logger.artifacts or logger.experiment.disabled:
         return

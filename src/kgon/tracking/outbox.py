@@ -7,14 +7,13 @@ Beside the rows of metrics.jsonl, the folder `wandb` in a run's folder holds
     .lock           held by the process that writes the W&B run: the job, or `kgon sync`
 """
 
-import fcntl
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from kgon.files import write_text
+from kgon.files import try_lock, write_text
 
 Rows = Sequence[dict[str, Any]]
 
@@ -33,18 +32,13 @@ class ArtifactFiles:
 class Results:
     """What a job logs at its end, except the summary, which is in status.json.
 
-    Attributes:
-        tables: rows by name.
-        figures: paths of PNG files by name, relative to the run's folder.
-        artifacts: the artifacts that were asked for.
+    Rows by the table's name, paths of PNG files by the figure's name, relative to the run's folder,
+    and the artifacts that were asked for.
     """
 
     tables: dict[str, Rows] = field(default_factory=dict)
     figures: dict[str, str] = field(default_factory=dict)
     artifacts: list[ArtifactFiles] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self.tables or self.figures or self.artifacts)
 
 
 @dataclass(frozen=True)
@@ -58,18 +52,13 @@ class Outbox:
         return self.directory / "wandb"
 
     def lock(self) -> IO[str] | None:
-        """Lock the folder for writing its W&B run; None if another process holds the lock.
-
-        The lock is held until the returned file is closed or the process ends.
-        """
+        """Lock the folder until the returned file is closed; None if another process has."""
         self.folder.mkdir(parents=True, exist_ok=True)
         file = (self.folder / ".lock").open("w")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            return None
-        return file
+        if try_lock(file):
+            return file
+        file.close()
+        return None
 
     def add_run(self, init: Mapping[str, Any]) -> None:
         """Record a W&B run that shows this folder, by the arguments of `wandb.init`."""
@@ -80,7 +69,6 @@ class Outbox:
         return [json.loads(file.read_text()) for file in sorted(self.folder.glob("run-*.json"))]
 
     def save_results(self, results: Results) -> None:
-        """Write results.json."""
         write_text(self.folder / "results.json", json.dumps(asdict(results)))
 
     def results(self) -> Results:
@@ -91,13 +79,3 @@ class Outbox:
         read = json.loads(file.read_text())
         artifacts = [ArtifactFiles(**artifact) for artifact in read["artifacts"]]
         return Results(read["tables"], read["figures"], artifacts)
-
-    def sent_before(self, run_id: str) -> list[tuple[Path, Path]]:
-        """The media files of earlier attempts to send a W&B run, each with the folder to which its
-        name on the server is relative."""
-        return [
-            (file, files)
-            for files in sorted(self.folder.glob(f"run-*-{run_id}/files"))
-            for file in sorted(files.glob("media/**/*"))
-            if file.is_file()
-        ]

@@ -10,20 +10,21 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from kgon.record.metrics_file import MetricsFile, Row
+from kgon.callbacks.recorder import Row
+from kgon.record.metrics_file import MetricsFile
 from kgon.record.run_directory import RunDirectory
 from kgon.tracking.account import first_line
 from kgon.tracking.logger import Tracker
 from kgon.tracking.outbox import Outbox, Results
 
-EXIT_CODES = {"finished": 0, "failed": 1, "interrupted": 255}
-"""The exit code with which a W&B run ends, by the state of the job."""
+EXIT_CODES = {"finished": 0, "failed": 1}
+"""The exit code of a W&B run by the state of the job; in other states 255, as for Ctrl-C."""
 
 SETTINGS = {
     "x_save_requirements": False,
@@ -42,50 +43,68 @@ SETTINGS = {
     "x_file_transfer_retry_wait_max_seconds": 5.0,
 }
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """The outcome for a W&B run of a folder.
-
-    The state is `sent`, `already there`, `running` (and not touched), `failed`, or `not sent`
-    (because the command was interrupted).
-    """
-
-    folder: Path
-    state: str
-    detail: str = ""
+Report = Callable[[Path, str, str], None]
+"""Takes a run's folder, what became of it (`sent`, `already there`, `running`, `failed` or
+`not sent`), and details."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Record:
-    """What the server should have of a run; `init` are the arguments of `wandb.init`."""
+    """What the server should have of a W&B run; `init` are the arguments of `wandb.init`.
+
+    A file that is damaged raises a ValueError when it is read.
+    """
 
     outbox: Outbox
     init: dict[str, Any]
-    config: dict[str, Any]
-    status: dict[str, Any]
-    rows: list[Row]
-    results: Results
+
+    @property
+    def folder(self) -> Path:
+        return self.outbox.directory
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        file = self.folder / "config.yaml"
+        try:
+            config: dict[str, Any] = yaml.load(file.read_text(), Loader=yaml.CSafeLoader)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{file} is damaged: {first_line(error)}") from error
+        return config
+
+    @cached_property
+    def status(self) -> dict[str, Any]:
+        return RunDirectory(self.folder).status()
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        return MetricsFile(self.folder).rows()
+
+    @cached_property
+    def results(self) -> Results:
+        return self.outbox.results()
 
     @property
     def exit_code(self) -> int:
-        return EXIT_CODES.get(self.status["state"], EXIT_CODES["interrupted"])
+        return EXIT_CODES.get(self.status["state"], 255)
 
     @property
     def summary(self) -> dict[str, float | str]:
         return self.status["metrics"] if self.status["state"] == "finished" else {}
 
+    def sent_before(self) -> list[tuple[Path, Path]]:
+        """The media files of earlier attempts, each with the folder to which its name on the
+        server is relative."""
+        return [
+            (file, files)
+            for files in sorted(self.outbox.folder.glob(f"run-*-{self.init['id']}/files"))
+            for file in sorted(files.glob("media/**/*"))
+            if file.is_file()
+        ]
+
 
 @dataclass
 class Lacking:
-    """What the server lacks of a record.
-
-    Attributes:
-        rows: which rows, in words.
-        results: which numbers of the summary, tables, figures or artifacts, in words.
-        media: files of earlier attempts, each with the folder to which its name is relative.
-        end: a note if the run has not ended there as it should.
-    """
+    """What the server lacks of a record, in words, and the media files of earlier attempts."""
 
     rows: str = ""
     results: str = ""
@@ -97,40 +116,15 @@ class Lacking:
         return ", ".join(filter(None, (self.rows, self.results, media, self.end)))
 
 
-def read(outbox: Outbox, init: dict[str, Any]) -> Record:
-    """Read the record in a run's folder.
-
-    Raises:
-        ValueError: it is damaged.
-    """
-    directory = outbox.directory
-    try:
-        config = yaml.load((directory / "config.yaml").read_text(), Loader=yaml.CSafeLoader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{directory / 'config.yaml'} is damaged: {first_line(error)}") from error
-    return Record(
-        outbox=outbox,
-        init=init,
-        config=config,
-        status=RunDirectory(directory).status(),
-        rows=MetricsFile(directory).rows(),
-        results=outbox.results(),
-    )
-
-
 def lacking(api: Any, record: Record) -> Lacking:
-    """Ask the server what it lacks of a record.
-
-    Raises:
-        wandb.Error: the server does not answer.
-    """
+    """Ask the server what it lacks; `wandb.Error` if it does not answer."""
     import wandb
     from wandb.apis.public.runs import RunNotFoundError
 
-    path = f"{entity_of(api, record)}/{record.init['project']}/{record.init['id']}"
+    init, results = record.init, record.results
     api.flush()
     try:
-        run = api.run(path)
+        run = api.run(f"{init['entity'] or api.default_entity}/{init['project']}/{init['id']}")
     except wandb.errors.CommError as error:
         if not isinstance(error.exc, RunNotFoundError):
             raise
@@ -143,7 +137,6 @@ def lacking(api: Any, record: Record) -> Lacking:
         if run.summary_metrics.get("_step", -1) > there:
             # The client resumes after the later of the two.
             run.summary.update({"_step": there})
-    results = record.results
     keys = [*record.summary, *(f"tables/{name}" for name in results.tables)]
     keys += [f"figures/{name}" for name in results.figures]
     lost = [key for key in keys if key not in run.summary_metrics]
@@ -155,17 +148,12 @@ def lacking(api: Any, record: Record) -> Lacking:
         if n_tables < len(results.tables):
             lost.append(f"{len(results.tables) - n_tables} tables")
     lacks.results = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
-    if media := record.outbox.sent_before(record.init["id"]):
+    if media := record.sent_before():
         files = {file.name for file in run.files(per_page=200) if file.size}
         lacks.media = [(f, root) for f, root in media if str(f.relative_to(root)) not in files]
     if run.state in ("running", "pending") or (run.state == "finished") != (record.exit_code == 0):
         lacks.end = f"the end (its state is {run.state})"
     return lacks
-
-
-def entity_of(api: Any, record: Record) -> str:
-    """The owner of the project of the W&B run."""
-    return str(record.init["entity"] or api.default_entity)
 
 
 def replay(tracker: Tracker, record: Record, lacks: Lacking) -> None:
@@ -181,27 +169,15 @@ def replay(tracker: Tracker, record: Record, lacks: Lacking) -> None:
     tracker.log_summary(record.summary)
 
 
-# ---------------------------------------------------------------------------------------- sending
-
-
-@dataclass(frozen=True)
-class _Sending:
-    record: Record
-    tracker: Tracker
-
-
-def find(folders: Sequence[Path]) -> list[tuple[Outbox, dict[str, Any]]]:
-    """The W&B runs that show the run folders in and below the given ones, in order of name.
-
-    Raises:
-        ValueError: there is none.
-    """
+def find(folders: Sequence[Path]) -> list[Record]:
+    """The W&B runs that show the run folders in and below the given ones; ValueError without
+    any."""
     found = []
     for folder in folders:
         for at, below, _ in os.walk(folder):
             outbox = Outbox(Path(at))
             if outbox.folder.is_dir():
-                found += [(outbox, init) for init in outbox.runs()]
+                found += [Record(outbox, init) for init in outbox.runs()]
                 below.clear()
             below.sort()
     if not found:
@@ -209,76 +185,61 @@ def find(folders: Sequence[Path]) -> list[tuple[Outbox, dict[str, Any]]]:
     return found
 
 
-def sync(
-    runs: Sequence[tuple[Outbox, dict[str, Any]]],
-    api: Any,
-    parallel: int,
-    report: Callable[[Outcome], None],
-) -> None:
-    """Send what the server lacks of W&B runs, `parallel` at a time; report an outcome for each.
+def sync(records: Sequence[Record], api: Any, parallel: int, report: Report) -> None:
+    """Send what the server lacks of W&B runs, `parallel` at a time.
 
     On Ctrl-C it reports the remaining runs as not sent, and raises KeyboardInterrupt.
     """
     import wandb
 
-    waiting, sending = deque(runs), deque[_Sending]()
-
-    def attempt(outbox: Outbox, step: Callable[[], Outcome | _Sending]) -> None:
-        try:
-            done = step()
-        except (wandb.Error, OSError, ValueError) as error:
-            done = Outcome(outbox.directory, "failed", first_line(error))
-        if isinstance(done, _Sending):
-            sending.append(done)
-        else:
-            report(done)
-
+    waiting, sending = deque(records), deque[tuple[Record, Tracker]]()
     try:
         while waiting or sending:
-            if waiting and len(sending) < parallel:
-                outbox, init = waiting[0]
-                attempt(outbox, partial(_begin, outbox, init, api))
-                waiting.popleft()
-            else:
-                one = sending[0]
-                attempt(one.record.outbox, partial(_end, one, api))
-                sending.popleft()
+            begins = bool(waiting) and len(sending) < parallel
+            record = waiting[0] if begins else sending[0][0]
+            try:
+                if not begins:
+                    report(record.folder, *_end(*sending[0], api))
+                elif isinstance(begun := _begin(record, api), Tracker):
+                    sending.append((record, begun))
+                else:
+                    report(record.folder, *begun)
+            except (wandb.Error, OSError, ValueError) as error:
+                report(record.folder, "failed", first_line(error))
+            (waiting if begins else sending).popleft()
     except KeyboardInterrupt:
-        for one in sending:
-            report(Outcome(one.record.outbox.directory, "not sent", "it may be there in part"))
-        for outbox, _ in waiting:
-            report(Outcome(outbox.directory, "not sent"))
+        for record, _ in sending:
+            report(record.folder, "not sent", "it may be there in part")
+        for record in waiting:
+            report(record.folder, "not sent", "")
         raise
 
 
-def _begin(outbox: Outbox, init: dict[str, Any], api: Any) -> Outcome | _Sending:
-    """Replay what the server lacks, unless another process is writing the run."""
+def _begin(record: Record, api: Any) -> Tracker | tuple[str, str]:
+    """Replay what the server lacks; or say why not."""
     import wandb
 
     with ExitStack() as until_sent:
-        lock = outbox.lock()
+        lock = record.outbox.lock()
         if lock is not None:
             until_sent.enter_context(lock)
-        if lock is None or RunDirectory(outbox.directory).status()["state"] == "running":
-            return Outcome(outbox.directory, "running", "its job or another kgon sync is running")
-        record = read(outbox, init)
+        if lock is None or record.status["state"] == "running":
+            return "running", "its job or another kgon sync is running"
         lacks = lacking(api, record)
         if not str(lacks):
-            return Outcome(outbox.directory, "already there")
-        given = init | {"mode": "online", "dir": str(outbox.directory), "reinit": "create_new"}
-        given["settings"] = SETTINGS | init["settings"]
-        tracker = Tracker(wandb.init(**given), outbox, lock, artifacts=True)
+            return "already there", ""
+        given = record.init | {"mode": "online", "dir": str(record.folder), "reinit": "create_new"}
+        given["settings"] = SETTINGS | record.init["settings"]
+        tracker = Tracker(wandb.init(**given), record.outbox, lock, artifacts=True)
         replay(tracker, record, lacks)
         until_sent.pop_all()
-        return _Sending(record, tracker)
+        return tracker
 
 
-def _end(sending: _Sending, api: Any) -> Outcome:
+def _end(record: Record, tracker: Tracker, api: Any) -> tuple[str, str]:
     """Wait until everything is sent, then ask the server whether it has everything."""
-    sending.tracker.finish(sending.record.exit_code)
-    directory = sending.record.outbox.directory
-    lacks = str(lacking(api, sending.record))
-    if lacks:
-        fault = f" ({sending.tracker.fault})" if sending.tracker.fault else ""
-        return Outcome(directory, "failed", f"the server lacks {lacks}{fault}")
-    return Outcome(directory, "sent")
+    tracker.finish(record.exit_code)
+    if lacks := str(lacking(api, record)):
+        fault = f" ({tracker.fault})" if tracker.fault else ""
+        return "failed", f"the server lacks {lacks}{fault}"
+    return "sent", ""

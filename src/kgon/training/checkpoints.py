@@ -19,10 +19,8 @@ BEFORE = "before.ckpt"
 def save(folder: Path, write: Callable[[Path], None]) -> None:
     """Call `write(path)` for a new file last.ckpt in `folder`; the old one becomes before.ckpt.
 
-    At least one whole checkpoint remains if the process is killed or the disk is full.
-
-    Raises:
-        OSError: the checkpoint could not be written; the earlier files are unchanged.
+    At least one whole checkpoint remains if the process is killed. If the disk is full, an OSError
+    is raised, and the earlier files are unchanged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{LAST}.{os.getpid()}"

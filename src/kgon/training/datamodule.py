@@ -7,7 +7,6 @@ import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
 
 from kgon import streams
 from kgon.compiled.exact_loss import CompiledLoss
@@ -25,10 +24,9 @@ class EnsembleData(L.LightningDataModule):
     Args:
         distribution: of the inputs.
         n_samples: size of each member's data set, or None for fresh inputs at every step.
-        batch_size: inputs per step, or "full" for gradient descent on the whole data set, whose
-            cost for single-feature data grows little with n_samples. A finite data set is visited
-            in epochs of floor(n_samples / batch_size) batches, in an order that is a function of
-            (seed, member, epoch); inputs that do not fill a batch are left out of that epoch.
+        batch_size: inputs per step, or "full" for gradient descent on the whole data set. A finite
+            data set is visited in epochs of floor(n_samples / batch_size) batches, in an order that
+            is a function of (seed, member, epoch).
         seed: one for all members, or one for each.
         members: numbers of the members; each one's stream is a function of (seed, number).
         stops: steps at which a block of steps must end, because a callback records there.
@@ -50,15 +48,13 @@ class EnsembleData(L.LightningDataModule):
         super().__init__()
         if n_samples is not None and n_samples < 1:
             raise ValueError(f"n_samples must be at least 1 or null, got {n_samples}")
+        self.full_batch = batch_size == "full"
         if batch_size == "full":
             if n_samples is None:
                 raise ValueError("batch_size=full needs a data set, got n_samples=null")
             batch_size = n_samples
-            self.full_batch = True
-        elif not isinstance(batch_size, int) or batch_size < 1:
+        if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, or full, got {batch_size}")
-        else:
-            self.full_batch = False
         if n_samples is not None and batch_size > n_samples:
             raise ValueError(
                 f"batch_size={batch_size} is larger than the data set, n_samples={n_samples}"
@@ -115,30 +111,17 @@ class EnsembleData(L.LightningDataModule):
 
     def blocks(self, start: int) -> Iterator[Minibatches | FullBatches]:
         """The blocks of steps from step `start` to the last stop."""
-        longest = max(1, min(self.block, _BLOCK_BYTES // self._bytes_a_step))
+        inputs = len(self.members) * self.batch_size
+        fresh = 8 * (self.distribution.n_uniforms + 2 * self.distribution.n_features)
+        a_step = inputs * (4 if self.x is not None else fresh)
+        longest = max(1, min(self.block, _BLOCK_BYTES // a_step))
         for stop in self.stops:
             while start < stop:
                 end = min(start + longest, stop)
                 yield FullBatches(end - start) if self.full_batch else self.minibatches(start, end)
                 start = end
 
-    @property
-    def _bytes_a_step(self) -> int:
-        inputs = len(self.members) * self.batch_size
-        fresh = 8 * (self.distribution.n_uniforms + 2 * self.distribution.n_features)
-        return inputs * (4 if self.x is not None else fresh)
-
-    def train_dataloader(self) -> DataLoader[Minibatches | FullBatches]:
+    def train_dataloader(self) -> Iterator[Minibatches | FullBatches]:
         """The blocks from the trainer's step on."""
-        return DataLoader(_Blocks(self), batch_size=None)
-
-
-class _Blocks(IterableDataset[Minibatches | FullBatches]):
-    """The blocks from the trainer's step on."""
-
-    def __init__(self, data: EnsembleData):
-        self.data = data
-
-    def __iter__(self) -> Iterator[Minibatches | FullBatches]:
-        assert self.data.trainer is not None
-        return self.data.blocks(self.data.trainer.global_step)
+        assert self.trainer is not None
+        return self.blocks(self.trainer.global_step)

@@ -37,15 +37,11 @@ def check_trainer(trainer: L.Trainer) -> None:
 def train(model: TMS, data: EnsembleData, trainer: L.Trainer, directory: Path) -> None:
     """Train to the end, from the last checkpoint in the directory if there is one.
 
-    Raises:
-        ValueError: `check_trainer` refuses the trainer, or the checkpoint is of another shape.
-        FloatingPointError: every member diverged.
+    FloatingPointError if every member diverged.
     """
     check_trainer(trainer)
     checkpoint = checkpoints.newest(directory / checkpoints.FOLDER)
     with warnings.catch_warnings():
-        # Blocks are computed, not loaded, so there is no work for worker processes.
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         # A job is one process, on a cluster too.
         warnings.filterwarnings("ignore", message=".*`srun` command is available")
         # Lightning's own use of torch's pytree.

@@ -1,6 +1,7 @@
 """What is recorded during training: tables with a row for each step and member."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,20 +15,21 @@ class History:
     """Tables by name; each record holds, for one step, columns of shape (n_members, ...).
 
     `lists` holds what has a varying number of rows per member, such as plateaus: by name, a list of
-    rows for each member. The history is saved in checkpoints, so a resumed run has all of it.
+    rows for each member. Checkpoints have all of it, as `state_dict`.
     """
 
-    def __init__(self) -> None:
-        self._steps: dict[str, list[int]] = {}
-        self._columns: dict[str, dict[str, list[Tensor]]] = {}
+    def __init__(self, state: Mapping[str, Any] = MappingProxyType({})) -> None:
+        self._steps: dict[str, list[int]] = state.get("steps", {})
+        self._columns: dict[str, dict[str, list[Tensor]]] = {
+            table: {name: [column] for name, column in columns.items()}
+            for table, columns in state.get("columns", {}).items()
+        }
         """By table and column, pieces (n_records, n_members, ...) to be concatenated."""
-        self.lists: dict[str, list[list[Any]]] = {}
+        self.lists: dict[str, list[list[Any]]] = state.get("lists", {})
 
     def add(self, table: str, step: int, **columns: Tensor) -> None:
-        """Append a record; a table's columns must be the same every time."""
+        """Append a record."""
         pieces = self._columns.setdefault(table, {name: [] for name in columns})
-        if pieces.keys() != columns.keys():
-            raise ValueError(f"{table} has columns {list(pieces)}, got {list(columns)}")
         self._steps.setdefault(table, []).append(step)
         for name, value in columns.items():
             pieces[name].append(value.detach().cpu().clone()[None])
@@ -58,39 +60,26 @@ class History:
 
     def of_members(self, members: slice, records: slice = slice(None)) -> "History":
         """The history of some members, with all records or some."""
-        part = History()
-        for table, steps in self._steps.items():
-            part._steps[table] = steps[records]
-            part._columns[table] = {
-                name: [column[:, members].clone()]
-                for name, column in self.columns(table, records).items()
-            }
-        part.lists = {name: rows[members] for name, rows in self.lists.items()}
-        return part
+        columns = {
+            table: {name: c[:, members].clone() for name, c in self.columns(table, records).items()}
+            for table in self._columns
+        }
+        steps = {table: steps[records] for table, steps in self._steps.items()}
+        lists = {name: rows[members] for name, rows in self.lists.items()}
+        return History({"steps": steps, "columns": columns, "lists": lists})
 
     @classmethod
     def joined(cls, histories: Sequence["History"]) -> "History":
-        """The histories of several ensembles as one, in order of members.
-
-        Raises:
-            ValueError: they were recorded at different steps.
-        """
-        first, whole = histories[0], cls()
+        """The histories of several ensembles as one, in order of members."""
+        first = histories[0]
         if any(history._steps != first._steps for history in histories):
             raise ValueError("the records were made at different steps")
-        whole._steps = dict(first._steps)
-        whole._columns = {
-            table: {
-                name: [torch.cat([history.column(table, name) for history in histories], 1)]
-                for name in columns
-            }
-            for table, columns in first._columns.items()
+        columns = {
+            table: {name: torch.cat([h.column(table, name) for h in histories], 1) for name in own}
+            for table, own in first._columns.items()
         }
-        whole.lists = {
-            name: [rows for history in histories for rows in history.lists[name]]
-            for name in first.lists
-        }
-        return whole
+        lists = {name: [rows for h in histories for rows in h.lists[name]] for name in first.lists}
+        return cls({"steps": dict(first._steps), "columns": columns, "lists": lists})
 
     def state_dict(self) -> dict[str, Any]:
         """The history as plain containers of tensors."""
@@ -99,12 +88,3 @@ class History:
             "columns": {table: self.columns(table) for table in self._columns},
             "lists": self.lists,
         }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Replace this history by one from `state_dict`."""
-        self._steps = state["steps"]
-        self._columns = {
-            table: {name: [column] for name, column in columns.items()}
-            for table, columns in state["columns"].items()
-        }
-        self.lists = state["lists"]

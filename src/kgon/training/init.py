@@ -1,6 +1,6 @@
 """Initial parameters; every member has its own random stream."""
 
-from typing import Protocol
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -8,13 +8,9 @@ from torch import Tensor
 from kgon import streams
 from kgon.theory.critical import critical_point
 
-
-class Init(Protocol):
-    """Makes W (n_members, n_hidden, n_features) and b (n_members, n_features), float64."""
-
-    def __call__(self, keys: streams.Keys, n_hidden: int, n_features: int) -> tuple[Tensor, Tensor]:
-        """Initial parameters of one member for each stream."""
-        ...
+Init = Callable[[streams.Keys, int, int], tuple[Tensor, Tensor]]
+"""Makes W (n_members, n_hidden, n_features) and b (n_members, n_features), float64, from a stream
+for each member, n_hidden and n_features."""
 
 
 def _check_std(name: str, value: float) -> None:
@@ -33,11 +29,6 @@ class KGon:
 
     W is that of the critical point plus N(0, noise^2). The biases are N(0, bias_std^2), or, if
     bias_std is None, those of the critical point plus N(0, noise^2).
-
-    Args:
-        label: the critical point's label, such as "4" or "5+".
-        noise: standard deviation about the critical point.
-        bias_std: standard deviation of the biases, or None.
     """
 
     def __init__(self, label: str | int, noise: float, bias_std: float | None):

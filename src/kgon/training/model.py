@@ -1,8 +1,6 @@
 """The toy model of superposition as a LightningModule: an ensemble of members on one axis."""
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from types import MappingProxyType
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
@@ -16,7 +14,6 @@ from kgon.theory.loss import importance_weights
 from kgon.training.history import History
 from kgon.training.init import Init
 from kgon.training.steps import (
-    LossOnCPU,
     OptimizerFactory,
     SchedulerFactory,
     check_members_are_independent,
@@ -32,11 +29,10 @@ class TMS(L.LightningModule):
     The parameters are W (n_members, n_hidden, n_features) and b (n_members, n_features). One
     `training_step` takes a block of minibatches and makes all of its optimizer steps, because a
     member's step takes half a microsecond and a call through Lightning hundreds of times that.
-    Lightning's `global_step` still counts optimizer steps. A member's parameters depend only on its
-    own seed, data and start.
+    Lightning's `global_step` still counts optimizer steps.
 
     A member has diverged when its loss is not finite. `diverged_at` holds the first stop of the
-    data module at which this is observed, -1 for other members. The other members train on.
+    data module at which this is observed, -1 for other members, which train on.
 
     Args:
         n_features: input dimension n (the paper's c).
@@ -49,8 +45,7 @@ class TMS(L.LightningModule):
         importance: weight of each output coordinate: what `importance_weights` takes, or a tensor
             (n_features,) or (n_members, n_features).
         dtype: of parameters and inputs.
-        learning_rates: a function (first step, n_steps) -> (n_members, n_steps), if the members'
-            learning rates differ; None to use the optimizer and its scheduler.
+        learning_rates: (first step, n_steps) -> (n_members, n_steps), if the members' rates differ.
 
     Raises:
         ValueError: a size is below 1, or the optimizer or scheduler couples members.
@@ -91,9 +86,6 @@ class TMS(L.LightningModule):
         self.register_buffer("diverged_at", torch.full((len(self.members),), -1))
         self.history = History()
         self.metrics: dict[str, float] = {}
-        """The last value of every metric."""
-        self.unsent_metrics: dict[str, float] = {}
-        self.unsent_pictures: dict[str, Path] = {}
 
     def keys(self, purpose: str) -> streams.Keys:
         """The members' streams for a purpose, (n_members,)."""
@@ -104,11 +96,10 @@ class TMS(L.LightningModule):
         return self.W.detach().cpu(), self.b.detach().cpu()
 
     def forward(self, x: Tensor) -> Tensor:
-        """ReLU(W^T W x + b) of every member, x (n_members | 1, n, n_features)."""
+        """Of every member, x (n_members | 1, n, n_features)."""
         return (x @ self.W.mT @ self.W + self.b.unsqueeze(-2)).relu()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer of W and b, and its scheduler if there is one."""
         optimizer = self.make_optimizer([self.W, self.b])
         if self.make_scheduler is None:
             return optimizer
@@ -118,7 +109,6 @@ class TMS(L.LightningModule):
         }
 
     def training_step(self, batch: Minibatches | FullBatches) -> None:
-        """Make the optimizer steps of a block."""
         optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         assert isinstance(optimizer, torch.optim.Optimizer)
         assert scheduler is None or isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler)
@@ -127,8 +117,12 @@ class TMS(L.LightningModule):
             rates = self.learning_rates(self.global_step, batch.n_steps)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(batch, FullBatches):
-            loss = LossOnCPU(data.train_loss(self.importance))
-            torch_steps(self.W, self.b, optimizer, rates, lambda _: loss)
+            # On the CPU, where the data sets are.
+            def gradients(_: int) -> tuple[Tensor, Tensor]:
+                _, dW, db = data.train_loss(self.importance).value_and_grad(*self.on_cpu())
+                return dW.to(self.W), db.to(self.b)
+
+            torch_steps(self.W, self.b, optimizer, rates, gradients)
         else:
             minibatch_steps(self.W, self.b, optimizer, rates, batch, self.importance)
         self._count_steps(batch.n_steps)
@@ -160,31 +154,8 @@ class TMS(L.LightningModule):
                 "lower optimizer.lr or the scale of the start"
             )
 
-    def note(
-        self,
-        metrics: Mapping[str, float],
-        pictures: Mapping[str, Path] = MappingProxyType({}),
-    ) -> None:
-        """Store metrics and pictures of this step for the loggers and the progress bar."""
-        self.metrics |= metrics
-        self.unsent_metrics |= metrics
-        self.unsent_pictures |= pictures
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the history to the checkpoint."""
         checkpoint["history"] = self.history.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the history from the checkpoint.
-
-        Raises:
-            ValueError: its parameters have another shape.
-        """
-        for name, mine in (("W", self.W), ("b", self.b)):
-            saved = checkpoint["state_dict"][name]
-            if saved.shape != mine.shape:
-                raise ValueError(
-                    f"the checkpoint's {name} has shape {tuple(saved.shape)}, this model's "
-                    f"{tuple(mine.shape)}: (members, n_hidden, n_features) must be the same"
-                )
-        self.history.load_state_dict(checkpoint["history"])
+        self.history = History(checkpoint["history"])

@@ -1,9 +1,8 @@
-"""Several jobs' ensembles trained as one ensemble.
+"""Several jobs' ensembles trained as one ensemble, a *pack*.
 
-Jobs can share the axis of members (as a *pack*) if they have inputs of the same kind and number,
-models of the same shape, and the same optimizer except for its learning rate. A member's result
-depends only on its own settings, so each job has the same result as alone. Only this module and
-`launch.packed` know that members belong to jobs.
+That takes inputs of the same kind and number, models of the same shape, and the same optimizer
+except for its learning rate. A member's result depends only on its own settings, so each job has
+the same result as alone. Only this module and `launch.packed` know that members belong to jobs.
 """
 
 import json
@@ -19,7 +18,6 @@ from torch import Tensor, nn
 
 from kgon.data import Distribution
 from kgon.files import write_text
-from kgon.theory.critical import CriticalPoint
 from kgon.theory.loss import Loss, SplitLoss
 from kgon.training import checkpoints
 from kgon.training.datamodule import EnsembleData
@@ -69,10 +67,9 @@ def _importance(jobs: Sequence[TMS]) -> Tensor | None:
 
 
 class JobRates:
-    """The learning rates of jobs whose optimizers or schedulers differ.
+    """The learning rates (n_members, n_steps) of jobs whose optimizers or schedulers differ.
 
-    Called with (first step, n_steps), it returns the rates (n_members, n_steps). Calls must be in
-    order of steps, each step at most once.
+    Called with (first step, n_steps), in order of steps, each step at most once.
     """
 
     def __init__(self, jobs: Sequence[TMS]):
@@ -100,25 +97,19 @@ class _Clock:
         return next_learning_rates(self.optimizer, self.scheduler, n_steps)
 
 
-class JobDistributions:
-    """Distributions of one kind, each for the inputs of some members.
-
-    Args:
-        distributions: (slice of members, distribution) pairs, in order; the slices together cover
-            the axis of members.
-    """
+class JobDistributions(Distribution):
+    """Distributions of one kind, each for the inputs of some members: (slice, distribution) pairs,
+    in order, that cover the axis of members."""
 
     def __init__(self, distributions: Sequence[tuple[slice, Distribution]]):
+        super().__init__(distributions[0][1].n_features)
         self.distributions = list(distributions)
-        self.n_features = distributions[0][1].n_features
         self.n_uniforms = distributions[0][1].n_uniforms
 
     def inputs(self, u: Tensor) -> Tensor:
-        """Inputs (n_members, ..., n_features) from uniform numbers (n_members, ..., n_uniforms)."""
         return torch.cat([each.inputs(u[place]) for place, each in self.distributions])
 
     def expected_loss(self, importance: Tensor | None) -> Loss:
-        """Each member's loss under its own distribution."""
         shared = importance is None or importance.ndim == 1
         return SplitLoss(
             [
@@ -128,22 +119,16 @@ class JobDistributions:
         )
 
     def sample_loss(self, x: Tensor, importance: Tensor | None) -> Loss:
-        """Each member's loss on its own sample."""
         return self.distributions[0][1].sample_loss(x, importance)
-
-    def critical_points(self, n_hidden: int, importance: Tensor | None) -> list[CriticalPoint]:
-        """An empty list: critical points are looked up job by job, not for the pack."""
-        return []
 
 
 def packed_data(jobs: Sequence[EnsembleData]) -> EnsembleData:
     """The data of all jobs, in the order of `packed_model`."""
     first = jobs[0]
     distribution: Distribution = first.distribution
-    if not all(_equal(job.distribution, distribution) for job in jobs):
-        distribution = JobDistributions(
-            list(zip(places(jobs), (job.distribution for job in jobs), strict=True))
-        )
+    if any(vars(job.distribution) != vars(distribution) for job in jobs):
+        each = [job.distribution for job in jobs]
+        distribution = JobDistributions(list(zip(places(jobs), each, strict=True)))
     return EnsembleData(
         distribution=distribution,
         n_samples=first.n_samples,
@@ -156,15 +141,6 @@ def packed_data(jobs: Sequence[EnsembleData]) -> EnsembleData:
     )
 
 
-def _equal(one: Distribution, other: Distribution) -> bool:
-    return type(one) is type(other) and vars(one) == vars(other)
-
-
-def take_record(job: TMS, whole: TMS, place: slice, records: slice = slice(None)) -> None:
-    """Copy the history of a job's members, or some records of it, from the pack to the job."""
-    job.history = whole.history.of_members(place, records)
-
-
 def unpack(jobs: Sequence[TMS], whole: TMS) -> None:
     """Copy each job's parameters and history from the pack to the job."""
     for job, place in zip(jobs, places(jobs), strict=True):
@@ -172,7 +148,7 @@ def unpack(jobs: Sequence[TMS], whole: TMS) -> None:
             job.W.copy_(whole.W[place])
             job.b.copy_(whole.b[place])
         job.diverged_at.copy_(whole.diverged_at[place])
-        take_record(job, whole, place)
+        job.history = whole.history.of_members(place)
 
 
 def checkpoint_of_job(checkpoint: Checkpoint, place: slice, job: TMS) -> Checkpoint:
@@ -186,8 +162,6 @@ def checkpoint_of_job(checkpoint: Checkpoint, place: slice, job: TMS) -> Checkpo
         group | {name: own_group[name] for name in ("lr", "initial_lr") if name in group}
         for group in optimizer["param_groups"]
     ]
-    history = History()
-    history.load_state_dict(checkpoint["history"])
 
     def own(value: Any) -> Any:
         per_member = isinstance(value, Tensor) and value.ndim > 0 and len(value) == n_members
@@ -201,38 +175,27 @@ def checkpoint_of_job(checkpoint: Checkpoint, place: slice, job: TMS) -> Checkpo
         "state_dict": {name: own(value) for name, value in checkpoint["state_dict"].items()},
         "optimizer_states": [{"state": state, "param_groups": groups}],
         "lr_schedulers": [clock.scheduler.state_dict()] if clock.scheduler else [],
-        "history": history.of_members(place).state_dict(),
+        "history": History(checkpoint["history"]).of_members(place).state_dict(),
     }
 
 
 def joined_checkpoint(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
-    """The checkpoint of a pack, from those of its jobs at the same step.
-
-    Raises:
-        ValueError: the checkpoints are of different steps.
-    """
+    """The checkpoint of a pack, from those of its jobs at the same step."""
     first = checkpoints[0]
-    steps = {checkpoint["global_step"] for checkpoint in checkpoints}
-    if len(steps) > 1:
-        raise ValueError(f"the checkpoints are of different steps: {sorted(steps)}")
 
     def joined(values: Sequence[Any]) -> Any:
         tensors = isinstance(values[0], Tensor) and values[0].ndim > 0
         return torch.cat(list(values)) if tensors else values[0]
 
     optimizers = [checkpoint["optimizer_states"][0] for checkpoint in checkpoints]
-    histories = []
-    for checkpoint in checkpoints:
-        history = History()
-        history.load_state_dict(checkpoint["history"])
-        histories.append(history)
+    histories = [History(checkpoint["history"]) for checkpoint in checkpoints]
     state = {
         i: {name: joined([o["state"][i][name] for o in optimizers]) for name in values}
         for i, values in optimizers[0]["state"].items()
     }
     return first | {
         "state_dict": {
-            name: joined([checkpoint["state_dict"][name] for checkpoint in checkpoints])
+            name: joined([each["state_dict"][name] for each in checkpoints])
             for name in first["state_dict"]
         },
         "optimizer_states": [{"state": state, "param_groups": optimizers[0]["param_groups"]}],
@@ -256,11 +219,8 @@ def join_pack(folder: Path, pack: Path, job: str, place: slice) -> None:
     (pack / "jobs").mkdir(parents=True, exist_ok=True)
     (pack / "jobs" / job).touch()
     folder.mkdir(parents=True, exist_ok=True)
-    pointer = {
-        "pack": os.path.relpath(pack, folder),
-        "job": job,
-        "place": [place.start, place.stop],
-    }
+    pointer = {"job": job, "place": [place.start, place.stop]}
+    pointer["pack"] = os.path.relpath(pack, folder)
     write_text(folder / POINTER, json.dumps(pointer), sync=False)
 
 

@@ -30,18 +30,15 @@ class Schedule:
 
     @cached_property
     def snapshots(self) -> list[int]:
-        """Steps of the snapshots."""
         spaced = np.geomspace(1, self.max_steps, self.n_snapshots).round().astype(int)
         return sorted({0, *spaced.tolist(), *self.llc})
 
     @cached_property
     def losses(self) -> list[int]:
-        """Steps at which the loss is recorded."""
         return sorted({*self._evenly_spaced(self.n_losses), *self.snapshots})
 
     @cached_property
     def llc(self) -> list[int]:
-        """Steps of the LLC estimates."""
         # Not at step 0, where the loss is not on a plateau.
         return self._evenly_spaced(self.n_llc)[1:]
 

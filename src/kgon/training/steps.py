@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kgon.compiled import training_steps
 from kgon.data import Minibatches
-from kgon.theory.loss import DirectLoss, Loss
+from kgon.theory.loss import DirectLoss
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 SchedulerFactory = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
@@ -42,24 +42,17 @@ def minibatch_steps(
     """Make one optimizer step of every member on each minibatch, in place.
 
     They run in a compiled loop if there is one for the optimizer and the device, else in torch.
-
-    Args:
-        W: (n_members, n_hidden, n_features).
-        b: (n_members, n_features).
-        optimizer: of W and b.
-        rates: learning rates, (n_steps,) or (n_members, n_steps).
-        batches: the inputs of n_steps steps.
-        importance: weight of each output coordinate, (n_features,) or (n_members, n_features).
+    `rates` are learning rates, (n_steps,) or (n_members, n_steps); the rest is as in `TMS`.
     """
     if training_steps.has_kernel(optimizer):
         training_steps.advance(W, b, optimizer, rates, batches, importance)
     else:
         weights = None if importance is None else importance.to(W)
-
-        def loss_at(t: int) -> Loss:
-            return DirectLoss(batches.step(t), weights)
-
-        torch_steps(W, b, optimizer, rates, loss_at)
+        place = W.detach(), b.detach()
+        torch_steps(
+            W, b, optimizer, rates,
+            lambda t: DirectLoss(batches.step(t), weights).value_and_grad(*place)[1:],
+        )  # fmt: skip
 
 
 def torch_steps(
@@ -67,13 +60,13 @@ def torch_steps(
     b: Tensor,
     optimizer: torch.optim.Optimizer,
     rates: Tensor,
-    loss_at: Callable[[int], Loss],
+    gradients: Callable[[int], tuple[Tensor, Tensor]],
 ) -> None:
-    """Make one step of a torch optimizer on `loss_at(t)` for each learning rate, in place."""
+    """Make a step of a torch optimizer by dL/dW, dL/db = `gradients(t)` for each rate, in place."""
     # The scheduler has run ahead, so the optimizer must keep the rate that the scheduler left.
     ahead = [group["lr"] for group in optimizer.param_groups]
     for t, rate in enumerate(rates.tolist()):
-        _, W.grad, b.grad = loss_at(t).value_and_grad(W.detach(), b.detach())
+        W.grad, b.grad = gradients(t)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
@@ -81,31 +74,13 @@ def torch_steps(
         group["lr"] = rate
 
 
-class LossOnCPU:
-    """A loss that is computed on the CPU, where its data set is, for parameters on any device."""
-
-    def __init__(self, loss: Loss):
-        self.loss = loss
-
-    def __call__(self, W: Tensor, b: Tensor) -> Tensor:
-        return self.loss(W.cpu(), b.cpu()).to(W)
-
-    def value_and_grad(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss and its gradients by W and b, on the parameters' device."""
-        value, dW, db = self.loss.value_and_grad(W.cpu(), b.cpu())
-        return value.to(W), dW.to(W), db.to(W)
-
-
 def check_members_are_independent(
     make_optimizer: OptimizerFactory, make_scheduler: SchedulerFactory | None
 ) -> None:
-    """Refuse an optimizer or scheduler with which a member's training would depend on others.
+    """ValueError if a member's training would depend on others, or the optimizer's arguments are
+    wrong.
 
     The optimizer is run on three test members, together and one at a time.
-
-    Raises:
-        ValueError: the results differ, the optimizer needs a closure, its arguments are wrong, or
-            the scheduler follows the loss.
     """
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(3, 2, 4, dtype=torch.float64, generator=generator)
@@ -126,12 +101,10 @@ def check_members_are_independent(
     try:
         together = run(slice(None))
         alone = torch.cat([run(slice(i, i + 1)) for i in range(3)])
-    except TypeError as error:
-        raise ValueError(
-            f"optimizer={name} needs a closure and couples the members of an ensemble; "
-            "use an elementwise optimizer such as sgd, adam or adamw"
-        ) from error
-    if not torch.allclose(together, alone, rtol=1e-12, atol=1e-12, equal_nan=True):
+        independent = torch.allclose(together, alone, rtol=1e-12, atol=1e-12, equal_nan=True)
+    except TypeError:  # it needs a closure
+        independent = False
+    if not independent:
         raise ValueError(
             f"optimizer={name} couples the members of an ensemble: a member's step depends on the "
             "others'; use an elementwise optimizer such as sgd, adam or adamw"
