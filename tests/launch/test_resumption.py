@@ -83,6 +83,30 @@ def test_a_job_told_to_stop_says_so_and_goes_on_when_asked(zygote, tmp_path, uni
     assert results(the_run(tmp_path)) == uninterrupted
 
 
+def test_a_job_that_ends_early_is_not_finished_and_goes_on_when_asked(
+    zygote, tmp_path, uninterrupted
+):
+    words = ("train", *JOB, "+trainer.limit_train_batches=30")
+    early = zygote.run(tmp_path, *words)
+    assert early.status == 0, early.output
+    assert "Final phases" not in early.output
+    assert "of 4000; the same command goes on from there" in early.output
+    status = run_directory.RunDirectory(the_run(tmp_path)).status()
+    assert status["state"] == "interrupted"
+    assert 0 < status["progress"] < 1 and "ended at step" in status["error"]
+    until(
+        lambda: zygote.run(tmp_path, *words).output.count("Final phases") == 1, "it has all steps"
+    )
+    assert results(the_run(tmp_path)) == uninterrupted
+
+
+def test_a_time_limit_changes_no_result_and_so_no_identity(zygote, tmp_path, uninterrupted):
+    early = zygote.run(tmp_path, "train", *JOB, "+trainer.max_time=00:00:00:00")
+    assert "training ended at step 0 of 4000" in early.output
+    assert zygote.run(tmp_path, "train", *JOB).status == 0
+    assert results(the_run(tmp_path)) == uninterrupted
+
+
 def test_a_torn_checkpoint_is_not_read_and_the_one_before_is(zygote, tmp_path, uninterrupted):
     job = zygote.start(tmp_path, "train", *JOB)
     until(lambda: list(tmp_path.glob("multirun/*/checkpoints/before.ckpt")), "there are two")

@@ -10,6 +10,7 @@ from kgon.callbacks import Checkpoints, LLCEstimates, Losses, Snapshots
 from kgon.data import SingleFeature, Sparse
 from kgon.llc.verdict import VERDICTS, verdict
 from kgon.theory.loss import DirectLoss, EmpiricalLoss, population_loss
+from kgon.training.checkpoints import EndedEarly
 from kgon.training.datamodule import EnsembleData
 from kgon.training.fit import train
 from kgon.training.init import KGon, Normal
@@ -158,6 +159,42 @@ def test_a_run_resumed_in_the_middle_ends_bitwise_the_same(tmp_path, optimizer):
             assert torch.equal(column, resumed.history.column(table, name))
 
 
+class _StopsAt(L.Callback):
+    """Ends training at the block that ends at a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *_):
+        trainer.should_stop |= trainer.global_step == self.step
+
+
+@pytest.mark.parametrize(
+    ("limit", "ends"),
+    [
+        # Blocks of at most 7 steps end at 7, 14, 20, 27, ..., 55, 60.
+        (lambda: {"limit_train_batches": 4}, [27, 55]),
+        (lambda: {"overfit_batches": 4}, [27, 55]),
+        (lambda: {"callbacks": [_StopsAt(14)]}, [14]),
+        (lambda: {"max_time": {"seconds": 0}}, [0, 0]),
+    ],
+)
+def test_training_that_ends_early_says_where_and_goes_on_from_there(tmp_path, limit, ends):
+    def once(folder, callbacks=(), **trainer):
+        checkpoint = Checkpoints(str(folder / "checkpoints"), every_seconds=1e9)
+        own = [Losses((0, 20, 60)), *callbacks, checkpoint]
+        return fit(folder, scheduler=COSINE, callbacks=own, **trainer)[0]
+
+    whole = once(tmp_path / "whole")
+    for end in ends:
+        with pytest.raises(EndedEarly, match=f"at step {end} of 60; the same command"):
+            once(tmp_path / "parts", **limit())
+    resumed = once(tmp_path / "parts", **(limit() if ends[-1] else {}))
+    assert torch.equal(whole.W, resumed.W) and torch.equal(whole.b, resumed.b)
+    loss = [model.history.column("loss", "loss") for model in (whole, resumed)]
+    assert torch.equal(*loss)
+
+
 def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
     folder = str(tmp_path / "checkpoints")
     fit(tmp_path, callbacks=[Checkpoints(folder, 1.0)], max_steps=20)
@@ -249,6 +286,7 @@ def test_schedulers_that_couple_members_are_refused():
         ({"gradient_clip_val": 1.0}, "gradient_clip_val=1.0.*couple"),
         ({"devices": 2}, "trainer.devices=2.*one device"),
         ({"accumulate_grad_batches": 2}, "accumulate_grad_batches=2"),
+        ({"fast_dev_run": True}, "fast_dev_run.*trainer=debug"),
     ],
 )
 def test_trainers_that_do_not_fit_an_ensemble_are_refused(tmp_path, trainer, message):

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from kgon.launch import config as configs
 from kgon.record import run_directory, sweeps
 from kgon.tracking.logger import awaited, log_record, tracked
-from kgon.training.checkpoints import Stopped
+from kgon.training.checkpoints import EndedEarly, Stopped
 
 Work = Callable[[DictConfig, run_directory.Job, Any], Callable[[], None]]
 
@@ -101,6 +101,9 @@ def job(work: Work) -> Callable[[DictConfig], float | None]:
                         print_results = work(plain, running, logger)
         except run_directory.Busy as busy:
             print(f"{busy}; skipping it. Use runs.busy=wait to wait for it.")
+            return None
+        except EndedEarly as early:
+            print(f"{directory.path}: {early}")
             return None
         print_results()
         return objective(config.runs.objective, directory.status())

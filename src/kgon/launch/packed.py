@@ -172,6 +172,9 @@ def _train(opened: Sequence[_Opened]) -> dict[Path, JobReturn]:
                 continue
         if not isinstance(error, Exception):
             raise
+        if isinstance(error, checkpoints.EndedEarly):
+            print(error)
+            return {}
         failed = JobReturn(status=JobStatus.FAILED, _return_value=error)
         return {one.path: failed for one in opened}
     return results

@@ -30,11 +30,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from kgon import files
-from kgon.training.checkpoints import Stopped
+from kgon.training.checkpoints import EndedEarly, Stopped
 
 WITHOUT_EFFECT = (
     "hydra", "logger", "runs", "callbacks.checkpoint", "callbacks.progress",
-    "trainer.accelerator", "trainer.devices", "datamodule.block",
+    "trainer.accelerator", "trainer.devices", "trainer.max_time", "datamodule.block",
 )  # fmt: skip
 """Config keys that change neither a run's result nor its identity."""
 
@@ -156,7 +156,8 @@ class RunDirectory:
         try:
             yield job
         except BaseException as error:
-            state = "interrupted" if isinstance(error, KeyboardInterrupt | Stopped) else "failed"
+            resumable = isinstance(error, KeyboardInterrupt | Stopped | EndedEarly)
+            state = "interrupted" if resumable else "failed"
             try:
                 # The status first, because a full disk may have room for only one of the two.
                 job.write(state, f"{type(error).__name__}: {error}")

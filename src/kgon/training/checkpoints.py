@@ -10,6 +10,10 @@ class Stopped(SystemExit):
     """A signal or Ctrl-C stopped the job: it is interrupted and can be resumed."""
 
 
+class EndedEarly(Exception):
+    """Training ended before its last step: the job is interrupted and can be resumed."""
+
+
 FOLDER = "checkpoints"
 """Name of the folder of checkpoints in a run's directory."""
 LAST = "last.ckpt"

@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
@@ -21,6 +22,9 @@ from kgon.training.steps import (
     next_learning_rates,
     torch_steps,
 )
+
+_STEPS_MADE = "epoch_loop.manual_optimization.optim_step_progress"
+"""Where a checkpoint has the number of optimizer steps, among the counts of Lightning's loops."""
 
 
 class TMS(L.LightningModule):
@@ -156,6 +160,11 @@ class TMS(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["history"] = self.history.state_dict()
+        # Limits of epochs, blocks and time count from where training goes on; after one of them had
+        # ended it, training would otherwise end again at once.
+        fit_loop = checkpoint["loops"]["fit_loop"]
+        checkpoint["loops"]["fit_loop"] = {k: v for k, v in fit_loop.items() if k == _STEPS_MADE}
+        checkpoint.get("callbacks", {}).pop(Timer().state_key, None)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history = History(checkpoint["history"])
