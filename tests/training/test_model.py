@@ -5,6 +5,7 @@ import functools
 import lightning as L
 import pytest
 import torch
+from torch.optim import lr_scheduler as schedulers
 
 from kgon.callbacks import Checkpoints, LLCEstimates, Losses, Snapshots
 from kgon.data import SingleFeature, Sparse
@@ -31,13 +32,14 @@ def fit(
     stops=(20, 60),
     init=None,
     batch_size=4,
+    block=7,
     **trainer,
 ):
     distribution = distribution or SingleFeature(5)
     model = TMS(
         distribution.n_features, 2, members, 0, init or Normal(0.7, 0.5), optimizer, scheduler
     )
-    data = EnsembleData(distribution, 40, batch_size, 0, members, stops, 7, torch.float64)
+    data = EnsembleData(distribution, 40, batch_size, 0, members, stops, block, torch.float64)
     trainer = L.Trainer(
         max_steps=max_steps,
         max_epochs=1,
@@ -94,6 +96,78 @@ def test_training_an_ensemble_is_training_each_member_by_hand(tmp_path, optimize
         alone = by_hand(i, optimizer, scheduler)
         torch.testing.assert_close(model.W[i], alone.W[0], rtol=1e-10, atol=1e-11)
         torch.testing.assert_close(model.b[i], alone.b[0], rtol=1e-10, atol=1e-11)
+
+
+def _sequence(optimizer):
+    parts = [schedulers.ConstantLR(optimizer, 0.5, 10), schedulers.ExponentialLR(optimizer, 0.97)]
+    return schedulers.SequentialLR(optimizer, parts, milestones=[25])
+
+
+def _chain(optimizer):
+    parts = [schedulers.ConstantLR(optimizer, 0.5, 10), schedulers.ExponentialLR(optimizer, 0.97)]
+    return schedulers.ChainedScheduler(parts, optimizer)
+
+
+SCHEDULERS = {
+    "LambdaLR": functools.partial(schedulers.LambdaLR, lr_lambda=lambda t: 1 / (1 + t)),
+    "MultiplicativeLR": functools.partial(
+        schedulers.MultiplicativeLR, lr_lambda=lambda t: 1 - 1 / (9 + t)
+    ),
+    "StepLR": functools.partial(schedulers.StepLR, step_size=9),
+    "MultiStepLR": functools.partial(schedulers.MultiStepLR, milestones=[9, 33]),
+    "ConstantLR": functools.partial(schedulers.ConstantLR, factor=0.5, total_iters=17),
+    "LinearLR": functools.partial(schedulers.LinearLR, total_iters=40),
+    "ExponentialLR": EXPONENTIAL,
+    "SequentialLR": _sequence,
+    "PolynomialLR": functools.partial(schedulers.PolynomialLR, total_iters=50, power=2.0),
+    "CosineAnnealingLR": COSINE,
+    "ChainedScheduler": _chain,
+    "CyclicLR": functools.partial(schedulers.CyclicLR, base_lr=0.01, max_lr=0.05, step_size_up=13),
+    "CosineAnnealingWarmRestarts": functools.partial(
+        schedulers.CosineAnnealingWarmRestarts, T_0=13
+    ),
+    "OneCycleLR": functools.partial(schedulers.OneCycleLR, max_lr=0.05, total_steps=61),
+}
+
+
+def test_every_scheduler_of_torch_is_tested_or_refused():
+    known = {
+        name
+        for name, each in vars(schedulers).items()
+        if isinstance(each, type) and issubclass(each, schedulers.LRScheduler)
+    }
+    assert known - {"LRScheduler", "_LRScheduler", "ReduceLROnPlateau"} == set(SCHEDULERS)
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS.values(), ids=SCHEDULERS)
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        functools.partial(torch.optim.SGD, lr=0.02, momentum=0.9),
+        functools.partial(torch.optim.Adam, lr=0.02),
+    ],
+)
+def test_every_scheduler_is_followed_however_often_one_looks(tmp_path, optimizer, scheduler):
+    alone = by_hand(1, optimizer, scheduler)
+    for stops, block in (((60,), 500), ((3, 20, 21, 60), 7), ((60,), 1)):
+        model, _, _ = fit(
+            tmp_path, optimizer=optimizer, scheduler=scheduler, stops=stops, block=block
+        )
+        torch.testing.assert_close(model.W[1], alone.W[0], rtol=1e-10, atol=1e-11)
+        torch.testing.assert_close(model.b[1], alone.b[0], rtol=1e-10, atol=1e-11)
+
+
+def test_the_settings_of_each_param_group_are_followed(tmp_path):
+    def two_rates(parameters):
+        return torch.optim.SGD(
+            [{"params": [p], "lr": 0.05 / (5 * i + 1)} for i, p in enumerate(parameters)]
+        )
+
+    for scheduler in (None, EXPONENTIAL):
+        model, _, _ = fit(tmp_path, optimizer=two_rates, scheduler=scheduler)
+        alone = by_hand(1, two_rates, scheduler)
+        torch.testing.assert_close(model.W[1], alone.W[0], rtol=1e-10, atol=1e-11)
+        torch.testing.assert_close(model.b[1], alone.b[0], rtol=1e-10, atol=1e-11)
 
 
 @pytest.mark.parametrize("distribution", [SingleFeature(5), Sparse(5, 0.5)])

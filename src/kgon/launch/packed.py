@@ -35,6 +35,7 @@ from kgon.training.datamodule import EnsembleData
 from kgon.training.fit import train
 from kgon.training.history import LAST
 from kgon.training.model import TMS
+from kgon.training.steps import next_settings
 
 CARRIED = (
     "seed", "members", "init", "runs",
@@ -74,7 +75,11 @@ def launch(points: Sequence[Point]) -> list[JobReturn]:
 def _key(settings: dict[str, Any]) -> str:
     """A string that is equal for jobs that can share an ensemble."""
     optimizer = build(OmegaConf.create(settings["optimizer"]))([nn.Parameter(torch.zeros(1))])
-    compiled = settings["batch_size"] != "full" and training_steps.has_kernel(optimizer)
+    schedule = settings.get("scheduler")
+    scheduler = build(OmegaConf.create(schedule))(optimizer) if schedule else None
+    only_rate = next_settings(optimizer, scheduler, 1)[1] is None
+    full = settings["batch_size"] == "full"
+    compiled = only_rate and not full and training_steps.has_kernel(optimizer)
     rates = ("optimizer.lr", "model.optimizer.lr") if compiled else ()
     shared = run_directory.without(settings, (*CARRIED, *rates))
     for parent, name in ((shared, "data"), (shared["datamodule"], "distribution")):

@@ -19,7 +19,7 @@ from kgon.training.steps import (
     SchedulerFactory,
     check_members_are_independent,
     minibatch_steps,
-    next_learning_rates,
+    next_settings,
     torch_steps,
 )
 
@@ -116,8 +116,10 @@ class TMS(L.LightningModule):
         optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         assert isinstance(optimizer, torch.optim.Optimizer)
         assert scheduler is None or isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler)
-        rates = next_learning_rates(optimizer, scheduler, batch.n_steps)
+        rates, settings = next_settings(optimizer, scheduler, batch.n_steps)
         if self.learning_rates is not None:
+            if settings is not None:
+                raise ValueError("members whose learning rates differ must share a scheduler")
             rates = self.learning_rates(self.global_step, batch.n_steps)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(batch, FullBatches):
@@ -126,9 +128,9 @@ class TMS(L.LightningModule):
                 _, dW, db = data.train_loss(self.importance).value_and_grad(*self.on_cpu())
                 return dW.to(self.W), db.to(self.b)
 
-            torch_steps(self.W, self.b, optimizer, rates, gradients)
+            torch_steps(self.W, self.b, optimizer, rates, gradients, settings)
         else:
-            minibatch_steps(self.W, self.b, optimizer, rates, batch, self.importance)
+            minibatch_steps(self.W, self.b, optimizer, rates, batch, self.importance, settings)
         self._count_steps(batch.n_steps)
         if self.global_step in data.stops:
             self._mark_diverged()
