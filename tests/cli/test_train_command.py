@@ -164,7 +164,7 @@ def test_a_failing_job_is_recorded_as_failed_and_exits_non_zero(kgon, tmp_path):
         (["-m", "seed=1,2", "hydra.sweep.dir=elsewhere"], "set runs.dir instead"),
         (["-m", "seed=1,2", "hydra.sweep.subdir=${hydra.job.num}"], "set runs.dir instead"),
         (["hydra.job.chdir=true"], "hydra.job.chdir=True"),
-        (["callbacks.checkpoint.folder=elsewhere"], "callbacks.checkpoint.folder must be multirun/"),
+        (["callbacks.checkpoint.folder=elsewhere"], "checkpoint.folder must be multirun/"),
         (["callbacks.llc.steps=-5"], "steps must be whole numbers >= 0, got [-5]"),
         (["callbacks.pictures.n_members=0"], "n_members must be at least 1, got 0"),
         (["seed=1,2"], "seed=1,2: several values need -m"),

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,6 +33,12 @@ def uninterrupted(zygote, tmp_path_factory):
 
 def has_checkpoint(folder):
     return bool(list(folder.glob(f"multirun/*/checkpoints/{checkpoints.LAST}")))
+
+
+def trains(job):
+    """Whether the job has come to its steps, where it has a handler for SIGUSR2."""
+    (caught,) = re.findall(r"SigCgt:\s*(\w+)", Path(f"/proc/{job.pid}/status").read_text())
+    return bool(int(caught, 16) >> (signal.SIGUSR2 - 1) & 1)
 
 
 def test_a_job_killed_after_its_last_step_ends_equal(zygote, tmp_path, uninterrupted):
@@ -80,6 +88,52 @@ def test_a_job_told_to_stop_says_so_and_goes_on_when_asked(zygote, tmp_path, uni
     assert status["state"] == "interrupted"
     assert 0 < status["progress"] < 1
     assert zygote.run(tmp_path, "train", *JOB).status == 0
+    assert results(the_run(tmp_path)) == uninterrupted
+
+
+SLOW = ("+callbacks.fault._target_=faults.Fault", "+callbacks.fault.seconds=0.05",
+        "callbacks.checkpoint.every_seconds=1000000")  # fmt: skip
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
+def test_a_job_told_to_stop_saves_first(zygote, tmp_path, signum):
+    words = ("train", *JOB, *SLOW)
+    job = zygote.start(tmp_path, *words)
+    until(lambda: trains(job), "it trains")
+    assert not has_checkpoint(tmp_path)
+    job.kill(signum)
+    assert job.wait() == 128 + signum, job.output
+    assert has_checkpoint(tmp_path)
+    assert "is interrupted; the same command goes on from its last checkpoint" in job.output
+    assert ("Ctrl-C again quits at once" in job.output) == (signum == signal.SIGINT)
+    assert "Traceback" not in job.output
+    progress = run_directory.RunDirectory(the_run(tmp_path)).status()["progress"]
+    state = torch.load(the_run(tmp_path) / "checkpoints" / checkpoints.LAST, weights_only=True)
+    assert 0 < state["global_step"] < 4000
+    assert progress == pytest.approx(state["global_step"] / 4000, abs=1e-4)
+
+
+def test_a_second_ctrl_c_quits_at_once(zygote, tmp_path):
+    job = zygote.start(tmp_path, "train", *JOB, *SLOW, "callbacks.fault.seconds=1000")
+    until(lambda: trains(job), "it trains")
+    job.kill(signal.SIGINT)
+    until(lambda: "Ctrl-C again quits at once" in job.output, "it says so")
+    assert job.poll() is None
+    job.kill(signal.SIGINT)
+    assert job.wait() == -signal.SIGINT
+    assert "Traceback" not in job.output
+    assert run_directory.RunDirectory(the_run(tmp_path)).status()["state"] == "interrupted"
+
+
+def test_ctrl_c_while_figures_are_drawn_loses_nothing(zygote, tmp_path, uninterrupted):
+    words = ("train", *JOB, "runs.figures=true")
+    job = zygote.start(tmp_path, *words)
+    until(lambda: list(tmp_path.glob("multirun/*/figures/*.png")), "a figure is drawn")
+    job.kill(signal.SIGINT)
+    assert job.wait() == 128 + signal.SIGINT, job.output
+    assert "Traceback" not in job.output
+    assert run_directory.RunDirectory(the_run(tmp_path)).status()["state"] == "interrupted"
+    assert zygote.run(tmp_path, *words).status == 0
     assert results(the_run(tmp_path)) == uninterrupted
 
 

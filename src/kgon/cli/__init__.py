@@ -3,6 +3,7 @@
 import difflib
 import gc
 import importlib
+import signal
 import sys
 
 COMMANDS = {
@@ -51,6 +52,8 @@ def main() -> None:
         sys.argv = [f"kgon {command}", *words]
         try:
             module.main()
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
         finally:
             if "wandb" in sys.modules:
                 from kgon.tracking.account import end_client

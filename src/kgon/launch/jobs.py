@@ -3,6 +3,7 @@
 import functools
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from kgon.launch import config as configs
 from kgon.record import run_directory, sweeps
 from kgon.tracking.logger import awaited, log_record, tracked
-from kgon.training.checkpoints import EndedEarly, Stopped
+from kgon.training.checkpoints import FOLDER, EndedEarly, Stopped, newest
 
 Work = Callable[[DictConfig, run_directory.Job, Any], Callable[[], None]]
 
@@ -105,6 +106,11 @@ def job(work: Work) -> Callable[[DictConfig], float | None]:
         except EndedEarly as early:
             print(f"{directory.path}: {early}")
             return None
+        except Stopped:
+            saved = newest(directory.path / FOLDER) is not None
+            how = "goes on from its last checkpoint" if saved else "starts again"
+            print(f"{directory.path} is interrupted; the same command {how}", file=sys.stderr)
+            raise
         print_results()
         return objective(config.runs.objective, directory.status())
 
@@ -125,11 +131,11 @@ def objective(name: str | None, status: dict[str, Any]) -> float | None:
 def stoppable() -> Iterator[None]:
     """Raise `Stopped` if a signal stops the job, and RuntimeError if the job itself exits.
 
-    SIGTERM stops a job unless it already has a handler (submitit's). An exit of the job itself is
-    an error like any other, after which a sweep runs its next job.
+    SIGTERM and Ctrl-C stop a job unless they already have handlers (submitit's). An exit of the job
+    itself is an error like any other, after which a sweep runs its next job.
     """
     try:
-        with sigterm_stops():
+        with signals_stop():
             yield
     except Stopped:
         raise
@@ -140,20 +146,28 @@ def stoppable() -> Iterator[None]:
 
 
 @contextmanager
-def sigterm_stops() -> Iterator[None]:
-    """Let SIGTERM raise `Stopped`, unless it already has a handler."""
+def signals_stop() -> Iterator[None]:
+    """Let SIGTERM and Ctrl-C raise `Stopped`, unless somebody else has handlers for them.
+
+    A second Ctrl-C ends the process at once.
+    """
 
     def stop(signum: int, frame: FrameType | None) -> None:
+        # The status is being written when the next signal arrives.
+        for each in ours:
+            signal.signal(each, signal.SIG_DFL if each == signal.SIGINT else signal.SIG_IGN)
         raise Stopped(128 + signum)
 
-    ours = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    )
-    if ours:
-        signal.signal(signal.SIGTERM, stop)
+    defaults: dict[int, Any] = {
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGINT: signal.default_int_handler,
+    }
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    ours = [s for s, own in defaults.items() if in_main_thread and signal.getsignal(s) is own]
+    for signum in ours:
+        signal.signal(signum, stop)
     try:
         yield
     finally:
-        if ours:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for signum in ours:
+            signal.signal(signum, defaults[signum])
