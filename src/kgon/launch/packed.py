@@ -201,7 +201,9 @@ def _callbacks(
         for one, place in zip(opened, packing.places(jobs), strict=True):
             one.model.history = whole.history.of_members(place, LAST)
             rows = logged_rows(recorders, one.model, LAST)
-            one.running.report(done, {k: v for row in rows for k, v in row.metrics.items()})
+            metrics = {k: v for row in rows for k, v in row.metrics.items()}
+            # Waiting for the disk a thousand times would slow down the pack.
+            one.running.report(done, metrics, sync=False)
 
     own = [
         Loggers(recorders),
