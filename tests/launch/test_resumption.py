@@ -175,6 +175,27 @@ def test_a_torn_checkpoint_is_not_read_and_the_one_before_is(zygote, tmp_path, u
     assert results(the_run(tmp_path)) == uninterrupted
 
 
+@pytest.mark.parametrize("launcher", ["basic", "packed"])
+@pytest.mark.parametrize("writer", [None, "kgon 9.9.9, form 1"])
+def test_a_checkpoint_of_other_code_is_refused_by_name(
+    zygote, tmp_path, uninterrupted, writer, launcher
+):
+    words = ("train", *JOB)
+    assert zygote.run(tmp_path, *words).status == 0
+    status, last = (the_run(tmp_path) / name for name in ("status.json", "checkpoints/last.ckpt"))
+    state = torch.load(last, weights_only=True)
+    del state["writer"]
+    torch.save(state if writer is None else state | {"writer": writer}, last)
+    status.write_text(json.dumps(json.loads(status.read_text()) | {"state": "running"}))
+    words = ("train", "-m", *JOB, f"hydra/launcher={launcher}")
+    refused = zygote.run(tmp_path, *words)
+    assert refused.status == 1
+    error = run_directory.RunDirectory(the_run(tmp_path)).status()["error"]
+    assert f"was written by {writer or 'an older kgon'}, and this is kgon" in error
+    assert zygote.run(tmp_path, *words, "runs.overwrite=true").status == 0
+    assert results(the_run(tmp_path)) == uninterrupted
+
+
 def test_a_killed_job_counts_as_interrupted_and_its_lock_is_free(zygote, tmp_path):
     job = zygote.start(tmp_path, "train", *JOB)
     until(lambda: has_checkpoint(tmp_path), "there is a checkpoint")

@@ -84,8 +84,9 @@ def job(work: Work) -> Callable[[DictConfig], float | None]:
                         with tracked(logger, configs.logged(configs.written(config))):
                             log_record(logger, directory.path)
                     return objective(config.runs.objective, status)
+                again = config.runs.overwrite or config.runs.retry == "failed"
                 in_sweep = hydra.mode == RunMode.MULTIRUN
-                if status["state"] == "failed" and in_sweep and config.runs.retry != "failed":
+                if status["state"] == "failed" and in_sweep and not again:
                     raise RuntimeError(
                         f"failed before (use runs.retry=failed to try again): {status['error']}"
                     )

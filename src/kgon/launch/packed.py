@@ -126,10 +126,10 @@ def _run(points: Sequence[Point]) -> dict[Path, JobReturn]:
         try:
             with ExitStack() as stack:
                 stack.enter_context(point.directory.lock(wait=False))
-                if point.directory.status()["state"] == "finished":
-                    if not point.settings["runs"]["overwrite"]:
-                        continue
+                if point.settings["runs"]["overwrite"]:
                     point.directory.clear()
+                elif point.directory.status()["state"] == "finished":
+                    continue
                 job = point.directory.job("train", point.task, point.written)
                 one = _Opened(point, stack.enter_context(job))
                 one.stack = stack.pop_all()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kgon import streams
 from kgon.data import FullBatches, Minibatches
 from kgon.theory.loss import importance_weights
+from kgon.training import checkpoints
 from kgon.training.history import History
 from kgon.training.init import Init
 from kgon.training.steps import (
@@ -161,6 +162,7 @@ class TMS(L.LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["writer"] = checkpoints.writer()
         checkpoint["history"] = self.history.state_dict()
         # Limits of epochs, blocks and time count from where training goes on; after one of them had
         # ended it, training would otherwise end again at once.
@@ -169,4 +171,5 @@ class TMS(L.LightningModule):
         checkpoint.get("callbacks", {}).pop(Timer().state_key, None)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoints.check_writer(checkpoint)
         self.history = History(checkpoint["history"])

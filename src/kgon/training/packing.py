@@ -210,6 +210,7 @@ POINTER = "pack.json"
 def load(path: Path) -> Checkpoint:
     """Read a checkpoint."""
     checkpoint: Checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    checkpoints.check_writer(checkpoint)
     return checkpoint
 
 
