@@ -14,10 +14,12 @@ from rich.console import Console
 
 from kgon.launch import config as configs
 from kgon.launch import options
+from kgon.launch.jobs import FINISHED
 from kgon.launch.options import CONF
 from kgon.launch.overrides import check_overrides, first_line
 from kgon.launch.standing import standing_table
 from kgon.record import sweeps
+from kgon.record.run_directory import RunDirectory
 from kgon.tracking.logger import awaited
 
 Task = Callable[[DictConfig], float | None]
@@ -62,6 +64,14 @@ def run(command: str, task: Task, check: Callable[[DictConfig], None]) -> None:
         sys.exit(_sweep(start, sweeps.Sweep(Path(composed.config.runs.dir), name)))
     if swept:
         refuse(command, f"{swept[0]}: several values need -m, which runs one job for each")
+    if "runs" in options.groups(command):
+        directory = RunDirectory(configs.directory(composed.config))
+        if directory.path.is_dir() and not os.access(directory.path, os.W_OK, effective_ids=True):
+            if directory.status()["state"] == "finished" and not composed.config.runs.overwrite:
+                print(FINISHED.format(directory.path.absolute()))
+                return
+            owner = directory.path.owner()
+            refuse(command, f"{directory.path} belongs to {owner}; set another folder: runs.dir=")
     start()
 
 

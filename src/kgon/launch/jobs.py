@@ -26,6 +26,9 @@ from kgon.training.checkpoints import FOLDER, EndedEarly, Stopped, newest
 Work = Callable[[DictConfig, run_directory.Job, Any], Callable[[], None]]
 
 
+FINISHED = "{} has finished before. Use runs.overwrite=true to repeat."
+
+
 def build(config: Any) -> Any:
     """Instantiate a node of a config. A constructor's ValueError is raised unwrapped."""
     try:
@@ -52,7 +55,7 @@ def check_runs(config: DictConfig) -> None:
             raise ValueError(f"runs.{name} must be {words}, got {config.runs[name]}")
     folder = Path(config.runs.dir).absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK, effective_ids=True):
         raise ValueError(f"runs.dir={config.runs.dir}: {existing} is not a writable directory")
 
 
@@ -75,9 +78,7 @@ def job(work: Work) -> Callable[[DictConfig], float | None]:
             with directory.lock(wait=config.runs.busy == "wait"):
                 status = directory.status()
                 if status["state"] == "finished" and not config.runs.overwrite:
-                    print(
-                        f"{directory.path} has finished before. Use runs.overwrite=true to repeat."
-                    )
+                    print(FINISHED.format(directory.path))
                     if awaited():
                         # The agent of a W&B sweep waits for the numbers.
                         logger = build(config.logger)

@@ -194,7 +194,12 @@ class RunDirectory:
     def save_weights(self, step: NDArray[Any], W: NDArray[Any], b: NDArray[Any]) -> None:
         """Write snapshots: step (n_records,), W (n_records, n_members, n_hidden, n_features), b."""
         arrays = {k: np.ascontiguousarray(v) for k, v in {"step": step, "W": W, "b": b}.items()}
-        save_file(arrays, self.path / "weights.safetensors")
+        with files.replaced(self.path / "weights.safetensors") as partial:
+            # safetensors makes files that only their owner can read.
+            partial.touch()
+            mode = partial.stat().st_mode
+            save_file(arrays, partial)
+            partial.chmod(mode)
 
 
 class Job:
@@ -278,7 +283,11 @@ class Run:
 
     def weights(self) -> dict[str, NDArray[Any]]:
         """The arrays step, W and b of the snapshots."""
-        return load_file(self.path / "weights.safetensors")
+        file = self.path / "weights.safetensors"
+        file.open(
+            "rb"
+        ).close()  # safetensors says of a file that it may not read that it is missing
+        return load_file(file)
 
 
 def load(path: Path) -> Run:
