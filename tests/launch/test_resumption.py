@@ -95,7 +95,10 @@ SLOW = ("+callbacks.fault._target_=faults.Fault", "+callbacks.fault.seconds=0.05
         "callbacks.checkpoint.every_seconds=1000000")  # fmt: skip
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
+STOPS = [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP]
+
+
+@pytest.mark.parametrize("signum", STOPS)
 def test_a_job_told_to_stop_saves_first(zygote, tmp_path, signum):
     words = ("train", *JOB, *SLOW)
     job = zygote.start(tmp_path, *words)

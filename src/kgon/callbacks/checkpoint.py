@@ -13,8 +13,11 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from kgon.training import checkpoints
 
-_SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that stop a job. A cluster sends USR2 before preemption or the time limit."""
+
+_MAY_BE_IGNORED = (signal.SIGINT, signal.SIGHUP)
+"""A job in a shell's background ignores Ctrl-C, and one under nohup the end of the terminal."""
 
 _CTRL_C = b"\nkgon: saving, for the same command to go on from here; Ctrl-C again quits at once\n"
 
@@ -45,9 +48,11 @@ class Checkpoints(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._saved = time.monotonic()
         if threading.current_thread() is threading.main_thread():
-            # A job in a shell's background ignores Ctrl-C.
-            heeded = [s for s in _SIGNALS if s != signal.SIGINT or callable(signal.getsignal(s))]
-            self._during = {s: signal.signal(s, self._note_signal) for s in heeded}
+            self._during = {
+                s: signal.signal(s, self._note_signal)
+                for s in _SIGNALS
+                if s not in _MAY_BE_IGNORED or signal.getsignal(s) != signal.SIG_IGN
+            }
 
     def _note_signal(self, signum: int, frame: FrameType | None) -> None:
         self._signal = signum

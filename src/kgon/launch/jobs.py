@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,6 +70,7 @@ def job(work: Work) -> Callable[[DictConfig], float | None]:
 
     @functools.wraps(work)
     def task(config: DictConfig) -> float | None:
+        end_with_launcher()
         hydra = HydraConfig.get()
         directory = run_directory.RunDirectory(Path(hydra.runtime.output_dir))
         sweep = sweeps.Sweep.current(Path(config.runs.dir))
@@ -127,6 +129,28 @@ def objective(name: str | None, status: dict[str, Any]) -> float | None:
         known = ", ".join(k for k, v in status["metrics"].items() if not isinstance(v, str))
         raise ValueError(f"runs.objective={name} is not a number in the summary, which has {known}")
     return float(status["metrics"][name])
+
+
+PARENT = "KGON_PARENT"
+"""Environment variable with the process id of a launcher, for its worker processes."""
+
+
+def end_with_launcher() -> None:
+    """In a worker process, begin to send SIGTERM to it once its launcher is gone.
+
+    The first one stops the job, the next one ends the process or stops a job that it had in store.
+    """
+    parent = os.environ.get(PARENT)
+    if parent == str(os.getppid()):
+        threading.Thread(target=_watch, args=[int(parent)], daemon=True).start()
+        del os.environ[PARENT]
+
+
+def _watch(parent: int) -> None:
+    while True:
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1.0)
 
 
 @contextmanager
