@@ -17,12 +17,17 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from kgon.launch import config as configs
 from kgon.record import run_directory, sweeps
 from kgon.tracking.logger import awaited, log_record, tracked
 from kgon.training.checkpoints import FOLDER, EndedEarly, Stopped, newest
+
+# A job is one process, whatever rank an environment such as srun's gives it: on any other rank than
+# 0, Lightning's loggers write nothing.
+rank_zero_only.rank = 0  # type: ignore[attr-defined]
 
 Work = Callable[[DictConfig, run_directory.Job, Any], Callable[[], None]]
 
