@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import matplotlib
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
@@ -166,11 +167,12 @@ class WeightPictures(Recorder):
         W, b = (p[: self.n_members] for p in module.on_cpu())
         figure = self.draw(W.numpy(), b.numpy(), classify(W, b))
         self.folder.mkdir(parents=True, exist_ok=True)
-        figure.savefig(self._path(module.global_step), dpi=150)
+        with matplotlib.rc_context({"text.usetex": False}):
+            figure.savefig(self._path(module.global_step), dpi=150)
+            for logger in module.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    logger.experiment.add_figure("media/weights", figure, module.global_step)
         module.history.add(self.table, module.global_step)
-        for logger in module.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure("media/weights", figure, module.global_step)
 
     def pictures(self, step: int) -> dict[str, Path]:
         return {"media/weights": self._path(step)}
