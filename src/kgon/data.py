@@ -4,8 +4,7 @@ A distribution maps independent uniform numbers to inputs. The caller chooses th
 same ones for a fixed data set, or new ones at every step.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -132,8 +131,7 @@ def draw(distribution: Distribution, keys: streams.Keys, start: int, count: int)
     return distribution.inputs(u.view(len(keys), count, width))
 
 
-@dataclass(frozen=True)
-class Minibatches:
+class Minibatches(NamedTuple):
     """The inputs of consecutive training steps: step t of member s uses the rows x[s, order[s, t]].
 
     x is (n_members, n_rows, n_features), order (n_members, n_steps, batch_size) int32.
@@ -151,16 +149,8 @@ class Minibatches:
         member = torch.arange(len(self.x), device=self.x.device).unsqueeze(-1)
         return self.x[member, self.order[:, t].long()]
 
-    def to(self, *args: Any, **kwargs: Any) -> "Minibatches":
-        return Minibatches(self.x.to(*args, **kwargs), self.order.to(*args, **kwargs))
 
-
-@dataclass(frozen=True)
-class FullBatches:
+class FullBatches(NamedTuple):
     """Consecutive steps that each use the whole data set of every member: gradient descent."""
 
     n_steps: int
-
-    def to(self, *_args: Any, **_kwargs: Any) -> "FullBatches":
-        """Lightning calls this."""
-        return self

@@ -68,6 +68,7 @@ def test_a_run_that_is_refused_or_damaged_is_failed_and_the_status_1(server, kgo
     assert status == 1
     assert states(lines) == {"job-0": "sent", "job-1": "failed", "job-2": "failed"}
     assert any("metrics.jsonl, line 1 is damaged" in line for line in lines)
+    assert {name for _, name in server.runs} == {"job-0"}
     server.faults = []
     rows.write_text(rows.read_text()[2:])
     status, lines, _ = kgon("sync", tmp_path)

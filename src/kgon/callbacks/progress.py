@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning as L
-from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from kgon.training.model import TMS
@@ -15,11 +15,6 @@ class Progress(L.Callback):
     """A bar of steps, mean loss, members by phase and time left, on a terminal only."""
 
     def __init__(self, max_steps: int):
-        self.max_steps = max_steps
-        self.bar: Bar | None = None
-        self.task = TaskID(0)
-
-    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.bar = Bar(
             TextColumn("{task.completed:>9,.0f} / {task.total:,.0f} steps"),
             BarColumn(),
@@ -27,26 +22,25 @@ class Progress(L.Callback):
             TimeRemainingColumn(),
             transient=True,
         )
-        self.task = self.bar.add_task("", total=self.max_steps, completed=trainer.global_step)
+        self.task = self.bar.add_task("", total=max_steps)
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.bar.reset(self.task, completed=trainer.global_step)
         self.bar.start()
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
-        if self.bar is not None and isinstance(module, TMS):
-            description = _describe(module.metrics)
-            self.bar.update(self.task, completed=trainer.global_step, description=description)
+        assert isinstance(module, TMS)
+        description = _describe(module.metrics)
+        self.bar.update(self.task, completed=trainer.global_step, description=description)
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._stop()
+        self.bar.stop()
 
     def on_exception(
         self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException
     ) -> None:
-        self._stop()
-
-    def _stop(self) -> None:
-        if self.bar is not None:
+        if self.bar.live.is_started:
             self.bar.stop()
-            self.bar = None
 
 
 def _describe(metrics: dict[str, float]) -> str:

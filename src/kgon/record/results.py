@@ -85,7 +85,8 @@ def _summary(members: Sequence[Member], by_phase: Sequence[Phase]) -> dict[str, 
 class _Trained:
     """A trained ensemble, and what follows from its history.
 
-    `labels` are the phases of the members at each snapshot, None without snapshots.
+    `labels` are the phases (n_snapshots, n_members), `verdicts` those on LLC estimates
+    (n_estimates, n_members); None where there are none.
     """
 
     def __init__(self, model: TMS, data: EnsembleData):
@@ -93,6 +94,9 @@ class _Trained:
         self.history = model.history
         self.points = data.critical_points(model.W.shape[-2], model.importance)
         self.labels: NDArray[Any] | None = None
+        self.verdicts: NDArray[Any] | None = None
+        if "llc" in self.history:
+            self.verdicts = words(verdict(self.history.column("llc", "reason")), VERDICTS)
         if "weights" in self.history:
             codes = phase_codes(*(self.history.column("weights", name) for name in ("W", "b")))
             self.labels = np.array(phase_labels(model.b.shape[-1]))[codes.numpy()]
@@ -103,15 +107,12 @@ class _Trained:
         column: NDArray[Any] = self.history.column(table, name).numpy()
         return column
 
-    def verdicts(self) -> NDArray[Any]:
-        """The verdicts on all estimates, (n_estimates, n_members) words."""
-        return words(verdict(self.history.column("llc", "reason")), VERDICTS)
-
     def _members(self) -> list[Member]:
         loss = self.column("loss", "loss")[-1].tolist() if "loss" in self.history else None
-        llc = {}
-        if "llc" in self.history:
-            llc = {k: v[-1].tolist() for k, v in self.history.columns("llc").items()}
+        llc, stderr = (
+            self.column("llc", name)[-1].tolist() if self.verdicts is not None else None
+            for name in ("mean", "stderr")
+        )
         geometries = geometry(self.model.W.detach().cpu())._asdict()
         members = []
         for i, member in enumerate(self.model.members):
@@ -127,9 +128,9 @@ class _Trained:
                     phase=str(self.labels[-1, i]) if self.labels is not None and alive else None,
                     n_transitions=max(len(passed) - 1, 0),
                     stages=tables.ARROW.join(str(stage.nearest) for stage in passed),
-                    llc=finite_or_none(llc["mean"][i]) if llc else None,
-                    llc_stderr=finite_or_none(llc["stderr"][i]) if llc else None,
-                    llc_verdict=self.verdicts()[-1, i] if llc else None,
+                    llc=finite_or_none(llc[i]) if llc else None,
+                    llc_stderr=finite_or_none(stderr[i]) if stderr else None,
+                    llc_verdict=None if self.verdicts is None else str(self.verdicts[-1, i]),
                     **{
                         name: finite_or_none(values[i].item()) if alive else None
                         for name, values in geometries.items()
@@ -144,8 +145,8 @@ class _Trained:
         for table in ("loss", "llc"):
             if table in self.history:
                 columns = {k: v.numpy() for k, v in self.history.columns(table).items()}
-                if table == "llc":
-                    columns["verdict"] = self.verdicts()
+                if table == "llc" and self.verdicts is not None:
+                    columns["verdict"] = self.verdicts
                     columns["reason"] = words(self.history.column("llc", "reason"), REASONS)
                 steps = self.history.steps(table).numpy()
                 directory.save_table(table, long_table(steps, members, columns))
@@ -174,8 +175,8 @@ class _Trained:
             shown = slice(weight_figures.MAX_WEIGHTS)
             W, b = (self.column("weights", name)[-1, shown] for name in ("W", "b"))
             drawn["weights"] = weight_figures.weights(W, b, self.labels[-1, shown].tolist())
-            if "llc" in self.history and "loss" in self.history:
-                drawn["llc"] = self._llc_by_phase(self.labels)
+            if self.verdicts is not None and "loss" in self.history:
+                drawn["llc"] = self._llc_by_phase(self.labels, self.verdicts)
         return drawn
 
     def _staircase(self) -> Figure:
@@ -193,10 +194,10 @@ class _Trained:
             at = int(np.abs(snapshots - (stage.start + stage.end) / 2).argmin())
             pictures.append((str(stage.nearest), int(snapshots[at]), W[at], b[at]))
         llc: dict[str, Any] = {"llc_step": None, "llc": None, "llc_stderr": None}
-        if "llc" in self.history:
+        if self.verdicts is not None:
             mean, stderr = (self.column("llc", name)[:, place] for name in ("mean", "stderr"))
             llc = {"llc_step": self.history.steps("llc").numpy(), "llc": mean}
-            llc |= {"llc_stderr": stderr, "llc_ok": self.verdicts()[:, place] == "ok"}
+            llc |= {"llc_stderr": stderr, "llc_ok": self.verdicts[:, place] == "ok"}
         return training_figures.staircase(
             self.history.steps("loss").numpy(),
             self.column("loss", "loss")[:, place],
@@ -206,14 +207,14 @@ class _Trained:
             **llc,
         )
 
-    def _llc_by_phase(self, labels: NDArray[Any]) -> Figure:
+    def _llc_by_phase(self, labels: NDArray[Any], verdicts: NDArray[Any]) -> Figure:
         """The estimates at steps at which phase and loss are known too."""
         at = {name: self.history.steps(name).numpy() for name in ("llc", "loss", "weights")}
         known = np.isin(at["llc"], at["loss"]) & np.isin(at["llc"], at["weights"])
         steps = at["llc"][known]
         loss = self.column("loss", "loss")[np.searchsorted(at["loss"], steps)]
         label = labels[np.searchsorted(at["weights"], steps)]
-        llc, verdicts = self.column("llc", "mean")[known], self.verdicts()[known]
+        llc, verdicts = self.column("llc", "mean")[known], verdicts[known]
         # Far above every critical level an estimate is meaningless, and it would compress the rest.
         near = loss <= 1.3 * max((point.loss for point in self.points), default=np.inf)
         return training_figures.llc_by_phase(

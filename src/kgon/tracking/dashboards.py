@@ -12,14 +12,9 @@ from typing import Any
 STEP = "trainer/global_step"
 
 PARAMETERS = (
-    "model.n_features",
-    "model.n_hidden",
-    "data._target_",
-    "n_samples",
-    "batch_size",
-    "optimizer.lr",
-    "seed",
-)
+    "model.n_features", "model.n_hidden", "data._target_", "n_samples", "batch_size",
+    "optimizer.lr", "seed",
+)  # fmt: skip
 """Config entries on the axes of a sweep's overview, in order."""
 
 RESULTS = ("final/loss", "final/transitions", "final/diverged")

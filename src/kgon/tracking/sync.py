@@ -50,10 +50,7 @@ Report = Callable[[Path, str, str], None]
 
 @dataclass
 class Record:
-    """What the server should have of a W&B run; `init` are the arguments of `wandb.init`.
-
-    A file that is damaged raises a ValueError when it is read.
-    """
+    """What the server should have of a W&B run; `init` are the arguments of `wandb.init`."""
 
     outbox: Outbox
     init: dict[str, Any]
@@ -82,6 +79,10 @@ class Record:
     @cached_property
     def results(self) -> Results:
         return self.outbox.results()
+
+    def read(self) -> None:
+        """Read all files, before a W&B run is opened for them; ValueError if one is damaged."""
+        _ = self.config, self.rows, self.results
 
     @property
     def exit_code(self) -> int:
@@ -225,6 +226,7 @@ def _begin(record: Record, api: Any) -> Tracker | tuple[str, str]:
             until_sent.enter_context(lock)
         if lock is None or record.status["state"] == "running":
             return "running", "its job or another kgon sync is running"
+        record.read()
         lacks = lacking(api, record)
         if not str(lacks):
             return "already there", ""
