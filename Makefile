@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run paper test test-slow bench check format clean
+.PHONY: help setup run paper test test-slow bench coverage check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -36,6 +36,9 @@ bench: ## measure speed against the peers, in an environment of its own; writes 
 	.venv-bench/bin/pip install --quiet -c constraints.txt -e . pytest-benchmark tms-kit==0.4.1 occhio==0.2.3 blackjax==1.7.1
 	.venv-bench/bin/pytest -c bench/pytest.ini --benchmark-json=.venv-bench/results.json bench
 	.venv-bench/bin/python bench/table.py .venv-bench/results.json docs
+
+coverage: $(READY) ## measure how often a verdict is right, an hour; writes docs/coverage.md
+	PYTHONPATH=bench $(BIN)/python -m verdicts.measure docs
 
 check: $(READY) ## lint, types, import contracts
 	$(BIN)/ruff check

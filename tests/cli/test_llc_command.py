@@ -13,7 +13,7 @@ from kgon.figures.style import phase_color
 from kgon.record import run_directory
 from kgon.theory.critical import critical_point, critical_points
 
-TINY = ["discard=null", "n_chains=8", "n_draws=60", "n_burnin=20", "logger=none"]
+TINY = ["n_chains=8", "n_draws=60", "n_burnin=20", "logger=none"]
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_critical_points_give_the_papers_table_a_file_and_a_figure(kgon, tmp_pat
         n = row["n_samples"]
         assert row["theory"] == critical_point(row["label"], 6).llc
         assert row["nbeta"] == pytest.approx(n / math.log(n))
-        assert row["lr"] * row["nbeta"] == pytest.approx(0.02935)
+        assert row["localization"] == pytest.approx(0.6 * math.sqrt(row["nbeta"]))
         assert row["kept"] == row["n_chains"] == 8
     published = [row["published"] for row in rows]
     assert published == [7.705, 9.906, None, 7.32, 8.74, None]
@@ -86,22 +86,33 @@ def test_a_points_estimate_does_not_depend_on_the_others_asked_for(kgon, tmp_pat
     assert found[0] == pytest.approx(found[1], rel=1e-12)
 
 
-def test_hamiltonian_monte_carlo_needs_no_step_size(kgon, tmp_path):
-    kgon("llc", "sampler=hmc", "point=6", "loss=population", *TINY)
-    (path,) = run_directory.find([tmp_path / "multirun"])
-    (row,) = pq.read_table(path / "estimates.parquet").to_pylist()
-    assert row["lr"] is None and 0.5 < row["acceptance"] <= 1
+def test_other_samplers_have_the_exact_value_beside_them_and_reasons_below(kgon, tmp_path):
+    words = ["sampler=rmsprop_sgld", "lr=1e-6", "point=6", "loss=population"]
+    printed = kgon("llc", *words, *TINY)
+    (row,) = pq.read_table(only_run(tmp_path) / "estimates.parquet").to_pylist()
+    assert row["lr"] == 1e-6 and math.isnan(row["acceptance"])
+    assert row["verdict"] == "unconverged" and row["exact_verdict"] == "ok"
+    assert f"{row['exact']:.2f}" in printed and f"{row['llc']:.2f} ± {row['stderr']:.2f}" in printed
+    assert f"unconverged: {row['reason']} (1 of 1)" in printed
+
+
+def test_chains_run_until_the_target_by_default(kgon, tmp_path):
+    kgon("llc", "point=5", "loss=population", "target=0.1", "logger=none")
+    (row,) = pq.read_table(only_run(tmp_path) / "estimates.parquet").to_pylist()
+    assert row["verdict"] == "ok" and row["stderr"] <= 0.1 * row["llc"] and row["lr"] is None
+    assert row["exact"] is None and 0.5 < row["acceptance"] <= 1
 
 
 def test_calibration_draws_the_grid_and_chooses_from_it(kgon, tmp_path):
-    words = ["calibration.n_draws=300", "calibration.n_chains=8", "calibration.n_burnin=100"]
-    printed = kgon("llc", "calibrate=true", "point=6", "loss=population", *words, *TINY)
+    words = ["target=0.1", "budget=3000", "n_chains=8", "logger=none"]
+    printed = kgon("llc", "calibrate=true", "point=6", "loss=population", *words)
     assert "Chosen settings" in printed
     path = only_run(tmp_path)
     grid = pq.read_table(path / "calibration.parquet").to_pylist()
-    assert len(grid) == 5 * 3 * 2
-    assert sum(row["chosen"] for row in grid) <= 1
-    assert all(row["admissible"] for row in grid if row["chosen"])
+    assert len(grid) == 5 * 2
+    (chosen,) = [row for row in grid if row["chosen"]]
+    assert chosen["verdict"] == "ok"
+    assert f"{chosen['llc']:.2f} ± {chosen['stderr']:.2f}" in printed
     assert (path / "figures" / "calibration-6-5000.png").exists()
 
 
@@ -131,9 +142,11 @@ def test_snapshots_of_a_training_run(kgon, tmp_path):
         (["point=[]"], "point must be one or more labels"),
         (["point=[5,5]"], "label twice"),
         (["run=nowhere"], "run=nowhere is not a run directory"),
-        (["calibrate=true", "sampler=hmc"], "use sampler=sgld, not sampler=hmc"),
-        (["calibrate=true", "calibration.lr_factors=[]"], "calibration.lr_factors must be a list"),
-        (["calibrate=true", "calibration.lr_factors=[1]"], "two or more increasing"),
+        (["lr=1e-5"], "lr=1e-05 is for sampler=sgld: hmc adapts its own step size"),
+        (["sampler=rmsprop_sgld"], "lr must be given"),
+        (["n_draws=50"], "n_draws and n_burnin must be given both or neither"),
+        (["target=0"], "target must be positive, got 0"),
+        (["budget=1.5"], "budget must be a whole number"),
         (["calibrate=true", "calibration.localization=[]"], "calibration.localization must be"),
         (["lr=0"], "lr must be positive, got 0"),
         (["nbeta=-1"], "nbeta must be positive, got -1"),
@@ -190,16 +203,15 @@ def test_along_training_starts_at_step_0_and_shows_every_estimate():
     assert ticks[0] == 0 and all(b >= 200 for b in ticks[1:])
 
 
-def test_the_calibrations_figure_marks_the_admissible_and_rings_the_chosen():
-    mean = [[[7.0], [6.0]], [[7.1], [5.0]], [[9.0], [-3.0]]]
-    good = [[[True], [False]], [[True], [False]], [[False], [False]]]
-    error = [[[0.1], [0.1]]] * 3
+def test_the_calibrations_figure_marks_what_is_ok_and_rings_the_chosen():
+    mean, error = [[7.0, 6.0], [7.1, 5.0], [9.0, -3.0]], [[0.1, 0.1]] * 3
+    ok = [[True, False], [True, False], [False, False]]
     figure = llc_figures.calibration(
-        "5", [1e-5, 1e-4, 1e-3], [0.1, 1.0], [587.0], mean, error, good, (1, 0, 0), 7.0
+        "5", [0.1, 1.0, 10.0], [587.0, 176.0], mean, error, ok, (1, 0), 7.0
     )
     (ax,) = figure.axes
     by_id = {line.get_gid(): line.get_xydata().tolist() for line in ax.lines if line.get_gid()}
-    assert by_id["admissible-0-0"] == [[1e-5, 7.0], [1e-4, 7.1]]
-    assert by_id["rejected-0-0"] == [[1e-3, 9.0]]
-    assert len(by_id["rejected-1-0"]) == 3
-    assert by_id["chosen"] == [[1e-4, 7.1]]
+    assert by_id["ok-0"] == [[0.1, 7.0], [1.0, 7.1]]
+    assert by_id["not-ok-0"] == [[10.0, 9.0]]
+    assert len(by_id["not-ok-1"]) == 3
+    assert by_id["chosen"] == [[1.0, 7.1]]

@@ -335,7 +335,7 @@ def test_staircase_plots_loss_llc_theory_plateaus_and_pictures():
     hidden = _one(figure, "below-frame").get_xdata()
     assert set(step[llc < low]) <= set(hidden) <= set(step[llc < low + 1])
     assert llc[0] < low
-    assert _legend(lower) == ["estimate", "theory", "off scale"]
+    assert _legend(lower) == ["estimate", "theory", style.BELOW_FRAME]
 
 
 def test_estimates_that_are_not_ok_look_different_and_the_legend_says_so():
@@ -381,7 +381,7 @@ def test_a_staircases_legend_explains_what_is_off_scale_where_no_theory_is_known
         stages=stages[:1],
         points=[],
     )
-    assert _legend(figure.axes[-1]) == ["estimate", "off scale"]
+    assert _legend(figure.axes[-1]) == ["estimate", style.BELOW_FRAME]
 
 
 def test_staircase_without_llc_has_one_panel():

@@ -45,11 +45,11 @@ def test_every_option_says_in_one_line_what_it_is(name):
 def test_help_shows_settings_groups_and_options_of_the_command_only():
     llc, paper = help_text("llc"), help_text("paper")
     for words in (
-        "n_draws=8000",
+        "n_draws=null",
         "of each chain, after n_burnin",
         "runs.retry=null",
         "sampler: of the chains",
-        "sgld *",
+        "hmc *",
         "gradient Langevin dynamics",
         "table_k1",
     ):

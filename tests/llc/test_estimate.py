@@ -263,7 +263,7 @@ def test_verdict_unconverged_where_the_chains_are_still_on_their_way():
 @pytest.mark.parametrize(
     ("lengths", "reason"),
     [
-        ({"n_chains": 1, "n_draws": 2000, "n_burnin": 100}, "one chain"),
+        ({"n_chains": 1, "n_draws": 400, "n_burnin": 50}, "one chain"),
         ({"n_chains": 4, "n_draws": 1, "n_burnin": 0}, "R-hat"),
         ({"n_chains": 4, "n_draws": 12, "n_burnin": 50}, "few effective draws"),
         ({"target": 1e-4, "budget": 500}, "error above target"),
@@ -283,14 +283,14 @@ def test_verdict_biased_says_the_step_size_that_would_do():
     # The bias of the discretised chain is known: 12 / 2 (1 / (1 - lr nbeta / 4) - 1) = 6.
     assert large.verdicts == "biased" and float(large.mean) > 11
     enough = float(large.reasons.split("lr=")[1].split()[0])
-    small = estimate_llc(quadratic, w, lr=enough, **{**settings, "n_draws": 6000})
+    small = estimate_llc(quadratic, w, lr=enough, **settings)
     assert small.verdicts == "ok" and abs(float(small.mean) - 6) < 2 * float(small.stderr)
 
 
 def test_verdict_unchecked_for_samplers_whose_bias_is_not_known():
-    settings = {**SETTINGS, "nbeta": 1e2, "localization": 1.0, "n_draws": 4000}
+    settings = {**SETTINGS, "nbeta": 1e2, "localization": 1.0, "n_chains": 8, "n_draws": 800}
     llc = estimate_llc(
-        quadratic, torch.zeros(4).double(), lr=1e-5, sampler=SGMCMC.rmsprop_sgld, **settings
+        quadratic, torch.zeros(4).double(), lr=1e-3, sampler=SGMCMC.rmsprop_sgld, **settings
     )
     assert llc.verdicts == "unchecked" and bool(llc.acceptance.isnan()) and llc.bias == 0
 
@@ -304,7 +304,7 @@ def test_one_bad_chain_of_many_is_left_out_and_counted():
         broken = bad[: len(w)] & (w.abs().sum(-1) > 0)
         return torch.where(broken, w.sum(-1) * torch.nan, quadratic(w))
 
-    settings = {"nbeta": 1e2, "localization": 1.0, "lr": 1e-4, "n_draws": 4000, "n_burnin": 500}
+    settings = {"nbeta": 1e2, "localization": 1.0, "lr": 1e-3, "n_draws": 800, "n_burnin": 100}
     llc = estimate_llc(loss, torch.zeros(4).double(), **settings, n_chains=16, seed=0)
     assert int(llc.kept) == 15 and llc.verdicts == "ok"
     assert abs(float(llc.mean) - 4 / 2 * 100 / 101) < 3 * float(llc.stderr)
@@ -313,7 +313,7 @@ def test_one_bad_chain_of_many_is_left_out_and_counted():
 
 def test_verdict_escaped_where_descent_falls_from_w_star():
     # A steep slope 0.3 away from the minimum, with chains held at w* by the localization.
-    settings = {"nbeta": 1e3, "localization": 1e7, "seed": 0}
+    settings = {"nbeta": 1e3, "localization": 1e7, "seed": 0, "budget": 500}
     llc = estimate_llc(quadratic, torch.tensor([0.3, 0.0]).double(), **settings)
     assert llc.verdicts == "escaped" and llc.reasons == "descent from w*"
 

@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from kgon.llc.hmc import HMC
+from kgon.llc.langevin import SGLD
 from kgon.llc.studies import ChainSettings, along_training, as_row, at_critical_points
 from kgon.theory.critical import critical_point
 from kgon.theory.loss import PopulationLoss
@@ -16,7 +18,7 @@ CHAINS = ChainSettings(nbeta=587.0, lr=5e-5, localization=0.1, n_chains=4, n_dra
 def snapshots(W, b, members):
     return along_training(
         PopulationLoss(), W, b, steps=[100], members=members, points=[critical_point("5", 6)],
-        settings=CHAINS, loss="population", seed=0,
+        settings=CHAINS, loss="population", seed=0, sampler=SGLD,
     )  # fmt: skip
 
 
@@ -34,7 +36,7 @@ def test_a_diverged_member_is_left_out_and_changes_no_other():
 
 def test_a_row_holds_the_fields_of_nested_records_in_their_place():
     (record,) = at_critical_points(
-        [critical_point("6", 6)], {5000: CHAINS}, loss="population", seed=0
+        [critical_point("6", 6)], {5000: CHAINS}, loss="population", seed=0, sampler=SGLD
     )
     row = as_row(record)
     assert row["llc"] == record.estimate.llc and row["nbeta"] == CHAINS.nbeta
@@ -42,10 +44,22 @@ def test_a_row_holds_the_fields_of_nested_records_in_their_place():
     assert list(row)[:2] == ["label", "n_samples"] and list(row)[-1] == "kind"
 
 
+def test_another_sampler_than_hmc_has_the_exact_value_beside_it():
+    points = [critical_point("5", 6)]
+    chains = replace(CHAINS, localization=10.0)
+    (record,) = at_critical_points(points, {5000: chains}, loss="population", seed=0, sampler=SGLD)
+    hmc = ChainSettings(chains.nbeta, chains.localization)
+    (exact,) = at_critical_points(points, {5000: hmc}, loss="population", seed=0, sampler=HMC())
+    assert record.exact == exact.estimate.llc and record.exact_verdict == "ok"
+    assert record.estimate.llc != record.exact and exact.exact is None
+
+
 def test_chains_of_float32_estimate_the_same():
     points = [critical_point("5", 6)]
     found = [
-        at_critical_points(points, {5000: CHAINS}, loss="population", seed=0, dtype=dtype)
+        at_critical_points(
+            points, {5000: CHAINS}, loss="population", seed=0, sampler=SGLD, dtype=dtype
+        )
         for dtype in (torch.float64, torch.float32)
     ]
     double, single = (records[0].estimate for records in found)

@@ -7,6 +7,7 @@ import torch
 
 from kgon.llc.convergence import diagnose
 from kgon.llc.verdict import (
+    ACCEPTANCE,
     REASONS,
     VERDICTS,
     Premises,
@@ -47,7 +48,7 @@ SPECTRA = [[1.0] * 7, [1.0], [2.0] * 18, [5.0, 1.0, 1.0, 0.2, 0.0, 0.0], [1.0, 0
 
 
 @pytest.mark.parametrize("curvatures", SPECTRA, ids=str)
-@pytest.mark.parametrize("lr", [0.02, 0.1])
+@pytest.mark.parametrize("lr", [0.02, 0.1, 0.2])
 def test_step_bias_bounds_that_of_langevin_chains_at_a_gaussian(curvatures, lr):
     # The chain's stationary variance is 1 / (h (1 - lr h / 4)); so E[x] is too large by this:
     h = torch.tensor(curvatures).double()
@@ -63,9 +64,9 @@ def test_step_bias_bounds_that_of_langevin_chains_at_a_gaussian(curvatures, lr):
     moved = torch.where(h > 0, moved, 0.0)
     log_ratio = -(lr * h.square() / 8 * (moved.square() - w.square())).sum(-1)
     acceptance = log_ratio.clamp(max=0).exp().mean()
-    bound = float(step_bias(acceptance[None], len(h)))
-    # The bound is of first order in lr h, and 200,000 steps know the acceptance to 1e-3.
-    assert bound > bias * (1 - 2 * float(r.max())) - 0.02
+    assert acceptance > ACCEPTANCE
+    # 200,000 steps know the acceptance to 1e-3, which matters where it is nearly 1.
+    assert float(step_bias(acceptance[None] - 1e-3, len(h))) > bias
     assert step_bias(torch.ones(1).double(), 4) < 1e-3
 
 
@@ -84,7 +85,7 @@ def test_what_chance_explains_is_wilks_quantile():
 def test_acceptance_for_a_bias_is_the_inverse_of_the_bias_of_an_acceptance():
     for size, bias in ((1, 0.02), (18, 0.4), (200, 3.0)):
         acceptance = torch.tensor([acceptance_for(bias, size)]).double()
-        assert float(step_bias(acceptance, size)) == pytest.approx(bias, rel=1e-6)
+        assert float(step_bias(acceptance, size)) == pytest.approx(bias, rel=1e-5)
 
 
 def test_every_reason_has_a_verdict_and_every_verdict_a_reason():

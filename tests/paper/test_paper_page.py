@@ -138,3 +138,19 @@ def test_a_figure_is_drawn_from_what_was_written(tmp_path):
     written = json.loads((tmp_path / "data" / "again.json").read_text(encoding="utf-8"))
     assert written["rows"] == stored("sparsity")["rows"]
     assert (tmp_path / "figures" / "again.svg").exists()
+
+
+def test_a_partial_run_leaves_the_other_items_as_they_are(tmp_path):
+    nothing = {item.name: None for item in ITEMS}
+    first = Section([Block("kgon x", [Row("a", 2.0, Published(1.0, ("P",), "Sec. 1"))])])
+    write_page(tmp_path, nothing | {"lemma": first}, "how")
+    before = (tmp_path / "README.md").read_text(encoding="utf-8")
+    second = Section([Block("kgon y", [Row("b | c", 1.0)])], notes=["A note."])
+    both = write_page(tmp_path, nothing | {"approach": second}, "how")
+    assert [row["quantity"] for row in both["rows"]] == ["a", "b | c"]
+    assert both == write_page(tmp_path / "anew", nothing | {"lemma": first, "approach": second}, "")
+    write_page(tmp_path, nothing | {"approach": second}, "how")  # once more: nothing is doubled
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert text.count("### ") == before.count("### ") == len(ITEMS)
+    kept = before.partition("### Lemma 3.1")[2].partition("\n### ")[0]
+    assert f"### Lemma 3.1{kept}\n### " in text and "A note." in text

@@ -6,7 +6,8 @@ import arviz
 import pytest
 import torch
 
-from kgon.posterior.nuts import NUTS, chain_share, judge, rank_normalised
+from kgon.llc.convergence import diagnose
+from kgon.posterior.nuts import NUTS, chain_share, judge
 
 
 def chains(n_draws=400, n_chains=4, memory=0.5, seed=0):
@@ -33,14 +34,16 @@ def chains(n_draws=400, n_chains=4, memory=0.5, seed=0):
     ],
 )
 def test_the_diagnostics_are_those_of_arviz(draws):
-    rhat, ess = rank_normalised(draws)
+    found = diagnose(draws)
+    rhat, ess = found.rhat, found.ess_bulk
     assert rhat == pytest.approx(float(arviz.rhat(draws.numpy().T, method="rank")), rel=1e-10)
     assert ess == pytest.approx(float(arviz.ess(draws.numpy().T, method="bulk")), rel=1e-10)
 
 
 def nuts(loss):
     n_draws, n_chains = loss.shape
-    rhat, ess = rank_normalised(loss)
+    found = diagnose(loss)
+    rhat, ess = float(found.rhat), float(found.ess_bulk)
     W, b = torch.zeros(n_draws, n_chains, 2, 6), torch.zeros(n_draws, n_chains, 6)
     return NUTS(W, b, loss, rhat=rhat, ess=ess, divergences=0, leapfrogs=1)
 

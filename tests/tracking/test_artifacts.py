@@ -19,7 +19,7 @@ def test_a_runs_artifact_is_one_that_llc_takes(server, kgon, tmp_path, monkeypat
     assert json.loads(found["metadata"])["final/members"] == 2
     status = json.loads(server.blobs[found["files"]["status.json"]])
     assert status["state"] == "finished" and status["metrics"]["final/members"] == 2
-    chains = ["members=2", "n_chains=4", "n_draws=40", "n_burnin=20", "discard=null", "snapshots=2"]
+    chains = ["members=2", "n_chains=4", "n_draws=40", "n_burnin=20", "snapshots=2"]
     # Also without the entity: the key's own.
     assert kgon("llc", f"run=kgon/{found['name']}:latest", "logger.artifacts=true", *chains)[0] == 0
     (folder,) = tmp_path.glob("multirun/artifacts/*/*/*")

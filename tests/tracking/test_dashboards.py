@@ -24,7 +24,7 @@ from kgon.tracking import account, dashboards
 RUNS = {
     "train": ["members=3", "trainer.max_steps=2000", "schedule.n_llc=2", "schedule.n_losses=20",
               "schedule.n_snapshots=10"],
-    "llc": ["point=[5]", "n_chains=4", "n_draws=40", "n_burnin=20", "discard=null"],
+    "llc": ["point=[5]", "n_chains=4", "n_draws=40", "n_burnin=20"],
     "posterior": ["n_samples=[20,40,80]", "n_datasets=2", "smc.n_particles=32",
                   "smc.n_replicates=2", "smc.n_moves=1", "smc.n_leapfrog=3", "smc.ess=0.3"],
 }  # fmt: skip

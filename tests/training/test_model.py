@@ -9,7 +9,7 @@ from torch.optim import lr_scheduler as schedulers
 
 from kgon.callbacks import Checkpoints, LLCEstimates, Losses, Snapshots
 from kgon.data import SingleFeature, Sparse
-from kgon.llc.verdict import VERDICTS, verdict
+from kgon.llc.verdict import REASONS
 from kgon.theory.loss import DirectLoss, EmpiricalLoss, population_loss
 from kgon.training.checkpoints import EndedEarly
 from kgon.training.datamodule import EnsembleData
@@ -280,8 +280,8 @@ def estimates(steps):
     from devinterp.optim import SGMCMC
 
     return LLCEstimates(
-        steps, None, localization=1.0, n_chains=2, target=0.1, budget=100, sampler=SGMCMC.sgld,
-        lr=1e-3, n_draws=20, n_burnin=5,
+        steps, nbeta=None, localization=1.0, n_chains=2, target=0.1, budget=1000,
+        sampler=SGMCMC.sgld, lr=1e-3, n_draws=20, n_burnin=5,
     )  # fmt: skip
 
 
@@ -328,8 +328,8 @@ def test_a_diverged_member_stops_and_the_others_do_not_notice(tmp_path):
     plain, _, _ = fit(tmp_path)
     assert (model.diverged_at >= 0).tolist() == [False, True, False]
     assert torch.equal(model.W[[0, 2]], plain.W[[0, 2]])
-    last = verdict(model.history.column("llc", "reason"))[-1]
-    assert VERDICTS[int(last[1])] == "diverged" and VERDICTS[int(last[0])] != "diverged"
+    reasons = [list(REASONS)[code] for code in model.history.column("llc", "reason")[-1]]
+    assert reasons[1] == "draws not finite" != reasons[0]
 
 
 def test_a_job_whose_members_all_diverge_fails(tmp_path):

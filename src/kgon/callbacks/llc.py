@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from kgon.callbacks.recorder import Recorder
-from kgon.llc.estimate import estimate_llc
+from kgon.llc.estimate import check_sampler, estimate_llc
 from kgon.llc.hmc import HMC
-from kgon.llc.inputs import check_settings
+from kgon.llc.inputs import check_settings, default_localization
 from kgon.llc.langevin import SamplerFactory
 from kgon.llc.verdict import REASONS, VERDICTS, verdict
 from kgon.training.datamodule import EnsembleData
@@ -33,8 +33,8 @@ class LLCEstimates(Recorder):
     Args:
         steps: when to estimate.
         nbeta: inverse temperature times n; None for n / log n with n the size of the data set.
-        localization, n_chains, target, budget, lr, n_draws, n_burnin, sampler: as in
-            `estimate_llc`.
+        localization: strength of the pull; None for `default_localization` of nbeta.
+        n_chains, target, budget, lr, n_draws, n_burnin, sampler: as in `estimate_llc`.
     """
 
     table = "llc"
@@ -43,7 +43,7 @@ class LLCEstimates(Recorder):
         self,
         steps: Iterable[int],
         nbeta: float | None,
-        localization: float,
+        localization: float | None,
         n_chains: int,
         target: float,
         budget: int,
@@ -55,14 +55,23 @@ class LLCEstimates(Recorder):
         super().__init__(steps)
         self.nbeta = nbeta
         self.sampler = sampler
+        self.localization = localization
         self.settings: dict[str, Any] = {
-            "localization": localization, "n_chains": n_chains, "target": target, "budget": budget,
+            "n_chains": n_chains, "target": target, "budget": budget,
             "lr": lr, "n_draws": n_draws, "n_burnin": n_burnin,
         }  # fmt: skip
-        check_settings(1.0 if nbeta is None else nbeta, **self.settings)
+        check_settings(
+            1.0 if nbeta is None else nbeta,
+            1.0 if localization is None else localization,
+            **self.settings,
+        )
+        check_sampler(sampler, lr)
 
     def record(self, module: TMS, data: EnsembleData) -> None:
         """Add the estimates of all members."""
+        nbeta, localization = self._nbeta(data), self.localization
+        if localization is None:
+            localization = default_localization(nbeta)
         loss = data.train_loss(module.importance) or data.expected_loss(module.importance)
         W, b = module.on_cpu()
         alive = module.diverged_at.cpu() < 0
@@ -73,7 +82,8 @@ class LLCEstimates(Recorder):
             loss,
             W,
             b,
-            nbeta=self._nbeta(data),
+            nbeta=nbeta,
+            localization=localization,
             seed=module.keys(f"llc {module.global_step}"),
             sampler=self.sampler,
             **self.settings,

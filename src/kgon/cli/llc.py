@@ -21,9 +21,10 @@ from kgon.figures import style
 from kgon.launch import command_line
 from kgon.launch.jobs import build, check_runs, dtype_of, job
 from kgon.llc import studies
-from kgon.llc.inputs import check_memory
+from kgon.llc.estimate import check_sampler
+from kgon.llc.inputs import check_memory, default_localization
 from kgon.llc.published import FOUR_GONS, PAPER, REPRODUCTION
-from kgon.llc.studies import LOCALIZATION, CalibratedPoint, ChainSettings, as_row
+from kgon.llc.studies import CalibratedPoint, ChainSettings, as_row
 from kgon.llc.verdict import VERDICTS
 from kgon.record import run_directory
 from kgon.theory.critical import CriticalPoint, critical_point
@@ -57,11 +58,12 @@ def main() -> None:
 def check(config: DictConfig) -> None:
     """Refuse a wrong config before the job starts, with a ValueError that names the key."""
     check_runs(config)
-    build(config.sampler)
     dtype_of(config)
     if config.loss not in ("population", "sample"):
         raise ValueError(f"loss must be population or sample, got {config.loss}")
     settings = _settings(config, _sizes(config))
+    for chains in settings.values():
+        check_sampler(build(config.sampler), chains.lr)
     if config.discard is not None and not 0 <= config.discard <= 1:
         raise ValueError(f"discard must lie in [0, 1] or be null, got {config.discard}")
     if config.run is None:
@@ -230,7 +232,7 @@ def _settings(config: DictConfig, sizes: Sequence[int]) -> dict[int, ChainSettin
         nbeta = n / math.log(n) if nbeta is None else nbeta
         localization = config.localization
         if localization is None:
-            localization = LOCALIZATION * math.sqrt(max(nbeta, 0.0))
+            localization = default_localization(max(nbeta, 0.0))
         settings[n] = ChainSettings(
             nbeta, localization, config.n_chains, config.target, config.budget,
             _at_size(config, "lr", i), config.n_draws, config.n_burnin,

@@ -103,7 +103,7 @@ def along_training(rows: Rows, points: Sequence[CriticalPoint]) -> Figure:
     step_axis(ax, step)
     if step.max(initial=0) > 0:
         ax.set_xlim(right=1.2 * step.max())  # room for the last marker
-    ax.set(xlabel="SGD steps", ylabel="LLC")
+    ax.set(xlabel="SGD steps", ylabel=r"LLC, $n\beta\,(E[L] - L(w^*))$")
     return figure
 
 

@@ -349,11 +349,15 @@ def spread_apart(position: Array, gap: float) -> Array:
     return np.clip((up + down) / 2, 0.0, 1.0 - gap * max(len(position) - 1, 0)) + steps
 
 
+BELOW_FRAME = "below frame: lower loss near"
+"""What a negative estimate of a learning coefficient means."""
+
+
 def mark_below_frame(ax: Axes, x: Array) -> None:
     """Triangles on the lower edge of the frame, at the x of values below it."""
     if x.size:
         ax.plot(x, np.full(x.size, 0.03), ls="", marker="v", ms=3, color=INK, clip_on=False,
-                transform=ax.get_xaxis_transform(), zorder=3, label="off scale",
+                transform=ax.get_xaxis_transform(), zorder=3, label=BELOW_FRAME,
                 gid="below-frame")  # fmt: skip
 
 

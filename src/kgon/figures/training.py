@@ -262,7 +262,17 @@ def llc_by_phase(
     if not ok.all():
         legend.append(style.pale_handle())
     if (y < floor).any():
-        legend.append(Line2D([], [], ls="", marker="v", ms=3, color=style.INK, label="off scale"))
+        legend.append(
+            Line2D(
+                [],
+                [],
+                ls="",
+                marker="v",
+                ms=3,
+                color=style.INK,
+                label=style.BELOW_FRAME,
+            )
+        )
     title = f"LLC against loss, {len(x)} snapshots; crosses: theory"
     figure, (ax,) = style.new_panels(title, [2.0], legend)
     ax.set(xlabel="population loss $L(w)$", ylabel=r"LLC $\hat\lambda$")

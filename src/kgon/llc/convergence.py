@@ -61,7 +61,8 @@ def diagnose(draws: Tensor) -> Diagnostics:
     rhat_bulk, ess_bulk = convergence(_normal_scores(halves))
     rhat_folded, _ = convergence(_normal_scores((halves - middle.mean(0)).abs()))
     _, ess_mean = convergence(draws)
-    return Diagnostics(torch.maximum(rhat_bulk, rhat_folded), ess_bulk, ess_mean)
+    # Draws at two equally frequent values are all as far from the median: no R-hat there.
+    return Diagnostics(torch.fmax(rhat_bulk, rhat_folded), ess_bulk, ess_mean)
 
 
 def _normal_scores(draws: Tensor) -> Tensor:
@@ -125,10 +126,10 @@ def _power(chains: Tensor, mean: Tensor) -> Tensor:
     chains, mean = chains.reshape(m, size, n), mean.reshape(m, size)
     for start in range(0, size, some):
         here = slice(start, start + some)
+        # As many zeros keep the ends from wrapping around; rfft's own padding is slow.
+        padded = chains.new_zeros(len(total[here]), 2 * n)
         # One half chain after the other: the sum's order does not depend on the batch.
         for draws, average in zip(chains[:, here], mean[:, here], strict=True):
-            # As many zeros keep the ends from wrapping around; rfft's own padding is slow.
-            padded = draws.new_zeros(len(draws), 2 * n)
             torch.sub(draws, average.unsqueeze(-1), out=padded[:, :n])
             spectrum = torch.view_as_real(torch.fft.rfft(padded))
             total[here] += spectrum[..., 0].square() + spectrum[..., 1].square()

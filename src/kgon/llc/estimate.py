@@ -56,11 +56,11 @@ from kgon.llc.verdict import (
 )
 from kgon.theory.loss import EmpiricalLoss, PopulationLoss
 
-_FIRST_DRAWS = 64
+_FIRST_DRAWS = 48
 """Draws of each chain before the first look at the errors."""
 _GROWTH = 1.5
 """Factor by which chains grow from one look to the next."""
-_WARM_UP = 1 / 3
+_WARM_UP = 1 / 4
 """Share of a chain's draws that is left out at each look."""
 _THIN = 16
 """Langevin steps from draw to draw of chains whose length is not given."""
@@ -206,6 +206,7 @@ def estimate_llc(
     check_settings(nbeta, localization, n_chains, target, budget, lr, n_draws, n_burnin)
     if sampler is None:
         sampler = HMC() if lr is None else SGLD
+    check_sampler(sampler, lr)
     loss, w_star = unpacked(loss, params)
     check_params(w_star)
     on_cpu = all(p.device.type == "cpu" for p in w_star)
@@ -222,8 +223,6 @@ def estimate_llc(
         keys = subkeys(seed, batch, n_chains).reshape(n_chains, -1)
         pull = per_point("localization", localization, batch)
         if isinstance(sampler, HMC):
-            if lr is not None:
-                raise ValueError("lr belongs to Langevin dynamics: HMC adapts its own step size")
             chains = HMCChains(sampler, stack, keys, strength, pull)
         else:
             chains = LangevinChains(
@@ -288,6 +287,15 @@ def _until_done(
 
 
 _CAN_IMPROVE = [VERDICTS.index(word) for word in ("ok", "unchecked")]
+
+
+def check_sampler(sampler: HMC | SamplerFactory, lr: float | Tensor | None) -> None:
+    """ValueError if the sampler does not take lr, or needs one."""
+    if isinstance(sampler, HMC):
+        if lr is not None:
+            raise ValueError(f"lr={lr} is for sampler=sgld: hmc adapts its own step size")
+    elif lr is None and not is_plain_sgld(sampler):
+        raise ValueError("lr must be given: it is adapted for plain sgld and for hmc only")
 
 
 def _step_bias(sampler: HMC | SamplerFactory) -> str:

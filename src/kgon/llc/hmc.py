@@ -25,7 +25,7 @@ from kgon.compiled.exact_loss import Trajectory
 from kgon.llc.stack import Stack, like, rows, square
 from kgon.llc.verdict import Draws
 
-_ADAPTATION = 40
+_ADAPTATION = 20
 """Trajectories that adapt the step size before any draw."""
 
 

@@ -19,6 +19,16 @@ BUDGET = 100_000
 """Most gradients of a chain."""
 
 
+def default_localization(nbeta: float) -> float:
+    """0.6 sqrt(nbeta), a localization for k-gons; beside nbeta it vanishes for large n.
+
+    With it chains stay at the minima of 5 to 12 features from n = 1,000 to 500,000. At
+    0.4 sqrt(nbeta) exact chains leave 5 at n = 5,000. At the paper's 1 they leave 4-gons at
+    n = 1,000, and at its 0.1 they leave 5 and 5+ at n = 5,000.
+    """
+    return 0.6 * math.sqrt(nbeta)
+
+
 def check_settings(
     nbeta: float | Tensor,
     localization: float | Tensor,

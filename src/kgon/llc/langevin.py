@@ -94,8 +94,7 @@ class LangevinChains:
 
     Raises:
         RuntimeError: the step of devinterp's SGLD differs from that of the compiled loop.
-        ValueError: an option of the sampler that stacked chains do not have, or no lr for a sampler
-            whose acceptance is not known.
+        ValueError: an option of the sampler that stacked chains do not have.
     """
 
     def __init__(
@@ -111,8 +110,6 @@ class LangevinChains:
     ):
         _check_options(sampler)
         plain = is_plain_sgld(sampler)
-        if lr is None and not plain:
-            raise ValueError("lr must be given: it is adapted for plain SGLD and for HMC only")
         self.adapts = lr is None
         self.step = 0.1 / (nbeta + localization) if lr is None else lr
         self.acceptance = acceptance

@@ -73,7 +73,7 @@ class Stack:
         if self.kernel is not None:
             W, b = params
             return (first - self.kernel.descend(W, b, tolerance=0.0, n_steps=n_steps)[0])[0]
-        value, h = first.clone(), torch.full_like(first, 0.1)
+        value, h, grads = first.clone(), torch.full_like(first, 0.1), [g.clone() for g in grads]
         for _ in range(n_steps):
             new = [p - like(h, p) * g for p, g in zip(params, grads, strict=True)]
             new_value, new_grads = self.value_and_grad(new)

@@ -25,11 +25,6 @@ from kgon.theory.critical import CriticalPoint
 from kgon.theory.loss import EmpiricalLoss, Loss, PopulationLoss
 from kgon.theory.phases import phase_codes, phase_labels
 
-LOCALIZATION = 0.6
-"""Default localization in units of sqrt(nbeta): chains stay at the minima of 5 to 12 features from
-n = 1,000 to 500,000. At 0.4 exact chains leave 5 at n = 5,000, and at localizations of 0.1 to 1
-they leave 5+ too. Beside nbeta it vanishes for large n."""
-
 LossKind = Literal["population", "sample"]
 """The loss on which chains run: the expected loss, or that of a data set of n inputs."""
 
@@ -189,7 +184,12 @@ def at_critical_points(
         if not isinstance(sampler, HMC):
             exact = _estimates(
                 estimate_llc(
-                    function, W, b, nbeta=chains.nbeta, localization=chains.localization, seed=keys
+                    function,
+                    W.double(),
+                    b.double(),
+                    nbeta=chains.nbeta,
+                    localization=chains.localization,
+                    seed=keys,
                 )
             )
         for point, each, other in zip(points, _estimates(estimate), exact, strict=True):

@@ -219,11 +219,9 @@ def llc_rows(found: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Estimates against published ones."""
     rows = []
     for row in found:
-        name = f"λ̂({row['label']}), n = {row['n_samples']:,}, {_of(row)}"
-        remark = (
-            f"{row['kept']} of {row['n_chains']} chains kept, R-hat {row['rhat']:.2f}, "
-            f"{row['verdict']}"
-        )
+        protocol = ", SGLD as published" if row["exact"] is not None else ""
+        name = f"λ̂({row['label']}), n = {row['n_samples']:,}, {_of(row)}{protocol}"
+        remark = judged(row)
         published = None
         if row["published"] is not None:
             paper = row["published_spread"] is not None
@@ -236,6 +234,18 @@ def llc_rows(found: Sequence[Mapping[str, Any]]) -> list[Row]:
                 remark += "; what the paper's ± is of is inferred, the protocol too"
         rows.append(Row(name, row["llc"], published, row["stderr"], digits=2, remark=remark))
     return rows
+
+
+def judged(row: Mapping[str, Any]) -> str:
+    """The verdict on an estimate, its reason, and what exact chains with its settings read."""
+    said = str(row["verdict"]) + (f" ({row['reason']})" if row["reason"] else "")
+    if row["kept"] < row["n_chains"]:
+        said += f", {row['kept']} of {row['n_chains']} chains kept"
+    if row["exact"] is None:
+        return f"{said}, by Hamiltonian Monte Carlo at localization {row['localization']:.2g}"
+    exact = f"{row['exact']:.2f} ± {row['exact_stderr']:.2f}"
+    exact = exact if row["exact_verdict"] == "ok" else row["exact_verdict"]
+    return f"{said}; exact chains with these settings: {exact}"
 
 
 def _of(row: Mapping[str, Any]) -> str:
@@ -283,6 +293,6 @@ def four_gon_rows(found: Sequence[Mapping[str, Any]], along: bool) -> list[Row]:
             Row(f"λ̂({row['label']}), n = {row['n_samples']:,}, {_of(row)}", row["llc"], published,
                 row["stderr"], digits=2,
                 remark=f"volume exponent {row['theory']:g} (D), by direction 4, 4.5, 5, 5.5 (P); "
-                f"{row['kept']} of {row['n_chains']} chains kept, {row['verdict']}" + remark)
+                f"{judged(row)}{remark}")
         )  # fmt: skip
     return rows

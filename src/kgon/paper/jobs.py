@@ -73,6 +73,7 @@ JOBS: Mapping[str, Job] = {
     "figure_2_unhalved": _posterior("figure_2_unhalved"),
     "figure_2_c5": _posterior("figure_2_c5"),
     "figure_2_c4": _posterior("figure_2_c4"),
+    "llc": Job("llc", ()),
     "table_k1": Job("llc", ("experiment=table_k1",)),
     "approach": Job("llc", ("experiment=approach",)),
     "four_gons": Job("llc", ("experiment=four_gons",)),

@@ -1,6 +1,7 @@
 """The page on the paper: sections in; Markdown, figures, their data and a table of results out."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,17 +44,40 @@ def write_page(folder: Path, sections: Mapping[str, Section | None], how: str) -
 
     Args:
         folder: the page's; it is made if it does not exist.
-        sections: by item; None for an item whose experiments have not been run.
+        sections: by item; None for an item whose experiments have not been run. It keeps what an
+            earlier page in the folder says of it.
         how: one sentence: the command that made the page, and what it ran.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for section in sections.values():
-        for picture in section.pictures if section else ():
+    texts, rows = _earlier(folder)
+    for item in ITEMS:
+        section = sections.get(item.name)
+        if section is None:
+            continue
+        for picture in section.pictures:
             draw(folder, picture)
-    results = table_of_results(sections)
+        texts[item.name] = _section(item, section)
+        rows[item.name] = _plain_rows(item.name, section)
+    results = table_of_results({item.name: rows.get(item.name) for item in ITEMS})
     write_text(folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    write_text(folder / "README.md", "\n".join(_page(sections, how)).rstrip() + "\n")
+    page = _page(texts, results, how)
+    write_text(folder / "README.md", "\n".join(page).rstrip() + "\n")
     return results
+
+
+def _earlier(folder: Path) -> tuple[dict[str, list[str]], dict[str, list[dict[str, Any]]]]:
+    """The text and the rows of each item on the page that is in the folder, if there is one."""
+    page, results = folder / "README.md", folder / "results.json"
+    if not (page.exists() and results.exists()):
+        return {}, {}
+    rows: dict[str, list[dict[str, Any]]] = {}
+    stored = json.loads(results.read_text(encoding="utf-8"))
+    for row in stored["rows"]:
+        rows.setdefault(row["item"], []).append(row)
+    parts = re.split(r"\n(?=#{2,3} )", page.read_text(encoding="utf-8"))
+    names = {f"### {item.title}": item.name for item in ITEMS if item.name not in stored["not_run"]}
+    lines = [part.rstrip().split("\n") for part in parts]
+    return {names[own[0]]: ["", *own] for own in lines if own[0] in names}, rows
 
 
 def draw(folder: Path, picture: Picture) -> None:
@@ -78,23 +102,26 @@ def _rounded(node: Any) -> Any:
     return node
 
 
-def table_of_results(sections: Mapping[str, Section | None]) -> dict[str, Any]:
-    """Every row of every item, and how many rows have each verdict."""
-    rows = [
+def _plain_rows(name: str, section: Section) -> list[dict[str, Any]]:
+    return [
         {"item": name, "command": block.command, **row.plain()}
-        for name, section in sections.items()
-        for block in (section.blocks if section else ())
+        for block in section.blocks
         for row in block.rows
     ]
-    counts = Counter(row["verdict"] for row in rows)
+
+
+def table_of_results(rows: Mapping[str, Sequence[dict[str, Any]] | None]) -> dict[str, Any]:
+    """The rows of every item, None for one that was not run, and how many have each verdict."""
+    known = [row for some in rows.values() for row in some or ()]
+    counts = Counter(row["verdict"] for row in known)
     return {
         "verdicts": {verdict: counts[verdict] for verdict in VERDICTS},
-        "not_run": [name for name, section in sections.items() if section is None],
-        "rows": rows,
+        "not_run": [name for name, some in rows.items() if some is None],
+        "rows": known,
     }
 
 
-def _page(sections: Mapping[str, Section | None], how: str) -> list[str]:
+def _page(texts: Mapping[str, list[str]], results: Mapping[str, Any], how: str) -> list[str]:
     lines = [
         "# The paper, number by number",
         "",
@@ -112,32 +139,28 @@ def _page(sections: Mapping[str, Section | None], how: str) -> list[str]:
         "",
         "Losses are summed over coordinates, without a factor 1/2. c is `n_features`, r `n_hidden`.",
         "",
-        *_summary(sections),
+        *_summary(results),
     ]
     origin = None
     for item in ITEMS:
-        if item.name not in sections:
-            continue
         if item.origin != origin:
             origin = item.origin
             lines += ["", f"## {_ORIGINS[origin][0]}", "", _ORIGINS[origin][1]]
-        lines += _section(item, sections[item.name])
+        not_run = f"Not run yet: `kgon paper item={item.name}`."
+        lines += texts.get(item.name, ["", f"### {item.title}", "", not_run])
     return lines
 
 
-def _summary(sections: Mapping[str, Section | None]) -> list[str]:
+def _summary(results: Mapping[str, Any]) -> list[str]:
     short = {REPRODUCED: "reproduced", REMARK: "with a remark", NOT: "not reproduced",
              UNPUBLISHED: "no published number"}  # fmt: skip
     lines = ["| item | " + " | ".join(short.values()) + " |", "|---|" + "--:|" * len(short)]
-    total = Counter[str]()
     for item in ITEMS:
-        if item.name not in sections:
-            continue
-        section = sections[item.name]
-        counts = Counter(r.verdict for b in (section.blocks if section else ()) for r in b.rows)
-        total += counts
-        cells = [str(counts[v]) if section else "not run" for v in short]
+        counts = Counter(r["verdict"] for r in results["rows"] if r["item"] == item.name)
+        not_run = item.name in results["not_run"]
+        cells = ["not run" if not_run else str(counts[verdict]) for verdict in short]
         lines.append(f"| [{item.title}](#{_anchor(item)}) | " + " | ".join(cells) + " |")
+    total = results["verdicts"]
     lines.append("| **all** | " + " | ".join(f"**{total[v]}**" for v in short) + " |")
     return lines
 
@@ -147,10 +170,8 @@ def _anchor(item: Item) -> str:
     return kept.replace(" ", "-")
 
 
-def _section(item: Item, section: Section | None) -> list[str]:
+def _section(item: Item, section: Section) -> list[str]:
     lines = ["", f"### {item.title}", ""]
-    if section is None:
-        return [*lines, f"Not run yet: `kgon paper item={item.name}`."]
     for picture in section.pictures:
         lines += [
             f'<a href="figures/{picture.name}.svg"><img src="figures/{picture.name}.png" '

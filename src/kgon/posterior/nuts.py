@@ -21,12 +21,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 from kgon import streams
 from kgon.compiled import moments
-from kgon.llc.convergence import convergence
+from kgon.llc.convergence import diagnose
 from kgon.posterior.smc import share_error
 from kgon.theory.intervals import widening
 from kgon.theory.loss import DirectLoss, EmpiricalLoss
@@ -48,7 +47,7 @@ class NUTS:
         W: (n_draws, n_chains, n_hidden, n_features).
         b: (n_draws, n_chains, n_features).
         loss: (n_draws, n_chains), the empirical loss of each draw.
-        rhat, ess: of the loss over chains (`rank_normalised`).
+        rhat, ess: rank-normalised, of the loss over chains (`llc.convergence.diagnose`).
         divergences: number of divergent trajectories.
         leapfrogs: leapfrog steps of all draws after warm-up.
     """
@@ -121,40 +120,16 @@ def sample_nuts(
     # One draw at a time, because a direct sum over the sample needs memory.
     each = [evaluate(*row) for row in zip(W.unsqueeze(2), b.unsqueeze(2), strict=True)]
     loss = torch.stack(each).squeeze(-1)
-    rhat, ess = rank_normalised(loss)
+    found = diagnose(loss)
     return NUTS(
         W=W,
         b=b,
         loss=loss,
-        rhat=rhat,
-        ess=ess,
+        rhat=float(found.rhat),
+        ess=float(found.ess_bulk),
         divergences=int(np.sum(extra["diverging"])),
         leapfrogs=int(np.sum(extra["num_steps"])),
     )
-
-
-def rank_normalised(draws: Tensor) -> tuple[float, float]:
-    """Rank-normalised split R-hat and bulk effective number of draws (n_draws, n_chains).
-
-    As Vehtari et al. (2021) define them and ArviZ computes them: R-hat is the larger of those of
-    the draws and of their distances from the median, so that it also sees chains of one location
-    and different scales. NaN where a draw is not finite; R-hat is NaN where all are equal.
-    """
-    if not bool(draws.isfinite().all()):
-        return math.nan, math.nan
-    n = len(draws) // 2
-    halves = torch.cat([draws[:n], draws[-n:]]).double()
-    folded = (halves - float(np.median(halves.numpy()))).abs()
-    (rhat, ess), (of_folded, _) = (convergence(_normal_scores(x)) for x in (halves, folded))
-    # Draws at two equally frequent values are all as far from the median.
-    return float(torch.fmax(rhat, of_folded)), float(ess)
-
-
-def _normal_scores(draws: Tensor) -> Tensor:
-    """The normal quantiles of the ranks; equal draws have their mean rank (Blom 1958)."""
-    rank = torch.from_numpy(rankdata(draws.numpy())).view(draws.shape)
-    scores: Tensor = torch.special.ndtri((rank - 3 / 8) / (draws.numel() + 1 / 4))
-    return scores
 
 
 def judge(chains: NUTS, k: Tensor) -> str:
@@ -175,7 +150,8 @@ def judge(chains: NUTS, k: Tensor) -> str:
     judged = [(chains.rhat, chains.ess)]
     one_family = bool((k == k[0, 0]).all())
     if not one_family:
-        judged.append(rank_normalised(k))
+        of_k = diagnose(k.double())
+        judged.append((float(of_k.rhat), float(of_k.ess_bulk)))
     least = LEAST_ESS * k.shape[1]
     if not all(rhat <= RHAT and ess >= least for rhat, ess in judged):
         return "unconverged"

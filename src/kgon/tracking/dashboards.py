@@ -9,6 +9,8 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
+from kgon.llc.verdict import VERDICTS
+
 STEP = "trainer/global_step"
 
 PARAMETERS = (
@@ -68,8 +70,10 @@ def sections(parameters: Sequence[str]) -> dict[str, list[Any]]:
             wr.ScatterPlot(title="LLC against population loss, at the end of each run",
                            x=wr.SummaryMetric("loss/mean"), y=wr.SummaryMetric("llc/mean"),
                            log_x=True),
-            lines("Verdicts on estimates (shares)", "llc/share_ok", "llc/share_unconverged",
-                  "llc/share_escaped", "llc/share_diverged", range_y=(0, 1)),
+            lines("Verdicts on estimates (shares)",
+                  *(f"llc/share_{verdict}" for verdict in VERDICTS), range_y=(0, 1)),
+            lines("Acceptance of the chains, mean", "llc/acceptance", range_y=(0, 1)),
+            lines("Variance estimator, nbeta^2 Var L, mean of all", "llc/variance", log_x=True),
             figure("LLC with theory", "figures/llc"),
         ],
         "Bayesian phases": [

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from kgon.llc.estimate import estimate_llc
 from kgon.theory.critical import critical_point
 from kgon.theory.loss import PopulationLoss
 
@@ -37,16 +36,6 @@ class Model:
     curvature: float
     closed: Callable[[float, float], float] | None = None
     held_out: bool = False
-
-    def truth(self, nbeta: float, localization: float) -> tuple[float, float]:
-        """nbeta (E[L] - L(w*)) and its error."""
-        if self.closed is not None:
-            return self.closed(nbeta, localization), 0.0
-        long = estimate_llc(
-            self.loss, *self.params, nbeta=nbeta, localization=localization, seed=10**6,
-            n_chains=64, n_draws=2000, n_burnin=300,
-        )  # fmt: skip
-        return float(long.mean), float(long.stderr)
 
 
 def quadratic(curvatures: list[float], held_out: bool = False) -> Model:
