@@ -4,6 +4,7 @@ Hydra imports this module at every start, so that heavy imports are inside funct
 """
 
 import logging
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,8 @@ class JoblibLauncher(joblib_launcher.JoblibLauncher):
     A process that dies takes the pool and the other running jobs with it. Each job that was running
     is then run in a process of its own, one after the other: this finds the job that kills its
     process, and the others resume. The rest is launched again, side by side.
+
+    If this process ends in any way, the jobs are stopped as by SIGTERM.
     """
 
     def launch(
@@ -71,9 +74,11 @@ class JoblibLauncher(joblib_launcher.JoblibLauncher):
     ) -> Sequence[JobReturn]:
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+        from kgon.launch.jobs import PARENT
         from kgon.launch.points import points
 
         assert self.hydra_context is not None and self.config is not None
+        os.environ[PARENT] = str(os.getpid())
         results: dict[int, JobReturn] = {}
         left = list(range(len(job_overrides)))
         while left:

@@ -10,6 +10,7 @@ from kgon.callbacks import Checkpoints, Loggers, Losses, Phases, Plateaus, Recor
 from kgon.callbacks.recorder import logged_rows
 from kgon.data import SingleFeature
 from kgon.theory.critical import critical_point
+from kgon.theory.plateaus import find_plateaus
 from kgon.training.datamodule import EnsembleData
 from kgon.training.fit import train
 from kgon.training.init import Normal
@@ -41,7 +42,7 @@ class Fault(L.Callback):
 
 
 def fit(folder, *others):
-    recorders = [Losses(STEPS), Snapshots((0, 60)), Phases((0, 20, 60)), Plateaus((20, 60))]
+    recorders = [Losses(STEPS), Snapshots((0, 60)), Phases((0, 20, 60)), Plateaus((20, 60), 0.003)]
     listener = Listener()
     model = TMS(5, 2, (0, 1, 2), 0, Normal(0.7, 0.5), SGD)
     data = EnsembleData(SingleFeature(5), 40, 4, 0, (0, 1, 2), STEPS[1:], 7, torch.float64)
@@ -113,6 +114,48 @@ def test_members_are_counted_from_a_phases_first_time_on():
         {"phase/4": 1.0, "phase/5": 2.0},
         {"phase/4": 0.0, "phase/5": 2.0, "phase/5+": 1.0},
     ]
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.02, 6.0])
+def test_plateaus_do_not_depend_on_the_scale_of_the_loss(scale):
+    """Importance weights that are all equal scale every loss, and so the tolerance.
+
+    The curve has steps of 0.01, five times the largest range of a plateau. On the smallest scale
+    they are 0.0002, a tenth of that range for single-feature data.
+    """
+    step = torch.arange(0, 3001, 10)
+    curve = 0.15 + 0.01 * (torch.tensor([0.0, -1.0, -2.0])[step.clamp(max=2999) // 1000])
+    importance = None if scale == 1 else torch.full((6,), scale, dtype=torch.float64)
+    model = TMS(6, 2, (0, 1), 0, Normal(0.7, 0.5), SGD, importance=importance)
+    for t, loss in zip(step.tolist(), curve.double(), strict=True):
+        model.history.add("loss", t, loss=scale * loss.repeat(2))
+    data = EnsembleData(SingleFeature(6), 40, 4, 0, (0, 1), (3000,), 7, torch.float64)
+    Plateaus((), 0.003).finish(model, data)
+    assert [(p["member"], p["start"], p["end"]) for p in model.history.rows("plateaus")] == [
+        (member, start, end)
+        for member in (0, 1)
+        for start, end in ((0, 990), (1000, 1990), (2000, 3000))
+    ]
+
+
+def test_the_tolerance_is_that_of_find_plateaus_on_the_papers_data():
+    step = torch.arange(0, 2001, 10)
+    curves = 0.1 + 0.0009 * torch.rand(len(step), 2, generator=torch.Generator().manual_seed(0))
+    curves[100:] -= 0.00101 * torch.arange(2)
+    model = TMS(6, 2, (0, 1), 0, Normal(0.7, 0.5), SGD)
+    for t, loss in zip(step.tolist(), curves.double(), strict=True):
+        model.history.add("loss", t, loss=loss)
+    data = EnsembleData(SingleFeature(6), 40, 4, 0, (0, 1), (2000,), 7, torch.float64)
+    Plateaus((), 0.003).finish(model, data)
+    found = [(p["start"], p["end"]) for p in model.history.rows("plateaus")]
+    alone = [find_plateaus(step, curve) for curve in curves.double().T]
+    assert found == [(p.start, p.end) for plateaus in alone for p in plateaus]
+
+
+@pytest.mark.parametrize("tolerance", [0.0, -1.0, float("nan")])
+def test_a_tolerance_is_positive(tolerance):
+    with pytest.raises(ValueError, match="tolerance must be > 0"):
+        Plateaus((1,), tolerance)
 
 
 @pytest.mark.parametrize("steps", [[-1], [0.5], "abc"])

@@ -91,6 +91,13 @@ def test_an_interrupted_pack_goes_on_packed_alone_and_in_other_company(zygote, t
         assert_equal(points(folder)[name], path)
 
 
+def test_a_pack_that_ends_early_is_not_finished_and_goes_on_when_asked(zygote, tmp_path):
+    words = ("train", "-m", *JOB, "trainer.max_steps=400", "seed=1,2", PACKED)
+    early = zygote.run(tmp_path, *words, "+trainer.max_time=00:00:00:00")
+    assert early.status == 0 and "2 interrupted" in early.output, early.output
+    assert "2 finished" in zygote.run(tmp_path, *words).output
+
+
 def test_a_point_that_diverges_fails_alone(zygote, tmp_path):
     sweep = zygote.run(
         tmp_path, "train", "-m", *JOB, "trainer.max_steps=400", "init=normal", "init.std=1,1e4",

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,6 +33,12 @@ def uninterrupted(zygote, tmp_path_factory):
 
 def has_checkpoint(folder):
     return bool(list(folder.glob(f"multirun/*/checkpoints/{checkpoints.LAST}")))
+
+
+def trains(job):
+    """Whether the job has come to its steps, where it has a handler for SIGUSR2."""
+    (caught,) = re.findall(r"SigCgt:\s*(\w+)", Path(f"/proc/{job.pid}/status").read_text())
+    return bool(int(caught, 16) >> (signal.SIGUSR2 - 1) & 1)
 
 
 def test_a_job_killed_after_its_last_step_ends_equal(zygote, tmp_path, uninterrupted):
@@ -83,6 +91,79 @@ def test_a_job_told_to_stop_says_so_and_goes_on_when_asked(zygote, tmp_path, uni
     assert results(the_run(tmp_path)) == uninterrupted
 
 
+SLOW = ("+callbacks.fault._target_=faults.Fault", "+callbacks.fault.seconds=0.05",
+        "callbacks.checkpoint.every_seconds=1000000")  # fmt: skip
+
+
+STOPS = [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP]
+
+
+@pytest.mark.parametrize("signum", STOPS)
+def test_a_job_told_to_stop_saves_first(zygote, tmp_path, signum):
+    words = ("train", *JOB, *SLOW)
+    job = zygote.start(tmp_path, *words)
+    until(lambda: trains(job), "it trains")
+    assert not has_checkpoint(tmp_path)
+    job.kill(signum)
+    assert job.wait() == 128 + signum, job.output
+    assert has_checkpoint(tmp_path)
+    assert "is interrupted; the same command goes on from its last checkpoint" in job.output
+    assert ("Ctrl-C again quits at once" in job.output) == (signum == signal.SIGINT)
+    assert "Traceback" not in job.output
+    progress = run_directory.RunDirectory(the_run(tmp_path)).status()["progress"]
+    state = torch.load(the_run(tmp_path) / "checkpoints" / checkpoints.LAST, weights_only=True)
+    assert 0 < state["global_step"] < 4000
+    assert progress == pytest.approx(state["global_step"] / 4000, abs=1e-4)
+
+
+def test_a_second_ctrl_c_quits_at_once(zygote, tmp_path):
+    job = zygote.start(tmp_path, "train", *JOB, *SLOW, "callbacks.fault.seconds=1000")
+    until(lambda: trains(job), "it trains")
+    job.kill(signal.SIGINT)
+    until(lambda: "Ctrl-C again quits at once" in job.output, "it says so")
+    assert job.poll() is None
+    job.kill(signal.SIGINT)
+    assert job.wait() == -signal.SIGINT
+    assert "Traceback" not in job.output
+    assert run_directory.RunDirectory(the_run(tmp_path)).status()["state"] == "interrupted"
+
+
+def test_ctrl_c_while_figures_are_drawn_loses_nothing(zygote, tmp_path, uninterrupted):
+    words = ("train", *JOB, "runs.figures=true")
+    job = zygote.start(tmp_path, *words)
+    until(lambda: list(tmp_path.glob("multirun/*/figures/*.png")), "a figure is drawn")
+    job.kill(signal.SIGINT)
+    assert job.wait() == 128 + signal.SIGINT, job.output
+    assert "Traceback" not in job.output
+    assert run_directory.RunDirectory(the_run(tmp_path)).status()["state"] == "interrupted"
+    assert zygote.run(tmp_path, *words).status == 0
+    assert results(the_run(tmp_path)) == uninterrupted
+
+
+def test_a_job_that_ends_early_is_not_finished_and_goes_on_when_asked(
+    zygote, tmp_path, uninterrupted
+):
+    words = ("train", *JOB, "+trainer.limit_train_batches=30")
+    early = zygote.run(tmp_path, *words)
+    assert early.status == 0, early.output
+    assert "Final phases" not in early.output
+    assert "of 4000; the same command goes on from there" in early.output
+    status = run_directory.RunDirectory(the_run(tmp_path)).status()
+    assert status["state"] == "interrupted"
+    assert 0 < status["progress"] < 1 and "ended at step" in status["error"]
+    until(
+        lambda: zygote.run(tmp_path, *words).output.count("Final phases") == 1, "it has all steps"
+    )
+    assert results(the_run(tmp_path)) == uninterrupted
+
+
+def test_a_time_limit_changes_no_result_and_so_no_identity(zygote, tmp_path, uninterrupted):
+    early = zygote.run(tmp_path, "train", *JOB, "+trainer.max_time=00:00:00:00")
+    assert "training ended at step 0 of 4000" in early.output
+    assert zygote.run(tmp_path, "train", *JOB).status == 0
+    assert results(the_run(tmp_path)) == uninterrupted
+
+
 def test_a_torn_checkpoint_is_not_read_and_the_one_before_is(zygote, tmp_path, uninterrupted):
     job = zygote.start(tmp_path, "train", *JOB)
     until(lambda: list(tmp_path.glob("multirun/*/checkpoints/before.ckpt")), "there are two")
@@ -94,6 +175,27 @@ def test_a_torn_checkpoint_is_not_read_and_the_one_before_is(zygote, tmp_path, u
     last.write_bytes(whole[: len(whole) // 2])
     assert checkpoints.newest(last.parent).name == checkpoints.BEFORE
     assert zygote.run(tmp_path, "train", *JOB).status == 0
+    assert results(the_run(tmp_path)) == uninterrupted
+
+
+@pytest.mark.parametrize("launcher", ["basic", "packed"])
+@pytest.mark.parametrize("writer", [None, "kgon 9.9.9, form 1"])
+def test_a_checkpoint_of_other_code_is_refused_by_name(
+    zygote, tmp_path, uninterrupted, writer, launcher
+):
+    words = ("train", *JOB)
+    assert zygote.run(tmp_path, *words).status == 0
+    status, last = (the_run(tmp_path) / name for name in ("status.json", "checkpoints/last.ckpt"))
+    state = torch.load(last, weights_only=True)
+    del state["writer"]
+    torch.save(state if writer is None else state | {"writer": writer}, last)
+    status.write_text(json.dumps(json.loads(status.read_text()) | {"state": "running"}))
+    words = ("train", "-m", *JOB, f"hydra/launcher={launcher}")
+    refused = zygote.run(tmp_path, *words)
+    assert refused.status == 1
+    error = run_directory.RunDirectory(the_run(tmp_path)).status()["error"]
+    assert f"was written by {writer or 'an older kgon'}, and this is kgon" in error
+    assert zygote.run(tmp_path, *words, "runs.overwrite=true").status == 0
     assert results(the_run(tmp_path)) == uninterrupted
 
 

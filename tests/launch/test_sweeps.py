@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import time
 
 import numpy as np
@@ -74,6 +75,34 @@ def test_a_process_that_dies_costs_no_other_under_joblib(zygote, tmp_path):
     zygote.run(tmp_path / "alone", "train", *JOB)
     (path,) = run_directory.find([tmp_path / "alone" / "multirun"])
     assert results(tmp_path / "multirun" / finished["run"]) == results(path)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_jobs_under_joblib_save_and_end_with_their_launcher(zygote, tmp_path, signum):
+    words = (
+        "train", "-m", *JOB, FAULT, "+callbacks.fault.seconds=1", "seed=1,2,3,4",
+        "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
+        "callbacks.checkpoint.every_seconds=1000000",
+    )  # fmt: skip
+    sweep = zygote.start(tmp_path, *words)
+    metrics = "multirun/*/metrics.jsonl"
+    until(
+        lambda: [len(f.read_text().splitlines()) > 3 for f in tmp_path.glob(metrics)] == [True] * 2,
+        "two train",
+    )
+    os.kill(sweep.pid, signum)
+    until(lambda: "running" not in [r["state"] for r in standing(zygote, tmp_path)], "they ended")
+    rows = standing(zygote, tmp_path)
+    assert sum(row["state"] == "interrupted" and row["progress"] > 0 for row in rows) == 2
+    assert len(list(tmp_path.glob("multirun/*/checkpoints/last.ckpt"))) == 2
+    until(lambda: not _processes(sweep.pid), "the processes have ended")
+
+
+def _processes(group):
+    """The processes of a group."""
+    listing = subprocess.run(["ps", "-eo", "pid=,pgid=,stat="], capture_output=True, text=True)
+    rows = [line.split() for line in listing.stdout.splitlines()]
+    return [pid for pid, pgid, state in rows if int(pgid) == group and state[0] != "Z"]
 
 
 @pytest.mark.parametrize("launcher", ["basic", "packed"])

@@ -14,6 +14,7 @@ from recorded import loss_rows, record, states, tracker
 from wandb_server import API_KEY
 
 from kgon.record.metrics_file import MetricsFile
+from kgon.record.run_directory import RunDirectory
 from kgon.tracking import account
 from kgon.tracking.logger import log_artifacts, log_results, tracked
 
@@ -70,6 +71,27 @@ def test_a_key_that_is_refused_is_not_shown(server, tmp_path, capsys, monkeypatc
     record(tmp_path / "job", "auto")
     said = capsys.readouterr().err
     assert "not logged in; recording offline" in said and "x" * 40 not in said
+
+
+@pytest.mark.parametrize("mode", ["online", "offline"])
+@pytest.mark.parametrize("more", [(), range(3, 6)], ids=["at the end", "while it logs"])
+def test_a_client_that_is_killed_costs_neither_its_job_nor_the_next(
+    server, kgon, tmp_path, capsys, mode, more
+):
+    def work(log, job):
+        account._kill_client()
+        for step in more:
+            for one in (log, MetricsFile(tmp_path / "one")):
+                one.log_metrics({"loss": float(step)}, step=step)
+
+    record(tmp_path / "one", mode, work=work)
+    assert f"to send what is missing: kgon sync {tmp_path / 'one'}\n" in capsys.readouterr().err
+    record(tmp_path / "two", mode)
+    assert kgon("sync", tmp_path)[0] == 0
+    for name in ("one", "two"):
+        assert RunDirectory(tmp_path / name).status()["state"] == "finished"
+        rows = MetricsFile(tmp_path / name).rows()
+        assert loss_rows(server.run("kgon", name)) == [(r.step, r.metrics["loss"]) for r in rows]
 
 
 def test_a_run_that_is_refused_is_recorded_offline(server, kgon, tmp_path, capsys):

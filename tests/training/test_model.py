@@ -5,11 +5,13 @@ import functools
 import lightning as L
 import pytest
 import torch
+from torch.optim import lr_scheduler as schedulers
 
 from kgon.callbacks import Checkpoints, LLCEstimates, Losses, Snapshots
 from kgon.data import SingleFeature, Sparse
 from kgon.llc.verdict import REASONS
 from kgon.theory.loss import DirectLoss, EmpiricalLoss, population_loss
+from kgon.training.checkpoints import EndedEarly
 from kgon.training.datamodule import EnsembleData
 from kgon.training.fit import train
 from kgon.training.init import KGon, Normal
@@ -30,13 +32,14 @@ def fit(
     stops=(20, 60),
     init=None,
     batch_size=4,
+    block=7,
     **trainer,
 ):
     distribution = distribution or SingleFeature(5)
     model = TMS(
         distribution.n_features, 2, members, 0, init or Normal(0.7, 0.5), optimizer, scheduler
     )
-    data = EnsembleData(distribution, 40, batch_size, 0, members, stops, 7, torch.float64)
+    data = EnsembleData(distribution, 40, batch_size, 0, members, stops, block, torch.float64)
     trainer = L.Trainer(
         max_steps=max_steps,
         max_epochs=1,
@@ -93,6 +96,78 @@ def test_training_an_ensemble_is_training_each_member_by_hand(tmp_path, optimize
         alone = by_hand(i, optimizer, scheduler)
         torch.testing.assert_close(model.W[i], alone.W[0], rtol=1e-10, atol=1e-11)
         torch.testing.assert_close(model.b[i], alone.b[0], rtol=1e-10, atol=1e-11)
+
+
+def _sequence(optimizer):
+    parts = [schedulers.ConstantLR(optimizer, 0.5, 10), schedulers.ExponentialLR(optimizer, 0.97)]
+    return schedulers.SequentialLR(optimizer, parts, milestones=[25])
+
+
+def _chain(optimizer):
+    parts = [schedulers.ConstantLR(optimizer, 0.5, 10), schedulers.ExponentialLR(optimizer, 0.97)]
+    return schedulers.ChainedScheduler(parts, optimizer)
+
+
+SCHEDULERS = {
+    "LambdaLR": functools.partial(schedulers.LambdaLR, lr_lambda=lambda t: 1 / (1 + t)),
+    "MultiplicativeLR": functools.partial(
+        schedulers.MultiplicativeLR, lr_lambda=lambda t: 1 - 1 / (9 + t)
+    ),
+    "StepLR": functools.partial(schedulers.StepLR, step_size=9),
+    "MultiStepLR": functools.partial(schedulers.MultiStepLR, milestones=[9, 33]),
+    "ConstantLR": functools.partial(schedulers.ConstantLR, factor=0.5, total_iters=17),
+    "LinearLR": functools.partial(schedulers.LinearLR, total_iters=40),
+    "ExponentialLR": EXPONENTIAL,
+    "SequentialLR": _sequence,
+    "PolynomialLR": functools.partial(schedulers.PolynomialLR, total_iters=50, power=2.0),
+    "CosineAnnealingLR": COSINE,
+    "ChainedScheduler": _chain,
+    "CyclicLR": functools.partial(schedulers.CyclicLR, base_lr=0.01, max_lr=0.05, step_size_up=13),
+    "CosineAnnealingWarmRestarts": functools.partial(
+        schedulers.CosineAnnealingWarmRestarts, T_0=13
+    ),
+    "OneCycleLR": functools.partial(schedulers.OneCycleLR, max_lr=0.05, total_steps=61),
+}
+
+
+def test_every_scheduler_of_torch_is_tested_or_refused():
+    known = {
+        name
+        for name, each in vars(schedulers).items()
+        if isinstance(each, type) and issubclass(each, schedulers.LRScheduler)
+    }
+    assert known - {"LRScheduler", "_LRScheduler", "ReduceLROnPlateau"} == set(SCHEDULERS)
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS.values(), ids=SCHEDULERS)
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        functools.partial(torch.optim.SGD, lr=0.02, momentum=0.9),
+        functools.partial(torch.optim.Adam, lr=0.02),
+    ],
+)
+def test_every_scheduler_is_followed_however_often_one_looks(tmp_path, optimizer, scheduler):
+    alone = by_hand(1, optimizer, scheduler)
+    for stops, block in (((60,), 500), ((3, 20, 21, 60), 7), ((60,), 1)):
+        model, _, _ = fit(
+            tmp_path, optimizer=optimizer, scheduler=scheduler, stops=stops, block=block
+        )
+        torch.testing.assert_close(model.W[1], alone.W[0], rtol=1e-10, atol=1e-11)
+        torch.testing.assert_close(model.b[1], alone.b[0], rtol=1e-10, atol=1e-11)
+
+
+def test_the_settings_of_each_param_group_are_followed(tmp_path):
+    def two_rates(parameters):
+        return torch.optim.SGD(
+            [{"params": [p], "lr": 0.05 / (5 * i + 1)} for i, p in enumerate(parameters)]
+        )
+
+    for scheduler in (None, EXPONENTIAL):
+        model, _, _ = fit(tmp_path, optimizer=two_rates, scheduler=scheduler)
+        alone = by_hand(1, two_rates, scheduler)
+        torch.testing.assert_close(model.W[1], alone.W[0], rtol=1e-10, atol=1e-11)
+        torch.testing.assert_close(model.b[1], alone.b[0], rtol=1e-10, atol=1e-11)
 
 
 @pytest.mark.parametrize("distribution", [SingleFeature(5), Sparse(5, 0.5)])
@@ -156,6 +231,42 @@ def test_a_run_resumed_in_the_middle_ends_bitwise_the_same(tmp_path, optimizer):
         assert torch.equal(whole.history.steps(table), resumed.history.steps(table))
         for name, column in whole.history.columns(table).items():
             assert torch.equal(column, resumed.history.column(table, name))
+
+
+class _StopsAt(L.Callback):
+    """Ends training at the block that ends at a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *_):
+        trainer.should_stop |= trainer.global_step == self.step
+
+
+@pytest.mark.parametrize(
+    ("limit", "ends"),
+    [
+        # Blocks of at most 7 steps end at 7, 14, 20, 27, ..., 55, 60.
+        (lambda: {"limit_train_batches": 4}, [27, 55]),
+        (lambda: {"overfit_batches": 4}, [27, 55]),
+        (lambda: {"callbacks": [_StopsAt(14)]}, [14]),
+        (lambda: {"max_time": {"seconds": 0}}, [0, 0]),
+    ],
+)
+def test_training_that_ends_early_says_where_and_goes_on_from_there(tmp_path, limit, ends):
+    def once(folder, callbacks=(), **trainer):
+        checkpoint = Checkpoints(str(folder / "checkpoints"), every_seconds=1e9)
+        own = [Losses((0, 20, 60)), *callbacks, checkpoint]
+        return fit(folder, scheduler=COSINE, callbacks=own, **trainer)[0]
+
+    whole = once(tmp_path / "whole")
+    for end in ends:
+        with pytest.raises(EndedEarly, match=f"at step {end} of 60; the same command"):
+            once(tmp_path / "parts", **limit())
+    resumed = once(tmp_path / "parts", **(limit() if ends[-1] else {}))
+    assert torch.equal(whole.W, resumed.W) and torch.equal(whole.b, resumed.b)
+    loss = [model.history.column("loss", "loss") for model in (whole, resumed)]
+    assert torch.equal(*loss)
 
 
 def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
@@ -249,6 +360,7 @@ def test_schedulers_that_couple_members_are_refused():
         ({"gradient_clip_val": 1.0}, "gradient_clip_val=1.0.*couple"),
         ({"devices": 2}, "trainer.devices=2.*one device"),
         ({"accumulate_grad_batches": 2}, "accumulate_grad_batches=2"),
+        ({"fast_dev_run": True}, "fast_dev_run.*trainer=debug"),
     ],
 )
 def test_trainers_that_do_not_fit_an_ensemble_are_refused(tmp_path, trainer, message):

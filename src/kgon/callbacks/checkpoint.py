@@ -1,5 +1,6 @@
 """Checkpoints, from which an interrupted run is resumed."""
 
+import os
 import signal
 import threading
 import time
@@ -12,16 +13,21 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from kgon.training import checkpoints
 
-_SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
+_SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that stop a job. A cluster sends USR2 before preemption or the time limit."""
+
+_MAY_BE_IGNORED = (signal.SIGINT, signal.SIGHUP)
+"""A job in a shell's background ignores Ctrl-C, and one under nohup the end of the terminal."""
+
+_CTRL_C = b"\nkgon: saving, for the same command to go on from here; Ctrl-C again quits at once\n"
 
 
 class Checkpoints(Checkpoint):
     """Saves model, optimizer and record: every so many seconds, at the end, and when told to stop.
 
     A stop signal takes effect at the end of the block of steps: the state is saved, then the
-    previous handler is called (submitit's, for instance, requeues the job). Results do not depend
-    on when checkpoints are written.
+    previous handler is called (submitit's, for instance, requeues the job). A second Ctrl-C ends
+    the process at once. Results do not depend on when checkpoints are written.
     """
 
     def __init__(self, folder: str, every_seconds: float):
@@ -42,10 +48,17 @@ class Checkpoints(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._saved = time.monotonic()
         if threading.current_thread() is threading.main_thread():
-            self._during = {s: signal.signal(s, self._note_signal) for s in _SIGNALS}
+            self._during = {
+                s: signal.signal(s, self._note_signal)
+                for s in _SIGNALS
+                if s not in _MAY_BE_IGNORED or signal.getsignal(s) != signal.SIG_IGN
+            }
 
     def _note_signal(self, signum: int, frame: FrameType | None) -> None:
         self._signal = signum
+        if signum == signal.SIGINT:
+            signal.signal(signum, signal.SIG_DFL)
+            os.write(2, _CTRL_C)  # print cannot be called again within a print
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         due = time.monotonic() - self._saved > self.every_seconds

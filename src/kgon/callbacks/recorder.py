@@ -44,7 +44,7 @@ class Recorder(L.Callback):
         return {}
 
     def finish(self, module: TMS, data: EnsembleData) -> None:
-        """Add to the history what needs the whole run; called when training ends."""
+        """Add to the history what needs the whole run; called when all steps are made."""
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         # The checkpoint of a resumed run already has the record of its step.
@@ -56,7 +56,8 @@ class Recorder(L.Callback):
 
     def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         # Not on_train_end, which is not called if a run is resumed at its last step.
-        self.finish(*_ensemble(trainer, module))
+        if trainer.global_step >= trainer.max_steps:
+            self.finish(*_ensemble(trainer, module))
 
     def _record_if_due(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.global_step in self.steps:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import matplotlib
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
@@ -91,16 +92,29 @@ class Plateaus(Recorder):
     At the end it adds the list `plateaus`: member, start, end, loss, nearest critical point and
     distance in loss. The last two are None if no critical points are known. Needs the callback
     Losses.
+
+    Args:
+        steps: when to count.
+        tolerance: half the largest range of the loss within a plateau, relative to E |x|^2, the
+            loss of a model whose output is 0. That is 1/3 for single-feature data, whatever
+            n_features, where 0.003 thus means 0.001, as in `find_plateaus`. It is small for sparse
+            inputs, and so are all losses.
     """
 
     table = "plateau_count"
+
+    def __init__(self, steps: Iterable[int], tolerance: float):
+        super().__init__(steps)
+        if not tolerance > 0:
+            raise ValueError(f"callbacks.plateaus.tolerance must be > 0, got {tolerance}")
+        self.tolerance = tolerance
 
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if not any(isinstance(callback, Losses) for callback in trainer.callbacks):  # type: ignore[attr-defined]
             raise ValueError("the callback plateaus needs losses: add losses to callbacks")
 
     def record(self, module: TMS, data: EnsembleData) -> None:
-        counts = torch.tensor([len(plateaus) for plateaus in _found(module)])
+        counts = torch.tensor([len(plateaus) for plateaus in self._found(module, data)])
         module.history.add(self.table, module.global_step, count=counts)
 
     def metrics(self, module: TMS, records: slice) -> dict[str, Tensor]:
@@ -111,19 +125,22 @@ class Plateaus(Recorder):
         points = data.critical_points(module.W.shape[-2], module.importance)
         module.history.lists["plateaus"] = [
             [_row(member, plateau, points) for plateau in plateaus]
-            for member, plateaus in zip(module.members, _found(module), strict=True)
+            for member, plateaus in zip(module.members, self._found(module, data), strict=True)
         ]
+
+    def _found(self, module: TMS, data: EnsembleData) -> list[list[Plateau]]:
+        loss = module.history.column("loss", "loss").T
+        nothing = (torch.zeros_like(parameter) for parameter in module.on_cpu())
+        scale = data.expected_loss(module.importance)(*nothing)
+        return find_plateaus_of_each(
+            module.history.steps("loss"), loss, tolerance=self.tolerance * scale
+        )
 
 
 def _row(member: int, plateau: Plateau, points: list[CriticalPoint]) -> dict[str, Any]:
     match = match_plateaus([plateau], points)[0] if points else None
     nearest = {"nearest": match and match.label, "distance": match and match.distance}
     return {"member": member} | asdict(plateau) | nearest
-
-
-def _found(module: TMS) -> list[list[Plateau]]:
-    loss = module.history.column("loss", "loss").T
-    return find_plateaus_of_each(module.history.steps("loss"), loss)
 
 
 class WeightPictures(Recorder):
@@ -150,11 +167,12 @@ class WeightPictures(Recorder):
         W, b = (p[: self.n_members] for p in module.on_cpu())
         figure = self.draw(W.numpy(), b.numpy(), classify(W, b))
         self.folder.mkdir(parents=True, exist_ok=True)
-        figure.savefig(self._path(module.global_step), dpi=150)
+        with matplotlib.rc_context({"text.usetex": False}):
+            figure.savefig(self._path(module.global_step), dpi=150)
+            for logger in module.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    logger.experiment.add_figure("media/weights", figure, module.global_step)
         module.history.add(self.table, module.global_step)
-        for logger in module.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure("media/weights", figure, module.global_step)
 
     def pictures(self, step: int) -> dict[str, Path]:
         return {"media/weights": self._path(step)}

@@ -3,6 +3,10 @@
 import difflib
 import gc
 import importlib
+import io
+import os
+import select
+import signal
 import sys
 
 COMMANDS = {
@@ -25,6 +29,25 @@ USAGE = "usage: kgon COMMAND [options]\n\ncommands:\n" + "".join(
 
 def main() -> None:
     """Entry point of the console script: `kgon COMMAND [Hydra overrides]`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # an ASCII terminal shows ? for other characters
+    try:
+        try:
+            _run()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        output = select.poll()
+        output.register(1, 0)
+        if not any(event & select.POLLERR for _, event in output.poll(0)):
+            raise
+        # The reader of the output, head for instance, has gone; Python flushes once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def _run() -> None:
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         print(USAGE + "\nkgon COMMAND --help explains a command.")
         sys.exit(0 if len(sys.argv) > 1 else 2)
@@ -51,6 +74,8 @@ def main() -> None:
         sys.argv = [f"kgon {command}", *words]
         try:
             module.main()
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
         finally:
             if "wandb" in sys.modules:
                 from kgon.tracking.account import end_client

@@ -1,6 +1,5 @@
 """kgon paper: run every experiment of the paper, and write the page that compares the numbers."""
 
-import signal
 import subprocess
 import sys
 import time
@@ -11,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kgon.launch import command_line
 from kgon.launch import config as configs
-from kgon.launch.jobs import sigterm_stops
+from kgon.launch.jobs import signals_stop
 from kgon.launch.options import CONF
 from kgon.launch.overrides import Composer
 from kgon.paper.items import ITEMS, check_names
@@ -49,7 +48,7 @@ def task(config: DictConfig) -> None:
     """Run the jobs that are not finished, then write the page from all that are."""
     chosen = [item for item in ITEMS if item.name in _names(config)]
     needed = list(dict.fromkeys(name for item in chosen for name in item.needs))
-    with sigterm_stops():
+    with signals_stop():
         folders = {name: _directories(job, config) for name, job in JOBS.items()}
         for i, name in enumerate(needed):
             _run(f"[{i + 1}/{len(needed)}]", JOBS[name], folders[name], config)
@@ -120,7 +119,7 @@ def _run(number: str, job: Job, directories: list[Path], config: DictConfig) -> 
         finally:
             # Interrupted: let the job write its status before it ends.
             if process.poll() is None:
-                process.send_signal(signal.SIGINT)
+                process.terminate()  # it may already have had a Ctrl-C, of which two kill
                 process.wait()
     if code or not all(map(_finished, directories)):
         print(log.read_text(errors="replace")[-3000:], file=sys.stderr)

@@ -21,10 +21,19 @@ def main() -> None:
         found = run_directory.find(arguments.folder)
     except ValueError as error:
         parser.error(str(error))
+    runs = []
+    for path in found:
+        try:
+            runs.append(run_directory.load(path))
+        except (ValueError, OSError) as error:
+            print(f"kgon report: {path} is left out: {error}", file=sys.stderr)
+    if not runs:
+        sys.exit(1)
     from kgon.record.report import write_report  # not before: it imports torch
 
-    page = write_report(
-        [run_directory.load(path) for path in found],
-        arguments.out or arguments.folder[0] / "report.html",
-    )
-    print(f"{len(found)} run{'s' if len(found) > 1 else ''}: {page}")
+    page = arguments.out or arguments.folder[0] / "report.html"
+    try:
+        write_report(runs, page)
+    except PermissionError:
+        parser.error(f"{page} cannot be written; choose another file: --out FILE")
+    print(f"{len(runs)} run{'s' if len(runs) > 1 else ''}: {page}")

@@ -1,6 +1,7 @@
 """kgon train: an ensemble, its plateaus, phases and learning coefficients."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -13,6 +14,7 @@ from kgon.callbacks import Loggers, Status
 from kgon.callbacks.recorder import Recorder
 from kgon.cli.terminal import decimal, print_files
 from kgon.launch import command_line
+from kgon.launch import config as configs
 from kgon.launch.jobs import build, check_runs, dtype_of, job
 from kgon.launch.train import build_trainer, check_memory, conclude
 from kgon.record import run_directory
@@ -45,6 +47,13 @@ def check(config: DictConfig) -> None:
             f"got {data.distribution.n_features}"
         )
     build(small.get("callbacks") or {})
+    checkpoint = (config.get("callbacks") or {}).get("checkpoint")
+    sought = configs.directory(config) / checkpoints.FOLDER
+    if checkpoint and Path(checkpoint.folder) != sought:
+        raise ValueError(
+            f"callbacks.checkpoint.folder must be {sought}, where a resumed run looks; "
+            f"got {checkpoint.folder}"
+        )
     try:
         trainer = build_trainer(small, [], False)
     except (MisconfigurationException, TypeError, ValueError) as error:

@@ -7,6 +7,7 @@ and a marker and a line style that identify it without colour.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -40,6 +41,7 @@ PALE = 0.35
 
 _LEGEND = 72  # characters that fit side by side in a legend, with its marks
 _STYLE: Any = {
+    "text.usetex": False,
     "font.size": FONT,
     "text.color": INK,
     "axes.titlesize": FONT,
@@ -359,6 +361,11 @@ def mark_below_frame(ax: Axes, x: Array) -> None:
                 gid="below-frame")  # fmt: skip
 
 
+def rendering() -> AbstractContextManager[None]:
+    """In this context figures are written: without LaTeX, and the same figure as the same bytes."""
+    return matplotlib.rc_context({"text.usetex": False, "svg.hashsalt": "kgon"})
+
+
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Write `stem`.png (300 dpi) and `stem`.svg, and return their paths.
 
@@ -366,7 +373,7 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
     png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
-    with matplotlib.rc_context({"svg.hashsalt": "kgon"}):
+    with rendering():
         figure.savefig(png, dpi=300)
         figure.savefig(svg, dpi=300, metadata={"Date": None})
     return [png, svg]

@@ -4,22 +4,33 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hydra
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from kgon.launch import config as configs
+from kgon.launch import options
+from kgon.launch.jobs import FINISHED
 from kgon.launch.options import CONF
 from kgon.launch.overrides import check_overrides, first_line
 from kgon.launch.standing import standing_table
 from kgon.record import sweeps
+from kgon.record.run_directory import RunDirectory
 from kgon.tracking.logger import awaited
 
 Task = Callable[[DictConfig], float | None]
+
+_FOLDERS = {
+    ("run", "dir"): "${kgon.directory:}",
+    ("sweep", "dir"): "${runs.dir}",
+    ("sweep", "subdir"): "${kgon.identity:}",
+    ("job", "chdir"): False,
+}
+"""Settings of Hydra that say where a run's folder is (conf/runs/default.yaml)."""
 
 _HYDRA_SHOWS = {"--hydra-help", "--info", "-i", "--cfg", "-c"}
 """Flags by which Hydra prints something and runs no job."""
@@ -39,6 +50,8 @@ def run(command: str, task: Task, check: Callable[[DictConfig], None]) -> None:
     overrides = [word for word in words if "=" in word or word.startswith("~")]
     try:
         composed, swept = check_overrides(command, overrides, check)
+        if "runs" in options.groups(command):
+            _check_folders(composed.hydra)
     except (ValueError, OmegaConfBaseException) as error:
         refuse(command, first_line(error))
     if {"-m", "--multirun"} & set(sys.argv) or composed.hydra.mode == RunMode.MULTIRUN:
@@ -51,7 +64,27 @@ def run(command: str, task: Task, check: Callable[[DictConfig], None]) -> None:
         sys.exit(_sweep(start, sweeps.Sweep(Path(composed.config.runs.dir), name)))
     if swept:
         refuse(command, f"{swept[0]}: several values need -m, which runs one job for each")
+    if "runs" in options.groups(command):
+        directory = RunDirectory(configs.directory(composed.config))
+        if directory.path.is_dir() and not os.access(directory.path, os.W_OK, effective_ids=True):
+            if directory.status()["state"] == "finished" and not composed.config.runs.overwrite:
+                print(FINISHED.format(directory.path.absolute()))
+                return
+            owner = directory.path.owner()
+            refuse(command, f"{directory.path} belongs to {owner}; set another folder: runs.dir=")
     start()
+
+
+def _check_folders(hydra_config: DictConfig) -> None:
+    """ValueError if Hydra would have another folder for a run than the run's own."""
+    written: Any = OmegaConf.to_container(hydra_config, resolve=False)
+    for (section, name), own in _FOLDERS.items():
+        if written[section][name] != own:
+            raise ValueError(
+                f"hydra.{section}.{name}={written[section][name]}: a run's folder is always "
+                "<runs.dir>/<command>-<hash of its config>, and paths are relative to the current "
+                "folder; set runs.dir instead"
+            )
 
 
 def _sweep(start: Callable[[], None], sweep: sweeps.Sweep) -> int:

@@ -3,7 +3,9 @@
 import functools
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,14 +17,22 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from kgon.launch import config as configs
 from kgon.record import run_directory, sweeps
 from kgon.tracking.logger import awaited, log_record, tracked
-from kgon.training.checkpoints import Stopped
+from kgon.training.checkpoints import FOLDER, EndedEarly, Stopped, newest
+
+# A job is one process, whatever rank an environment such as srun's gives it: on any other rank than
+# 0, Lightning's loggers write nothing.
+rank_zero_only.rank = 0  # type: ignore[attr-defined]
 
 Work = Callable[[DictConfig, run_directory.Job, Any], Callable[[], None]]
+
+
+FINISHED = "{} has finished before. Use runs.overwrite=true to repeat."
 
 
 def build(config: Any) -> Any:
@@ -51,7 +61,7 @@ def check_runs(config: DictConfig) -> None:
             raise ValueError(f"runs.{name} must be {words}, got {config.runs[name]}")
     folder = Path(config.runs.dir).absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK, effective_ids=True):
         raise ValueError(f"runs.dir={config.runs.dir}: {existing} is not a writable directory")
 
 
@@ -65,6 +75,7 @@ def job(work: Work) -> Callable[[DictConfig], float | None]:
 
     @functools.wraps(work)
     def task(config: DictConfig) -> float | None:
+        end_with_launcher()
         hydra = HydraConfig.get()
         directory = run_directory.RunDirectory(Path(hydra.runtime.output_dir))
         sweep = sweeps.Sweep.current(Path(config.runs.dir))
@@ -74,17 +85,16 @@ def job(work: Work) -> Callable[[DictConfig], float | None]:
             with directory.lock(wait=config.runs.busy == "wait"):
                 status = directory.status()
                 if status["state"] == "finished" and not config.runs.overwrite:
-                    print(
-                        f"{directory.path} has finished before. Use runs.overwrite=true to repeat."
-                    )
+                    print(FINISHED.format(directory.path))
                     if awaited():
                         # The agent of a W&B sweep waits for the numbers.
                         logger = build(config.logger)
                         with tracked(logger, configs.logged(configs.written(config))):
                             log_record(logger, directory.path)
                     return objective(config.runs.objective, status)
+                again = config.runs.overwrite or config.runs.retry == "failed"
                 in_sweep = hydra.mode == RunMode.MULTIRUN
-                if status["state"] == "failed" and in_sweep and config.runs.retry != "failed":
+                if status["state"] == "failed" and in_sweep and not again:
                     raise RuntimeError(
                         f"failed before (use runs.retry=failed to try again): {status['error']}"
                     )
@@ -102,6 +112,14 @@ def job(work: Work) -> Callable[[DictConfig], float | None]:
         except run_directory.Busy as busy:
             print(f"{busy}; skipping it. Use runs.busy=wait to wait for it.")
             return None
+        except EndedEarly as early:
+            print(f"{directory.path}: {early}")
+            return None
+        except Stopped:
+            saved = newest(directory.path / FOLDER) is not None
+            how = "goes on from its last checkpoint" if saved else "starts again"
+            print(f"{directory.path} is interrupted; the same command {how}", file=sys.stderr)
+            raise
         print_results()
         return objective(config.runs.objective, directory.status())
 
@@ -118,15 +136,37 @@ def objective(name: str | None, status: dict[str, Any]) -> float | None:
     return float(status["metrics"][name])
 
 
+PARENT = "KGON_PARENT"
+"""Environment variable with the process id of a launcher, for its worker processes."""
+
+
+def end_with_launcher() -> None:
+    """In a worker process, begin to send SIGTERM to it once its launcher is gone.
+
+    The first one stops the job, the next one ends the process or stops a job that it had in store.
+    """
+    parent = os.environ.get(PARENT)
+    if parent == str(os.getppid()):
+        threading.Thread(target=_watch, args=[int(parent)], daemon=True).start()
+        del os.environ[PARENT]
+
+
+def _watch(parent: int) -> None:
+    while True:
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1.0)
+
+
 @contextmanager
 def stoppable() -> Iterator[None]:
     """Raise `Stopped` if a signal stops the job, and RuntimeError if the job itself exits.
 
-    SIGTERM stops a job unless it already has a handler (submitit's). An exit of the job itself is
-    an error like any other, after which a sweep runs its next job.
+    SIGTERM and Ctrl-C stop a job unless they already have handlers (submitit's). An exit of the job
+    itself is an error like any other, after which a sweep runs its next job.
     """
     try:
-        with sigterm_stops():
+        with signals_stop():
             yield
     except Stopped:
         raise
@@ -137,20 +177,28 @@ def stoppable() -> Iterator[None]:
 
 
 @contextmanager
-def sigterm_stops() -> Iterator[None]:
-    """Let SIGTERM raise `Stopped`, unless it already has a handler."""
+def signals_stop() -> Iterator[None]:
+    """Let SIGTERM and Ctrl-C raise `Stopped`, unless somebody else has handlers for them.
+
+    A second Ctrl-C ends the process at once.
+    """
 
     def stop(signum: int, frame: FrameType | None) -> None:
+        # The status is being written when the next signal arrives.
+        for each in ours:
+            signal.signal(each, signal.SIG_DFL if each == signal.SIGINT else signal.SIG_IGN)
         raise Stopped(128 + signum)
 
-    ours = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    )
-    if ours:
-        signal.signal(signal.SIGTERM, stop)
+    defaults: dict[int, Any] = {
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGINT: signal.default_int_handler,
+    }
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    ours = [s for s, own in defaults.items() if in_main_thread and signal.getsignal(s) is own]
+    for signum in ours:
+        signal.signal(signum, stop)
     try:
         yield
     finally:
-        if ours:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for signum in ours:
+            signal.signal(signum, defaults[signum])

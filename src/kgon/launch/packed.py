@@ -35,6 +35,7 @@ from kgon.training.datamodule import EnsembleData
 from kgon.training.fit import train
 from kgon.training.history import LAST
 from kgon.training.model import TMS
+from kgon.training.steps import next_settings
 
 CARRIED = (
     "seed", "members", "init", "runs",
@@ -74,7 +75,11 @@ def launch(points: Sequence[Point]) -> list[JobReturn]:
 def _key(settings: dict[str, Any]) -> str:
     """A string that is equal for jobs that can share an ensemble."""
     optimizer = build(OmegaConf.create(settings["optimizer"]))([nn.Parameter(torch.zeros(1))])
-    compiled = settings["batch_size"] != "full" and training_steps.has_kernel(optimizer)
+    schedule = settings.get("scheduler")
+    scheduler = build(OmegaConf.create(schedule))(optimizer) if schedule else None
+    only_rate = next_settings(optimizer, scheduler, 1)[1] is None
+    full = settings["batch_size"] == "full"
+    compiled = only_rate and not full and training_steps.has_kernel(optimizer)
     rates = ("optimizer.lr", "model.optimizer.lr") if compiled else ()
     shared = run_directory.without(settings, (*CARRIED, *rates))
     for parent, name in ((shared, "data"), (shared["datamodule"], "distribution")):
@@ -121,10 +126,10 @@ def _run(points: Sequence[Point]) -> dict[Path, JobReturn]:
         try:
             with ExitStack() as stack:
                 stack.enter_context(point.directory.lock(wait=False))
-                if point.directory.status()["state"] == "finished":
-                    if not point.settings["runs"]["overwrite"]:
-                        continue
+                if point.settings["runs"]["overwrite"]:
                     point.directory.clear()
+                elif point.directory.status()["state"] == "finished":
+                    continue
                 job = point.directory.job("train", point.task, point.written)
                 one = _Opened(point, stack.enter_context(job))
                 one.stack = stack.pop_all()
@@ -172,6 +177,9 @@ def _train(opened: Sequence[_Opened]) -> dict[Path, JobReturn]:
                 continue
         if not isinstance(error, Exception):
             raise
+        if isinstance(error, checkpoints.EndedEarly):
+            print(error)
+            return {}
         failed = JobReturn(status=JobStatus.FAILED, _return_value=error)
         return {one.path: failed for one in opened}
     return results
@@ -193,7 +201,9 @@ def _callbacks(
         for one, place in zip(opened, packing.places(jobs), strict=True):
             one.model.history = whole.history.of_members(place, LAST)
             rows = logged_rows(recorders, one.model, LAST)
-            one.running.report(done, {k: v for row in rows for k, v in row.metrics.items()})
+            metrics = {k: v for row in rows for k, v in row.metrics.items()}
+            # Waiting for the disk a thousand times would slow down the pack.
+            one.running.report(done, metrics, sync=False)
 
     own = [
         Loggers(recorders),

@@ -25,7 +25,7 @@ import numpy as np
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from kgon.figures.style import phase_order
+from kgon.figures.style import phase_order, rendering
 from kgon.figures.sweep import against_parameter
 from kgon.record.html_table import Cell, Value, html_table
 from kgon.record.loss_chart import loss_chart, named
@@ -317,7 +317,8 @@ def _plots(runs: Sequence[Run], swept: Swept) -> str:
             figure = against_parameter(name, values, results) if len(set(values)) > 1 else None
             if figure is not None:
                 svg = io.BytesIO()
-                figure.savefig(svg, format="svg", metadata={"Date": None})
+                with rendering():
+                    figure.savefig(svg, format="svg", metadata={"Date": None})
                 shown.append(_image(f"{command} against {name}", "svg+xml", svg.getvalue()))
     return f'<div class="figures">{"".join(shown)}</div>' if shown else ""
 

@@ -30,11 +30,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from kgon import files
-from kgon.training.checkpoints import Stopped
+from kgon.training.checkpoints import EndedEarly, Stopped
 
 WITHOUT_EFFECT = (
     "hydra", "logger", "runs", "callbacks.checkpoint", "callbacks.progress",
-    "trainer.accelerator", "trainer.devices", "datamodule.block",
+    "trainer.accelerator", "trainer.devices", "trainer.max_time", "datamodule.block",
 )  # fmt: skip
 """Config keys that change neither a run's result nor its identity."""
 
@@ -81,20 +81,28 @@ class RunDirectory:
         """The status as last written, or {"state": "missing"}.
 
         A job with the status `running` but without its lock was killed: its state is `interrupted`.
+        So is that of a run whose status.json is damaged or cannot be read, which `error` then says.
         """
         status = self._read_status()
         if status["state"] == "running" and not self._locked():
             # The job may have ended in the meantime.
             status = self._read_status()
             if status["state"] == "running":
-                status |= {"state": "interrupted", "error": "killed"}
+                status |= {"state": "interrupted", "error": status["error"] or "killed"}
         return status
 
     def _read_status(self) -> dict[str, Any]:
-        status: dict[str, Any] = {"state": "missing"}
-        if (self.path / "status.json").exists():
-            status = json.loads((self.path / "status.json").read_text())
-        return status
+        file = self.path / "status.json"
+        try:
+            status: dict[str, Any] = json.loads(file.read_text())
+            return _new_status(status["state"], "", []) | status
+        except FileNotFoundError:
+            return {"state": "missing"}
+        except PermissionError:
+            error = "status.json cannot be read by this user"
+        except (ValueError, TypeError, KeyError):
+            error = "status.json is damaged"
+        return _new_status("running", "", []) | {"started": None, "error": error}
 
     def _write_status(self, fields: Mapping[str, Any], *, sync: bool = True) -> None:
         files.write_text(self.path / "status.json", json.dumps(fields, indent=1), sync=sync)
@@ -156,7 +164,8 @@ class RunDirectory:
         try:
             yield job
         except BaseException as error:
-            state = "interrupted" if isinstance(error, KeyboardInterrupt | Stopped) else "failed"
+            resumable = isinstance(error, KeyboardInterrupt | Stopped | EndedEarly)
+            state = "interrupted" if resumable else "failed"
             try:
                 # The status first, because a full disk may have room for only one of the two.
                 job.write(state, f"{type(error).__name__}: {error}")
@@ -185,7 +194,12 @@ class RunDirectory:
     def save_weights(self, step: NDArray[Any], W: NDArray[Any], b: NDArray[Any]) -> None:
         """Write snapshots: step (n_records,), W (n_records, n_members, n_hidden, n_features), b."""
         arrays = {k: np.ascontiguousarray(v) for k, v in {"step": step, "W": W, "b": b}.items()}
-        save_file(arrays, self.path / "weights.safetensors")
+        with files.replaced(self.path / "weights.safetensors") as partial:
+            # safetensors makes files that only their owner can read.
+            partial.touch()
+            mode = partial.stat().st_mode
+            save_file(arrays, partial)
+            partial.chmod(mode)
 
 
 class Job:
@@ -199,18 +213,22 @@ class Job:
         self._started = time.monotonic() - seconds
         self._reported = -math.inf
 
-    def report(self, progress: float, metrics: Mapping[str, float | str]) -> None:
-        """Record the progress, from 0 to 1, and the last metrics, at most once a second."""
+    def report(
+        self, progress: float, metrics: Mapping[str, float | str], *, sync: bool = True
+    ) -> None:
+        """Record the progress, from 0 to 1, and the last metrics, at most once a second.
+
+        `sync` as in `files.replaced`.
+        """
         known = {k: v for k, v in metrics.items() if isinstance(v, str) or math.isfinite(v)}
         self._status.update(progress=round(progress, 4), metrics=known)
         if time.monotonic() - self._reported >= _REPORT_SECONDS:
-            self.write("running")
+            self.write("running", sync=sync)
 
-    def write(self, state: str, error: str | None = None) -> None:
+    def write(self, state: str, error: str | None = None, *, sync: bool = True) -> None:
         """Write the status."""
         self._reported = time.monotonic()
-        # Waiting for the disk at every report would slow down a pack of a thousand jobs.
-        self.directory._write_status(self._in(state, error), sync=state != "running")
+        self.directory._write_status(self._in(state, error), sync=sync)
 
     def as_finished(self) -> str:
         """The text of status.json at the job's end, for a copy that is made before."""
@@ -265,23 +283,34 @@ class Run:
 
     def weights(self) -> dict[str, NDArray[Any]]:
         """The arrays step, W and b of the snapshots."""
-        return load_file(self.path / "weights.safetensors")
+        file = self.path / "weights.safetensors"
+        file.open(
+            "rb"
+        ).close()  # safetensors says of a file that it may not read that it is missing
+        return load_file(file)
 
 
 def load(path: Path) -> Run:
-    """Read a run directory, finished or not."""
+    """Read a run directory, finished or not; ValueError if a file is damaged."""
     if not (path / "status.json").exists():
         raise ValueError(f"{path} is not a run directory: it has no status.json")
 
     def table(name: str) -> pa.Table | None:
         file = path / f"{name}.parquet"
-        return pq.read_table(file) if file.exists() else None
+        try:
+            return pq.read_table(file) if file.exists() else None
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{file} is damaged: {error}") from error
 
-    written = yaml.load((path / "config.yaml").read_text(), Loader=yaml.CSafeLoader)
+    file = path / "config.yaml"  # which a pending run does not have
+    try:
+        written = yaml.load(file.read_text(), Loader=yaml.CSafeLoader) if file.exists() else {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
     members, plateaus = table("members"), table("plateaus")
     return Run(
         path=path,
-        config=_dereferenced(written, written),
+        config=_dereferenced(written, written) or {},
         status=RunDirectory(path).status(),
         members=members.to_pylist() if members else [],
         loss=table("loss"),

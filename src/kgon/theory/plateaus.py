@@ -81,7 +81,8 @@ def find_plateaus(
         loss: (n_records,). The curve ends at the first value that is not finite.
         tolerance: half the largest range of the loss within a plateau. The default is twice the
             jitter of the population loss under SGD with lr 0.005 and batches of 20, and a seventh
-            of the least distance between critical levels at n_features = 6, 1 / (4 n_features^2).
+            of the least distance between critical levels at n_features = 6, 1 / (4 n_features^2),
+            on single-feature data. Both are proportional to E |x|^2, there 1/3.
         min_length: the least length of a plateau, as a share of the recorded steps. The default is
             2,250 of the paper's 225,000 steps, 45 epochs.
         window: records in the running median that is applied first, odd; 1 for none. For minibatch
@@ -101,10 +102,14 @@ def find_plateaus(
 
 
 def find_plateaus_of_each(
-    step: Tensor, loss: Tensor, tolerance: float = 1e-3, min_length: float = 0.01, window: int = 1
+    step: Tensor,
+    loss: Tensor,
+    tolerance: float | Tensor = 1e-3,
+    min_length: float = 0.01,
+    window: int = 1,
 ) -> list[list[Plateau]]:
     """`find_plateaus` for many curves, loss (*batch, n_records): a list for each, in row-major
-    order."""
+    order. The tolerance is one for all, or (*batch)."""
     step, loss = torch.as_tensor(step).contiguous(), torch.as_tensor(loss).detach()
     if step.ndim != 1 or step.numel() < 1 or loss.shape[-1:] != step.shape:
         raise ValueError(
@@ -113,7 +118,8 @@ def find_plateaus_of_each(
         )
     if not bool((step[1:] > step[:-1]).all()):
         raise ValueError("step must be strictly increasing")
-    if not tolerance > 0:
+    each = torch.as_tensor(tolerance, dtype=torch.float64).broadcast_to(loss.shape[:-1]).flatten()
+    if not bool((each > 0).all()):
         raise ValueError(f"tolerance must be > 0, got {tolerance}")
     if not 0 < min_length <= 1:
         raise ValueError(f"min_length must be a share of the steps, in (0, 1], got {min_length}")
@@ -124,7 +130,7 @@ def find_plateaus_of_each(
     curves = _running_median(curves.where(alive > 0, torch.nan), window)
     times = step.to("cpu", torch.float64).numpy()
     shortest = min_length * (times[-1] - times[0])
-    found = _find_all(times, curves.numpy(), alive.sum(-1).numpy(), tolerance, shortest)
+    found = _find_all(times, curves.numpy(), alive.sum(-1).numpy(), each.numpy(), shortest)
     steps, plateaus = step.tolist(), []
     for count, records, means in zip(*found, strict=True):
         own = zip(records[:count].tolist(), means[:count].tolist(), strict=True)
@@ -247,7 +253,7 @@ def _find(t, y, tolerance, shortest, records, means):
 
 @numba.njit(cache=True, error_model="numpy")
 def _find_all(t, curves, lengths, tolerance, shortest):
-    """`_find` for every curve c, up to record lengths[c].
+    """`_find` for every curve c, up to record lengths[c], within tolerance[c].
 
     Returns the number of plateaus (n_curves), their first and last records (n_curves, most, 2) and
     their means (n_curves, most), in any order, with most = n_records // MIN_RECORDS.
@@ -257,5 +263,5 @@ def _find_all(t, curves, lengths, tolerance, shortest):
     records, means = np.empty((n_curves, most, 2), np.int64), np.empty((n_curves, most))
     for c in range(n_curves):
         n = lengths[c]
-        counts[c] = _find(t[:n], curves[c, :n], tolerance, shortest, records[c], means[c])
+        counts[c] = _find(t[:n], curves[c, :n], tolerance[c], shortest, records[c], means[c])
     return counts, records, means

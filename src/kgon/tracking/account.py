@@ -67,12 +67,32 @@ def end_client() -> None:
     before = signal.signal(signal.SIGALRM, lambda *_: _kill_client())
     signal.setitimer(signal.ITIMER_REAL, _ENDING_SECONDS)
     try:
-        # A client that was killed would end this process with its exit status.
-        with suppress(SystemExit):
+        # A client that was killed cannot be reached, or would end this process with its status.
+        with suppress(SystemExit, *client_errors()):
             wandb.teardown()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def client_errors() -> tuple[type[Exception], ...]:
+    """What the W&B client raises if its process or the server fails."""
+    import wandb
+    from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
+
+    return wandb.Error, OSError, MailboxClosedError, HandleAbandonedError
+
+
+def start_run(mode: Any, **init: Any) -> Any:
+    """`wandb.init`, in a new client if that of an earlier run has been killed."""
+    import wandb
+    from wandb.sdk.mailbox import MailboxClosedError
+
+    try:
+        return wandb.init(mode=mode, **init)
+    except (MailboxClosedError, ConnectionResetError, BrokenPipeError):
+        end_client()
+        return wandb.init(mode=mode, **init)
 
 
 def _kill_client() -> None:

@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
@@ -50,13 +50,11 @@ class Tracker(WandbLogger):
 
     def attempt(self, send: Callable[[], Any]) -> None:
         """Call `send`, which uses the client. Its first error is printed and ends all sending."""
-        import wandb
-
         if self.fault:
             return
         try:
             send()
-        except (wandb.Error, OSError) as error:
+        except account.client_errors() as error:
             self.fault = first_line(error)
             directory = self.outbox.directory
             _say(f"{self.fault}; to send what is missing: kgon sync {directory}")
@@ -161,8 +159,6 @@ def wandb_logger(
     """
     if mode not in MODES:
         raise ValueError(f"logger.mode must be one of {', '.join(MODES)}, got {mode}")
-    import wandb
-
     outbox = Outbox(Path(directory).absolute())
     init |= {"dir": directory, "settings": settings, "reinit": "create_new"}
     if awaited():
@@ -172,7 +168,7 @@ def wandb_logger(
     if mode in ("auto", "online"):
         mode = _reachable_mode(mode, outbox)
     if mode == "disabled":
-        return Tracker(wandb.init(mode="disabled", **init), outbox, None, artifacts)
+        return Tracker(account.start_run("disabled", **init), outbox, None, artifacts)
     # All rows of the run are logged again.
     for earlier in outbox.folder.glob(f"offline-run-*-{run_id}"):
         shutil.rmtree(earlier)
@@ -182,17 +178,16 @@ def wandb_logger(
         _say_offline(f"kgon sync is sending {outbox.directory}", outbox)
     if mode == "online":
         try:
-            run = wandb.init(mode="online", **init)
-        except (wandb.Error, OSError) as error:
+            run = account.start_run("online", **init)
+        except account.client_errors() as error:
             # The client's process still holds the run's id, so it is shut down. Other jobs of this
             # process must not get here while it has runs, so they are told to stay offline.
             _UNREACHABLE[account.mode_and_url()[1]] = first_line(error)
-            with suppress(OSError):
-                account.end_client()
+            account.end_client()
             _say_offline(first_line(error), outbox)
             mode = "offline"
     if mode == "offline":
-        run = wandb.init(mode="offline", **init)
+        run = account.start_run("offline", **init)
     own = {k: v for k, v in init.items() if k not in ("dir", "reinit")}
     own |= {"id": run.id, "project": run.project, "entity": run.entity or None}
     outbox.add_run(own | {"settings": {"sweep_id": run.sweep_id}})

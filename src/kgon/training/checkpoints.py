@@ -3,17 +3,42 @@
 import os
 import zipfile
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 
 class Stopped(SystemExit):
     """A signal or Ctrl-C stopped the job: it is interrupted and can be resumed."""
 
 
+class EndedEarly(Exception):
+    """Training ended before its last step: the job is interrupted and can be resumed."""
+
+
 FOLDER = "checkpoints"
 """Name of the folder of checkpoints in a run's directory."""
 LAST = "last.ckpt"
 BEFORE = "before.ckpt"
+
+
+_FORM = 2
+"""Counted up when checkpoints, or the results of training, change within a version of kgon."""
+
+
+def writer() -> str:
+    """What a checkpoint says of the code that writes it."""
+    return f"kgon {version('kgon')}, form {_FORM}"
+
+
+def check_writer(checkpoint: dict[str, Any]) -> None:
+    """ValueError if other code wrote a checkpoint, since a resumed run would mix the two."""
+    found, own = checkpoint.get("writer", "an older kgon"), writer()
+    if found != own:
+        raise ValueError(
+            f"the run's last checkpoint was written by {found}, and this is {own}: go on with that "
+            "version, or start again with runs.overwrite=true"
+        )
 
 
 def save(folder: Path, write: Callable[[Path], None]) -> None:

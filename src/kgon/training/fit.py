@@ -27,6 +27,11 @@ def check_trainer(trainer: L.Trainer) -> None:
         raise ValueError(
             "trainer.max_epochs must be 1 (got 0): one epoch makes all max_steps steps"
         )
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        raise ValueError(
+            "trainer.fast_dev_run must be false: it would leave out the run's metrics, and all "
+            "steps but a block; use trainer=debug instead"
+        )
     if trainer.accumulate_grad_batches != 1:
         raise ValueError(
             f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}: a block of "
@@ -37,15 +42,25 @@ def check_trainer(trainer: L.Trainer) -> None:
 def train(model: TMS, data: EnsembleData, trainer: L.Trainer, directory: Path) -> None:
     """Train to the end, from the last checkpoint in the directory if there is one.
 
-    FloatingPointError if every member diverged.
+    Raises:
+        FloatingPointError: every member diverged.
+        EndedEarly: the trainer (max_time, limit_train_batches) or a callback ended the training.
     """
     check_trainer(trainer)
     checkpoint = checkpoints.newest(directory / checkpoints.FOLDER)
     with warnings.catch_warnings():
         # A job is one process, on a cluster too.
         warnings.filterwarnings("ignore", message=".*`srun` command is available")
+        # The data module's blocks start at the trainer's step.
+        warnings.filterwarnings("ignore", message=".*your dataloader is not resumable")
         # Lightning's own use of torch's pytree.
         warnings.filterwarnings(
             "ignore", message=".*LeafSpec.* is deprecated", category=FutureWarning
         )
         trainer.fit(model, data, ckpt_path=checkpoint)
+    if trainer.global_step < trainer.max_steps:
+        saved = checkpoints.newest(directory / checkpoints.FOLDER) is not None
+        raise checkpoints.EndedEarly(
+            f"training ended at step {trainer.global_step} of {trainer.max_steps}; the same "
+            f"command {'goes on from there' if saved else 'starts again: nothing was saved'}"
+        )

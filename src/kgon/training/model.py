@@ -5,12 +5,14 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from kgon import streams
 from kgon.data import FullBatches, Minibatches
 from kgon.theory.loss import importance_weights
+from kgon.training import checkpoints
 from kgon.training.history import History
 from kgon.training.init import Init
 from kgon.training.steps import (
@@ -18,9 +20,12 @@ from kgon.training.steps import (
     SchedulerFactory,
     check_members_are_independent,
     minibatch_steps,
-    next_learning_rates,
+    next_settings,
     torch_steps,
 )
+
+_STEPS_MADE = "epoch_loop.manual_optimization.optim_step_progress"
+"""Where a checkpoint has the number of optimizer steps, among the counts of Lightning's loops."""
 
 
 class TMS(L.LightningModule):
@@ -112,8 +117,10 @@ class TMS(L.LightningModule):
         optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         assert isinstance(optimizer, torch.optim.Optimizer)
         assert scheduler is None or isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler)
-        rates = next_learning_rates(optimizer, scheduler, batch.n_steps)
+        rates, settings = next_settings(optimizer, scheduler, batch.n_steps)
         if self.learning_rates is not None:
+            if settings is not None:
+                raise ValueError("members whose learning rates differ must share a scheduler")
             rates = self.learning_rates(self.global_step, batch.n_steps)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(batch, FullBatches):
@@ -122,9 +129,9 @@ class TMS(L.LightningModule):
                 _, dW, db = data.train_loss(self.importance).value_and_grad(*self.on_cpu())
                 return dW.to(self.W), db.to(self.b)
 
-            torch_steps(self.W, self.b, optimizer, rates, gradients)
+            torch_steps(self.W, self.b, optimizer, rates, gradients, settings)
         else:
-            minibatch_steps(self.W, self.b, optimizer, rates, batch, self.importance)
+            minibatch_steps(self.W, self.b, optimizer, rates, batch, self.importance, settings)
         self._count_steps(batch.n_steps)
         if self.global_step in data.stops:
             self._mark_diverged()
@@ -155,7 +162,14 @@ class TMS(L.LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["writer"] = checkpoints.writer()
         checkpoint["history"] = self.history.state_dict()
+        # Limits of epochs, blocks and time count from where training goes on; after one of them had
+        # ended it, training would otherwise end again at once.
+        fit_loop = checkpoint["loops"]["fit_loop"]
+        checkpoint["loops"]["fit_loop"] = {k: v for k, v in fit_loop.items() if k == _STEPS_MADE}
+        checkpoint.get("callbacks", {}).pop(Timer().state_key, None)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoints.check_writer(checkpoint)
         self.history = History(checkpoint["history"])

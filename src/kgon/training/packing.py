@@ -23,7 +23,7 @@ from kgon.training import checkpoints
 from kgon.training.datamodule import EnsembleData
 from kgon.training.history import History
 from kgon.training.model import TMS
-from kgon.training.steps import next_learning_rates
+from kgon.training.steps import next_settings
 
 Checkpoint = dict[str, Any]
 
@@ -92,9 +92,9 @@ class _Clock:
         self.step = 0
 
     def rates(self, start: int, n_steps: int) -> Tensor:
-        next_learning_rates(self.optimizer, self.scheduler, start - self.step)
+        next_settings(self.optimizer, self.scheduler, start - self.step)
         self.step = start + n_steps
-        return next_learning_rates(self.optimizer, self.scheduler, n_steps)
+        return next_settings(self.optimizer, self.scheduler, n_steps)[0]
 
 
 class JobDistributions(Distribution):
@@ -210,6 +210,7 @@ POINTER = "pack.json"
 def load(path: Path) -> Checkpoint:
     """Read a checkpoint."""
     checkpoint: Checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    checkpoints.check_writer(checkpoint)
     return checkpoint
 
 

@@ -1,7 +1,8 @@
-"""Optimizer steps of an ensemble, their learning rates, and a check of members' independence."""
+"""Optimizer steps of an ensemble, their settings, and a check of members' independence."""
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,21 +15,34 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 SchedulerFactory = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
 
 
-def next_learning_rates(
+Settings = list[dict[str, Any]]
+"""The entries of an optimizer's param groups, such as lr and momentum, without the parameters."""
+
+
+def next_settings(
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler | None,
     n_steps: int,
-) -> Tensor:
-    """Advance the scheduler by n_steps; return the learning rates of these steps, (n_steps,)."""
-    rates = []
+) -> tuple[Tensor, list[Settings] | None]:
+    """Advance the scheduler by n_steps; return the learning rates of these steps, (n_steps,), and
+    all settings of each step, or None if the rate is all that changes."""
+    settings = [_settings(optimizer)]
     with warnings.catch_warnings():
         # torch warns because the scheduler runs ahead of the optimizer.
         warnings.filterwarnings("ignore", message="Detected call of .lr_scheduler.step")
         for _ in range(n_steps):
-            rates.append(float(optimizer.param_groups[0]["lr"]))
             if scheduler is not None:
                 scheduler.step()
-    return torch.tensor(rates, dtype=torch.float64)
+            settings.append(_settings(optimizer) if scheduler is not None else settings[0])
+    first = settings[0][0]
+    only_rate = all(groups == [first | {"lr": groups[0]["lr"]}] for groups in settings)
+    settings = settings[:n_steps]
+    rates = torch.tensor([float(groups[0]["lr"]) for groups in settings], dtype=torch.float64)
+    return rates, None if only_rate else settings
+
+
+def _settings(optimizer: torch.optim.Optimizer) -> Settings:
+    return [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
 
 
 def minibatch_steps(
@@ -38,13 +52,15 @@ def minibatch_steps(
     rates: Tensor,
     batches: Minibatches,
     importance: Tensor | None,
+    settings: Sequence[Settings] | None = None,
 ) -> None:
     """Make one optimizer step of every member on each minibatch, in place.
 
-    They run in a compiled loop if there is one for the optimizer and the device, else in torch.
-    `rates` are learning rates, (n_steps,) or (n_members, n_steps); the rest is as in `TMS`.
+    They run in a compiled loop if there is one for the optimizer and the device, and the learning
+    rate is all that changes; else in torch. `rates` are (n_steps,) or (n_members, n_steps),
+    `settings` as from `next_settings`; the rest is as in `TMS`.
     """
-    if training_steps.has_kernel(optimizer):
+    if settings is None and training_steps.has_kernel(optimizer):
         training_steps.advance(W, b, optimizer, rates, batches, importance)
     else:
         weights = None if importance is None else importance.to(W)
@@ -52,6 +68,7 @@ def minibatch_steps(
         torch_steps(
             W, b, optimizer, rates,
             lambda t: DirectLoss(batches.step(t), weights).value_and_grad(*place)[1:],
+            settings,
         )  # fmt: skip
 
 
@@ -61,17 +78,21 @@ def torch_steps(
     optimizer: torch.optim.Optimizer,
     rates: Tensor,
     gradients: Callable[[int], tuple[Tensor, Tensor]],
+    settings: Sequence[Settings] | None = None,
 ) -> None:
-    """Make a step of a torch optimizer by dL/dW, dL/db = `gradients(t)` for each rate, in place."""
-    # The scheduler has run ahead, so the optimizer must keep the rate that the scheduler left.
-    ahead = [group["lr"] for group in optimizer.param_groups]
+    """Make a step of a torch optimizer by dL/dW, dL/db = `gradients(t)` for each rate, in place.
+
+    With `settings`, as from `next_settings`, these are the optimizer's at each step.
+    """
+    # The scheduler has run ahead, so the optimizer must keep the settings that it left.
+    ahead = _settings(optimizer)
     for t, rate in enumerate(rates.tolist()):
         W.grad, b.grad = gradients(t)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        for i, group in enumerate(optimizer.param_groups):
+            group.update({"lr": rate} if settings is None else settings[t][i])
         optimizer.step()
-    for group, rate in zip(optimizer.param_groups, ahead, strict=True):
-        group["lr"] = rate
+    for group, own in zip(optimizer.param_groups, ahead, strict=True):
+        group.update(own)
 
 
 def check_members_are_independent(
