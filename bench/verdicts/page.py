@@ -73,7 +73,9 @@ def write(rows: Rows, folder: Path) -> None:
         n_models=len({r["model"] for r in rows}),
         repetitions=max(_count(rows).values()),
         n_closed=len({r["model"] for r in closed}),
-        worst=max(abs(r["long_mean"] - r["truth"]) / r["long_error"] for r in closed),
+        worst=max(
+            (abs(r["long_mean"] - r["truth"]) / r["long_error"] for r in closed), default=0.0
+        ),
         tables=_table(heads, body),
         held_out=len({r["model"] for r in rows if r["held_out"]}),
         variances=_table(["setting", "ok", "1 error", "2 errors", "3 errors"], variances),

@@ -79,7 +79,7 @@ class LLC:
         bias: the most that the step size may have shifted the estimate; 0 for HMC, and for samplers
             whose bias is not known (verdict *unchecked*).
         variance: nbeta^2 Var L, which estimates the same coefficient without L(w*).
-        variance_error: its sampling error.
+        variance_error: its sampling error and, for SGLD, half of its own bias, 2 bias.
         per_chain: (n_chains, *batch), each chain's own estimate.
         rhat: rank-normalised split R-hat, the larger of those of the loss and of |w - w*|^2.
         ess: bulk effective number of draws of the loss, all chains together.

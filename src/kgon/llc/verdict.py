@@ -219,6 +219,8 @@ def summarise(draws: Draws, premises: Premises) -> Summary:
     reason = torch.zeros_like(kept)
     for code, name in enumerate(REASONS):
         reason[holds.get(name, none)] = code
+    # A step that shifts the mean by a share shifts the variance by twice that share.
+    spread_error = spread_error + bias
     return Summary(
         mean, error, bias, spread, spread_error, x.mean(0), rhat, ess, below, acceptance, kept,
         reason,

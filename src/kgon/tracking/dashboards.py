@@ -9,8 +9,6 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
-from kgon.llc.verdict import VERDICTS
-
 STEP = "trainer/global_step"
 
 PARAMETERS = (
@@ -25,6 +23,8 @@ RESULTS = ("final/loss", "final/transitions", "final/diverged")
 
 def sections(parameters: Sequence[str]) -> dict[str, list[Any]]:
     """The panels of each section; `parameters` are on the axes of the sweep's overview."""
+    from kgon.llc.verdict import VERDICTS  # imports torch, which --help must not
+
     wr = _reports()
 
     def lines(title: str, *y: str, x: str = STEP, **settings: Any) -> Any:
