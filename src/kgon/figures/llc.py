@@ -30,7 +30,7 @@ Rows = Sequence[dict[str, Any]]
 
 @styled
 def against_theory(rows: Rows) -> Figure:
-    """Estimates with their standard errors against n, theory as lines, published values as crosses.
+    """Estimates with their errors against n, theory as lines, published values as crosses.
 
     Args:
         rows: mappings with label, n_samples, llc, stderr, theory, published, published_spread and
@@ -42,7 +42,7 @@ def against_theory(rows: Rows) -> Figure:
     legend.append(theory_handle())
     if any(row["published"] is not None for row in rows):
         legend.append(Line2D([], [], ls="", marker="x", color=GREY, label="published"))
-    figure, (ax,) = new_panels("LLC ± s.e. at critical points", [1.75], legend)
+    figure, (ax,) = new_panels("LLC ± error at critical points", [1.75], legend)
     for row in rows:
         # The estimates of one n stand a little beside each other.
         place = labels.index(row["label"]) - (len(labels) - 1) / 2

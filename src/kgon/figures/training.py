@@ -186,7 +186,7 @@ def _draw_llc(
     floor = max(min(min(values), 0.0), -0.25 * max(top, 1.0))
     margin = 0.1 * (top - floor or 1.0)
     ax.set_ylim(floor - 0.5 * margin, top + margin)
-    ax.set_ylabel(r"LLC $\hat\lambda$ ($\pm$ s.e.)")
+    ax.set_ylabel(r"LLC $\hat\lambda$ ($\pm$ error)")
     ax.errorbar(step, llc, yerr=stderr, color=style.INK, lw=0.8, elinewidth=0.6, zorder=3).lines[
         0
     ].set_gid("llc")

@@ -217,7 +217,7 @@ def _member_table(members: Sequence[Member]) -> str:
          m.llc, m.llc_stderr, m.llc_verdict]
         for m in members
     ]  # fmt: skip
-    return html_table([*columns, "LLC", "s.e.", "verdict"], rows) if rows else ""
+    return html_table([*columns, "LLC", "error", "verdict"], rows) if rows else ""
 
 
 def _config(run: Run) -> str:
