@@ -42,6 +42,8 @@ estimates within k of its own errors, of those whose verdict is ok:
 
 {variances}
 
+Errors of posteriors are held against long runs in [coverage_posterior.md](coverage_posterior.md).
+
 ## Worst cases at the defaults
 
 {worst_models}
