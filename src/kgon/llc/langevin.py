@@ -34,7 +34,7 @@ from torch.overrides import TorchFunctionMode
 from kgon import streams
 from kgon.compiled.exact_loss import CompiledLoss, Kernel
 from kgon.llc.stack import Stack, rows, square
-from kgon.llc.verdict import Draws
+from kgon.llc.verdict import Draws, ratio_spread
 from kgon.theory.loss import EmpiricalLoss, PopulationLoss
 
 CHUNK = 36_000
@@ -132,9 +132,12 @@ class LangevinChains:
         """Adapt the step sizes if they were not given, then make n_draws steps."""
         if self.adapts:
             turns, n_steps = _ADAPTATION
+            asked = ratio_spread(torch.tensor(self.acceptance, dtype=torch.float64))
             for turn in range(turns):
                 acceptance = self._steps(1, n_steps, self.step).acceptance.mean(0)
-                change = (acceptance - self.acceptance) * 4.0 / math.sqrt(1 + turn)
+                # The spread grows as lr^(3/2).
+                change = (asked / ratio_spread(acceptance)).log() * 2 / 3
+                change = change.clamp(-1.0, 1.0) / math.sqrt(1 + turn)
                 # Chains that have diverged do not say how much smaller the step must be.
                 self.step = self.step * change.exp().nan_to_num(0.5)
         if n_draws:

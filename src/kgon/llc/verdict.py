@@ -247,18 +247,20 @@ def mean_and_error(x: Tensor, ess: Tensor) -> tuple[Tensor, Tensor]:
 def step_bias(acceptance: Tensor, size: int) -> Tensor:
     """Largest shift of the estimate by the step size, from the acceptance that a Metropolis
     correction would have (module docstring)."""
-    bias: Tensor = _SAFETY * (16 * _spread(acceptance).square()) ** (1 / 3) * size ** (2 / 3) / 8
+    bias: Tensor = (
+        _SAFETY * (16 * ratio_spread(acceptance).square()) ** (1 / 3) * size ** (2 / 3) / 8
+    )
     return bias
 
 
 def smaller_step(step: Tensor, acceptance: Tensor, bias: Tensor, mean: Tensor) -> Tensor:
     """The step of SGLD whose bias and acceptance would do; the bias is proportional to the step."""
-    enough = _spread(torch.tensor(0.95, dtype=torch.float64)) / _spread(acceptance)
+    enough = ratio_spread(torch.tensor(0.95, dtype=torch.float64)) / ratio_spread(acceptance)
     return step * torch.minimum(BIAS * mean.abs().clamp(min=1.0) / bias, enough ** (2 / 3))
 
 
-def _spread(acceptance: Tensor) -> Tensor:
-    """The standard deviation s of the log acceptance ratio."""
+def ratio_spread(acceptance: Tensor) -> Tensor:
+    """The standard deviation s of the log acceptance ratio at a mean acceptance."""
     s: Tensor = -2 * torch.special.ndtri(acceptance.clamp(1e-12, 1.0) / 2)
     return s
 
