@@ -63,7 +63,7 @@ SETTINGS = [
     Setting("defaults of the callback", True,
             lambda _: dict(n_chains=4, target=0.1, budget=10_000)),
     Setting("sampler=sgld, adapted, target 0.1", True,
-            lambda _: dict(sampler=SGMCMC.sgld, target=0.1)),
+            lambda _: dict(sampler=SGMCMC.sgld, target=0.1), (1000,)),
     Setting("SGLD, 4 chains, 400 draws", False, _langevin(0.15, 4, 400, 100)),
     Setting("SGLD, 20 chains, 500 draws", False, _langevin(0.03, 20, 500, 100)),
     Setting("SGLD, 10 chains, 8,000 draws (Table K.1)", False, _langevin(0.03, 10, 8000, 2000)),
