@@ -115,8 +115,9 @@ def test_a_killed_job_goes_on_and_ends_as_if_nothing_had_happened(job, tmp_path,
         return original(*place)
 
     monkeypatch.setattr(sample, "sample_cell", stops)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit) as end:
         in_process(monkeypatch, tmp_path, "runs.workers=1")
+    assert end.value.code == 130
     (path,) = run_directory.find([tmp_path / "multirun"])
     assert run_directory.load(path).status["state"] == "interrupted"
     monkeypatch.setattr(sample, "sample_cell", original)

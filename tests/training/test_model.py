@@ -381,3 +381,12 @@ def test_trainers_that_do_not_fit_an_ensemble_are_refused(tmp_path, trainer, mes
 def test_bad_starts_are_refused(start, n_hidden, message):
     with pytest.raises(ValueError, match=message):
         TMS(5, n_hidden, [0], 0, start(), SGD)
+
+
+@pytest.mark.parametrize(
+    ("distribution", "steps"), [(Sparse(5, 0.5), [60]), (SingleFeature(5), [20, 60])]
+)
+def test_slow_estimates_are_made_at_the_last_step_only(tmp_path, distribution, steps):
+    # Data with several active features have no closed loss.
+    model, *_ = fit(tmp_path, callbacks=[estimates([20, 60])], distribution=distribution)
+    assert model.history.steps("llc").tolist() == steps

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from kgon.callbacks.recorder import Recorder
+from kgon.compiled.exact_loss import CompiledLoss
 from kgon.llc.estimate import check_sampler, estimate_llc
 from kgon.llc.hmc import HMC
 from kgon.llc.inputs import check_settings, default_localization
 from kgon.llc.langevin import SamplerFactory
 from kgon.llc.verdict import REASONS, VERDICTS, verdict
+from kgon.theory.loss import EmpiricalLoss, PopulationLoss
 from kgon.training.datamodule import EnsembleData
 from kgon.training.model import TMS
 
@@ -26,9 +28,10 @@ class LLCEstimates(Recorder):
     """Records in the table `llc` an estimate at each member's parameters.
 
     The loss is that of the member's own data set, or the expected loss if inputs are fresh at every
-    step. The chains of all members are one stack. Their noise depends only on seed, member and
-    step, so training is the same with and without this callback, and a member's estimate is the
-    same in any ensemble.
+    step. Where it has no closed form (sparse or correlated data) an estimate takes minutes, and only
+    that at the last of the steps is made. The chains of all members are one stack. Their noise
+    depends only on seed, member and step, so training is the same with and without this callback,
+    and a member's estimate is the same in any ensemble.
 
     Args:
         steps: when to estimate.
@@ -73,6 +76,9 @@ class LLCEstimates(Recorder):
         if localization is None:
             localization = default_localization(nbeta)
         loss = data.train_loss(module.importance) or data.expected_loss(module.importance)
+        exact = isinstance(loss, CompiledLoss | PopulationLoss | EmpiricalLoss)
+        if not exact and module.global_step < max(self.steps):
+            return
         W, b = module.on_cpu()
         alive = module.diverged_at.cpu() < 0
         # A diverged member stays in the stack with zero parameters; its estimates become NaN below.
