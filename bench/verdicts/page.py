@@ -56,11 +56,12 @@ def write(rows: Rows, folder: Path) -> None:
     groups = {"k-gons": lambda r: r["group"] == "k-gons" and not r["held_out"],
               "other models": lambda r: r["group"] != "k-gons" and not r["held_out"],
               "kept aside": lambda r: r["held_out"]}  # fmt: skip
-    body = [
-        [setting, name, *_shares([r for r in rows if r["setting"] == setting and chosen(r)])]
-        for setting in settings
-        for name, chosen in groups.items()
-    ]
+    body = []
+    for setting in settings:
+        for name, chosen in groups.items():
+            own = [r for r in rows if r["setting"] == setting and chosen(r)]
+            if own:
+                body.append([setting, name, *_shares(own)])
     heads = ["setting", "models", "estimates", "refused", "ok", "1 error", "2 errors", "3 errors",
              "median error"]  # fmt: skip
     defaults = [r for r in rows if r["default"]]
@@ -111,9 +112,8 @@ def _within(ok: Rows, name: str = "mean", truth: str = "truth") -> list[str]:
 def _shares(rows: Rows) -> list[str]:
     ok = [r for r in rows if r["verdict"] == "ok"]
     off = sorted((r["mean"] - r["truth"]) / max(abs(r["truth"]), 1.0) for r in rows)
-    median = f"{off[len(off) // 2]:+.1%}" if rows else "-"
-    refused = f"{1 - len(ok) / len(rows):.1%}" if rows else "-"
-    return [f"{len(rows):,}", refused, *_within(ok), median]
+    refused = f"{1 - len(ok) / len(rows):.1%}"
+    return [f"{len(rows):,}", refused, *_within(ok), f"{off[len(off) // 2]:+.1%}"]
 
 
 def _worst(rows: Rows) -> list[list[str]]:
