@@ -139,7 +139,7 @@ def main() -> None:
                 file.writelines(json.dumps(row) + "\n" for row in some)
                 file.flush()
                 print(some[0]["setting"], some[0]["model"], some[0]["n"], flush=True)
-    page.write(rows, Path(sys.argv[1]))
+    page.write(rows, [setting.name for setting in SETTINGS], Path(sys.argv[1]))
 
 
 if __name__ == "__main__":

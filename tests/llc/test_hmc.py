@@ -84,7 +84,7 @@ def test_compiled_trajectories_are_those_of_the_definition(of_a_sample):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10, equal_nan=True)
         torch.testing.assert_close(compiled.params, defined.params, rtol=1e-9, atol=1e-10)
         assert bool(one.loss[..., 1].isnan().all()) is not bool(moving[1])
-    assert compiled.n_gradients.tolist() == [9 * 20, 6 * 10]
+    assert compiled.n_gradients.tolist() == [9 * 21, 6 * 11]
 
 
 def test_k_gons_read_what_small_langevin_steps_read():

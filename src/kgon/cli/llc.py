@@ -82,7 +82,7 @@ def check(config: DictConfig) -> None:
             raise ValueError(f"n_samples must be one number with run=DIR, got {config.n_samples}")
         n_estimates = config.snapshots * config.members
     chains = next(iter(settings.values()))
-    check_memory(chains.n_draws or chains.budget // 16, chains.n_chains, n_estimates)
+    check_memory(chains.n_draws, chains.budget, chains.n_chains, n_estimates)
 
 
 @job
@@ -133,7 +133,8 @@ def _calibrated(config: DictConfig) -> Found:
     drawn = {f"calibration-{each.point.label}-{each.n_samples}": _drawn(each)
              for each in calibrated}  # fmt: skip
     notes = [
-        "chosen: of the ok estimates the first nbeta, the smallest localization; -: none is ok"
+        "chosen: the ok estimate with the first nbeta and then the smallest localization;",
+        "-: no estimate is ok",
     ]
     tables = {"chosen": [_chosen_row(each) for each in calibrated], "calibration": grid}
     return Found(tables, drawn, notes)

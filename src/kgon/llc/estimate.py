@@ -33,6 +33,7 @@ from kgon.llc.inputs import (
     BUDGET,
     N_CHAINS,
     TARGET,
+    THIN,
     check_memory,
     check_params,
     check_settings,
@@ -62,14 +63,14 @@ _GROWTH = 1.5
 """Factor by which chains grow from one look to the next."""
 _WARM_UP = 1 / 4
 """Share of a chain's draws that is left out at each look."""
-_THIN = 16
-"""Langevin steps from draw to draw of chains whose length is not given."""
 _DESCENT = 200
 """Steps of gradient descent that show whether w* is near a minimum."""
+_FINE = torch.tensor([VERDICTS.index(word) for word in ("ok", "unchecked")])
+"""Verdicts that still ask for the error to be below the target."""
 
 
 @dataclass(frozen=True)
-class LLC:
+class LLC(Summary):
     """Estimates of local learning coefficients, each field over (*batch) unless it says otherwise.
 
     Attributes:
@@ -79,7 +80,7 @@ class LLC:
         bias: the most that the step size may have shifted the estimate; 0 for HMC, and for samplers
             whose bias is not known (verdict *unchecked*).
         variance: nbeta^2 Var L, which estimates the same coefficient without L(w*).
-        variance_error: its sampling error and, for SGLD, half of its own bias, 2 bias.
+        variance_error: its total error. The step shifts the variance by up to 2 bias.
         per_chain: (n_chains, *batch), each chain's own estimate.
         rhat: rank-normalised split R-hat, the larger of those of the loss and of |w - w*|^2.
         ess: bulk effective number of draws of the loss, all chains together.
@@ -95,22 +96,9 @@ class LLC:
             whose chains ended before others.
     """
 
-    mean: Tensor
-    stderr: Tensor
-    sampling_error: Tensor
-    bias: Tensor
-    variance: Tensor
-    variance_error: Tensor
-    per_chain: Tensor
-    rhat: Tensor
-    ess: Tensor
-    below: Tensor
-    acceptance: Tensor
-    kept: Tensor
     step: Tensor
     draws: Tensor
     gradients: Tensor
-    reason: Tensor
     trace: Tensor
 
     @property
@@ -171,9 +159,9 @@ def estimate_llc(
         n_chains: chains at each w*.
         target: total error at which the chains of a w* end, relative to the estimate, or to 1 if
             that is larger.
-        budget: most gradients of each chain, up to one look's worth more.
-        lr: step size of Langevin dynamics (eps); None adapts it, so that its bias is at most half
-            of the target for a regular model of half as many dimensions.
+        budget: gradients of a chain after which it is not continued.
+        lr: step size of Langevin dynamics (eps). None adapts it to the target: at a learning
+            coefficient of a quarter of the number of parameters, the bias takes half of the target.
         n_draws: draws that each chain keeps, after n_burnin that it discards. Both or neither.
         discard: leave out chains with more than this share of draws below L(w*) (the paper: 0.05);
             None keeps all.
@@ -216,7 +204,7 @@ def estimate_llc(
     with torch.inference_mode(False), torch.no_grad():
         reference = loss_at(loss, w_star)
         batch = tuple(reference.shape)
-        check_memory(n_draws or budget // _THIN, n_chains, math.prod(batch))
+        check_memory(n_draws, budget, n_chains, math.prod(batch))
         stack = Stack(loss, w_star, batch)
         strength = per_point("nbeta", nbeta, batch)
         chains: HMCChains | LangevinChains
@@ -229,7 +217,7 @@ def estimate_llc(
                 sampler, stack, keys, strength, pull,
                 None if lr is None else per_point("lr", lr, batch),
                 acceptance=acceptance_for(target * stack.size / 4, stack.size),
-                thin=_THIN if n_draws is None else 1,
+                thin=THIN if n_draws is None else 1,
             )  # fmt: skip
         premises = Premises(
             nbeta=strength,
@@ -247,8 +235,7 @@ def estimate_llc(
             summary = summarise(draws, premises)
             n_kept = torch.full((stack.n_points,), n_draws)
     shaped = vars(summary) | {
-        "stderr": summary.error, "step": chains.step, "draws": n_kept,
-        "gradients": chains.n_gradients, "trace": draws.loss,
+        "step": chains.step, "draws": n_kept, "gradients": chains.n_gradients, "trace": draws.loss,
     }  # fmt: skip
     return LLC(**{name: v.reshape((*v.shape[:-1], *batch)) for name, v in shaped.items()})
 
@@ -271,8 +258,8 @@ def _until_done(
         first = int(_WARM_UP * len(draws.loss))
         summary = summarise(draws.at(moving).after(first), premises.at(moving))
         unsure = verdict(summary.reason) == VERDICTS.index("unconverged")
-        fine = torch.isin(verdict(summary.reason), torch.tensor(_CAN_IMPROVE))
-        large = ~(summary.error <= target * summary.mean.abs().clamp(min=1.0))
+        fine = torch.isin(verdict(summary.reason), _FINE)
+        large = ~(summary.stderr <= target * summary.mean.abs().clamp(min=1.0))
         summary.reason[fine & large] = list(REASONS).index("error above target")
         if whole is None:
             whole = summary
@@ -284,9 +271,6 @@ def _until_done(
         if not moving.any():
             return draws, whole, n_kept
         draws = draws.and_then(chains.draw(int((_GROWTH - 1) * len(draws.loss)), moving))
-
-
-_CAN_IMPROVE = [VERDICTS.index(word) for word in ("ok", "unchecked")]
 
 
 def check_sampler(sampler: HMC | SamplerFactory, lr: float | Tensor | None) -> None:

@@ -109,7 +109,7 @@ class HMCChains:
         else:
             draws = self._torch_draws(move, n_draws)
         self.turn += n_draws
-        self.n_gradients += moving * n_leapfrog * n_draws
+        self.n_gradients += moving * (n_leapfrog + 1) * n_draws
         return draws
 
     def _torch_draws(self, move: Trajectory, n_draws: int) -> Draws:

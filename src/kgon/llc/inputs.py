@@ -16,11 +16,13 @@ N_CHAINS = 16
 TARGET = 0.02
 """Total error, relative to the estimate or to 1, at which chains end."""
 BUDGET = 100_000
-"""Most gradients of a chain."""
+"""Gradients of a chain after which it is not continued."""
+THIN = 16
+"""Langevin steps from draw to draw of chains whose length is not given."""
 
 
 def default_localization(nbeta: float) -> float:
-    """0.6 sqrt(nbeta), a localization for k-gons; beside nbeta it vanishes for large n.
+    """0.6 sqrt(nbeta). It was chosen for k-gons; relative to nbeta it vanishes for large n.
 
     With it chains stay at the minima of 5 to 12 features from n = 1,000 to 500,000. At
     0.4 sqrt(nbeta) exact chains leave 5 at n = 5,000. At the paper's 1 they leave 4-gons at
@@ -73,8 +75,12 @@ def _each(value: float | Tensor | None) -> list[float]:
     return value.flatten().tolist() if isinstance(value, Tensor) else [value]
 
 
-def check_memory(n_draws: int, n_chains: int, n_estimates: int) -> None:
-    """ValueError if the draws of all chains would not fit into memory."""
+def check_memory(n_draws: int | None, budget: int, n_chains: int, n_estimates: int) -> None:
+    """ValueError if the draws of all chains would not fit into memory.
+
+    Chains without n_draws are taken to keep a draw for every THIN gradients of their budget.
+    """
+    n_draws = n_draws or budget // THIN
     # The loss and the distance of each draw, 8 bytes each, and as much again to summarise them.
     check_fits(
         4 * 8 * n_draws * n_chains * n_estimates,
@@ -103,6 +109,7 @@ def unpacked(
 
 
 def check_params(params: tuple[Tensor, ...]) -> None:
+    """ValueError for parameters on which chains cannot run."""
     if not params:
         raise ValueError("estimate_llc needs at least one parameter tensor")
     if len({p.dtype for p in params}) > 1:

@@ -23,6 +23,7 @@ Only draws further below than its 99.9% quantile count.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -41,7 +42,8 @@ BELOW = 0.05
 """Largest share of draws below L(w*) of an estimate that is ok (the paper's App. K)."""
 RHAT = 1.1
 """Largest rank-normalised split R-hat of the loss and of the distance from w*. At 1.1 half a chain
-holds about five effective draws. docs/coverage.md has what this limit and the next are worth."""
+holds about five effective draws. docs/coverage.md shows how often estimates within this limit and
+the next are right."""
 ESS = 40.0
 """Least effective number of draws."""
 BIAS = 0.1
@@ -49,6 +51,7 @@ BIAS = 0.1
 ACCEPTANCE = 0.8
 """Least acceptance of SGLD at which its bias is still that of small steps."""
 _SAFETY = 1.25
+"""What the bound of the step bias is multiplied by (module docstring)."""
 LOST_CHAINS = 0.5
 """Largest share of chains with draws that are not finite; these chains are left out."""
 
@@ -154,7 +157,7 @@ class Summary:
     reason: Tensor
 
     @property
-    def error(self) -> Tensor:
+    def stderr(self) -> Tensor:
         """The total error: two of it hold the bias and two sampling errors."""
         return self.sampling_error + self.bias / 2
 
@@ -169,7 +172,7 @@ def verdict(reason: Tensor) -> Tensor:
     return torch.tensor([VERDICTS.index(word) for word in REASONS.values()])[reason]
 
 
-def words(codes: Tensor, names: Any) -> NDArray[Any]:
+def words(codes: Tensor, names: Iterable[str]) -> NDArray[Any]:
     """Words for indices into names, an array of their shape."""
     return np.asarray(np.array(list(names), dtype=object)[codes.numpy()], dtype=object)
 
@@ -254,9 +257,10 @@ def step_bias(acceptance: Tensor, size: int) -> Tensor:
 
 
 def smaller_step(step: Tensor, acceptance: Tensor, bias: Tensor, mean: Tensor) -> Tensor:
-    """The step of SGLD whose bias and acceptance would do; the bias is proportional to the step.
+    """A step of SGLD that is small enough, for an estimate whose step is too large.
 
-    Of large steps more are accepted than the formula says, so a third is taken off.
+    The bias is proportional to the step. Large steps are accepted more often than the formula says,
+    so the result is two thirds of what it gives.
     """
     enough = ratio_spread(torch.tensor(0.95, dtype=torch.float64)) / ratio_spread(acceptance)
     return step * torch.minimum(BIAS * mean.abs().clamp(min=1.0) / bias, enough ** (2 / 3)) * 2 / 3
