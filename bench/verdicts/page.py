@@ -28,8 +28,8 @@ k sqrt(error^2 + error of the truth^2).
 {tables}
 
 `refused`: any other verdict. The share of 30 estimates has a standard error of 0.04, that of 500
-one of 0.01. Models kept aside ({held_out}) had no part in the choice of the rules and limits, except
-that the default localization was tried at 8 of 8, too.
+one of 0.01. Models kept aside ({held_out}) had no part in the choice of the rules and limits,
+except that the default localization was tried at 8 of 8, too.
 
 ## The variance estimator
 
