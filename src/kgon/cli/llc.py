@@ -117,7 +117,7 @@ def _at_points(config: DictConfig) -> Found:
     )  # fmt: skip
     rows = [as_row(record) for record in records]
     sources = {record.source for record in records}
-    marks = {PAPER: "published", REPRODUCTION: "*"}
+    marks = {PAPER: "published, with SGLD at localization 0.1", REPRODUCTION: "*, likewise"}
     notes = [f"{mark}: {source}" for source, mark in marks.items() if source in sources]
     notes += _reasons(rows)
     notes += _on_four_gons(point.label for point in points)
@@ -133,8 +133,7 @@ def _calibrated(config: DictConfig) -> Found:
     drawn = {f"calibration-{each.point.label}-{each.n_samples}": _drawn(each)
              for each in calibrated}  # fmt: skip
     notes = [
-        "chosen: the ok estimate with the first nbeta and then the smallest localization;",
-        "-: no estimate is ok",
+        "chosen: of the ok estimates the first nbeta, then the smallest localization",
     ]
     tables = {"chosen": [_chosen_row(each) for each in calibrated], "calibration": grid}
     return Found(tables, drawn, notes)
