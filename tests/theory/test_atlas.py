@@ -11,7 +11,7 @@ from kgon.theory.atlas import SHIPPED, Atlas, Found, build, built, point
 from kgon.theory.critical import critical_points
 from kgon.theory.loss import population_loss
 from kgon.theory.phases import OTHER, classify, phase_labels
-from kgon.theory.shapes import described, symmetry
+from kgon.theory.shapes import described, in_words, symmetry
 
 SIZES = [(5, 2), (6, 2), (7, 2), (8, 2), (5, 3), (6, 3), (7, 3), (8, 3), (6, 4), (9, 3)]
 
@@ -187,3 +187,52 @@ def test_a_file_keeps_every_digit():
     assert [p.label for p in build(7, 3, again, SHIPPED)] == [p.label for p in built(7, 3)]
     assert all(torch.equal(x, y) for one, other in zip(found.shapes, again.shapes, strict=True)
                for x, y in zip(one, other, strict=True))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("label", "size", "words"),
+    [
+        ("8d3a", (8, 3), "square antiprism"),
+        ("8d3b", (8, 3), "triangular dodecahedron"),
+        ("8d3c", (8, 3), "cube"),
+        ("7d3a", (7, 3), "capped octahedron"),
+        ("7d3b", (7, 3), "capped triangular prism"),
+        ("6d3a", (6, 3), "triangular prism"),
+        ("9d3a", (9, 3), "tricapped triangular prism"),
+        ("9d3b", (9, 3), "capped square antiprism"),
+    ],
+)
+def test_shapes_have_their_usual_names(label, size, words):
+    """Words that a file of one size earned stay, whatever order a new search finds them in."""
+    p = point(label, *size)
+    assert described(p.W, p.b) == words
+
+
+def polyhedron(*rings):
+    """Columns on the unit sphere: rings of (number, height, turn in units of pi)."""
+    columns = []
+    for number, height, turn in rings:
+        r = math.sqrt(1 - height**2)
+        for i in range(number):
+            angle = 2 * math.pi * i / number + math.pi * turn
+            columns.append([r * math.cos(angle), r * math.sin(angle), height])
+    return torch.tensor(columns, dtype=torch.float64).mT
+
+
+@pytest.mark.parametrize(
+    ("rings", "words"),
+    [
+        ([(3, 0.6, 0), (3, -0.6, 0)], "triangular prism"),
+        ([(4, 0.5, 0), (4, -0.5, 0.25)], "square antiprism"),
+        ([(4, 0.577350269189626, 0), (4, -0.577350269189626, 0)], "cube"),
+        ([(3, 0.6, 0), (3, -0.6, 0), (3, 0, 1 / 3)], "tricapped triangular prism"),
+        ([(4, 0.3, 0), (4, -0.6, 0.25), (1, 1, 0)], "capped square antiprism"),
+        ([(1, 1, 0), (3, 0.3, 0), (3, -0.6, 1 / 3)], "capped octahedron"),
+        ([(1, 1, 0), (4, 0.4, 0), (4, -0.4, 0.25), (1, -1, 0)], "bicapped square antiprism"),
+        ([(1, 1, 0), (5, 0.447213595499958, 0), (5, -0.447213595499958, 0.2), (1, -1, 0)],
+         "icosahedron"),
+    ],
+)  # fmt: skip
+def test_words_are_those_of_the_polyhedron(rings, words):
+    W = polyhedron(*rings)
+    assert in_words(W, torch.full((W.shape[-1],), -0.1, dtype=torch.float64)) == words

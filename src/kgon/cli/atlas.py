@@ -58,7 +58,7 @@ def task(config: DictConfig, running: run_directory.Job, logger: Any) -> Callabl
         files.write_text(path, found.found.as_json())
     W, b = (np.stack([getattr(point, x).numpy() for point in found]) for x in ("W", "b"))
     directory.save_weights(np.arange(len(found)), W, b)
-    figure = atlas_figures.passes(found.phases, ways)
+    figure = atlas_figures.passes(found.points, ways)
     (drawn, *_) = style.save(figure, directory.path / "figures" / "passes")
     summary: dict[str, float | str] = {
         "n_points": len(found),
@@ -108,9 +108,9 @@ def _print(
         ends = (row[name] or "?" for name in ("first", "second"))
         ways.add_row(row["label"], f"{row['loss']:.6f}", *ends, *barriers)
     console.print(ways)
-    for kind, share in found.missing().items():
-        n = found.found.starts[kind] if found.found else 0
-        console.print(f"  one more start of the kind {kind} finds something new with probability "
-                      f"{share:.1%} ({n:,} starts; Good and Turing's estimate)",
-                      highlight=False)  # fmt: skip
+    if found.found:
+        chances = (f"{kind} {share:.1%} (of {found.found.starts[kind]:,})"
+                   for kind, share in found.missing().items())  # fmt: skip
+        console.print("  Chance that one more start finds a new point, by Good and Turing: "
+                      + ", ".join(chances), highlight=False)  # fmt: skip
     print_files(console, directory, drawn, hints)

@@ -5,6 +5,7 @@ from typing import Protocol
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from kgon.figures.style import GREY, INK, new_panels, phase_style, styled
 from kgon.theory.critical import CriticalPoint
@@ -23,17 +24,19 @@ class Pass(Protocol):
 
 
 @styled
-def passes(phases: Sequence[CriticalPoint], ways: Sequence[Pass]) -> Figure:
+def passes(points: Sequence[CriticalPoint], ways: Sequence[Pass]) -> Figure:
     """Phases from left to right in order of loss, and an arch over the loss of each pass.
 
-    Only phases at the end of a pass are drawn; passes between phases of one label are loops.
+    Of `points`, in order of loss, those at the end of a pass are drawn. An arch over one phase is a
+    pass between two points of it.
     """
     drawn = [way for way in ways if "" not in way.ends][:MOST]
     used = {label for way in drawn for label in way.ends}
-    order = [point for point in phases if point.label in used] or list(phases)[:8]
+    order = [point for point in points if point.label in used] or list(points)[:8]
     place = {point.label: i for i, point in enumerate(order)}
     height = {point.label: point.loss for point in order}
-    figure, (ax,) = new_panels("Phases and the passes between them", [2.2])
+    legend = [Line2D([], [], color=GREY, lw=0.6, marker="_", mec=INK, ms=6, label="pass")]
+    figure, (ax,) = new_panels("Phases and the passes between them", [2.2], legend)
     for way in drawn:
         first, second = way.ends
         x = np.array([place[first], place[second]], dtype=float)
@@ -46,9 +49,6 @@ def passes(phases: Sequence[CriticalPoint], ways: Sequence[Pass]) -> Figure:
         ax.plot(x[0] + (x[1] - x[0]) * t, ends + 4 * rise * t * (1 - t), lw=0.6, color=GREY,
                 zorder=1)  # fmt: skip
         ax.plot(x.mean(), way.point.loss, marker="_", ms=6, color=INK, zorder=2)
-        if len(drawn) <= 12:
-            ax.annotate(way.point.label, (x.mean(), way.point.loss), textcoords="offset points",
-                        xytext=(0, 2), ha="center", color=GREY)  # fmt: skip
     for point in order:
         ax.plot(place[point.label], point.loss, ls="", **phase_style(point.label), zorder=3)
         llc = "" if point.llc is None else f"\nλ {point.llc:g}"

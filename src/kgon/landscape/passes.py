@@ -16,9 +16,9 @@ from kgon.theory.loss import PopulationLoss
 
 DISPLACEMENT = 1e-3
 """Distance from the saddle at which gradient flow starts."""
-ASIDE = 1e-4
-"""Standard deviation of a random displacement besides. Without it a flow that starts in a symmetric
-subspace can end at another saddle, which attracts only what is symmetric."""
+ASIDE = 1e-3
+"""Standard deviation of a random displacement of where a flow has ended, after which it goes on. A
+flow in a symmetric subspace can end at another saddle, which attracts only what is symmetric."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,12 +45,15 @@ def passes(atlas: Atlas) -> list[Pass]:
     W, b = torch.stack([p.W for p in saddles]), torch.stack([p.b for p in saddles])
     down = torch.linalg.eigh(hessian(PopulationLoss(), W, b)).eigenvectors[..., 0]
     n = b.shape[-1]
-    noise = torch.randn(2, *down.shape, generator=torch.Generator().manual_seed(0)).to(down)
-    step = DISPLACEMENT * torch.stack([down, -down]) + ASIDE * noise
-    starts_W = (W + step[..., :-n].reshape(2, *W.shape)).flatten(0, 1)
-    end_W, end_b, _ = descend(
-        starts_W, (b + step[..., -n:]).flatten(0, 1), DESCENT_SLOPE, DESCENT_STEPS
-    )
+    step = DISPLACEMENT * torch.stack([down, -down])
+    end_W = (W + step[..., :-n].reshape(2, *W.shape)).flatten(0, 1)
+    end_b = (b + step[..., -n:]).flatten(0, 1)
+    rng = torch.Generator().manual_seed(0)
+    for aside in (0.0, ASIDE, ASIDE):
+        end_W, end_b = (
+            x + aside * torch.randn(x.shape, generator=rng).double() for x in (end_W, end_b)
+        )
+        end_W, end_b, _ = descend(end_W, end_b, DESCENT_SLOPE, DESCENT_STEPS)
     loss = PopulationLoss()(end_W, end_b).view(2, -1)
     labels = match(end_W, end_b, torch.zeros(len(end_b), dtype=torch.bool), atlas)
     found = []

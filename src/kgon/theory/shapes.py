@@ -146,22 +146,33 @@ def described(W: Tensor, b: Tensor) -> str:
     return ", ".join(words)
 
 
-_SOLIDS: dict[tuple[int, int, int, tuple[int, ...]], str] = {
-    (3, 8, 16, (8,)): "square antiprism",
-    (3, 12, 120, (12,)): "icosahedron",
+_SOLIDS: dict[tuple[int, int, int, tuple[int, ...], int], str] = {
+    (3, 6, 12, (6,), 0): "triangular prism",
+    (3, 7, 6, (3, 3, 1), 0): "capped octahedron",
+    (3, 7, 4, (4, 2, 1), 0): "capped triangular prism",
+    (3, 8, 16, (8,), 0): "square antiprism",
+    (3, 8, 8, (4, 4), 0): "triangular dodecahedron",
+    (3, 8, 48, (8,), 4): "cube",
+    (3, 9, 12, (6, 3), 0): "tricapped triangular prism",
+    (3, 9, 8, (4, 4, 1), 0): "capped square antiprism",
+    (3, 10, 16, (8, 2), 1): "bicapped square antiprism",
+    (3, 12, 120, (12,), 6): "icosahedron",
 }
-"""Usual names by dimension, number of columns, order of the symmetry group and its orbits."""
+"""Usual names by dimension, number of columns, order of the symmetry group, its orbits, and the
+number of antipodal pairs, which tells an antiprism from a prism."""
 
 
 def in_words(W: Tensor, b: Tensor) -> str:
     """A shape in the usual words where there are some: "regular 5-gon", "square antiprism"; else
-    its symmetry, such as "7 columns (symmetry of order 6, orbits 3+3+1)"."""
+    the order of its symmetry group and its orbits: "7 columns, order 6 (3+3+1)"."""
     d, k = dimension(W), W.shape[-1]
     order, orbits = symmetry(W, b)
     if (d, order) == (2, 2 * k):
         return f"regular {k}-gon"
-    name = _SOLIDS.get((d, k, order, orbits))
-    return name or f"{k} columns (symmetry of order {order}, orbits {'+'.join(map(str, orbits))})"
+    unit = W / W.norm(dim=-2, keepdim=True)
+    antipodal = int((unit.mT @ unit < -1 + SAME).sum()) // 2
+    name = _SOLIDS.get((d, k, order, orbits, antipodal))
+    return name or f"{k} columns, order {order} ({'+'.join(map(str, orbits))})"
 
 
 def is_regular_polygon(W: Tensor, b: Tensor) -> bool:
