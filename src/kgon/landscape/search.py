@@ -8,7 +8,9 @@ Starts of several kinds lead to candidates, which a second-order method polishes
 - `gradient`: random parameters, polished at once, which finds saddles that descent avoids;
 - `embedded`: the atlas that smaller searches make (solutions of smaller problems with dead columns,
   with positive biases and in orthogonal subspaces), a little displaced and polished;
-- `between`: the middle of two ends of descents, the second turned and permuted to fit the first.
+- `edge`: between two ends of descents at random levels of loss, the second turned and permuted to
+  fit the first, the point of the straight path where the basin changes; descent from there comes
+  close to a pass on the basin's edge, and its slowest points are taken.
 
 **Polishing.** With g the gradient and H = V diag(h) V^T the Hessian, the Levenberg-Marquardt step
 on |g|^2 is -V h / (h^2 + mu) V^T g: it converges to critical points of any index, and leaves flat
@@ -20,7 +22,7 @@ them (`theory.atlas`), and descents that end at one are matched to it.
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +46,11 @@ DESCENT_SLOPE = 1e-8
 DESCENT_STEPS = 100_000
 STRETCHES = (10,) * 10 + (20,) * 20 + (50,) * 20
 """Lengths, in steps of descent, of the stretches among whose ends the slowest point is sought."""
+
+EDGE_STRETCHES = (50,) * 100
+BISECTIONS = 25
+SAME_BASIN = 1e-4
+"""Largest difference in loss of the ends of two descents in one basin."""
 
 SAME_POINT = 1e-5
 """Critical points whose invariants differ by no more are one. With |g| < 1e-12 and eigenvalues of
@@ -75,14 +82,17 @@ def search(
     """
     rng = torch.Generator().manual_seed(seed)
     progress(f"descending from {n_starts} starts")
-    slow, ends = descents(*random_points(n_starts, n_features, n_hidden, rng))
+    start = random_points(n_starts, n_features, n_hidden, rng)
+    slow, (W, b) = slow_points(*start, STRETCHES)
+    W, b, _ = descend(W, b, DESCENT_SLOPE, DESCENT_STEPS)
+    ends = W, b
     known = build(n_features, n_hidden, None, folder)
     candidates = {
         "random": ends,
         "slow": slow,
         "gradient": random_points(n_starts // 2, n_features, n_hidden, rng),
         "embedded": _displaced(known, n_starts // 2, rng),
-        "between": _between(*ends, n_starts // 2, rng),
+        "edge": slow_points(*_edges(*ends, n_starts // 2, rng), EDGE_STRETCHES)[0],
     }
     polished = {}
     for kind, points in candidates.items():
@@ -107,20 +117,19 @@ def random_points(n: int, n_features: int, n_hidden: int, rng: torch.Generator) 
     return W, 0.3 * torch.randn(n, n_features, generator=rng, dtype=torch.float64)
 
 
-def descents(W: Tensor, b: Tensor) -> tuple[Points, Points]:
-    """Follow gradient descent: the slow points of all paths in one list, and the paths' ends.
+def slow_points(W: Tensor, b: Tensor, stretches: Sequence[int]) -> tuple[Points, Points]:
+    """Follow gradient descent: the slow points of all paths in one list, and where the paths end.
 
     A point is slow if the gradient there is smaller than one stretch earlier and one later.
     """
     slow: list[Points] = []
     before = here = torch.full(b.shape[:1], math.nan, dtype=torch.float64)
-    for stretch in STRETCHES:
+    for stretch in stretches:
         was = W, b
         W, b, after = descend(W, b, 0.0, stretch)
         least = (here < before) & (here < after) & (here > DESCENT_SLOPE)
         slow.append((was[0][least], was[1][least]))
         before, here = here, after
-    W, b, _ = descend(W, b, DESCENT_SLOPE, DESCENT_STEPS)
     return (torch.cat([W for W, _ in slow]), torch.cat([b for _, b in slow])), (W, b)
 
 
@@ -188,14 +197,38 @@ def _displaced(atlas: Atlas, at_least: int, rng: torch.Generator) -> Points:
     return W + noise, b + 0.1 * torch.randn(b.shape, generator=rng, dtype=torch.float64)
 
 
-def _between(W: Tensor, b: Tensor, n: int, rng: torch.Generator) -> Points:
-    """Middles of random pairs, the second point turned and permuted to fit the first."""
-    first, second = torch.randint(len(b), (2, n), generator=rng)
-    middles = [_middle((W[i], b[i]), (W[j], b[j])) for i, j in zip(first, second, strict=True)]
-    return torch.stack([W for W, _ in middles]), torch.stack([b for _, b in middles])
+def _edges(W: Tensor, b: Tensor, n: int, rng: torch.Generator) -> Points:
+    """Points beside the edge of a basin, each on the straight path between two ends of descents."""
+    levels = (PopulationLoss()(W, b) / SAME_BASIN).round().unique(return_inverse=True)[1]
+    # All pairs of levels alike, however rare.
+    weight = 1.0 / torch.bincount(levels)[levels].double()
+    first, second = torch.multinomial(weight, 2 * n, replacement=True, generator=rng).view(2, n)
+    V, c = (
+        torch.stack(column)
+        for column in zip(
+            *(_fitted((W[i], b[i]), (W[j], b[j])) for i, j in zip(first, second, strict=True)),
+            strict=True,
+        )
+    )
+    W, b = W[first], b[first]
+    level = PopulationLoss()(W, b)
+    inside, outside = torch.zeros(n, dtype=torch.float64), torch.ones(n, dtype=torch.float64)
+    for _ in range(BISECTIONS):
+        t = (inside + outside) / 2
+        end_W, end_b, _ = descend(torch.lerp(W, V, t[:, None, None]), torch.lerp(b, c, t[:, None]),
+                                  1e-5, 5000)  # fmt: skip
+        same = (PopulationLoss()(end_W, end_b) - level).abs() < SAME_BASIN
+        inside, outside = torch.where(same, t, inside), torch.where(same, outside, t)
+    edge = outside < 1
+    t = inside[edge]
+    return (
+        torch.lerp(W[edge], V[edge], t[:, None, None]),
+        torch.lerp(b[edge], c[edge], t[:, None]),
+    )
 
 
-def _middle(one: Points, other: Points) -> Points:
+def _fitted(one: Points, other: Points) -> Points:
+    """The second point turned and permuted to fit the first."""
     (W, b), (V, c) = one, other
     for _ in range(5):
         # The best permutation for this rotation, then the best rotation for it (Procrustes).
@@ -205,7 +238,7 @@ def _middle(one: Points, other: Points) -> Points:
         V, c = V[:, order], c[order]
         left, _, right = torch.linalg.svd(W @ V.mT)
         V = left @ right @ V
-    return (W + V) / 2, (b + c) / 2
+    return V, c
 
 
 def _new(W: Tensor, b: Tensor, known: Atlas) -> tuple[list[Points], list[Points]]:
