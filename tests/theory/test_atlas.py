@@ -73,7 +73,7 @@ def test_gradient_index_and_rank_by_an_independent_program(p):
     eigenvalues = torch.linalg.eigvalsh(H)
     # A jump of a third derivative moves an entry by h times its size.
     zero = 1e-3
-    clear = [x for x in p._eigenvalues.tolist() if abs(x) > 2 * zero]
+    clear = [x for x in p.eigenvalues.tolist() if abs(x) > 2 * zero]
     assert int((eigenvalues < -zero).sum()) >= sum(x < 0 for x in clear)
     assert int((eigenvalues.abs() > zero).sum()) >= len(clear)
     assert int((eigenvalues < -zero).sum()) <= p.index

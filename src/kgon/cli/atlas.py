@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
@@ -15,12 +15,13 @@ from kgon.cli.terminal import decimal, print_files
 from kgon.figures import atlas as atlas_figures
 from kgon.figures import style
 from kgon.landscape.catalogue import N_STARTS, PassRow, PointRow, atlas
-from kgon.landscape.passes import passes
+from kgon.landscape.passes import Pass, passes
+from kgon.landscape.rates import Escape, check_start, escapes
 from kgon.landscape.search import search
 from kgon.launch import command_line
 from kgon.launch.jobs import check_runs, job
 from kgon.record import run_directory
-from kgon.theory.atlas import SHIPPED, Atlas, build, file_name
+from kgon.theory.atlas import SHIPPED, Atlas, build, file_name, point
 from kgon.tracking.logger import log_results, where_to_look
 
 
@@ -39,6 +40,21 @@ def check(config: DictConfig) -> None:
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < smallest:
             raise ValueError(f"{name} must be a whole number >= {smallest}, got {value}")
+    escape = config.escape
+    for name, smallest in {"n_chains": 10, "n_intervals": 2}.items():
+        if not isinstance(escape[name], int) or escape[name] < smallest:
+            raise ValueError(f"escape.{name} must be a whole number >= {smallest}, "
+                             f"got {escape[name]}")  # fmt: skip
+    numbers = OmegaConf.is_list(escape.barriers) and all(
+        isinstance(x, int | float) and x > 0 for x in escape.barriers
+    )
+    if not numbers or not len(escape.barriers):
+        raise ValueError(f"escape.barriers must be a list of numbers > 0, got {escape.barriers}")
+    if escape.start is not None:
+        try:
+            check_start(point(escape.start, config.n_features, config.n_hidden))
+        except ValueError as error:
+            raise ValueError(f"escape.start: {error}") from None
 
 
 @job
@@ -51,6 +67,9 @@ def task(config: DictConfig, running: run_directory.Job, logger: Any) -> Callabl
         "points": [asdict(PointRow.of(point, found.n_starts(point.label))) for point in found],
         "passes": [asdict(PassRow.of(way)) for way in ways],
     }
+    rates = _escapes(config, found, ways)
+    if rates:
+        tables["escapes"] = [asdict(rate) for rate in rates]
     for name, rows in tables.items():
         directory.save_rows(name, rows)
     if found.found:
@@ -58,17 +77,20 @@ def task(config: DictConfig, running: run_directory.Job, logger: Any) -> Callabl
         files.write_text(path, found.found.as_json())
     W, b = (np.stack([getattr(point, x).numpy() for point in found]) for x in ("W", "b"))
     directory.save_weights(np.arange(len(found)), W, b)
-    figure = atlas_figures.passes(found.points, ways)
-    (drawn, *_) = style.save(figure, directory.path / "figures" / "passes")
+    figures = {"passes": atlas_figures.passes(found.points, ways)}
+    if rates:
+        figures["escapes"] = atlas_figures.escapes(rates)
+    folder = directory.path / "figures"
+    drawn = {name: style.save(figure, folder / name)[0] for name, figure in figures.items()}
     summary: dict[str, float | str] = {
         "n_points": len(found),
         "n_phases": len(found.phases),
         "n_passes": len(ways),
     }
     running.report(1.0, summary)
-    log_results(logger, summary, tables, {"passes": drawn})
+    log_results(logger, summary, tables, drawn)
     hints = where_to_look(logger)
-    return lambda: _print(config, found, tables, directory.path, [drawn], hints)
+    return lambda: _print(config, found, tables, directory.path, [*drawn.values()], hints)
 
 
 def _atlas(config: DictConfig) -> Atlas:
@@ -77,6 +99,22 @@ def _atlas(config: DictConfig) -> Atlas:
         return atlas(*size, folder=Path(config.runs.dir) / "atlases")
     found = search(*size, n_starts=config.n_starts or N_STARTS, seed=config.seed, progress=print)
     return build(*size, found, SHIPPED)
+
+
+def _escapes(config: DictConfig, found: Atlas, ways: Sequence[Pass]) -> list[Escape]:
+    """Rates of leaving escape.start, at temperatures relative to its lowest barrier."""
+    if config.escape.start is None:
+        return []
+    start = found[str(config.escape.start)]
+    heights = [way.point.loss - start.loss for way in ways
+               if start.label in way.ends and way.ends[0] != way.ends[1]]  # fmt: skip
+    if not heights:
+        raise ValueError(f"escape.start={start.label}: the atlas has no pass to another phase")
+    temperatures = [min(heights) / barrier for barrier in config.escape.barriers]
+    return escapes(
+        start, found, ways, temperatures, n_chains=config.escape.n_chains,
+        n_intervals=config.escape.n_intervals, seed=config.seed,
+    )  # fmt: skip
 
 
 def _print(
@@ -108,9 +146,26 @@ def _print(
         ends = (row[name] or "?" for name in ("first", "second"))
         ways.add_row(row["label"], f"{row['loss']:.6f}", *ends, *barriers)
     console.print(ways)
+    if "escapes" in tables:
+        _print_escapes(console, tables["escapes"])
     if found.found:
         chances = (f"{kind} {share:.1%} (of {found.found.starts[kind]:,})"
                    for kind, share in found.missing().items())  # fmt: skip
         console.print("  Chance that one more start finds a new point, by Good and Turing: "
                       + ", ".join(chances), highlight=False)  # fmt: skip
     print_files(console, directory, drawn, hints)
+
+
+def _print_escapes(console: Console, rows: Sequence[dict[str, Any]]) -> None:
+    table = Table(title="Leaving a phase, by Langevin dynamics at the temperature T")
+    for name in ("from", "to", "T", "barrier / T", "Eyring-Kramers", "measured", "error", "ratio"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        share = row["measured"] / row["predicted"] if row["predicted"] else float("nan")
+        table.add_row(
+            row["start"], row["end"], f"{row['temperature']:.2e}",
+            decimal(row["barrier"] / row["temperature"], 1),
+            *(f"{row[name]:.2e}" for name in ("predicted", "measured", "error")),
+            decimal(share, 2),
+        )  # fmt: skip
+    console.print(table)

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from kgon.figures.style import GREY, INK, new_panels, phase_style, styled
+from kgon.figures.style import GREY, INK, new_panels, phase_handle, phase_style, styled
 from kgon.theory.critical import CriticalPoint
 
 MOST = 24
@@ -58,4 +58,43 @@ def passes(points: Sequence[CriticalPoint], ways: Sequence[Pass]) -> Figure:
     ax.margins(x=0.1, y=0.2)
     ax.set_xticks([])
     ax.set(ylabel="population loss")
+    return figure
+
+
+class Escape(Protocol):
+    """What is drawn of a rate of leaving a phase (`kgon.landscape.rates.Escape`)."""
+
+    @property
+    def end(self) -> str: ...
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def barrier(self) -> float: ...
+    @property
+    def predicted(self) -> float: ...
+    @property
+    def measured(self) -> float: ...
+    @property
+    def error(self) -> float: ...
+    @property
+    def n_escapes(self) -> int: ...
+
+
+@styled
+def escapes(rates: Sequence[Escape]) -> Figure:
+    """Rates of leaving a phase against 1 / T: measured with errors, Eyring-Kramers as lines."""
+    ends = sorted({rate.end for rate in rates if rate.n_escapes})
+    legend = [phase_handle(end, ls="") for end in ends]
+    legend.append(Line2D([], [], color=GREY, lw=0.8, ls="--", label="Eyring-Kramers"))
+    figure, (ax,) = new_panels("Rates of leaving a phase", [2.2], legend)
+    for end in ends:
+        of_end = sorted((r for r in rates if r.end == end), key=lambda r: r.temperature)
+        inverse = [1 / r.temperature for r in of_end]
+        style = phase_style(end)
+        ax.plot(inverse, [r.predicted for r in of_end], ls="--", lw=0.8, color=style["color"])
+        met = [r for r in of_end if r.n_escapes]
+        ax.errorbar([1 / r.temperature for r in met], [r.measured for r in met],
+                    [r.error for r in met], ls="", lw=0.8, **style)  # fmt: skip
+    ax.set_yscale("log")
+    ax.set(xlabel="1 / T", ylabel="rate per unit of gradient flow's time")
     return figure

@@ -199,7 +199,7 @@ def _displaced(atlas: Atlas, at_least: int, rng: torch.Generator) -> Points:
 
 def _edges(W: Tensor, b: Tensor, n: int, rng: torch.Generator) -> Points:
     """Points beside the edge of a basin, each on the straight path between two ends of descents."""
-    levels = (PopulationLoss()(W, b) / SAME_BASIN).round().unique(return_inverse=True)[1]
+    levels = torch.unique((PopulationLoss()(W, b) / SAME_BASIN).round(), return_inverse=True)[1]
     # All pairs of levels alike, however rare.
     weight = 1.0 / torch.bincount(levels)[levels].double()
     first, second = torch.multinomial(weight, 2 * n, replacement=True, generator=rng).view(2, n)

@@ -132,7 +132,7 @@ class CriticalPoint:
         return "saddle" if self.index else "minimum"
 
     @cached_property
-    def _eigenvalues(self) -> Tensor:
+    def eigenvalues(self) -> Tensor:
         """The Hessian's eigenvalues, those that are zero but for rounding set to 0."""
         eigenvalues = torch.linalg.eigvalsh(hessian(PopulationLoss(), self.W, self.b))
         return torch.where(
@@ -142,12 +142,12 @@ class CriticalPoint:
     @property
     def index(self) -> int | None:
         """The number of negative eigenvalues of the Hessian; None where there is a kink."""
-        return None if has_kink(self.W, self.b) else int((self._eigenvalues < 0).sum())
+        return None if has_kink(self.W, self.b) else int((self.eigenvalues < 0).sum())
 
     @property
     def rank(self) -> int | None:
         """The rank of the Hessian; None where there is a kink."""
-        return None if has_kink(self.W, self.b) else int((self._eigenvalues != 0).sum())
+        return None if has_kink(self.W, self.b) else int((self.eigenvalues != 0).sum())
 
     @cached_property
     def gradient_norm(self) -> float:

@@ -1,0 +1,201 @@
+"""How fast a phase is left: the Eyring-Kramers law, and measured escapes.
+
+**Langevin dynamics** dw = -grad L dt + sqrt(2 T) dB at the temperature T leaves the phase of a
+minimum over a pass s at the rate (Kramers 1940; Berglund 2013, Sec. 2)
+
+    k_s = (N_s / N) (V_s / V) (|h_-| / 2 pi) sqrt(prod' h_i / prod' |h_i^s|) exp(-(L_s - L) / T)
+
+to leading order in T. h and h^s are the eigenvalues of the Hessians other than zero, h_- the
+negative one. The minimum and the pass are orbits of rotations and permutations: V and V_s are the
+volumes of the orbits of SO(n_hidden), and N_s / N is the number of passes at each minimum, which is
+the ratio of the orders of their symmetry groups.
+
+**Escapes** are counted by quenching: chains start at the minimum, and at each interval gradient
+descent says in which phase each is. With x chains out of y leaving per interval tau, the rate is
+-log(1 - x / y) / tau, with a relative standard error of 1 / sqrt(x). A chain that has left is not
+followed further, and the first interval is not counted.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kgon import streams
+from kgon.compiled import moments
+from kgon.compiled.exact_loss import Kernel
+from kgon.landscape.passes import Pass
+from kgon.landscape.search import descend, match
+from kgon.theory.atlas import Atlas
+from kgon.theory.critical import CriticalPoint
+from kgon.theory.loss import PopulationLoss
+from kgon.theory.shapes import SAME, symmetry
+
+STEP = 0.1
+"""Time step of the simulation times the largest eigenvalue. The variance along the stiffest
+direction is then 1 / (1 - 0.1 / 2), 5% too large, along others less."""
+INTERVAL = 6.0
+"""Time between two looks, in units of 1 / (smallest eigenvalue other than zero)."""
+QUENCH_SLOPE = 1e-6
+QUENCH_STEPS = 20_000
+
+
+@dataclass(frozen=True)
+class Escape:
+    """A rate of leaving a phase at one temperature.
+
+    Attributes:
+        start, end: the labels of the phases.
+        temperature: T.
+        barrier: the height of the lowest pass from start to end, NaN if the atlas has none.
+        predicted: the Eyring-Kramers rate, summed over the passes that join the two; per unit of
+            gradient flow's time.
+        measured: the measured rate, and its standard error `error`.
+        n_escapes: how many chains left this way.
+    """
+
+    start: str
+    end: str
+    temperature: float
+    barrier: float
+    predicted: float
+    measured: float
+    error: float
+    n_escapes: int
+
+
+def eyring_kramers(minimum: CriticalPoint, way: Pass, temperature: float) -> float:
+    """The rate at which the phase of a minimum is left over one pass (see the module docstring).
+
+    NaN where the pass is not isolated but for rotations. The minimum must be (`check_start`).
+    """
+    saddle = way.point
+    if not _isolated(saddle):
+        return math.nan
+    h, h_saddle = (p.eigenvalues[p.eigenvalues != 0] for p in (minimum, saddle))
+    determinants = math.exp(0.5 * float(h.log().sum() - h_saddle.abs().log().sum()))
+    orbits = _order(minimum) / _order(saddle) * _volume(saddle.W) / _volume(minimum.W)
+    attempts = orbits * float(-h_saddle[0]) / (2 * math.pi) * determinants
+    return attempts * math.exp(-(saddle.loss - minimum.loss) / temperature)
+
+
+def check_start(point: CriticalPoint) -> None:
+    """ValueError unless this is a minimum whose flat directions are rotations only. With dead
+    columns a phase has no end along them, and no rate."""
+    if point.index != 0 or not _isolated(point):
+        raise ValueError(f"must be a minimum without dead columns, not {point.label}")
+
+
+def _isolated(point: CriticalPoint) -> bool:
+    """Whether rotations are the only directions in which the loss does not change."""
+    flat = point.n_hidden * (point.n_hidden - 1) // 2
+    return point.rank is not None and point.W.numel() + point.b.numel() - point.rank == flat
+
+
+def _order(point: CriticalPoint) -> int:
+    """The order of the symmetry group, permutations of equal dead columns included."""
+    order, _ = symmetry(point.W, point.b)
+    dead = point.b[point.W.abs().amax(-2) <= SAME]
+    for count in torch.unique((dead / SAME).round(), return_counts=True)[1].tolist():
+        order *= math.factorial(count)
+    return order
+
+
+def _volume(W: Tensor) -> float:
+    """The volume of the orbit of SO(n_hidden), in units of the group's own: the square root of the
+    Gram determinant of the tangent vectors X W, X the antisymmetric generators."""
+    m = len(W)
+    tangents = []
+    for i in range(m):
+        for j in range(i):
+            X = W.new_zeros(m, m)
+            X[i, j], X[j, i] = 1.0, -1.0
+            tangents.append((X @ W).flatten())
+    if not tangents:
+        return 1.0
+    gram = torch.stack(tangents) @ torch.stack(tangents).mT
+    return float(torch.linalg.det(gram).sqrt())
+
+
+def escapes(
+    start: CriticalPoint,
+    atlas: Atlas,
+    ways: Sequence[Pass],
+    temperatures: Sequence[float],
+    *,
+    n_chains: int,
+    n_intervals: int,
+    seed: int,
+) -> list[Escape]:
+    """Predicted and measured rates from one minimum to every phase that it is left for.
+
+    Args:
+        ways: the passes of the atlas.
+        temperatures: T of each experiment.
+        n_chains: chains at each temperature.
+        n_intervals: looks at each temperature, at most; chains that have left are done.
+    """
+    found = []
+    for i, temperature in enumerate(temperatures):
+        counts, trials, tau = _simulate(
+            start, atlas, temperature, n_chains=n_chains, n_intervals=n_intervals,
+            keys=streams.member_keys(seed, range(i * n_chains, (i + 1) * n_chains), "escapes"),
+        )  # fmt: skip
+        for end in sorted({*counts, *_neighbours(start.label, ways)}):
+            joining = [way for way in ways if set(way.ends) == {start.label, end}]
+            barriers = [way.point.loss - start.loss for way in joining]
+            n = counts.get(end, 0)
+            rate = -math.log1p(-n / trials) / tau if n < trials else math.inf
+            found.append(
+                Escape(
+                    start.label, end, temperature, min(barriers, default=math.nan),
+                    sum(eyring_kramers(start, way, temperature) for way in joining),
+                    rate, rate / math.sqrt(n) if n else 1 / (trials * tau), n,
+                )
+            )  # fmt: skip
+    return found
+
+
+def _neighbours(label: str, ways: Sequence[Pass]) -> set[str]:
+    """The other phases that a pass joins to this one."""
+    ends = {end for way in ways if label in way.ends for end in way.ends}
+    return ends - {label, ""}
+
+
+def _simulate(
+    start: CriticalPoint, atlas: Atlas, temperature: float, *, n_chains: int, n_intervals: int,
+    keys: streams.Keys,
+) -> tuple[Counter[str], int, float]:  # fmt: skip
+    """How many chains left for each phase, out of how many intervals of chains, of what length."""
+    h = start.eigenvalues
+    dt, tau = STEP / float(h.max()), INTERVAL / float(h[h > 0].min())
+    n_steps = math.ceil(tau / dt)
+    tables = moments.tables(PopulationLoss(), start.n_features)
+    assert tables is not None  # the population loss has a compiled form
+    kernel = Kernel(tables, n_runs=1)
+    W = start.W.expand(n_chains, 1, *start.W.shape).clone()
+    b = start.b.expand(n_chains, 1, -1).clone()
+    centre = start.W.unsqueeze(0).clone(), start.b.unsqueeze(0).clone()
+    inside = torch.ones(n_chains, dtype=torch.bool)
+    counts: Counter[str] = Counter()
+    trials = 0
+    for look in range(n_intervals):
+        # Langevin's step is w - eps / (2 T) grad + sqrt(eps) noise: a time of eps / (2 T).
+        kernel.langevin(
+            W, b, 1, keys=keys.reshape(n_chains, 1), centre=centre,
+            nbeta=W.new_tensor([1 / temperature]), lr=W.new_tensor([2 * temperature * dt]),
+            localization=W.new_zeros(1), first_step=look * n_steps, thin=n_steps,
+        )  # fmt: skip
+        end_W, end_b, _ = descend(W[:, 0], b[:, 0], QUENCH_SLOPE, QUENCH_STEPS)
+        labels = match(end_W, end_b, torch.zeros(n_chains, dtype=torch.bool), atlas)
+        out = torch.tensor([label not in (start.label, "") for label in labels])
+        if look:
+            trials += int(inside.sum())
+            counts.update(labels[j] for j in torch.nonzero(inside & out).flatten().tolist())
+        inside &= ~out
+        if int(inside.sum()) < n_chains // 10:
+            break
+    return counts, max(trials, 1), n_steps * dt
