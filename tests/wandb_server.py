@@ -130,6 +130,7 @@ class Server:
     Attributes:
         url: to give to the client as WANDB_BASE_URL.
         runs: by (project, run id).
+        deleted: (project, run id) of runs that were deleted, whose ids are refused.
         artifacts, views, sweeps: by id.
         faults: (path pattern, answer) in order; a matching request takes the first and is lost.
     """
@@ -137,6 +138,7 @@ class Server:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.runs: dict[tuple[str, str], Run] = {}
+        self.deleted: set[tuple[str, str]] = set()
         self.artifacts: dict[str, dict[str, Any]] = {}
         self.manifests: dict[str, dict[str, Any]] = {}
         self.views: dict[str, dict[str, Any]] = {}
@@ -251,7 +253,14 @@ class Server:
             }
         }
 
+    def delete(self, run: Run) -> None:
+        del self.runs[run.project, run.name]
+        self.deleted.add((run.project, run.name))
+
     def op_UpsertBucket(self, v: dict[str, Any]) -> Any:
+        if (v.get("project"), v.get("name")) in self.deleted:
+            why = f"run {v['name']} was previously created and deleted; try a new run name"
+            return {"errors": [{"message": why}], "status": 409}
         by_id = [run for run in self.runs.values() if v.get("id") and run.id == v["id"]]
         inserted = not by_id and (v.get("project"), v.get("name")) not in self.runs
         run = by_id[0] if by_id else self.run(v["project"], v["name"])
@@ -638,9 +647,8 @@ class _Handler(BaseHTTPRequestHandler):
             asked = json.loads(body)
             named = re.search(r"(?:query|mutation)\s+(\w+)", asked["query"])
             name = asked.get("operationName") or (named and named[1]) or asked["query"][:60]
-            return self._answer(
-                200, state.graphql(name, asked.get("variables") or {}, asked["query"])
-            )
+            given = state.graphql(name, asked.get("variables") or {}, asked["query"])
+            return self._answer(given.pop("status", 200), given)
         if match := re.fullmatch(r"/files/([^/]+)/([^/]+)/([^/]+)/file_stream", path):
             with state.lock:
                 return self._answer(200, state.stream(match[2], match[3], json.loads(body)))

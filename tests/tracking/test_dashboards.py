@@ -93,7 +93,7 @@ def runs(tmp_path_factory):
             patch.setattr(sys, "argv", ["kgon", command, *words])
             main()
             (run,) = [r for r in server.runs.values() if r.fields["jobType"] == command]
-            found[command] = run, Path(f"multirun/{run.name}").absolute()
+            found[command] = run, Path("multirun", run.fields["displayName"]).absolute()
         account.end_client()
         server.assert_clean()
     return found

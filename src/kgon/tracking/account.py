@@ -18,22 +18,33 @@ _ENDING_SECONDS = 10.0
 
 
 class NoKey(ValueError):
-    """No API key is configured."""
+    """No API key is configured, or one of the wrong form."""
 
 
 class NoAnswer(ConnectionError):
     """The server does not answer or refuses the key; the message says which."""
 
 
-def mode_and_url() -> tuple[str, str]:
-    """The mode and the server that the W&B client is configured for, by WANDB_MODE and
-    WANDB_BASE_URL or by `wandb offline` and `wandb login`."""
+def configured() -> Any:
+    """The settings that the W&B client is configured with: by WANDB_... variables, and by the
+    settings files that `wandb offline`, `wandb disabled` and `wandb init` write."""
     import wandb
 
-    settings = wandb.setup(settings=wandb.Settings(silent=True)).settings
-    return {"dryrun": "offline", "run": "online"}.get(settings.mode, settings.mode), (
-        settings.base_url
-    )
+    return wandb.setup(settings=wandb.Settings(silent=True)).settings
+
+
+def require_key() -> None:
+    """Raise NoKey unless the client has an API key of the right form. It asks no server."""
+    import wandb
+
+    # The caller wants to be online, even if the client is configured to be offline.
+    wandb.setup(settings=wandb.Settings(silent=True, mode="online"))
+    try:
+        found = wandb.login(prompt=False, verify=False)
+    except wandb.errors.AuthenticationError as error:
+        raise NoKey(f"{first_line(error)} Run: wandb login") from error
+    if not found:
+        raise NoKey("no W&B API key is configured; run: wandb login")
 
 
 def connect(seconds: int) -> Any:
@@ -43,10 +54,7 @@ def connect(seconds: int) -> Any:
     """
     import wandb
 
-    # The caller wants to be online, even if the client is configured to be offline.
-    wandb.setup(settings=wandb.Settings(silent=True, mode="online"))
-    if not wandb.login(prompt=False, verify=False):
-        raise NoKey("no W&B API key is configured; run: wandb login")
+    require_key()
     try:
         return wandb.Api(timeout=seconds)
     except wandb.errors.AuthenticationError as error:
@@ -79,8 +87,10 @@ def client_errors() -> tuple[type[Exception], ...]:
     """What the W&B client raises if its process or the server fails."""
     import wandb
     from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
+    from wandb.sdk.mailbox.mailbox_handle import ServerResponseError
 
-    return wandb.Error, OSError, MailboxClosedError, HandleAbandonedError
+    client = (MailboxClosedError, HandleAbandonedError, ServerResponseError)
+    return wandb.Error, OSError, *client
 
 
 def start_run(mode: Any, **init: Any) -> Any:
@@ -93,6 +103,12 @@ def start_run(mode: Any, **init: Any) -> Any:
     except (MailboxClosedError, ConnectionResetError, BrokenPipeError):
         end_client()
         return wandb.init(mode=mode, **init)
+
+
+def was_deleted(error: BaseException) -> bool:
+    """Whether W&B refuses a run's id because a run of this id was deleted."""
+    # The server has no other sign for it: its status 409 can mean a passing conflict.
+    return "previously created and deleted" in str(error)
 
 
 def _kill_client() -> None:

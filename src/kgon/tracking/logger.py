@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
@@ -21,6 +21,7 @@ from kgon.tracking.account import first_line
 from kgon.tracking.outbox import ArtifactFiles, Outbox, Results, Rows
 
 MODES = ("auto", "online", "offline", "disabled")
+PROJECT = "kgon"
 STEP = "trainer/global_step"
 
 
@@ -33,12 +34,16 @@ class Tracker(WandbLogger):
     Errors of the network or of the client do not fail the job. After the first one nothing more is
     sent; the record is in the run's folder, and `kgon sync` sends what is missing.
 
-    `finish` releases the outbox's lock; `artifacts` says whether `log_artifacts` logs any.
+    `finish` releases the outbox's lock; `artifacts` says whether `log_artifacts` logs any, and
+    `recorded` whether the outbox has the run, so that `kgon sync` can send it.
     """
 
-    def __init__(self, run: Any, outbox: Outbox, lock: IO[str] | None, artifacts: bool):
+    def __init__(
+        self, run: Any, outbox: Outbox, lock: IO[str] | None, artifacts: bool, recorded: bool = True
+    ):
         super().__init__(experiment=run, log_model=False)
         self.outbox = outbox
+        self.recorded = recorded
         self.lock = lock
         self.artifacts = artifacts
         self.online = not (run.offline or run.disabled)
@@ -151,47 +156,96 @@ def wandb_logger(
         mode: online (needs a key; offline if the server does not answer), offline, disabled, or
             auto, which is the mode that the W&B client is configured for, but offline if there is
             no key or no answer.
-        settings, init: arguments of `wandb.Settings` and `wandb.init`.
+        settings, init: arguments of `wandb.Settings` and `wandb.init`. Without a project, an id or
+            tags, they are those that the W&B client is configured with, else PROJECT and the id of
+            the attempt.
         artifacts: whether weights and tables are logged as artifacts.
 
     Raises:
-        ValueError: there is no such mode, or mode is online and there is no key.
+        ValueError: there is no such mode, or mode is online and there is no key; or the id was
+            given, and W&B has another run of this id.
     """
-    if mode not in MODES:
-        raise ValueError(f"logger.mode must be one of {', '.join(MODES)}, got {mode}")
+    import wandb
+
+    _check_mode(mode)
     outbox = Outbox(Path(directory).absolute())
+    init = {name: value or None for name, value in init.items()}
     init |= {"dir": directory, "settings": settings, "reinit": "create_new"}
+    configured = account.configured()
     if awaited():
         # The agent has chosen the run's id and the sweep's project.
-        del init["id"], init["project"]
-    run_id = init.get("id") or os.environ["WANDB_RUN_ID"]
+        init |= {"id": None, "project": None, "entity": None}
     if mode in ("auto", "online"):
         mode = _reachable_mode(mode, outbox)
     if mode == "disabled":
-        return Tracker(account.start_run("disabled", **init), outbox, None, artifacts)
-    # All rows of the run are logged again.
-    for earlier in outbox.folder.glob(f"offline-run-*-{run_id}"):
-        shutil.rmtree(earlier)
-    lock = outbox.lock()
-    if lock is None and mode == "online":
-        mode = "offline"
-        _say_offline(f"kgon sync is sending {outbox.directory}", outbox)
-    if mode == "online":
-        try:
-            run = account.start_run("online", **init)
-        except account.client_errors() as error:
-            # The client's process still holds the run's id, so it is shut down. Other jobs of this
-            # process must not get here while it has runs, so they are told to stay offline.
-            _UNREACHABLE[account.mode_and_url()[1]] = first_line(error)
-            account.end_client()
-            _say_offline(first_line(error), outbox)
+        run = account.start_run("disabled", **init)
+        return Tracker(run, outbox, None, artifacts, recorded=False)
+    init["id"] = init.get("id") or configured.run_id or outbox.own_id()
+    init["project"] = init.get("project") or configured.project or PROJECT
+    init["entity"] = init.get("entity") or configured.entity
+    with ExitStack() as until_started:
+        lock = outbox.lock()
+        if lock is not None:
+            until_started.enter_context(lock)
+        elif mode == "online":
             mode = "offline"
-    if mode == "offline":
-        run = account.start_run("offline", **init)
-    own = {k: v for k, v in init.items() if k not in ("dir", "reinit")}
-    own |= {"id": run.id, "project": run.project, "entity": run.entity or None}
-    outbox.add_run(own | {"settings": {"sweep_id": run.sweep_id}})
+            _say_offline(f"kgon sync is sending {outbox.directory}", outbox)
+        mine = awaited() or init["id"] == outbox.own_id() or outbox.has_run(init["id"])
+        init["resume"] = "allow" if mine else "never"
+        # Before the run is made, so that a job that is killed now resumes it.
+        outbox.add_run(_kept(init))
+        try:
+            if mode == "online":
+                run = open_online(outbox, init)
+            else:
+                # All rows of the run are logged again.
+                for earlier in outbox.folder.glob(f"offline-run-*-{init['id']}"):
+                    shutil.rmtree(earlier)
+                run = account.start_run("offline", **init)
+        except wandb.errors.UsageError as error:
+            outbox.remove_run(init["id"])
+            raise ValueError(f"id {init['id']} of a W&B run: {first_line(error)}") from error
+        except account.client_errors() as error:
+            # Without the client's own record, because the client still holds the run's id; its end
+            # would end all runs of this process.
+            if mode == "online":
+                _UNREACHABLE[configured.base_url] = first_line(error)
+            _say_offline(first_line(error), outbox)
+            run = account.start_run("disabled", **init)
+        until_started.pop_all()
     return Tracker(run, outbox, lock, artifacts)
+
+
+def open_online(outbox: Outbox, init: dict[str, Any]) -> Any:
+    """Start a W&B run that shows the outbox's folder, and record it there.
+
+    If a run of this attempt was deleted on W&B, the attempt and `init` get another id.
+    """
+    try:
+        run = account.start_run("online", **init)
+    except account.client_errors() as error:
+        if not account.was_deleted(error) or init["id"] != outbox.own_id():
+            raise
+        outbox.remove_run(init["id"])
+        outbox.renew_id()
+        init["id"] = outbox.own_id()
+        outbox.add_run(_kept(init))
+        run = account.start_run("online", **init)
+    init |= {"entity": run.entity, "resume": "allow"}
+    outbox.add_run(_kept(init))
+    return run
+
+
+def _kept(init: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `wandb.init` that say which run it is, and how it is shown."""
+    sweep = init["settings"].get("sweep_id") or os.environ.get("WANDB_SWEEP_ID")
+    kept = {name: value for name, value in init.items() if name not in ("dir", "reinit")}
+    return kept | {"settings": {"sweep_id": sweep}}
+
+
+def _check_mode(mode: Any) -> None:
+    if mode not in MODES:
+        raise ValueError(f"logger.mode must be one of {', '.join(MODES)}, got {mode}")
 
 
 def awaited() -> bool:
@@ -205,9 +259,12 @@ _UNREACHABLE: dict[str, str] = {}
 
 def _reachable_mode(mode: str, outbox: Outbox) -> str:
     """The mode that can be used; ValueError if mode is online and there is no key."""
-    configured, url = account.mode_and_url()
-    if mode == "auto" and configured in ("offline", "disabled"):
-        return configured
+    configured = account.configured()
+    url = configured.base_url
+    # WANDB_MODE still takes the older names.
+    asked = {"dryrun": "offline", "run": "online"}.get(configured.mode, configured.mode)
+    if mode == "auto" and asked in ("offline", "disabled"):
+        return str(asked)
     try:
         if url in _UNREACHABLE:
             raise account.NoAnswer(_UNREACHABLE[url])
@@ -277,7 +334,7 @@ def log_results(
             tables={name: rows for name, rows in tables.items() if rows},
             figures={name: os.path.relpath(path, directory) for name, path in figures.items()},
         )
-        if not logger.experiment.disabled:
+        if logger.recorded:
             logger.outbox.save_results(results)
         logger.log_results(results)
         logger.log_summary(summary)
@@ -309,7 +366,7 @@ def log_artifacts(
     `files` has patterns of files below the directory, by type of artifact; `texts` replace the
     content of files, by name.
     """
-    if not isinstance(logger, Tracker) or not logger.artifacts or logger.experiment.disabled:
+    if not isinstance(logger, Tracker) or not logger.artifacts or not logger.recorded:
         return
     artifacts = []
     for kind, patterns in files.items():
@@ -324,9 +381,11 @@ def log_artifacts(
 
 def where_to_look(logger: Logger | bool) -> list[str]:
     """The commands that show the logged run."""
-    if not isinstance(logger, Tracker) or logger.experiment.disabled:
+    if not isinstance(logger, Tracker) or not logger.recorded:
         return []
-    if not logger.online:
-        folder = Path(logger.experiment.dir).parent
-        return [f"wandb leet {folder}", f"kgon sync {logger.outbox.directory}"]
-    return [str(logger.experiment.url)]
+    if logger.online:
+        return [str(logger.experiment.url)]
+    hints = [f"kgon sync {logger.outbox.directory}"]
+    if not logger.experiment.disabled:
+        hints.insert(0, f"wandb leet {Path(logger.experiment.dir).parent}")
+    return hints

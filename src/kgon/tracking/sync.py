@@ -20,7 +20,7 @@ from kgon.callbacks.recorder import Row
 from kgon.record.metrics_file import MetricsFile
 from kgon.record.run_directory import RunDirectory
 from kgon.tracking.account import first_line
-from kgon.tracking.logger import Tracker
+from kgon.tracking.logger import Tracker, open_online
 from kgon.tracking.outbox import Outbox, Results
 
 EXIT_CODES = {"finished": 0, "failed": 1}
@@ -130,6 +130,8 @@ def lacking(api: Any, record: Record) -> Lacking:
         if not isinstance(error.exc, RunNotFoundError):
             raise
         return Lacking(rows="the run")
+    if init["resume"] == "never":
+        raise ValueError(f"W&B has another run of the given id {init['id']}")
     lacks = Lacking()
     last = record.rows[-1].step if record.rows else -1
     there = run.lastHistoryStep
@@ -218,8 +220,6 @@ def sync(records: Sequence[Record], api: Any, parallel: int, report: Report) -> 
 
 def _begin(record: Record, api: Any) -> Tracker | tuple[str, str]:
     """Replay what the server lacks; or say why not."""
-    import wandb
-
     with ExitStack() as until_sent:
         lock = record.outbox.lock()
         if lock is not None:
@@ -230,9 +230,10 @@ def _begin(record: Record, api: Any) -> Tracker | tuple[str, str]:
         lacks = lacking(api, record)
         if not str(lacks):
             return "already there", ""
-        given = record.init | {"mode": "online", "dir": str(record.folder), "reinit": "create_new"}
+        given = record.init | {"dir": str(record.folder), "reinit": "create_new"}
         given["settings"] = SETTINGS | record.init["settings"]
-        tracker = Tracker(wandb.init(**given), record.outbox, lock, artifacts=True)
+        tracker = Tracker(open_online(record.outbox, given), record.outbox, lock, artifacts=True)
+        record.init |= {"id": given["id"], "resume": "allow"}
         replay(tracker, record, lacks)
         until_sent.pop_all()
         return tracker
