@@ -28,6 +28,11 @@ ENTITY = "tester"
 _USER = {"id": "user-1", "name": "Tester", "username": ENTITY, "email": "tester@localhost"}
 
 
+_SHOWN = (
+    "groupName", "displayName", "jobType", "tags", "notes", "sweep", "program",
+)  # fmt: skip
+
+
 def _edges(nodes: list[Any]) -> dict[str, Any]:
     edges = [{"cursor": str(i), "node": node} for i, node in enumerate(nodes)]
     page = {"hasNextPage": False, "endCursor": None}
@@ -264,7 +269,8 @@ class Server:
         by_id = [run for run in self.runs.values() if v.get("id") and run.id == v["id"]]
         inserted = not by_id and (v.get("project"), v.get("name")) not in self.runs
         run = by_id[0] if by_id else self.run(v["project"], v["name"])
-        for key in ("groupName", "displayName", "jobType", "tags", "notes", "sweep", "program"):
+        run.fields.setdefault("entity", v.get("entity"))
+        for key in _SHOWN:
             if v.get(key) is not None:
                 run.fields[key] = v[key]
         if v.get("config"):

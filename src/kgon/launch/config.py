@@ -1,7 +1,7 @@
 """Configs: their resolvers, the form in which they are recorded, and a job's identity."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,19 @@ def logged(settings: dict[str, Any]) -> dict[str, Any]:
         return kept
 
     return below(settings, 1)
+
+
+def leaves(config: DictConfig) -> Iterator[tuple[str, Any]]:
+    """The dotted name and value of every setting, as written."""
+
+    def below(name: str, node: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(node, dict | list):
+            for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+                yield from below(f"{name}.{key}" if name else str(key), value)
+        else:
+            yield name, node
+
+    return below("", OmegaConf.to_container(config, resolve=False))
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:

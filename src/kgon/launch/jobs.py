@@ -93,6 +93,7 @@ def job(work: Work) -> Callable[[DictConfig], float | None]:
                             log_record(logger, directory.path)
                     return objective(config.runs.objective, status)
                 again = config.runs.overwrite or config.runs.retry == "failed"
+                again |= run_directory.can_be_retried(status)
                 in_sweep = hydra.mode == RunMode.MULTIRUN
                 if status["state"] == "failed" and in_sweep and not again:
                     raise RuntimeError(

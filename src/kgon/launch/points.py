@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from kgon.launch import config as configs
 from kgon.launch.overrides import Composer, parse
 from kgon.record import run_directory, sweeps
+from kgon.record.run_directory import can_be_retried
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ def waiting(known: Sequence[Point], config: DictConfig) -> list[Point]:
         if sweep:
             sweep.add(point.directory.path.name)
         point.directory.announce(point.command, point.task)
-        if config.runs.overwrite or point.directory.status()["state"] not in done:
+        status = point.directory.status()
+        again = config.runs.overwrite or can_be_retried(status)
+        if again or status["state"] not in done:
             chosen[point.directory.path] = point
     return list(chosen.values())

@@ -44,7 +44,10 @@ def build_trainer(config: DictConfig, callbacks: list[L.Callback], logger: Any) 
     # At level INFO Lightning lists devices and advertises products.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     make_trainer = instantiate(config.trainer, _partial_=True, _convert_="all")
+    # What callbacks log by `self.log` is kept at the end of every block of steps.
+    every = config.trainer.get("log_every_n_steps", 1)
     trainer: L.Trainer = make_trainer(
+        log_every_n_steps=every,
         callbacks=callbacks,
         logger=logger,
         enable_checkpointing=bool(callbacks),

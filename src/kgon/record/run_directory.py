@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from kgon import files
+from kgon.tracking.account import NoKey
 from kgon.training.checkpoints import EndedEarly, Stopped
 
 WITHOUT_EFFECT = (
@@ -65,6 +66,11 @@ _GRACE_SECONDS = 2.0
 
 _REPORT_SECONDS = 1.0
 """The least time between two progress reports."""
+
+
+def can_be_retried(status: Mapping[str, Any]) -> bool:
+    """Whether a sweep runs a failed job again: it lacked an API key, so no work was done."""
+    return str(status.get("error")).startswith(f"{NoKey.__name__}:")
 
 
 class Busy(Exception):

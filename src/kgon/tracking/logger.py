@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any
+from typing import IO, Any, SupportsFloat
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from kgon.callbacks.loggers import send
@@ -19,9 +20,12 @@ from kgon.record.run_directory import RunDirectory
 from kgon.tracking import account
 from kgon.tracking.account import first_line
 from kgon.tracking.outbox import ArtifactFiles, Outbox, Results, Rows
+from kgon.training.checkpoints import EndedEarly, Stopped
 
 MODES = ("auto", "online", "offline", "disabled")
 PROJECT = "kgon"
+INTERRUPTED = 255
+"""The exit code of a W&B run that can go on, as W&B has it for Ctrl-C."""
 STEP = "trainer/global_step"
 
 
@@ -50,6 +54,7 @@ class Tracker(WandbLogger):
         self.first_step = run.starting_step if self.online else 0
         self.next_step = 0
         self.fault = ""
+        self._log = run.log
         for name, settings in ((STEP, {}), ("*", {"step_metric": STEP, "step_sync": True})):
             self.attempt(functools.partial(run.define_metric, name, **settings))
 
@@ -72,7 +77,37 @@ class Tracker(WandbLogger):
             row = step
             self.next_step = max(self.next_step, step + 1)
         if row >= self.first_step:
-            self.attempt(lambda: self.experiment.log({**metrics, STEP: step}, step=row))
+            self.attempt(lambda: self._log({**metrics, STEP: step}, step=row))
+
+    def show(self) -> None:
+        """Let `wandb.run`, `wandb.log` and the like mean this run, unless they mean another."""
+        import wandb
+
+        if wandb.run is None:
+            account.show(self.experiment)
+
+    def follow(self, trainer: Trainer) -> None:
+        """Let `wandb.log` of a callback add to the row of the current training step.
+
+        Numbers go to all loggers, so they are in the record too, at the step that they belong to;
+        W&B's own log would count calls, and W&B would drop kgon's rows below that count. A step
+        that is given is left out for the same reason.
+        """
+        import wandb
+
+        def log(data: Mapping[str, Any], *_: Any, **__: Any) -> None:
+            numbers = {
+                name: float(value) for name, value in data.items()
+                if isinstance(value, SupportsFloat) and getattr(value, "ndim", 0) == 0
+            }  # fmt: skip
+            for logger in trainer.loggers if numbers else ():
+                logger.log_metrics(numbers, step=trainer.global_step)
+            if others := {k: v for k, v in data.items() if k not in numbers}:
+                self.log_metrics(others, step=trainer.global_step)
+
+        self.experiment.log = log
+        if wandb.run is self.experiment:
+            wandb.log = log
 
     def log_config(self, config: dict[str, Any]) -> None:
         """Set the run's config."""
@@ -141,7 +176,12 @@ class Tracker(WandbLogger):
 
     def finish(self, exit_code: int) -> None:
         """End the run."""
+        import wandb
+        from wandb.sdk.lib import module
+
         self.attempt(lambda: self.experiment.finish(exit_code=exit_code))
+        if wandb.run is self.experiment:  # because of a fault it was not finished
+            module.unset_globals()  # type: ignore[no-untyped-call]
         if self.lock is not None:
             self.lock.close()
 
@@ -243,6 +283,33 @@ def _kept(init: Mapping[str, Any]) -> dict[str, Any]:
     return kept | {"settings": {"sweep_id": sweep}}
 
 
+def check(config: Any, *, several: bool) -> None:
+    """ValueError, before any job starts, for a wrong config of a logger of W&B.
+
+    `several` says whether several jobs have this config.
+    """
+    if "mode" not in config:
+        return
+    _check_mode(config.mode)
+    given = f"logger.id={config.id}" if config.get("id") else None
+    if several and not awaited() and (given := given or _variable("WANDB_RUN_ID")):
+        raise ValueError(f"{given} names one W&B run, and -m makes one for each job; leave it out")
+    if config.mode == "online":
+        started = "WANDB_SERVICE" in os.environ
+        try:
+            account.require_key()
+        except account.NoKey as error:
+            raise ValueError(f"logger.mode=online: {error}") from error
+        finally:
+            if not started:  # else jobs on other machines would look for this process's client
+                account.end_client()
+
+
+def _variable(name: str) -> str | None:
+    """NAME=value of an environment variable, or None."""
+    return f"{name}={os.environ[name]}" if os.environ.get(name) else None
+
+
 def _check_mode(mode: Any) -> None:
     if mode not in MODES:
         raise ValueError(f"logger.mode must be one of {', '.join(MODES)}, got {mode}")
@@ -272,7 +339,7 @@ def _reachable_mode(mode: str, outbox: Outbox) -> str:
         return "online"
     except account.NoKey as error:
         if mode == "online":
-            raise ValueError(f"logger.mode=online: {error}") from error
+            raise account.NoKey(f"logger.mode=online: {error}") from error
         why = str(error)
     except account.NoAnswer as error:
         why = _UNREACHABLE[url] = str(error)
@@ -304,12 +371,13 @@ def tracked(logger: Logger | bool, config: dict[str, Any]) -> Iterator[None]:
     try:
         if isinstance(logger, Tracker):
             logger.log_config(config)
+            logger.show()
         else:
             logger.log_hyperparams(config)
         yield
         exit_code = 0
-    except KeyboardInterrupt:
-        exit_code = 255  # as in W&B
+    except (KeyboardInterrupt, Stopped, EndedEarly):
+        exit_code = INTERRUPTED
         raise
     except SystemExit as end:
         exit_code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -344,6 +412,12 @@ def log_results(
                 logger.experiment.add_text(name, value)
             else:
                 logger.experiment.add_scalar(name, value)
+
+
+def follow(logger: Logger | bool, trainer: Trainer) -> None:
+    """Let `wandb.log` of a user's callback add to the rows of a training job."""
+    if isinstance(logger, Tracker):
+        logger.follow(trainer)
 
 
 def log_record(logger: Logger | bool, directory: Path) -> None:

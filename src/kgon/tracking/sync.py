@@ -20,11 +20,11 @@ from kgon.callbacks.recorder import Row
 from kgon.record.metrics_file import MetricsFile
 from kgon.record.run_directory import RunDirectory
 from kgon.tracking.account import first_line
-from kgon.tracking.logger import Tracker, open_online
+from kgon.tracking.logger import INTERRUPTED, Tracker, open_online
 from kgon.tracking.outbox import Outbox, Results
 
 EXIT_CODES = {"finished": 0, "failed": 1}
-"""The exit code of a W&B run by the state of the job; in other states 255, as for Ctrl-C."""
+"""The exit code of a W&B run by the state of the job; in other states INTERRUPTED."""
 
 SETTINGS = {
     "x_save_requirements": False,
@@ -86,7 +86,7 @@ class Record:
 
     @property
     def exit_code(self) -> int:
-        return EXIT_CODES.get(self.status["state"], 255)
+        return EXIT_CODES.get(self.status["state"], INTERRUPTED)
 
     @property
     def summary(self) -> dict[str, float | str]:
