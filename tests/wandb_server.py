@@ -30,6 +30,7 @@ _USER = {"id": "user-1", "name": "Tester", "username": ENTITY, "email": "tester@
 
 _SHOWN = (
     "groupName", "displayName", "jobType", "tags", "notes", "sweep", "program",
+    "commit",
 )  # fmt: skip
 
 
@@ -62,7 +63,7 @@ class Run:
         self.state, self.exit_code = "running", None
         self.streams: dict[str, list[str]] = {}
         self.files: dict[str, bytes] = {}
-        self.used: list[str] = []
+        self.used: list[str] = []  # ids of artifacts
 
     def rows(self) -> list[dict[str, Any]]:
         """The history, decoded."""
@@ -234,6 +235,8 @@ class Server:
         viewer = {**_USER, "entity": ENTITY, "flags": "{}", "admin": False, "deletedAt": None}
         viewer |= {"apiKeys": _edges([]), "teams": _edges([])}
         return {"viewer": viewer, "serverInfo": self._server_info()}
+
+    op_GetViewer = op_Viewer
 
     def op_GetDefaultEntity(self, v: dict[str, Any]) -> Any:
         return {"viewer": {"id": _USER["id"], "entity": ENTITY}}
@@ -440,6 +443,15 @@ class Server:
             "commitArtifact": {"artifact": {"id": artifact["id"], "digest": artifact["digest"]}}
         }
 
+    def op_UseArtifact(self, v: dict[str, Any]) -> Any:
+        run = self.runs[v["projectName"], v["runName"]]
+        run.used += [] if v["artifactID"] in run.used else [v["artifactID"]]
+        return {"useArtifact": {"artifact": {"id": v["artifactID"]}}}
+
+    def op_RunInputArtifacts(self, v: dict[str, Any]) -> Any:
+        used = [self._artifact(self.artifacts[i]) for i in self.runs[v["project"], v["run"]].used]
+        return {"project": {"run": {"artifacts": _edges(used)}}}
+
     def op_RunOutputArtifacts(self, v: dict[str, Any]) -> Any:
         if (v["project"], v["run"]) not in self.runs:
             return {"project": {"run": None}}
@@ -514,6 +526,12 @@ class Server:
             if (view["projectName"], view["name"]) == (v["name"], v["viewName"])
         ]
         return {"project": {"allViews": _edges(found)}}
+
+    def op_ProjectViews(self, v: dict[str, Any]) -> Any:
+        kinds = [view for view in self.views.values() if view["type"] == v.get("viewType", "runs")]
+        own = [view for view in kinds if view["projectName"] == v["project"]]
+        views = [self._view(view) | {"user": _USER, "description": ""} for view in own]
+        return {"project": {"allViews": _edges(views)}}
 
     def op_SpecificReport(self, v: dict[str, Any]) -> Any:
         return {"view": self._view(self.views[v["reportId"]])}

@@ -110,11 +110,12 @@ def end_client() -> None:
 def client_errors() -> tuple[type[Exception], ...]:
     """What the W&B client raises if its process or the server fails."""
     import wandb
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
     from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
     from wandb.sdk.mailbox.mailbox_handle import ServerResponseError
 
-    client = (MailboxClosedError, HandleAbandonedError, ServerResponseError)
-    return wandb.Error, OSError, *client
+    process = (MailboxClosedError, HandleAbandonedError, ServerResponseError)
+    return wandb.Error, OSError, WandbApiFailedError, *process
 
 
 def start_run(mode: Any, **init: Any) -> Any:

@@ -19,6 +19,8 @@ from kgon.record.metrics_file import MetricsFile
 from kgon.record.run_directory import RunDirectory
 from kgon.tracking import account
 from kgon.tracking.account import first_line
+from kgon.tracking.artifacts import downloaded_artifact
+from kgon.tracking.config import logged
 from kgon.tracking.outbox import ArtifactFiles, Outbox, Results, Rows
 from kgon.training.checkpoints import EndedEarly, Stopped
 
@@ -109,8 +111,11 @@ class Tracker(WandbLogger):
         if wandb.run is self.experiment:
             wandb.log = log
 
-    def log_config(self, config: dict[str, Any]) -> None:
-        """Set the run's config."""
+    def log_settings(self, settings: dict[str, Any]) -> None:
+        """Set the run's config: a job's settings, as config.yaml has them, and the code that the
+        job's status names."""
+        code = _made_by(self.outbox)
+        config = logged(settings) | ({"code": code} if code else {})
         self.attempt(lambda: self.experiment.config.update(config, allow_val_change=True))
 
     def log_rows(self, rows: Sequence[Row]) -> None:
@@ -139,9 +144,19 @@ class Tracker(WandbLogger):
                 self.log_image(f"figures/{name}", [str(self.outbox.directory / path)])
             for files in results.artifacts:
                 self._log_artifact(files, texts)
+            for name in results.used if self.online else ():
+                self._use_artifact(name)
 
         with self._sending_files():
             self.attempt(send_all)
+
+    def _use_artifact(self, name: str) -> None:
+        refused: tuple[type[Exception], ...] = (ValueError, *account.client_errors())
+        try:
+            self.experiment.use_artifact(name)
+        except refused as error:
+            # It may have been deleted since; that is no reason to send nothing more.
+            _say(f"the use of the artifact {name} could not be noted: {first_line(error)}")
 
     def _log_artifact(self, files: ArtifactFiles, texts: Mapping[str, str]) -> None:
         import wandb
@@ -187,7 +202,12 @@ class Tracker(WandbLogger):
 
 
 def wandb_logger(
-    directory: str, mode: str, settings: dict[str, Any], artifacts: bool, **init: Any
+    directory: str,
+    mode: str,
+    settings: dict[str, Any],
+    artifacts: bool,
+    system_metrics: bool = False,
+    **init: Any,
 ) -> Tracker:
     """Start a W&B run of the job in `directory`.
 
@@ -200,6 +220,7 @@ def wandb_logger(
             tags, they are those that the W&B client is configured with, else PROJECT and the id of
             the attempt.
         artifacts: whether weights and tables are logged as artifacts.
+        system_metrics: whether the client measures processor, memory and GPU.
 
     Raises:
         ValueError: there is no such mode, or mode is online and there is no key; or the id was
@@ -210,7 +231,10 @@ def wandb_logger(
     _check_mode(mode)
     outbox = Outbox(Path(directory).absolute())
     init = {name: value or None for name, value in init.items()}
-    init |= {"dir": directory, "settings": settings, "reinit": "create_new"}
+    # The client would name the commit of the folder that the run is in.
+    own = {"disable_git": True, "git_commit": _made_by(outbox).get("commit")}
+    own["x_disable_stats"] = not system_metrics
+    init |= {"dir": directory, "settings": own | settings, "reinit": "create_new"}
     configured = account.configured()
     if awaited():
         # The agent has chosen the run's id and the sweep's project.
@@ -276,11 +300,17 @@ def open_online(outbox: Outbox, init: dict[str, Any]) -> Any:
     return run
 
 
+def _made_by(outbox: Outbox) -> dict[str, Any]:
+    """The code that has made the record, by the run's status."""
+    return dict(RunDirectory(outbox.directory).status().get("code") or {})
+
+
 def _kept(init: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of `wandb.init` that say which run it is, and how it is shown."""
     sweep = init["settings"].get("sweep_id") or os.environ.get("WANDB_SWEEP_ID")
     kept = {name: value for name, value in init.items() if name not in ("dir", "reinit")}
-    return kept | {"settings": {"sweep_id": sweep}}
+    git = {name: init["settings"].get(name) for name in ("disable_git", "git_commit")}
+    return kept | {"settings": {"sweep_id": sweep, **git}}
 
 
 def check(config: Any, *, several: bool) -> None:
@@ -358,8 +388,8 @@ def _say(message: str) -> None:
 
 
 @contextmanager
-def tracked(logger: Logger | bool, config: dict[str, Any]) -> Iterator[None]:
-    """Log a job's config at its start, and finish its logger with the exit code at its end.
+def tracked(logger: Logger | bool, settings: dict[str, Any]) -> Iterator[None]:
+    """Log a job's settings at its start, and finish its logger with the exit code at its end.
 
     The next job of a sweep would continue a W&B run that is not finished, and a run that is
     finished without a code looks like a success.
@@ -370,10 +400,10 @@ def tracked(logger: Logger | bool, config: dict[str, Any]) -> Iterator[None]:
     exit_code = 1
     try:
         if isinstance(logger, Tracker):
-            logger.log_config(config)
+            logger.log_settings(settings)
             logger.show()
         else:
-            logger.log_hyperparams(config)
+            logger.log_hyperparams(logged(settings))
         yield
         exit_code = 0
     except (KeyboardInterrupt, Stopped, EndedEarly):
@@ -451,6 +481,16 @@ def log_artifacts(
     results.artifacts = artifacts
     logger.outbox.save_results(results)
     logger.log_results(Results(artifacts=artifacts), texts)
+
+
+def log_use(logger: Logger | bool, folder: Path) -> None:
+    """Tell W&B that the job uses the artifact that was downloaded to a folder, if one was."""
+    name = downloaded_artifact(folder)
+    if name and isinstance(logger, Tracker) and logger.recorded:
+        results = logger.outbox.results()
+        results.used = [name]
+        logger.outbox.save_results(results)
+        logger.log_results(Results(used=[name]))
 
 
 def where_to_look(logger: Logger | bool) -> list[str]:

@@ -35,12 +35,13 @@ class Results:
     """What a job logs at its end, except the summary, which is in status.json.
 
     Rows by the table's name, paths of PNG files by the figure's name, relative to the run's folder,
-    and the artifacts that were asked for.
+    the artifacts that were asked for, and the names of those that the job used.
     """
 
     tables: dict[str, Rows] = field(default_factory=dict)
     figures: dict[str, str] = field(default_factory=dict)
     artifacts: list[ArtifactFiles] = field(default_factory=list)
+    used: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -103,5 +104,5 @@ class Outbox:
         if not file.exists():
             return Results()
         read = json.loads(file.read_text())
-        artifacts = [ArtifactFiles(**artifact) for artifact in read["artifacts"]]
-        return Results(read["tables"], read["figures"], artifacts)
+        read["artifacts"] = [ArtifactFiles(**artifact) for artifact in read["artifacts"]]
+        return Results(**read)

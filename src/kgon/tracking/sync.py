@@ -150,6 +150,9 @@ def lacking(api: Any, record: Record) -> Lacking:
         n_tables = len({a.name.partition(":")[0] for a in logged if a.type == "run_table"})
         if n_tables < len(results.tables):
             lost.append(f"{len(results.tables) - n_tables} tables")
+    if results.used:
+        used = {artifact.qualified_name for artifact in run.used_artifacts()}
+        lost += [name for name in results.used if name not in used and api.artifact_exists(name)]
     lacks.results = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
     if media := record.sent_before():
         files = {file.name for file in run.files(per_page=200) if file.size}
@@ -161,7 +164,7 @@ def lacking(api: Any, record: Record) -> Lacking:
 
 def replay(tracker: Tracker, record: Record, lacks: Lacking) -> None:
     """Send what the server lacks."""
-    tracker.log_config(record.config)
+    tracker.log_settings(record.config)
     tracker.log_rows(record.rows)
     if lacks.results or lacks.rows:
         # The server may have the row of tables and figures of an earlier attempt without the files.
