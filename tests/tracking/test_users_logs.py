@@ -68,6 +68,34 @@ def test_what_a_callback_logged_outlives_an_interruption(
         assert mine(run.metrics()) == expected and run.exit_code == 0
 
 
+@pytest.mark.parametrize("logger", ["wandb", "none"])
+def test_a_run_leaves_nothing_outside_its_folder(server, kgon, tmp_path, monkeypatch, logger):
+    monkeypatch.chdir(tmp_path)
+    words = [word for word in TRAIN if not word.startswith("callbacks")]
+    assert kgon(*words, "callbacks=[losses]", f"logger={logger}")[0] == 0
+    names = {path.name.partition("-")[0] for path in tmp_path.glob("multirun/*")}
+    here = {path.name for path in tmp_path.iterdir()} - {"home", ".cache", ".config"}
+    assert (names, here) == ({"train"}, {"multirun"})
+
+
+def test_a_config_is_the_same_online_and_sent_later(server, kgon, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert kgon(*TRAIN)[0] == 0
+    assert kgon(*TRAIN, "runs.dir=later", "logger.mode=offline")[0] == 0
+    assert kgon("sync", "later")[1][-1] == "1 sent"
+    online, later = (
+        {k: v["value"] for k, v in run.config.items() if k != "_wandb"}
+        for run in server.runs.values()
+    )
+    assert online.pop("runs")["dir"] == "multirun" and later.pop("runs")["dir"] == "later"
+    assert online == later
+    text = str(online)
+    assert "${" not in text and text.count("'max_steps': 60") == 1 and "steps': [" not in text
+    # A dashboard averages groups, so a run without a sweep is a group of its own.
+    names = [(run.fields["groupName"], run.fields["displayName"]) for run in server.runs.values()]
+    assert all(group == name for group, name in names)
+
+
 def test_lightnings_monitors_log_on_the_axis_of_optimizer_steps(
     server, kgon, tmp_path, monkeypatch
 ):

@@ -6,6 +6,7 @@ from typing import Any
 import lightning as L
 from hydra.utils import instantiate
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import DictConfig
 
 from kgon.compiled.machine import check_fits
@@ -50,7 +51,8 @@ def build_trainer(config: DictConfig, callbacks: list[L.Callback], logger: Any) 
         log_every_n_steps=every,
         callbacks=callbacks,
         logger=logger,
-        enable_checkpointing=bool(callbacks),
+        # Else Lightning would add a callback that saves where no run looks.
+        enable_checkpointing=any(isinstance(each, Checkpoint) for each in callbacks),
         default_root_dir=config.runs.dir,
         # A job is one process, whatever the cluster's environment says.
         plugins=[LightningEnvironment()],
