@@ -6,6 +6,7 @@ from recorded import record
 from user_callbacks import LogsByItself
 
 from kgon.record.metrics_file import MetricsFile
+from kgon.tracking import account
 from kgon.tracking.outbox import Outbox
 
 TRAIN = ["train", "members=2", "trainer.max_steps=60", "runs.figures=false",
@@ -200,3 +201,8 @@ def test_a_key_given_as_a_setting_is_refused_and_not_shown(kgon, tmp_path, monke
     assert status == 2 and not lines and len(said.splitlines()) == 1
     assert "WANDB_API_KEY" in said and KEY not in said and "abc" not in said
     assert not (tmp_path / "multirun").exists()
+
+
+def test_names_and_folders_are_no_keys():
+    account.check_no_key([("run", f"data/{KEY}/train-1"), ("logger.name", "local-run"),
+                          ("logger.api_key", None), ("members", 40), ("note", KEY[:-1])])  # fmt: skip

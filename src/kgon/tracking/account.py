@@ -23,8 +23,10 @@ class NoKey(ValueError):
     """No API key is configured, or one of the wrong form."""
 
 
-_KEY = re.compile(r"(?<!\w)([0-9a-fA-F]{40}|local-\S{40,}|wandb_v\d+_\S{20,})(?!\w)")
-"""What W&B's API keys look like: of its cloud, of a server of one's own, and newer ones."""
+_KEY = re.compile(r"(?<![\w./-])([0-9a-fA-F]{40}|local-\S{40,}|wandb_v\d+_\S{20,})(?![\w./-])")
+"""What W&B's API keys look like: of its cloud, of a server of one's own, and newer ones.
+
+A part of a path is none, because folders are named by hashes, too."""
 
 
 class NoAnswer(ConnectionError):
