@@ -64,9 +64,10 @@ class Tracker(WandbLogger):
         """Call `send`, which uses the client. Its first error is printed and ends all sending."""
         if self.fault:
             return
+        failures: tuple[type[Exception], ...] = (account.NoKey, *account.client_errors())
         try:
             send()
-        except account.client_errors() as error:
+        except failures as error:
             self.fault = first_line(error)
             directory = self.outbox.directory
             _say(f"{self.fault}; to send what is missing: kgon sync {directory}")
