@@ -28,6 +28,12 @@ ENTITY = "tester"
 _USER = {"id": "user-1", "name": "Tester", "username": ENTITY, "email": "tester@localhost"}
 
 
+_SHOWN = (
+    "groupName", "displayName", "jobType", "tags", "notes", "sweep", "program",
+    "commit",
+)  # fmt: skip
+
+
 def _edges(nodes: list[Any]) -> dict[str, Any]:
     edges = [{"cursor": str(i), "node": node} for i, node in enumerate(nodes)]
     page = {"hasNextPage": False, "endCursor": None}
@@ -57,7 +63,7 @@ class Run:
         self.state, self.exit_code = "running", None
         self.streams: dict[str, list[str]] = {}
         self.files: dict[str, bytes] = {}
-        self.used: list[str] = []
+        self.used: list[str] = []  # ids of artifacts
 
     def rows(self) -> list[dict[str, Any]]:
         """The history, decoded."""
@@ -130,6 +136,7 @@ class Server:
     Attributes:
         url: to give to the client as WANDB_BASE_URL.
         runs: by (project, run id).
+        deleted: (project, run id) of runs that were deleted, whose ids are refused.
         artifacts, views, sweeps: by id.
         faults: (path pattern, answer) in order; a matching request takes the first and is lost.
     """
@@ -137,6 +144,7 @@ class Server:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.runs: dict[tuple[str, str], Run] = {}
+        self.deleted: set[tuple[str, str]] = set()
         self.artifacts: dict[str, dict[str, Any]] = {}
         self.manifests: dict[str, dict[str, Any]] = {}
         self.views: dict[str, dict[str, Any]] = {}
@@ -228,6 +236,8 @@ class Server:
         viewer |= {"apiKeys": _edges([]), "teams": _edges([])}
         return {"viewer": viewer, "serverInfo": self._server_info()}
 
+    op_GetViewer = op_Viewer
+
     def op_GetDefaultEntity(self, v: dict[str, Any]) -> Any:
         return {"viewer": {"id": _USER["id"], "entity": ENTITY}}
 
@@ -251,11 +261,19 @@ class Server:
             }
         }
 
+    def delete(self, run: Run) -> None:
+        del self.runs[run.project, run.name]
+        self.deleted.add((run.project, run.name))
+
     def op_UpsertBucket(self, v: dict[str, Any]) -> Any:
+        if (v.get("project"), v.get("name")) in self.deleted:
+            why = f"run {v['name']} was previously created and deleted; try a new run name"
+            return {"errors": [{"message": why}], "status": 409}
         by_id = [run for run in self.runs.values() if v.get("id") and run.id == v["id"]]
         inserted = not by_id and (v.get("project"), v.get("name")) not in self.runs
         run = by_id[0] if by_id else self.run(v["project"], v["name"])
-        for key in ("groupName", "displayName", "jobType", "tags", "notes", "sweep", "program"):
+        run.fields.setdefault("entity", v.get("entity"))
+        for key in _SHOWN:
             if v.get(key) is not None:
                 run.fields[key] = v[key]
         if v.get("config"):
@@ -425,6 +443,15 @@ class Server:
             "commitArtifact": {"artifact": {"id": artifact["id"], "digest": artifact["digest"]}}
         }
 
+    def op_UseArtifact(self, v: dict[str, Any]) -> Any:
+        run = self.runs[v["projectName"], v["runName"]]
+        run.used += [] if v["artifactID"] in run.used else [v["artifactID"]]
+        return {"useArtifact": {"artifact": {"id": v["artifactID"]}}}
+
+    def op_RunInputArtifacts(self, v: dict[str, Any]) -> Any:
+        used = [self._artifact(self.artifacts[i]) for i in self.runs[v["project"], v["run"]].used]
+        return {"project": {"run": {"artifacts": _edges(used)}}}
+
     def op_RunOutputArtifacts(self, v: dict[str, Any]) -> Any:
         if (v["project"], v["run"]) not in self.runs:
             return {"project": {"run": None}}
@@ -499,6 +526,12 @@ class Server:
             if (view["projectName"], view["name"]) == (v["name"], v["viewName"])
         ]
         return {"project": {"allViews": _edges(found)}}
+
+    def op_ProjectViews(self, v: dict[str, Any]) -> Any:
+        kinds = [view for view in self.views.values() if view["type"] == v.get("viewType", "runs")]
+        own = [view for view in kinds if view["projectName"] == v["project"]]
+        views = [self._view(view) | {"user": _USER, "description": ""} for view in own]
+        return {"project": {"allViews": _edges(views)}}
 
     def op_SpecificReport(self, v: dict[str, Any]) -> Any:
         return {"view": self._view(self.views[v["reportId"]])}
@@ -638,9 +671,8 @@ class _Handler(BaseHTTPRequestHandler):
             asked = json.loads(body)
             named = re.search(r"(?:query|mutation)\s+(\w+)", asked["query"])
             name = asked.get("operationName") or (named and named[1]) or asked["query"][:60]
-            return self._answer(
-                200, state.graphql(name, asked.get("variables") or {}, asked["query"])
-            )
+            given = state.graphql(name, asked.get("variables") or {}, asked["query"])
+            return self._answer(given.pop("status", 200), given)
         if match := re.fullmatch(r"/files/([^/]+)/([^/]+)/([^/]+)/file_stream", path):
             with state.lock:
                 return self._answer(200, state.stream(match[2], match[3], json.loads(body)))

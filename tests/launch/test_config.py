@@ -12,6 +12,7 @@ from kgon.launch import options
 from kgon.launch.options import CONF
 from kgon.launch.overrides import Composer, _choices, parse
 from kgon.record import run_directory
+from kgon.tracking.config import logged
 from kgon.training.schedule import Schedule
 
 RATES = st.floats(1e-6, 1.0).map(lambda x: f"{x!r}")
@@ -136,19 +137,17 @@ def test_a_recorded_config_holds_what_one_would_write(compose, monkeypatch):
 
 
 def test_a_logger_gets_each_setting_once_and_three_levels_at_most(compose):
-    logged = configs.logged(
-        written(compose, "+callbacks.own={_target_: a.B, deep: {deeper: {deepest: 1}}}")
-    )
+    shown = logged(written(compose, "+callbacks.own={_target_: a.B, deep: {deeper: {deepest: 1}}}"))
 
     def depth(node):
         return 1 + max(map(depth, node.values()), default=0) if isinstance(node, dict) else 0
 
-    assert depth(logged) == 3
-    assert "${" not in str(logged)
-    assert str(logged).count("'lr': 0.005") == 1
-    assert logged["callbacks"]["pictures"]["draw"] == "kgon.figures.weights.weights"
-    assert logged["callbacks"]["own"]["deep"] == "{'deeper': \"{'deepest': 1}\"}"
-    assert logged["schedule"] == {"n_losses": 450, "n_snapshots": 100, "n_llc": 25}
+    assert depth(shown) == 3
+    assert "${" not in str(shown)
+    assert str(shown).count("'lr': 0.005") == 1
+    assert shown["callbacks"]["pictures"]["draw"] == "kgon.figures.weights.weights"
+    assert shown["callbacks"]["own"]["deep"] == "{'deeper': \"{'deepest': 1}\"}"
+    assert shown["schedule"] == {"n_losses": 450, "n_snapshots": 100, "n_llc": 25}
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,9 @@ def server(monkeypatch, tmp_path):
 def kgon(monkeypatch, capsys):
     """Runs a kgon command; its exit status, the lines that it printed, and its errors."""
 
+    monkeypatch.setenv("KGON_SWEEP", "that a test sets is not that of the next")
+    monkeypatch.delenv("KGON_SWEEP")
+
     def run(*words):
         account.end_client()  # as at the end of an earlier command's process
         monkeypatch.setattr(sys, "argv", ["kgon", *map(str, words)])

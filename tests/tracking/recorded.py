@@ -21,8 +21,9 @@ SETTINGS = {
 
 def tracker(directory, mode="online", artifacts=False, **init):
     """The W&B logger of a job in this folder."""
-    init = {"project": "kgon", "id": directory.name, "resume": "allow"} | init
-    return wandb_logger(str(directory), mode, dict(SETTINGS), artifacts, **init)
+    init = {"project": "kgon", "id": directory.name} | init
+    settings = SETTINGS | init.pop("settings", {})
+    return wandb_logger(str(directory), mode, settings, artifacts, **init)
 
 
 def record(directory, mode="online", steps=range(3), work=None, **settings):

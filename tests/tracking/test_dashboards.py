@@ -93,7 +93,7 @@ def runs(tmp_path_factory):
             patch.setattr(sys, "argv", ["kgon", command, *words])
             main()
             (run,) = [r for r in server.runs.values() if r.fields["jobType"] == command]
-            found[command] = run, Path(f"multirun/{run.name}").absolute()
+            found[command] = run, Path("multirun", run.fields["displayName"]).absolute()
         account.end_client()
         server.assert_clean()
     return found
@@ -200,6 +200,52 @@ def test_a_report_is_saved_and_loaded(server, monkeypatch, capsys):
     grids = [block for block in report.blocks if isinstance(block, wr.PanelGrid)]
     panels = dashboards.sections(dashboards.PARAMETERS)
     assert [len(grid.panels) for grid in grids] == [len(some) for some in panels.values()]
+
+
+def test_called_again_a_workspace_is_updated(server, monkeypatch, capsys):
+    for words in ((), ("--parameter", "data.sparsity"), ("--sweep", "a"), ("--sweep", "a")):
+        dashboard(monkeypatch, *words)
+    urls = [line for line in capsys.readouterr().out.splitlines() if line.startswith("http")]
+    assert len(server.views) == 2 and urls[0] == urls[1] != urls[2] == urls[3]
+    names = {view["displayName"]: view["spec"] for view in server.views.values()}
+    assert names.keys() == {"kgon", "a"} and "sparsity" in names["kgon"]
+
+
+def test_called_again_a_report_is_updated_unless_somebody_wrote_in_it(server, monkeypatch, capsys):
+    server.run("kgon", "a-run-of-the-project")
+    for _ in range(2):
+        dashboard(monkeypatch, "--report")
+    assert len(server.views) == 1
+    url = capsys.readouterr().out.split()[-1]
+    report = wr.Report.from_url(url)
+    report.blocks = [wr.P("What we found"), *report.blocks]
+    report.save()
+    for _ in range(2):
+        dashboard(monkeypatch, "--report")
+    assert len(server.views) == 2
+    assert wr.Report.from_url(url).blocks[0] == wr.P("What we found")
+
+
+def test_a_name_or_a_file_that_does_not_do_is_one_line(server, monkeypatch, capsys, tmp_path):
+    server.run("kgon", "a-run-of-the-project")
+
+    def refused(status, *words):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            dashboard(monkeypatch, *words)
+        (line,) = [x for x in capsys.readouterr().err.splitlines() if "error: " in x]
+        assert end.value.code == status
+        return line
+
+    for way in ([], ["--offline"]):
+        assert "does not take the name '\U0001f4a5'" in refused(2, "--name", "\U0001f4a5", *way)
+    missing = tmp_path / "missing" / "x.json"
+    assert f"--offline {missing}: No such file" in refused(2, "--offline", str(missing))
+    assert f"--offline {tmp_path}: Is a directory" in refused(2, "--offline", str(tmp_path))
+    for operation, way in (("UpsertView2", []), ("upsertView", ["--report"])):
+        server.faults = [(operation, 403)]
+        assert "not saved: " in refused(1, *way)
+    assert not server.views
 
 
 def test_offline_writes_the_json_and_needs_no_key(monkeypatch, tmp_path, capsys):

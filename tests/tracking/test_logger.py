@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from kgon.record.metrics_file import MetricsFile
 from kgon.record.run_directory import RunDirectory
 from kgon.tracking import account
 from kgon.tracking.logger import log_artifacts, log_results, tracked
+from kgon.training.checkpoints import EndedEarly, Stopped
 
 # ---------------------------------------------------------------------------------------- modes
 
@@ -48,12 +50,22 @@ def test_without_a_key_auto_is_offline_and_online_refused(server, tmp_path, caps
     assert not server.operations
 
 
-@pytest.mark.parametrize("asked", ["offline", "dryrun", "disabled"])
+@pytest.mark.parametrize(
+    "asked", ["offline", "dryrun", "disabled", "wandb offline", "wandb disabled"]
+)
 def test_auto_does_what_the_client_is_configured_for(server, tmp_path, monkeypatch, asked):
-    monkeypatch.setenv("WANDB_MODE", asked)
+    monkeypatch.chdir(tmp_path)
+    word = asked.removeprefix("wandb ")
+    if asked.startswith("wandb"):
+        subprocess.run([sys.executable, "-m", "wandb", word], check=True, capture_output=True)
+    else:
+        monkeypatch.setenv("WANDB_MODE", asked)
     record(tmp_path / "job", "auto")
-    assert bool(list(tmp_path.glob("job/wandb/offline-run-*-job"))) == (asked != "disabled")
-    assert not server.operations
+    disabled = asked.endswith("disabled")
+    assert bool(list(tmp_path.glob("job/wandb/offline-run-*-job"))) == (not disabled)
+    assert not server.operations and (tmp_path / "job" / "wandb").exists() == (not disabled)
+    record(tmp_path / "online", "online")  # a setting wins
+    assert server.run("kgon", "online").state == "finished"
 
 
 def test_a_server_that_is_silent_is_asked_once_a_process(server, tmp_path, monkeypatch):
@@ -112,14 +124,22 @@ def test_other_modes_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(None, 0), (RuntimeError("no"), 1), (KeyboardInterrupt(), 255), (SystemExit(7), 7)],
+    [
+        (None, 0),
+        (RuntimeError("no"), 1),
+        (KeyboardInterrupt(), 255),
+        (SystemExit(7), 7),
+        (Stopped(130), 255),
+        (Stopped(143), 255),
+        (EndedEarly("no time left"), 255),
+    ],
 )
 def test_a_run_ends_with_the_exit_code_of_its_job(server, tmp_path, error, code):
     try:
         with tracked(tracker(tmp_path / "job"), {"seed": 1}):
             if error is not None:
                 raise error
-    except type(error) as raised:
+    except BaseException as raised:
         assert raised is error
     run = server.run("kgon", "job")
     assert (run.exit_code, run.state) == (code, "failed" if code else "finished")

@@ -41,8 +41,8 @@ def test_a_multirun_killed_and_resumed_arrives_complete(zygote, tmp_path):
         assert again.status == 0 and " sent" not in again.output, again.output
         server.assert_clean()
     assert len(server.runs) == N_JOBS
-    for (_, name), run in server.runs.items():
-        record = run_directory.load(torn / "multirun" / name)
+    for run in server.runs.values():
+        record = run_directory.load(torn / "multirun" / run.fields["displayName"])
         rows = [row for row in MetricsFile(record.path).rows() if "loss/mean" in row.metrics]
         assert run.state == record.status["state"] == "finished"
         assert {key: run.summary[key] for key in record.status["metrics"]} == record.status[

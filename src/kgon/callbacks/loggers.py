@@ -14,8 +14,9 @@ from kgon.training.model import TMS
 class Loggers(L.Callback):
     """Sends the metrics and pictures of a step to the run's loggers, after all recorders.
 
-    A resumed run first sends the rows of its history again, except to TensorBoard, which keeps the
-    files of the interrupted run. `module.metrics` has the last value of every metric.
+    A resumed run first sends the rows of its history again, with what callbacks logged by
+    themselves, which only the record has; except to TensorBoard, which keeps the files of the
+    interrupted run. `module.metrics` has the last value of every metric.
     """
 
     def __init__(self, recorders: Sequence[Recorder]):
@@ -24,7 +25,12 @@ class Loggers(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         assert isinstance(module, TMS)
         loggers = [each for each in module.loggers if not isinstance(each, TensorBoardLogger)]
-        for row in logged_rows(self.recorders, module):
+        rows = logged_rows(self.recorders, module)
+        if module.resumed_at is not None:
+            for record in (each for each in loggers if hasattr(each, "resume")):
+                loggers.remove(record)
+                rows = record.resume(rows, module.resumed_at)
+        for row in rows:
             send(row, loggers)
             module.metrics |= row.metrics
 

@@ -5,6 +5,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from kgon.files import write_text
 from kgon.tracking import account, dashboards
 
 
@@ -12,8 +13,8 @@ def main() -> None:
     """Console entry: status 1 if the server does not answer, 2 for bad input."""
     parser = argparse.ArgumentParser(
         prog=sys.argv[0],
-        description="Create a W&B workspace with panels for training, phases, LLC, "
-        "posteriors, pictures and sweeps.",
+        description="Make a W&B workspace with panels for training, phases, LLC, "
+        "posteriors, pictures and sweeps; called again, it updates the one of the same name.",
     )
     parser.add_argument("--entity", help="user or team; default: that of the API key")
     parser.add_argument("--project", default="kgon", help="default: kgon")
@@ -50,19 +51,28 @@ def main() -> None:
             print(f"kgon dashboard: error: {error}", file=sys.stderr)
             sys.exit(1)
         entity = entity or api.default_entity
-    unsaved = dashboards.view(
-        entity or "",
-        arguments.project,
-        arguments.name or arguments.sweep or "kgon",
-        arguments.sweep,
-        [*dashboards.PARAMETERS, *arguments.parameter],
-        as_report=arguments.report,
-    )
+    try:
+        unsaved = dashboards.view(
+            entity or "",
+            arguments.project,
+            arguments.name or arguments.sweep or "kgon",
+            arguments.sweep,
+            [*dashboards.PARAMETERS, *arguments.parameter],
+            as_report=arguments.report,
+        )
+    except ValueError as error:
+        parser.error(account.first_line(error))
     if arguments.offline is None:
-        unsaved.save()
-        print(unsaved.url)
+        try:
+            print(dashboards.save(unsaved, api))
+        except account.client_errors() as error:
+            print(f"kgon dashboard: error: not saved: {account.first_line(error)}", file=sys.stderr)
+            sys.exit(1)
     elif arguments.offline == "-":
         print(dashboards.as_json(unsaved))
     else:
-        Path(arguments.offline).write_text(dashboards.as_json(unsaved) + "\n", encoding="utf-8")
+        try:
+            write_text(Path(arguments.offline), dashboards.as_json(unsaved) + "\n")
+        except OSError as error:
+            parser.error(f"--offline {arguments.offline}: {error.strerror}")
         print(arguments.offline)

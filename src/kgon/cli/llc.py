@@ -30,7 +30,7 @@ from kgon.record import run_directory
 from kgon.theory.critical import CriticalPoint, critical_point
 from kgon.theory.loss import importance_weights
 from kgon.tracking.artifacts import FORM
-from kgon.tracking.logger import log_artifacts, log_results, where_to_look
+from kgon.tracking.logger import log_artifacts, log_results, log_use, where_to_look
 from kgon.training.datamodule import EnsembleData
 
 
@@ -102,6 +102,8 @@ def task(config: DictConfig, running: run_directory.Job, logger: Any) -> Callabl
     log_results(logger, summary, found.tables, drawn)
     artifacts = {"llc": "config.yaml " + " ".join(f"{name}.parquet" for name in found.tables)}
     log_artifacts(logger, directory.path, artifacts, summary, {})
+    if config.run:
+        log_use(logger, Path(str(config.run)))
     hints = where_to_look(logger)
     return lambda: _print(found, directory.path, [*drawn.values()], hints)
 

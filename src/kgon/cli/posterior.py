@@ -141,7 +141,7 @@ def _tables(found: Findings) -> dict[str, list[dict[str, Any]]]:
 def _draw(found: Findings, folder: Path) -> dict[str, Path]:
     diagram, crossing = found.diagram, found.crossing
     figures = {
-        "phases": posterior_figures.phases(
+        "posterior_phases": posterior_figures.phases(
             diagram,
             predicted=posterior_tables.predicted_sizes(found.prediction(found.pair)),
             pair=found.pair,

@@ -20,7 +20,7 @@ from kgon.launch.train import build_trainer, check_memory, conclude
 from kgon.record import run_directory
 from kgon.record.metrics_file import MetricsFile
 from kgon.record.results import Results
-from kgon.tracking.logger import where_to_look
+from kgon.tracking.logger import follow, where_to_look
 from kgon.training import checkpoints, packing
 from kgon.training.datamodule import EnsembleData
 from kgon.training.fit import check_trainer, train
@@ -77,6 +77,7 @@ def task(config: DictConfig, running: run_directory.Job, logger: Any) -> Callabl
     # Lightning takes the first one's folder for its own.
     loggers = [*([logger] if logger else []), MetricsFile(directory.path)]
     trainer = build_trainer(config, callbacks, loggers)
+    follow(logger, trainer)
     train(model, data, trainer, directory.path)
     results = conclude(running, model, data, logger, draw=config.runs.figures)
     looks = where_to_look(logger)

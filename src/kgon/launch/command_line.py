@@ -20,7 +20,9 @@ from kgon.launch.overrides import check_overrides, first_line
 from kgon.launch.standing import standing_table
 from kgon.record import sweeps
 from kgon.record.run_directory import RunDirectory
+from kgon.tracking import account
 from kgon.tracking.logger import awaited
+from kgon.tracking.logger import check as check_logger
 
 Task = Callable[[DictConfig], float | None]
 
@@ -48,18 +50,26 @@ def run(command: str, task: Task, check: Callable[[DictConfig], None]) -> None:
         return
     words = [word for word in sys.argv[1:] if not word.startswith("-")]
     overrides = [word for word in words if "=" in word or word.startswith("~")]
+    several = bool({"-m", "--multirun"} & set(sys.argv))
     try:
+        account.check_no_key(word.lstrip("+~").partition("=")[::2] for word in overrides)
         composed, swept = check_overrides(command, overrides, check)
+        several |= composed.hydra.mode == RunMode.MULTIRUN
+        account.check_no_key(configs.leaves(composed.config))
+        if logger := composed.config.get("logger"):
+            check_logger(logger, several=several)
         if "runs" in options.groups(command):
             _check_folders(composed.hydra)
     except (ValueError, OmegaConfBaseException) as error:
         refuse(command, first_line(error))
-    if {"-m", "--multirun"} & set(sys.argv) or composed.hydra.mode == RunMode.MULTIRUN:
+    if several:
         if awaited():
             refuse(command, "-m: the agent of a W&B sweep expects one run; leave out -m")
         # Not in the defaults list: there an experiment could not choose another sweeper.
         if composed.hydra.runtime.choices["hydra/sweeper"] == "basic":
-            sys.argv.append("hydra/sweeper=kgon")
+            # Beside other overrides, which Hydra wants in one piece.
+            place = sys.argv.index(overrides[-1]) + 1 if overrides else len(sys.argv)
+            sys.argv.insert(place, "hydra/sweeper=kgon")
         name = sweeps.name(command, overrides)
         sys.exit(_sweep(start, sweeps.Sweep(Path(composed.config.runs.dir), name)))
     if swept:

@@ -1,7 +1,7 @@
 """Configs: their resolvers, the form in which they are recorded, and a job's identity."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ _RESOLVER = re.compile(r"\$\{([\w.]+):")
 _OWN_SETTINGS = {"kgon.members", "kgon.schedule", "kgon.dtype", "oc.select"}
 """Resolvers that only read the config itself."""
 _FROM_IDENTITY = {"kgon.identity", "kgon.directory"}
-_LOGGED_DEPTH = 3
 
 
 def count_members(members: Any) -> int:
@@ -91,25 +90,17 @@ def _written(config: DictConfig, path: str, node: Any) -> Any:
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
-def logged(settings: dict[str, Any]) -> dict[str, Any]:
-    """The `written` settings for a logger: each value once, dicts at most three levels deep.
+def leaves(config: DictConfig) -> Iterator[tuple[str, Any]]:
+    """The dotted name and value of every setting, as written."""
 
-    References are left out. A deeper dict becomes a string: the class name if it is an object, else
-    its text.
-    """
+    def below(name: str, node: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(node, dict | list):
+            for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+                yield from below(f"{name}.{key}" if name else str(key), value)
+        else:
+            yield name, node
 
-    def below(node: dict[str, Any], depth: int) -> dict[str, Any]:
-        kept = {}
-        for name, value in node.items():
-            if isinstance(value, dict):
-                value = below(value, depth + 1)
-                if value and depth >= _LOGGED_DEPTH:
-                    value = value.get("_target_", str(value))
-            if value != {} and not (isinstance(value, str) and "${" in value):
-                kept[name] = value
-        return kept
-
-    return below(settings, 1)
+    return below("", OmegaConf.to_container(config, resolve=False))
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:

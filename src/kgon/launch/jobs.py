@@ -89,12 +89,12 @@ def job(work: Work) -> Callable[[DictConfig], float | None]:
                     if awaited():
                         # The agent of a W&B sweep waits for the numbers.
                         logger = build(config.logger)
-                        with tracked(logger, configs.logged(configs.written(config))):
+                        with tracked(logger, configs.written(config)):
                             log_record(logger, directory.path)
                     return objective(config.runs.objective, status)
                 again = config.runs.overwrite or config.runs.retry == "failed"
                 in_sweep = hydra.mode == RunMode.MULTIRUN
-                if status["state"] == "failed" and in_sweep and not again:
+                if run_directory.has_failed(status) and in_sweep and not again:
                     raise RuntimeError(
                         f"failed before (use runs.retry=failed to try again): {status['error']}"
                     )
@@ -107,7 +107,7 @@ def job(work: Work) -> Callable[[DictConfig], float | None]:
                 overrides = list(hydra.overrides.task)
                 with directory.job(plain.command, overrides, settings) as running, stoppable():
                     logger = build(plain.logger)
-                    with tracked(logger, configs.logged(settings)):
+                    with tracked(logger, settings):
                         print_results = work(plain, running, logger)
         except run_directory.Busy as busy:
             print(f"{busy}; skipping it. Use runs.busy=wait to wait for it.")

@@ -23,7 +23,6 @@ from kgon.callbacks import Checkpoints, Loggers, Progress, Status
 from kgon.callbacks.loggers import send
 from kgon.callbacks.recorder import Recorder, logged_rows
 from kgon.compiled import training_steps
-from kgon.launch import config as configs
 from kgon.launch.jobs import build, objective, stoppable
 from kgon.launch.points import Point
 from kgon.launch.train import build_trainer, check_memory, conclude
@@ -219,7 +218,7 @@ def _conclude(one: _Opened, recorders: Sequence[Recorder]) -> JobReturn:
     try:
         with one.stack:
             logger = build(one.point.logger)
-            with tracked(logger, configs.logged(one.point.written)):
+            with tracked(logger, one.point.written):
                 one.model.check_alive()
                 for recorder in recorders:
                     recorder.finish(one.model, one.data)

@@ -6,6 +6,7 @@ from typing import Any
 import lightning as L
 from hydra.utils import instantiate
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import DictConfig
 
 from kgon.compiled.machine import check_fits
@@ -44,10 +45,14 @@ def build_trainer(config: DictConfig, callbacks: list[L.Callback], logger: Any) 
     # At level INFO Lightning lists devices and advertises products.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     make_trainer = instantiate(config.trainer, _partial_=True, _convert_="all")
+    # What callbacks log by `self.log` is kept at the end of every block of steps.
+    every = config.trainer.get("log_every_n_steps", 1)
     trainer: L.Trainer = make_trainer(
+        log_every_n_steps=every,
         callbacks=callbacks,
         logger=logger,
-        enable_checkpointing=bool(callbacks),
+        # Else Lightning would add a callback that saves where no run looks.
+        enable_checkpointing=any(isinstance(each, Checkpoint) for each in callbacks),
         default_root_dir=config.runs.dir,
         # A job is one process, whatever the cluster's environment says.
         plugins=[LightningEnvironment()],

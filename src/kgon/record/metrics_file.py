@@ -12,6 +12,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
+from kgon.callbacks.loggers import send
 from kgon.callbacks.recorder import Row
 from kgon.files import write_text
 
@@ -21,8 +22,8 @@ NAME = "metrics.jsonl"
 class MetricsFile(Logger):
     """The rows of one run, as a logger that adds to them.
 
-    Steps do not decrease; rows of earlier ones are ignored. A job that resumes logs the rows of its
-    checkpoint again, so its first row replaces all rows of earlier attempts from that step on.
+    Steps do not decrease; rows of earlier ones are ignored. Without `resume`, the first row of a
+    job replaces all rows of earlier attempts from that step on.
     """
 
     name = "record"
@@ -38,7 +39,7 @@ class MetricsFile(Logger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add numbers to the row of a step."""
-        assert step is not None
+        step = (self._last_step or 0) if step is None else step
         if self._last_step is None and self.path.exists():
             lines = self.path.read_text().splitlines(keepends=True)
             kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] < step]
@@ -47,6 +48,21 @@ class MetricsFile(Logger):
             self._last_step = step
             with self.path.open("a") as file:
                 file.write(json.dumps({"step": step, **metrics}) + "\n")
+
+    def resume(self, rows: Sequence[Row], step: int) -> list[Row]:
+        """Go on from the checkpoint of a step, whose history has `rows`; return all rows up to it.
+
+        They hold what earlier attempts logged beside these rows.
+        """
+        kept = {row.step: row for row in self.rows() if row.step <= step}
+        for row in rows:
+            same = kept.setdefault(row.step, Row(row.step))
+            same.metrics |= row.metrics
+            same.pictures |= row.pictures
+        self.path.unlink(missing_ok=True)
+        for _, row in sorted(kept.items()):
+            send(row, [self])
+        return [kept[step] for step in sorted(kept)]
 
     def log_image(self, key: str, images: Sequence[str], step: int) -> None:
         """Add a picture file to the row of a step."""

@@ -30,6 +30,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from kgon import files
+from kgon.record import provenance
+from kgon.tracking.account import NoKey
 from kgon.training.checkpoints import EndedEarly, Stopped
 
 WITHOUT_EFFECT = (
@@ -65,6 +67,15 @@ _GRACE_SECONDS = 2.0
 
 _REPORT_SECONDS = 1.0
 """The least time between two progress reports."""
+
+
+def has_failed(status: Mapping[str, Any]) -> bool:
+    """Whether a run failed once it had begun, by its status.
+
+    A sweep does not repeat such a run by itself. One that never began, because Slurm could not
+    start it for instance, is tried again.
+    """
+    return bool(status["state"] == "failed" and status["started"])
 
 
 class Busy(Exception):
@@ -159,13 +170,15 @@ class RunDirectory:
         (self.path / "error.txt").unlink(missing_ok=True)
         text = yaml.dump(config, Dumper=yaml.CSafeDumper, sort_keys=False)
         files.write_text(self.path / "config.yaml", text)
-        job = Job(self, command, overrides, self.status().get("seconds") or 0.0)
+        job = Job(self, command, overrides, self.status())
         job.write("running")
         try:
             yield job
         except BaseException as error:
             resumable = isinstance(error, KeyboardInterrupt | Stopped | EndedEarly)
             state = "interrupted" if resumable else "failed"
+            if isinstance(error, NoKey):
+                job.withdraw()
             try:
                 # The status first, because a full disk may have room for only one of the two.
                 job.write(state, f"{type(error).__name__}: {error}")
@@ -203,14 +216,24 @@ class RunDirectory:
 
 
 class Job:
-    """A running job, which reports its progress; earlier attempts worked for `seconds`."""
+    """A running job, which reports its progress; `before` is the status of its last attempt."""
 
     def __init__(
-        self, directory: RunDirectory, command: str, overrides: Sequence[str], seconds: float
+        self,
+        directory: RunDirectory,
+        command: str,
+        overrides: Sequence[str],
+        before: Mapping[str, Any],
     ):
         self.directory = directory
-        self._status = _new_status("running", command, overrides)
-        self._started = time.monotonic() - seconds
+        self._status = _new_status("running", command, overrides) | {"code": provenance.code()}
+        if before["state"] == "interrupted" and before.get("code") not in (
+            None,
+            self._status["code"],
+        ):
+            # A part of the run is the work of other code.
+            self._status["earlier_code"] = [*before.get("earlier_code", []), before["code"]]
+        self._started = time.monotonic() - (before.get("seconds") or 0.0)
         self._reported = -math.inf
 
     def report(
@@ -230,6 +253,10 @@ class Job:
         self._reported = time.monotonic()
         self.directory._write_status(self._in(state, error), sync=sync)
 
+    def withdraw(self) -> None:
+        """Take back that the job has begun."""
+        self._status["started"] = None
+
     def as_finished(self) -> str:
         """The text of status.json at the job's end, for a copy that is made before."""
         return json.dumps(self._in("finished", None), indent=1)
@@ -245,7 +272,7 @@ def _new_status(state: str, command: str, overrides: Sequence[str]) -> dict[str,
         "state": state,
         "command": command,
         "overrides": list(overrides),
-        "started": _now(),
+        "started": None if state == "pending" else _now(),
         "finished": None,
         "seconds": 0.0,
         "error": None,

@@ -1,8 +1,10 @@
 """The W&B account: the configured mode, the API key, and whether the server answers."""
 
 import os
+import re
 import signal
 import threading
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,22 +20,57 @@ _ENDING_SECONDS = 10.0
 
 
 class NoKey(ValueError):
-    """No API key is configured."""
+    """No API key is configured, or one of the wrong form."""
+
+
+_KEY = re.compile(r"(?<![\w./-])([0-9a-fA-F]{40}|local-\S{40,}|wandb_v\d+_\S{20,})(?![\w./-])")
+"""What W&B's API keys look like: of its cloud, of a server of one's own, and newer ones.
+
+A part of a path is none, because folders are named by hashes, too."""
 
 
 class NoAnswer(ConnectionError):
     """The server does not answer or refuses the key; the message says which."""
 
 
-def mode_and_url() -> tuple[str, str]:
-    """The mode and the server that the W&B client is configured for, by WANDB_MODE and
-    WANDB_BASE_URL or by `wandb offline` and `wandb login`."""
+def configured() -> Any:
+    """The settings that the W&B client is configured with: by WANDB_... variables, and by the
+    settings files that `wandb offline`, `wandb disabled` and `wandb init` write."""
     import wandb
 
-    settings = wandb.setup(settings=wandb.Settings(silent=True)).settings
-    return {"dryrun": "offline", "run": "online"}.get(settings.mode, settings.mode), (
-        settings.base_url
-    )
+    return wandb.setup(settings=wandb.Settings(silent=True)).settings
+
+
+def require_key() -> None:
+    """Raise NoKey unless the client has an API key of the right form. It asks no server."""
+    import wandb
+
+    # The caller wants to be online, even if the client is configured to be offline.
+    wandb.setup(settings=wandb.Settings(silent=True, mode="online"))
+    shown, wandb.run = wandb.run, None  # while there is one, wandb.login does nothing
+    try:
+        found = wandb.login(prompt=False, verify=False)
+    except wandb.errors.AuthenticationError as error:
+        raise NoKey(f"{first_line(error)} Run: wandb login") from error
+    finally:
+        wandb.run = shown
+    if not found:
+        raise NoKey("no W&B API key is configured; run: wandb login")
+
+
+def check_no_key(settings: Iterable[tuple[str, Any]]) -> None:
+    """ValueError if a setting, given by name and value, is an API key or looks like one.
+
+    Settings are written to files and shown, and an API key must not be.
+    """
+    for name, value in settings:
+        called = name.rpartition(".")[2].lower().replace("-", "_") in ("api_key", "wandb_api_key")
+        if (called and value not in (None, "")) or _KEY.search(str(value)) or _KEY.search(name):
+            where = _KEY.sub("...", name)
+            raise ValueError(
+                f"{where} looks like a W&B API key, which settings would show to everyone: give it "
+                "as the variable WANDB_API_KEY, or run wandb login"
+            )
 
 
 def connect(seconds: int) -> Any:
@@ -43,10 +80,7 @@ def connect(seconds: int) -> Any:
     """
     import wandb
 
-    # The caller wants to be online, even if the client is configured to be offline.
-    wandb.setup(settings=wandb.Settings(silent=True, mode="online"))
-    if not wandb.login(prompt=False, verify=False):
-        raise NoKey("no W&B API key is configured; run: wandb login")
+    require_key()
     try:
         return wandb.Api(timeout=seconds)
     except wandb.errors.AuthenticationError as error:
@@ -78,21 +112,51 @@ def end_client() -> None:
 def client_errors() -> tuple[type[Exception], ...]:
     """What the W&B client raises if its process or the server fails."""
     import wandb
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
     from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
+    from wandb.sdk.mailbox.mailbox_handle import ServerResponseError
 
-    return wandb.Error, OSError, MailboxClosedError, HandleAbandonedError
+    process = (MailboxClosedError, HandleAbandonedError, ServerResponseError)
+    return wandb.Error, OSError, WandbApiFailedError, *process
 
 
 def start_run(mode: Any, **init: Any) -> Any:
-    """`wandb.init`, in a new client if that of an earlier run has been killed."""
+    """`wandb.init`, in a new client if that of an earlier run has been killed.
+
+    `wandb.run` stays what it is.
+    """
     import wandb
+    from wandb.sdk.lib import module
     from wandb.sdk.mailbox import MailboxClosedError
 
+    shown = wandb.run
     try:
-        return wandb.init(mode=mode, **init)
+        run = wandb.init(mode=mode, **init)
     except (MailboxClosedError, ConnectionResetError, BrokenPipeError):
         end_client()
-        return wandb.init(mode=mode, **init)
+        run = wandb.init(mode=mode, **init)
+    if wandb.run is run:  # as always if the mode is disabled
+        module.unset_globals()  # type: ignore[no-untyped-call]
+        if shown is not None:
+            show(shown)
+    return run
+
+
+def show(run: Any) -> None:
+    """Let `wandb.run`, `wandb.log` and the like mean this run."""
+    from wandb.sdk.lib import module
+
+    module.set_global(  # type: ignore[no-untyped-call]
+        run=run, config=run.config, log=run.log, summary=run.summary, save=run.save,
+        log_artifact=run.log_artifact, use_artifact=run.use_artifact,
+        define_metric=run.define_metric, alert=run.alert,
+    )  # fmt: skip
+
+
+def was_deleted(error: BaseException) -> bool:
+    """Whether W&B refuses a run's id because a run of this id was deleted."""
+    # The server has no other sign for it: its status 409 can mean a passing conflict.
+    return "previously created and deleted" in str(error)
 
 
 def _kill_client() -> None:

@@ -5,6 +5,7 @@ Building needs no network. It needs wandb-workspaces (the extra kgon[dashboards]
 seconds to import.
 """
 
+import hashlib
 import importlib
 from collections.abc import Sequence
 from typing import Any
@@ -77,7 +78,7 @@ def sections(parameters: Sequence[str]) -> dict[str, list[Any]]:
             figure("LLC with theory", "figures/llc"),
         ],
         "Bayesian phases": [
-            figure("Posterior phases against n", "figures/phases"),
+            figure("Posterior phases against n", "figures/posterior_phases"),
             figure("Log evidence against Laplace", "figures/log_evidence"),
             shares("Verdicts on posteriors (shares)", [
                 f"posterior/share_{v}" for v in ("ok", "unconverged", "unchecked", "diverged")
@@ -130,9 +131,13 @@ def view(
     """An unsaved `wandb_workspaces.workspaces.Workspace`, or `wandb_workspaces.reports.v2.Report`.
 
     It shows the runs of a group, `sweep`; None shows all runs of the project, grouped by sweep.
+
+    Raises:
+        ValueError: W&B does not take the name.
     """
     import wandb_workspaces.expr as expr
     import wandb_workspaces.workspaces as ws
+    from pydantic import ValidationError
 
     wr = _reports()
     panels_of = sections(parameters)
@@ -147,16 +152,63 @@ def view(
         blocks: list[Any] = [wr.TableOfContents()]
         for title, panels in panels_of.items():
             blocks += [wr.H2(title), wr.PanelGrid(runsets=[wr.Runset(**runs)], panels=panels)]
-        return wr.Report(entity=entity, project=project, title=name, blocks=blocks)
-    runs["groupby"] = [] if sweep else [expr.Metric("Group")]
-    return ws.Workspace(
-        entity=entity,
-        project=project,
-        name=name,
-        sections=[ws.Section(name=t, panels=p, is_open=True) for t, p in panels_of.items()],
-        settings=ws.WorkspaceSettings(x_axis=STEP, max_runs=100),
-        runset_settings=ws.RunsetSettings(**runs),
-    )
+        settings: dict[str, Any] = {"title": name, "blocks": blocks}
+    else:
+        runs["groupby"] = [] if sweep else [expr.Metric("Group")]
+        settings = {
+            "name": name,
+            "sections": [ws.Section(name=t, panels=p, is_open=True) for t, p in panels_of.items()],
+            "settings": ws.WorkspaceSettings(x_axis=STEP, max_runs=100),
+            "runset_settings": ws.RunsetSettings(**runs),
+        }
+    kind = wr.Report if as_report else ws.Workspace
+    try:
+        return kind(entity=entity, project=project, **settings)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise ValueError(f"W&B does not take the name {name!r}: {wrong['msg']}") from error
+
+
+def save(unsaved: Any, api: Any) -> str:
+    """Save a workspace or a report in place of that of the user's last call; return its address.
+
+    A report to which somebody has added blocks of another kind is left alone, and a new one saved.
+    """
+    if isinstance(unsaved, _reports().Report):
+        unsaved.id = _last_report(unsaved, api) or ""
+    else:
+        _take_place(unsaved, api.viewer.username)
+    unsaved.save()
+    return str(unsaved.url)
+
+
+def _take_place(workspace: Any, user: str) -> None:
+    """Give a workspace a fixed internal name, and the id of the saved one of that name."""
+    # The package has no public function for this.
+    from wandb_workspaces.workspaces import internal
+
+    mine = f"{user}/{workspace.entity}/{workspace.project}/{workspace.name}"
+    key = hashlib.sha256(mine.encode()).hexdigest()[:11]
+    workspace._internal_name = internal._url_query_str_to_internal_name(key)
+    try:
+        saved = internal.get_view_dict(workspace.entity, workspace.project, key)
+    except ValueError:  # there is no such project or view yet
+        return
+    workspace._internal_id = saved["id"]
+
+
+def _last_report(unsaved: Any, api: Any) -> str | None:
+    """The id of the user's saved report of the same title and only of kgon's blocks, or None."""
+    wr = _reports()
+    own = (wr.TableOfContents, wr.H2, wr.PanelGrid)
+    for saved in api.reports(f"{unsaved.entity}/{unsaved.project}"):
+        same = (saved.display_name, saved.user["username"]) == (unsaved.title, api.viewer.username)
+        if same and all(
+            isinstance(block, own) or block == wr.P()
+            for block in wr.Report.from_url(saved.url).blocks
+        ):
+            return str(saved.id)
+    return None
 
 
 def as_json(unsaved: Any) -> str:

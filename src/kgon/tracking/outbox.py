@@ -2,12 +2,14 @@
 
 Beside the rows of metrics.jsonl, the folder `wandb` in a run's folder holds
 
+    attempt         a random word, part of the W&B run's id
     run-<id>.json   a W&B run that shows this folder: arguments of `wandb.init`
     results.json    tables, figures and artifacts from the end of the job
     .lock           held by the process that writes the W&B run: the job, or `kgon sync`
 """
 
 import json
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -33,12 +35,13 @@ class Results:
     """What a job logs at its end, except the summary, which is in status.json.
 
     Rows by the table's name, paths of PNG files by the figure's name, relative to the run's folder,
-    and the artifacts that were asked for.
+    the artifacts that were asked for, and the names of those that the job used.
     """
 
     tables: dict[str, Rows] = field(default_factory=dict)
     figures: dict[str, str] = field(default_factory=dict)
     artifacts: list[ArtifactFiles] = field(default_factory=list)
+    used: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,33 @@ class Outbox:
         file.close()
         return None
 
+    def own_id(self) -> str:
+        """The id of the W&B run of this attempt at this folder's content.
+
+        Another attempt (runs.overwrite=true, another runs.dir) has another id, because W&B would
+        take rows under a known id for more of the same run.
+        """
+        file = self.folder / "attempt"
+        if not file.exists():
+            self.renew_id()
+        return f"{self.directory.name}-{file.read_text()}"
+
+    def renew_id(self) -> None:
+        """Choose another id, because W&B refuses that of a run that was deleted there."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.folder / "attempt", secrets.token_hex(4))
+
     def add_run(self, init: Mapping[str, Any]) -> None:
         """Record a W&B run that shows this folder, by the arguments of `wandb.init`."""
         write_text(self.folder / f"run-{init['id']}.json", json.dumps(init, indent=1))
+
+    def remove_run(self, run_id: str) -> None:
+        """Forget a W&B run."""
+        (self.folder / f"run-{run_id}.json").unlink(missing_ok=True)
+
+    def has_run(self, run_id: str) -> bool:
+        """Whether a W&B run of this id shows this folder."""
+        return (self.folder / f"run-{run_id}.json").exists()
 
     def runs(self) -> list[dict[str, Any]]:
         """The W&B runs that show this folder, by the arguments of `wandb.init`."""
@@ -77,5 +104,5 @@ class Outbox:
         if not file.exists():
             return Results()
         read = json.loads(file.read_text())
-        artifacts = [ArtifactFiles(**artifact) for artifact in read["artifacts"]]
-        return Results(read["tables"], read["figures"], artifacts)
+        read["artifacts"] = [ArtifactFiles(**artifact) for artifact in read["artifacts"]]
+        return Results(**read)

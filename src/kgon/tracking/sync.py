@@ -20,11 +20,11 @@ from kgon.callbacks.recorder import Row
 from kgon.record.metrics_file import MetricsFile
 from kgon.record.run_directory import RunDirectory
 from kgon.tracking.account import first_line
-from kgon.tracking.logger import Tracker
+from kgon.tracking.logger import INTERRUPTED, Tracker, open_online
 from kgon.tracking.outbox import Outbox, Results
 
 EXIT_CODES = {"finished": 0, "failed": 1}
-"""The exit code of a W&B run by the state of the job; in other states 255, as for Ctrl-C."""
+"""The exit code of a W&B run by the state of the job; in other states INTERRUPTED."""
 
 SETTINGS = {
     "x_save_requirements": False,
@@ -86,7 +86,7 @@ class Record:
 
     @property
     def exit_code(self) -> int:
-        return EXIT_CODES.get(self.status["state"], 255)
+        return EXIT_CODES.get(self.status["state"], INTERRUPTED)
 
     @property
     def summary(self) -> dict[str, float | str]:
@@ -130,6 +130,8 @@ def lacking(api: Any, record: Record) -> Lacking:
         if not isinstance(error.exc, RunNotFoundError):
             raise
         return Lacking(rows="the run")
+    if init["resume"] == "never":
+        raise ValueError(f"W&B has another run of the given id {init['id']}")
     lacks = Lacking()
     last = record.rows[-1].step if record.rows else -1
     there = run.lastHistoryStep
@@ -148,6 +150,9 @@ def lacking(api: Any, record: Record) -> Lacking:
         n_tables = len({a.name.partition(":")[0] for a in logged if a.type == "run_table"})
         if n_tables < len(results.tables):
             lost.append(f"{len(results.tables) - n_tables} tables")
+    if results.used:
+        used = {artifact.qualified_name for artifact in run.used_artifacts()}
+        lost += [name for name in results.used if name not in used and api.artifact_exists(name)]
     lacks.results = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
     if media := record.sent_before():
         files = {file.name for file in run.files(per_page=200) if file.size}
@@ -159,7 +164,7 @@ def lacking(api: Any, record: Record) -> Lacking:
 
 def replay(tracker: Tracker, record: Record, lacks: Lacking) -> None:
     """Send what the server lacks."""
-    tracker.log_config(record.config)
+    tracker.log_settings(record.config)
     tracker.log_rows(record.rows)
     if lacks.results or lacks.rows:
         # The server may have the row of tables and figures of an earlier attempt without the files.
@@ -218,8 +223,6 @@ def sync(records: Sequence[Record], api: Any, parallel: int, report: Report) -> 
 
 def _begin(record: Record, api: Any) -> Tracker | tuple[str, str]:
     """Replay what the server lacks; or say why not."""
-    import wandb
-
     with ExitStack() as until_sent:
         lock = record.outbox.lock()
         if lock is not None:
@@ -230,9 +233,10 @@ def _begin(record: Record, api: Any) -> Tracker | tuple[str, str]:
         lacks = lacking(api, record)
         if not str(lacks):
             return "already there", ""
-        given = record.init | {"mode": "online", "dir": str(record.folder), "reinit": "create_new"}
+        given = record.init | {"dir": str(record.folder), "reinit": "create_new"}
         given["settings"] = SETTINGS | record.init["settings"]
-        tracker = Tracker(wandb.init(**given), record.outbox, lock, artifacts=True)
+        tracker = Tracker(open_online(record.outbox, given), record.outbox, lock, artifacts=True)
+        record.init |= {"id": given["id"], "resume": "allow"}
         replay(tracker, record, lacks)
         until_sent.pop_all()
         return tracker

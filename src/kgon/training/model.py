@@ -37,7 +37,8 @@ class TMS(L.LightningModule):
     Lightning's `global_step` still counts optimizer steps.
 
     A member has diverged when its loss is not finite. `diverged_at` holds the first stop of the
-    data module at which this is observed, -1 for other members, which train on.
+    data module at which this is observed, -1 for other members, which train on. `resumed_at` is the
+    step of the checkpoint that a run goes on from.
 
     Args:
         n_features: input dimension n (the paper's c).
@@ -91,6 +92,7 @@ class TMS(L.LightningModule):
         self.register_buffer("diverged_at", torch.full((len(self.members),), -1))
         self.history = History()
         self.metrics: dict[str, float] = {}
+        self.resumed_at: int | None = None
 
     def keys(self, purpose: str) -> streams.Keys:
         """The members' streams for a purpose, (n_members,)."""
@@ -143,6 +145,15 @@ class TMS(L.LightningModule):
         for tracker in (progress.total, progress.current):
             tracker.ready += n
             tracker.completed += n
+        self._set_log_step()
+
+    def on_train_start(self) -> None:
+        self._set_log_step()
+
+    def _set_log_step(self) -> None:
+        # The step of what callbacks log by `self.log`, and of Lightning's monitors. Lightning
+        # counts blocks.
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.global_step
 
     def _mark_diverged(self) -> None:
         # The loss is a sum of these squares, so it overflows before the parameters do.
@@ -173,3 +184,4 @@ class TMS(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoints.check_writer(checkpoint)
         self.history = History(checkpoint["history"])
+        self.resumed_at = checkpoint["global_step"]
