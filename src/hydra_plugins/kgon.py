@@ -158,8 +158,13 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
     ) -> Sequence[JobReturn]:
         """Submit the jobs and, unless `wait` is false, return their results at their ends."""
         from kgon.launch import slurm
+        from kgon.launch.command_line import refuse
 
-        jobs = slurm.submit(self, self.params, job_overrides, initial_job_idx)
+        assert self.config is not None
+        try:
+            jobs = slurm.submit(self, self.params, job_overrides, initial_job_idx)
+        except slurm.SubmissionError as error:
+            refuse(self.config.command, str(error))
         if not self.wait:
             print(f"{len(jobs)} jobs submitted to Slurm; kgon runs --follow shows their states")
             return []

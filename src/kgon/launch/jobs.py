@@ -94,7 +94,7 @@ def job(work: Work) -> Callable[[DictConfig], float | None]:
                     return objective(config.runs.objective, status)
                 again = config.runs.overwrite or config.runs.retry == "failed"
                 in_sweep = hydra.mode == RunMode.MULTIRUN
-                if status["state"] == "failed" and in_sweep and not again:
+                if run_directory.has_failed(status) and in_sweep and not again:
                     raise RuntimeError(
                         f"failed before (use runs.retry=failed to try again): {status['error']}"
                     )

@@ -142,7 +142,10 @@ def _check_kinds(command: str, composed: Composed, words: Sequence[str]) -> None
     """ValueError if a number is not finite, or a value is not of the same kind as the default."""
     known = options.settings(command, composed.hydra.runtime.choices)
     for key in (parse(word).key_or_group for word in words):
-        value = OmegaConf.select(composed.config, key, default=None)
+        whole, path = composed.config, key
+        if key.startswith("hydra."):
+            whole, path = composed.hydra, key.removeprefix("hydra.")
+        value = OmegaConf.select(whole, path, default=None)
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{key} must be finite, got {value}")
         if value is None or key not in known or key in _NOT_ONLY_NUMBERS.get(command, ()):

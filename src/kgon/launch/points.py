@@ -61,16 +61,17 @@ def waiting(known: Sequence[Point], config: DictConfig) -> list[Point]:
     """The jobs that a sweep has to run, without duplicates; all are added to the sweep, and have
     the status `pending` if they had none.
 
-    These have not finished and, unless runs.retry=failed, did not fail before; with
+    These have not finished and, unless runs.retry=failed, did not fail after they had begun; with
     runs.overwrite=true they are all jobs.
     """
     sweep = sweeps.Sweep.current(Path(config.runs.dir))
-    done = {"finished"} if config.runs.retry == "failed" else {"finished", "failed"}
     chosen = {}
     for point in known:
         if sweep:
             sweep.add(point.directory.path.name)
         point.directory.announce(point.command, point.task)
-        if config.runs.overwrite or point.directory.status()["state"] not in done:
+        status = point.directory.status()
+        failed = run_directory.has_failed(status) and config.runs.retry != "failed"
+        if config.runs.overwrite or not (failed or status["state"] == "finished"):
             chosen[point.directory.path] = point
     return list(chosen.values())

@@ -67,6 +67,15 @@ _REPORT_SECONDS = 1.0
 """The least time between two progress reports."""
 
 
+def has_failed(status: Mapping[str, Any]) -> bool:
+    """Whether a run failed once it had begun, by its status.
+
+    A sweep does not repeat such a run by itself. One that never began, because Slurm could not
+    start it for instance, is tried again.
+    """
+    return bool(status["state"] == "failed" and status["started"])
+
+
 class Busy(Exception):
     """Another process is running the job of this directory."""
 
@@ -245,7 +254,7 @@ def _new_status(state: str, command: str, overrides: Sequence[str]) -> dict[str,
         "state": state,
         "command": command,
         "overrides": list(overrides),
-        "started": _now(),
+        "started": None if state == "pending" else _now(),
         "finished": None,
         "seconds": 0.0,
         "error": None,
