@@ -1,14 +1,17 @@
-"""Compiled code is kept where that is possible, is never stale, and its loss costs a line at most."""
+"""Compiled code is kept where that is possible, is never stale, and its loss costs one line."""
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 PACKAGE = {
     "kgon/__init__.py": "",
-    "kgon/inlined.py": "from kgon.jit import jit\n@jit(inline='always')\ndef two():\n    return 2\n",
+    "kgon/inlined.py": (
+        "from kgon.jit import jit\n@jit(inline='always')\ndef two():\n    return 2\n"
+    ),
     "kgon/function.py": (
         "from kgon.inlined import two\nfrom kgon.jit import jit\n"
         "@jit\ndef twice(x):\n    return two() * x\n"
@@ -27,8 +30,7 @@ def package(tmp_path):
         (tmp_path / "src" / name).write_text(text)
     for module in (files, jit):
         path = tmp_path / "src" / "kgon" / f"{module.__name__.rpartition('.')[2]}.py"
-        with open(module.__file__) as source:
-            path.write_text(source.read())
+        path.write_text(Path(module.__file__).read_text())
     return tmp_path / "src"
 
 

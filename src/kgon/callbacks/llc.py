@@ -70,6 +70,10 @@ class LLCEstimates(Recorder):
         )
         check_sampler(sampler, lr)
 
+    def check(self, data: EnsembleData) -> None:
+        """ValueError if nbeta has no default."""
+        self._nbeta(data)
+
     def record(self, module: TMS, data: EnsembleData) -> None:
         """Add the estimates of all members."""
         nbeta, localization = self._nbeta(data), self.localization
@@ -116,7 +120,8 @@ class LLCEstimates(Recorder):
             return self.nbeta
         if data.n_samples is None:
             raise ValueError(
-                "callbacks.llc.nbeta must be set if n_samples=null: inputs are fresh at every "
-                "step, so the default n / log n is not defined"
+                "n_samples=null: inputs are fresh at every step, so the temperature of the LLC "
+                "estimates, n / log n, is not defined; set callbacks.llc.nbeta, or leave llc out "
+                "of callbacks"
             )
         return data.n_samples / math.log(data.n_samples)

@@ -31,6 +31,9 @@ class Recorder(L.Callback):
             raise ValueError(f"steps must be whole numbers >= 0, got {steps}")
         self.steps = frozenset(steps)
 
+    def check(self, data: EnsembleData) -> None:
+        """ValueError if nothing can be recorded with this data."""
+
     def record(self, module: TMS, data: EnsembleData) -> None:
         """Add a record of the ensemble to `module.history`."""
         raise NotImplementedError

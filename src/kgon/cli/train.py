@@ -46,7 +46,9 @@ def check(config: DictConfig) -> None:
             f"data.n_features must be model.n_features={small.model.n_features}, "
             f"got {data.distribution.n_features}"
         )
-    build(small.get("callbacks") or {})
+    for callback in build(small.get("callbacks") or {}).values():
+        if isinstance(callback, Recorder):
+            callback.check(data)
     checkpoint = (config.get("callbacks") or {}).get("checkpoint")
     sought = configs.directory(config) / checkpoints.FOLDER
     if checkpoint and Path(checkpoint.folder) != sought:

@@ -46,6 +46,7 @@ def run(command: str, task: Task, check: Callable[[DictConfig], None]) -> None:
     if _HYDRA_SHOWS & set(sys.argv):
         start()
         return
+    _take_config_dir(command)
     words = [word for word in sys.argv[1:] if not word.startswith("-")]
     overrides = [word for word in words if "=" in word or word.startswith("~")]
     try:
@@ -56,10 +57,16 @@ def run(command: str, task: Task, check: Callable[[DictConfig], None]) -> None:
         refuse(command, first_line(error))
     if {"-m", "--multirun"} & set(sys.argv) or composed.hydra.mode == RunMode.MULTIRUN:
         if awaited():
-            refuse(command, "-m: the agent of a W&B sweep expects one run; leave out -m")
+            refuse(
+                command,
+                "-m: WANDB_SWEEP_ID is set, so the agent of a W&B sweep expects one run; leave out "
+                "-m, or unset WANDB_SWEEP_ID",
+            )
         # Not in the defaults list: there an experiment could not choose another sweeper.
         if composed.hydra.runtime.choices["hydra/sweeper"] == "basic":
             sys.argv.append("hydra/sweeper=kgon")
+        if composed.hydra.runtime.choices["hydra/sweeper"] == "optuna":
+            sys.argv.append("hydra.sweeper._target_=hydra_plugins.kgon.OptunaSweeper")
         name = sweeps.name(command, overrides)
         sys.exit(_sweep(start, sweeps.Sweep(Path(composed.config.runs.dir), name)))
     if swept:
@@ -73,6 +80,21 @@ def run(command: str, task: Task, check: Callable[[DictConfig], None]) -> None:
             owner = directory.path.owner()
             refuse(command, f"{directory.path} belongs to {owner}; set another folder: runs.dir=")
     start()
+
+
+def _take_config_dir(command: str) -> None:
+    """Replace Hydra's flag --config-dir by an override, with which every config is composed."""
+    for i, word in enumerate(sys.argv):
+        flag, _, folder = word.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            used = 1 if folder else 2
+            path = Path(folder or "".join(sys.argv[i + 1 : i + 2])).absolute()
+            if not path.is_dir():
+                refuse(command, f"{flag}: {path} is not a folder")
+            # The folder with the command's own experiments stays.
+            both = f"hydra.searchpath=[file://{CONF / command},file://{path}]"
+            sys.argv[i : i + used] = [both]
+            return
 
 
 def _check_folders(hydra_config: DictConfig) -> None:

@@ -27,7 +27,7 @@ from kgon.launch import config as configs
 from kgon.launch.jobs import build, objective, stoppable
 from kgon.launch.points import Point
 from kgon.launch.train import build_trainer, check_memory, conclude
-from kgon.record import run_directory
+from kgon.record import run_directory, sweeps
 from kgon.record.metrics_file import MetricsFile
 from kgon.tracking.logger import tracked
 from kgon.training import checkpoints, packing
@@ -65,6 +65,10 @@ def launch(points: Sequence[Point]) -> list[JobReturn]:
     for point in points:
         groups.setdefault(_key(point.settings), []).append(point)
     results: dict[Path, JobReturn] = {}
+    sweep = sweeps.Sweep.current(Path(points[0].settings["runs"]["dir"]))
+    if sweep:
+        for point in points:
+            sweep.add(point.directory.path.name)
     with stoppable():
         for group in groups.values():
             for pack in _that_fit(group):
