@@ -1,12 +1,14 @@
 """What a training job and a pack of them have in common: trainer, record, memory."""
 
 import logging
+from contextlib import nullcontext
 from typing import Any
 
 import lightning as L
 from hydra.utils import instantiate
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from omegaconf import DictConfig
+from rich.console import Console
 
 from kgon.compiled.machine import check_fits
 from kgon.launch import config as configs
@@ -59,7 +61,9 @@ def conclude(
     running: run_directory.Job, model: TMS, data: EnsembleData, logger: Any, *, draw: bool
 ) -> Results:
     """Write the record of a trained ensemble and log its results."""
-    results = write(running.directory, model, data, draw=draw)
+    # On a terminal only.
+    with Console().status("drawing figures") if draw else nullcontext():
+        results = write(running.directory, model, data, draw=draw)
     running.report(1.0, results.summary)
     log_results(logger, results.summary, results.tables, results.figures)
     # The artifact `run` is all that kgon llc run=FOLDER needs.
