@@ -25,6 +25,8 @@ def test_the_bar_says_what_takes_its_time_and_how_long_it_took(monkeypatch):
         assert "5 / 100 steps" in shown()
         assert "LLC estimates: 7 s" in shown()
     assert "LLC" not in shown()
+    with progress.doing("LLC estimates", 7):
+        clock[0] += 0.1
     with progress.doing("LLC estimates", 10):
         clock[0] += 2
         assert "LLC estimates: 2 of about 7 s" in shown()

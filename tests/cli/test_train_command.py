@@ -264,6 +264,37 @@ def test_a_left_over_variable_of_a_wandb_agent_is_named(tmp_path, monkeypatch, c
     assert "unset WANDB_SWEEP_ID" in capsys.readouterr().err
 
 
+WIDE = ("model.n_hidden=3", "init=normal", "logger=none")
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "unsaid"),
+    [
+        (WIDE, ["LLC ok"], ["theory", "transitions", "verdict ok"]),
+        (("callbacks=[losses,snapshots]", "logger=none"), ["loss"], ["LLC", "transitions"]),
+        (("logger=none",), ["0 transitions", "LLC ok"], []),
+    ],
+    ids=["n_hidden=3", "few callbacks", "defaults"],
+)
+def test_the_end_of_a_run_says_only_what_is_known(
+    tmp_path, monkeypatch, capsys, words, said, unsaid
+):
+    monkeypatch.chdir(tmp_path)
+    tiny = [word for word in TINY if "llc" not in word or "callbacks=" not in words[0]]
+    monkeypatch.setattr(sys, "argv", ["kgon", "train", *words, *tiny])
+    main()
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in said) and not any(word in printed for word in unsaid)
+    run = only_run(tmp_path)
+    known = "transitions" in " ".join(said)
+    assert ("final/transitions" in run.status["metrics"]) == known
+    assert {row["n_transitions"] for row in run.members} == ({0} if known else {None})
+    title = (run.path / "figures" / "loss.svg").read_text()
+    assert "and the critical levels" not in title or words != WIDE
+    # Nothing beside the run's own folder, with or without a checkpoint callback.
+    assert [path.name for path in (tmp_path / "multirun").iterdir()] == [run.path.name]
+
+
 GPU = () if torch.cuda.is_available() else ("trainer=gpu",)
 FILES = {
     f"{name}={option}": file

@@ -23,8 +23,7 @@ class Progress(L.Callback):
     def __init__(self, max_steps: int):
         self.bar = Bar(
             TextColumn("{task.completed:>9,.0f} / {task.total:,.0f} steps"),
-            BarColumn(),
-            TextColumn("{task.description}"),
+            BarColumn(20),
             _Doing(),
             TimeRemainingColumn(),
             transient=True,
@@ -59,17 +58,20 @@ class Progress(L.Callback):
         try:
             yield
         finally:
-            self._took[what] = time.monotonic() - since
+            took = time.monotonic() - since
+            if took >= 1:  # else it had nothing to do, as LLC estimates before the last step
+                self._took[what] = took
             self.bar.update(self.task, doing="")
 
 
 class _Doing(ProgressColumn):
-    """What is being done, for how many seconds, and how many it took the last time."""
+    """What is being done, for how many seconds, and how many it took the last time; the task's
+    description while steps are made."""
 
     def render(self, task: Task) -> Text:
         what, last = task.fields["doing"], task.fields["last"]
         if not what:
-            return Text("")
+            return Text(task.description)
         about = "" if last is None else f" of about {last:.0f}"
         return Text(f"{what}: {time.monotonic() - task.fields['since']:.0f}{about} s")
 

@@ -164,7 +164,7 @@ def _train(opened: Sequence[_Opened]) -> dict[Path, JobReturn]:
             packing.join_pack(one.folder, pack, one.path.name, place)
         config = OmegaConf.create(opened[0].point.settings)
         callbacks, recorders = _callbacks(config, opened, pack)
-        trainer = build_trainer(config, callbacks, False)
+        trainer = build_trainer(config, callbacks, False, pack)
         print(f"{len(opened)} jobs as one ensemble of {len(whole.members)} members")
         train(whole, data, trainer, pack)
         packing.unpack(jobs, whole)

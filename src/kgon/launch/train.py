@@ -2,11 +2,13 @@
 
 import logging
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 from hydra.utils import instantiate
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -41,16 +43,19 @@ def check_memory(config: DictConfig) -> None:
     )
 
 
-def build_trainer(config: DictConfig, callbacks: list[L.Callback], logger: Any) -> L.Trainer:
-    """The trainer of a config, for one process."""
+def build_trainer(
+    config: DictConfig, callbacks: list[L.Callback], logger: Any, folder: Path
+) -> L.Trainer:
+    """The trainer of a config, for one process; `folder` is for what Lightning itself writes."""
     # At level INFO Lightning lists devices and advertises products.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     make_trainer = instantiate(config.trainer, _partial_=True, _convert_="all")
     trainer: L.Trainer = make_trainer(
         callbacks=callbacks,
         logger=logger,
-        enable_checkpointing=bool(callbacks),
-        default_root_dir=config.runs.dir,
+        # Else Lightning adds a checkpoint callback of its own.
+        enable_checkpointing=any(isinstance(each, Checkpoint) for each in callbacks),
+        default_root_dir=folder,
         # A job is one process, whatever the cluster's environment says.
         plugins=[LightningEnvironment()],
     )
