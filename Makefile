@@ -51,4 +51,4 @@ format: $(READY) ## format the code
 	$(BIN)/ruff format
 
 clean: ## remove the virtual environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache src/*/__pycache__
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache $(shell find src -name __pycache__)

@@ -12,6 +12,7 @@ from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins import sweeper as hydra_sweeper
 from hydra_plugins.hydra_joblib_launcher import joblib_launcher
 from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 
@@ -53,6 +54,28 @@ class Sweeper(BasicSweeper):
                     point.directory.fail(point.command, point.task, error)
             results += returned
         return results
+
+
+class OptunaSweeper(hydra_sweeper.Sweeper):
+    """The sweeper of hydra-optuna-sweeper, which ends in a traceback if no trial succeeds."""
+
+    def __init__(self, **settings: Any):
+        from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl
+
+        self.search = OptunaSweeperImpl(**settings)
+
+    def setup(self, **context: Any) -> None:
+        self.search.setup(**context)
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from kgon.launch.command_line import refuse
+
+        try:
+            return self.search.sweep(arguments)
+        except ValueError as error:
+            if str(error) != "No trials are completed yet.":
+                raise
+            refuse("train", "no trial of the search has a result: all jobs failed")
 
 
 def _failed(error: BaseException) -> JobReturn:
@@ -158,8 +181,13 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
     ) -> Sequence[JobReturn]:
         """Submit the jobs and, unless `wait` is false, return their results at their ends."""
         from kgon.launch import slurm
+        from kgon.launch.command_line import refuse
 
-        jobs = slurm.submit(self, self.params, job_overrides, initial_job_idx)
+        assert self.config is not None
+        try:
+            jobs = slurm.submit(self, self.params, job_overrides, initial_job_idx)
+        except slurm.SubmissionError as error:
+            refuse(self.config.command, str(error))
         if not self.wait:
             print(f"{len(jobs)} jobs submitted to Slurm; kgon runs --follow shows their states")
             return []

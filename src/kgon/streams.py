@@ -19,6 +19,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from kgon.jit import jit
+
 Keys = NDArray[np.uint64]
 
 
@@ -37,7 +39,7 @@ def unit(key, counter):
     return (np.float64(bits(key, counter) >> np.uint64(11)) + 0.5) * 2.0**-53
 
 
-@numba.njit(cache=True)
+@jit
 def _fold(keys, words):
     folded = np.empty_like(keys)
     for i in range(keys.size):
@@ -97,7 +99,7 @@ def subkeys(keys: Keys, count: int) -> Keys:
     return folded.reshape(*keys.shape, count)
 
 
-@numba.njit(cache=True, nogil=True)
+@jit(nogil=True)
 def uniforms(keys, start, count):
     """Uniform numbers start, ..., start + count - 1 of each stream, (n_keys, count)."""
     out = np.empty((keys.size, count))
@@ -167,7 +169,7 @@ def fill_normals(key, start, out):
         out[out.size - 1] = normal_pair(key, start + out.size - 1)[0]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+@jit(nogil=True, error_model="numpy", fastmath={"contract"})
 def normals(keys, start, out):
     """Fill out (n_keys, count) with standard normal numbers start, start + 1, ... of each stream.
 
@@ -177,7 +179,7 @@ def normals(keys, start, out):
         fill_normals(keys[s], start, out[s])
 
 
-@numba.njit(cache=True, nogil=True)
+@jit(nogil=True)
 def shuffles(keys, epochs, n):
     """Uniform permutations of 0, ..., n - 1 by stream and epoch, (n_keys, n_epochs, n) int32.
 

@@ -1,5 +1,7 @@
 """kgon train from the command line: what it leaves, what it refuses, how it ends."""
 
+import errno
+import fcntl
 import json
 import subprocess
 import sys
@@ -139,6 +141,8 @@ def test_a_failing_job_is_recorded_as_failed_and_exits_non_zero(kgon, tmp_path):
         (["model.n_hidden=3"], "set model.n_hidden=2 (got 3)"),
         (["init.noise=-0.1"], "init.noise"),
         (["seed=one"], "seed must be a number"),
+        (["seed=None"], "seed must be a number such as 0; got None"),
+        (["seed=null"], "seed must be a number such as 0; got null"),
         (["seed=1.5"], "seed must be a whole number such as 0; got 1.5"),
         (["seed=[1,2]"], "seed must be a number such as 0; got [1, 2]"),
         (["n_samples=1.5"], "n_samples must be a whole number such as 1000; got 1.5"),
@@ -178,6 +182,14 @@ def test_a_failing_job_is_recorded_as_failed_and_exits_non_zero(kgon, tmp_path):
         (["trainer.gradient_clip_val=1.0"], "couple the members"),
         (["members=100000000"], "GiB of memory"),
         (["callbacks.llc.lr=0"], "lr must be positive, got 0"),
+        (["optimizer._target_=torch.optim.Sgd"], "'Sgd' is importable from module 'torch.optim'"),
+        (["data._target_=kgon.data.Spars"], "'Spars' is importable from module 'kgon.data'"),
+        (["callbacks.losses._target_=nosuch.Losses"], "callbacks.losses: Error loading 'nosuch"),
+        (["+model.speed=1"], "model: TMS.__init__() got an unexpected keyword argument 'speed'"),
+        (["data=sparse", "n_samples=null"], "set callbacks.llc.nbeta, or leave llc out"),
+        (["experiment=superposition", "callbacks=[losses,llc]"], "set callbacks.llc.nbeta"),
+        (["-m", "hydra/launcher=slurm", "hydra.launcher.mem_gb=lots"], "mem_gb must be a number"),
+        (["--config-dir", "nowhere"], "nowhere is not a folder"),
         (["callbacks=[losses]", "callbacks.llc.n_draws=5"], "this job has no callbacks.llc"),
         (["experiment=first_transition", "callbacks.pictures.steps=[]"], "no callbacks.pictures"),
         (["optimizer._target_=torch.optim.LBFGS", "~optimizer.momentum", "~optimizer.weight_decay"],
@@ -198,6 +210,89 @@ def test_bad_input_is_one_line_before_anything_starts(
     assert message in complaint
     assert len(complaint.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("lr", ["abc", 0.125])
+@pytest.mark.parametrize("flag", [["--config-dir", "own"], ["hydra.searchpath=[file://own]"]])
+def test_options_of_ones_own_are_checked_and_used(tmp_path, monkeypatch, capsys, lr, flag):
+    own = tmp_path / "own" / "optimizer" / "mine.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text(f"_target_: torch.optim.SGD\n_partial_: true\nlr: {lr}\n")
+    monkeypatch.chdir(tmp_path)
+    plain = ["callbacks=[losses]", "logger=none", "runs.figures=false", *TINY[:2]]
+    monkeypatch.setattr(sys, "argv", ["kgon", "train", "optimizer=mine", *flag, *plain])
+    if lr == "abc":
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "optimizer.lr must be a number such as" in line and line.endswith("got abc")
+    else:
+        main()
+        assert only_run(tmp_path).config["optimizer"]["lr"] == lr
+
+
+def test_a_link_to_nowhere_and_a_disk_without_locks_are_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("link").symlink_to("nowhere")
+
+    def complaint(*words):
+        monkeypatch.setattr(sys, "argv", ["kgon", "train", *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    for folder in ("link", "link/runs"):
+        assert "link is not a writable directory" in complaint(f"runs.dir={folder}")
+
+    def flock(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert "Function not implemented" in complaint() and "flock" in complaint()
+
+
+def test_a_left_over_variable_of_a_wandb_agent_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
+    monkeypatch.setattr(sys, "argv", ["kgon", "train", "-m", "seed=1,2"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert "unset WANDB_SWEEP_ID" in capsys.readouterr().err
+
+
+WIDE = ("model.n_hidden=3", "init=normal", "logger=none")
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "unsaid"),
+    [
+        (WIDE, ["LLC ok"], ["theory", "transitions", "verdict ok"]),
+        (("callbacks=[losses,snapshots]", "logger=none"), ["loss"], ["LLC", "transitions"]),
+        (("logger=none",), ["0 transitions", "LLC ok"], []),
+    ],
+    ids=["n_hidden=3", "few callbacks", "defaults"],
+)
+def test_the_end_of_a_run_says_only_what_is_known(
+    tmp_path, monkeypatch, capsys, words, said, unsaid
+):
+    monkeypatch.chdir(tmp_path)
+    tiny = [word for word in TINY if "llc" not in word or "callbacks=" not in words[0]]
+    monkeypatch.setattr(sys, "argv", ["kgon", "train", *words, *tiny])
+    main()
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in said) and not any(word in printed for word in unsaid)
+    run = only_run(tmp_path)
+    known = "transitions" in " ".join(said)
+    assert ("final/transitions" in run.status["metrics"]) == known
+    assert {row["n_transitions"] for row in run.members} == ({0} if known else {None})
+    title = (run.path / "figures" / "loss.svg").read_text()
+    assert "and the critical levels" not in title or words != WIDE
+    # Nothing beside the run's own folder, with or without a checkpoint callback.
+    assert [path.name for path in (tmp_path / "multirun").iterdir()] == [run.path.name]
 
 
 GPU = () if torch.cuda.is_available() else ("trainer=gpu",)

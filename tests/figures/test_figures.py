@@ -113,6 +113,15 @@ def _all_figures():
     members = np.stack([np.full(8, p.loss) for p in _points()], axis=1)
     W, b = (np.stack(a) for a in zip(*(_k_gon(s) for s in ("4", "4++-", "5+", "6")), strict=True))
     yield "loss", training_figures.loss_curves(step, members, _points(), final_phase=phases)
+    # Four hidden dimensions, say: no level is known, and losses fall by orders of magnitude.
+    wide = np.geomspace(20, 1e-5, len(step))[:, None] * np.ones(3)
+    yield "loss, no levels", training_figures.loss_curves(step, wide, [])
+    yield (
+        "llc, no levels",
+        training_figures.llc_by_phase(
+            wide.ravel(), np.linspace(0, 7, wide.size), ["other"] * wide.size, []
+        ),
+    )
     yield "loss, no phases", training_figures.loss_curves(step, members, _points())
     yield "staircase", training_figures.staircase(step, loss, **llc, **rest)
     yield "staircase without LLC", training_figures.staircase(step, loss, **none, **rest)
@@ -283,6 +292,22 @@ def test_loss_curves_plot_what_they_are_given():
     left = ax.transData.transform([(s, 0.1) for s in step])[:, 0]
     assert (np.diff(left) > 5).all()  # step 0 has a place of its own on the log axis
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["5: 1", "other: 1"]
+
+
+def test_no_levels_are_announced_where_none_are_known():
+    loss = np.geomspace(20, 1e-5, 30)[:, None]
+    figure = training_figures.loss_curves(np.arange(30), loss, [])
+    assert "critical" not in _title(figure)
+    low, high = figure.axes[0].get_ylim()
+    assert low < 1e-5 and high > 20  # all of the curve, as nothing else says what matters
+    assert "critical" in _title(training_figures.loss_curves([0, 10], [[0.1], [0.1]], _points()))
+    estimates = [0.1, 0.2], [1.0, 2.0], ["other", "5"]
+    assert "theory" not in _title(training_figures.llc_by_phase(*estimates, []))
+    assert "theory" in _title(training_figures.llc_by_phase(*estimates, _points()))
+
+
+def _title(figure):
+    return figure.legends[0].get_title().get_text()
 
 
 def test_curves_that_leave_the_frame_are_counted():

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -167,3 +169,44 @@ def test_a_job_whose_time_is_up_goes_on_in_a_new_start(
     assert zygote.run(tmp_path, "train", *JOB, "seed=9").status == 0
     (limited,), (whole,) = (run_directory.find([f / "multirun"]) for f in (out_of_time, tmp_path))
     assert results(limited) == results(whole)
+
+
+@pytest.mark.parametrize("allocation", [["--mem-per-cpu=100"], ["--mem=300", "--cpus-per-task=2"]])
+def test_a_sweep_may_be_launched_inside_an_allocation(cluster, environment, tmp_path, allocation):
+    sweep = [
+        "salloc", "--partition=urgent", *allocation, sys.executable, "-m", "kgon",
+        "train", "-m", *JOB, "trainer.max_steps=400", "seed=1", *LAUNCHER,
+    ]  # fmt: skip
+    done = subprocess.run(
+        sweep, env=os.environ | environment, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 finished" in done.stdout
+
+
+def test_jobs_that_slurm_refuses_or_cannot_start_are_tried_again_by_a_second_call(
+    zygote, cluster, environment, tmp_path
+):
+    sweep = ("train", "-m", *JOB, "trainer.max_steps=400", "seed=1,2", *LAUNCHER)
+    refused = zygote.run(tmp_path, *sweep, "hydra.launcher.partition=nosuch", **environment)
+    assert refused.status == 2, refused.output
+    (line,) = [text for text in refused.output.splitlines() if "kgon train: error:" in text]
+    assert "invalid partition specified: nosuch" in line and "Traceback" not in refused.output
+    assert "2 pending" in refused.output
+    broken = zygote.run(tmp_path, *sweep, 'hydra.launcher.setup=["exit 3"]', **environment)
+    assert broken.status == 1, broken.output
+    assert "2 failed" in broken.output
+    exclusive = 'hydra.launcher.additional_parameters={exclusive:""}'  # as the config says
+    again = zygote.run(tmp_path, *sweep, exclusive, **environment)
+    assert again.status == 0, again.output
+    assert "2 finished" in again.output
+
+
+def test_jobs_that_slurm_cannot_start_yet_say_why(zygote, cluster, environment, tmp_path):
+    words = ("train", "-m", *JOB, "seed=1", *LAUNCHER, "hydra.launcher.timeout_min=100")
+    waiting = zygote.start(tmp_path, *words, **environment)
+    until(lambda: "does not start jobs: PartitionTimeLimit" in waiting.output, "the reason shows")
+    waiting.kill(signal.SIGKILL)
+    for job, state in cluster.jobs().items():
+        if state == "PENDING":
+            cluster.ask("scancel", job)

@@ -144,6 +144,17 @@ def test_the_same_words_in_any_order_are_the_same_sweep():
     assert sweeps.name("train", words) != sweeps.name("llc", words)
 
 
+def test_a_search_whose_trials_all_diverge_ends_in_one_line(zygote, tmp_path):
+    if not os.environ.get("KGON_REQUIRE_ALL"):
+        pytest.importorskip("optuna")
+    interval = 'hydra.sweeper.params={optimizer.lr: "interval(1e8,1e9)"}'
+    words = ("train", "-m", "experiment=tune_lr", *SHORT, interval, "hydra.sweeper.n_trials=2")
+    search = zygote.run(tmp_path, *words)
+    assert search.status == 2, search.output
+    assert "no trial of the search has a result: all jobs failed" in search.output
+    assert "Traceback" not in search.output and "2 failed" in search.output
+
+
 def test_optuna_finds_its_way(zygote, tmp_path):
     if not os.environ.get("KGON_REQUIRE_ALL"):
         pytest.importorskip("optuna")

@@ -98,6 +98,18 @@ def test_transitions_are_counted_over_members():
     assert found == [Transition("4+", "5", 2), Transition("4-", "4+", 1)]
 
 
+def test_members_of_no_phase_have_a_range_of_losses_and_no_means():
+    for group in ("other", None):
+        members = [
+            member(i, phase=group, final_loss=loss, llc=5.0, llc_verdict="ok")
+            for i, loss in enumerate([0.01, 0.07])
+        ]
+        (row,) = tables.phases(members, [])
+        assert (row.loss_least, row.loss_most) == (0.01, 0.07)
+        assert row.loss is None and row.llc is None and row.llc_stderr is None
+        assert (row.llc_ok, row.llc_tried) == (2, 2)
+
+
 def test_phases_average_losses_and_trusted_estimates():
     members = [
         member(0, final_loss=0.068, llc=7.0, llc_verdict="ok"),

@@ -28,10 +28,10 @@ class LLCEstimates(Recorder):
     """Records in the table `llc` an estimate at each member's parameters.
 
     The loss is that of the member's own data set, or the expected loss if inputs are fresh at every
-    step. Where it has no closed form (sparse or correlated data) an estimate takes minutes, and
-    only that at the last of the steps is made. The chains of all members are one stack. Their noise
-    depends only on seed, member and step, so training is the same with and without this callback,
-    and a member's estimate is the same in any ensemble.
+    step. Where it has no closed form (sparse or correlated data) estimates take ten seconds for a
+    hundred members, and only those at the last of the steps are made. The chains of all members are
+    one stack. Their noise depends only on seed, member and step, so training is the same with and
+    without this callback, and a member's estimate is the same in any ensemble.
 
     Args:
         steps: when to estimate.
@@ -41,6 +41,7 @@ class LLCEstimates(Recorder):
     """
 
     table = "llc"
+    doing = "LLC estimates"
 
     def __init__(
         self,
@@ -69,6 +70,10 @@ class LLCEstimates(Recorder):
             **self.settings,
         )
         check_sampler(sampler, lr)
+
+    def check(self, data: EnsembleData) -> None:
+        """ValueError if nbeta has no default."""
+        self._nbeta(data)
 
     def record(self, module: TMS, data: EnsembleData) -> None:
         """Add the estimates of all members."""
@@ -116,7 +121,8 @@ class LLCEstimates(Recorder):
             return self.nbeta
         if data.n_samples is None:
             raise ValueError(
-                "callbacks.llc.nbeta must be set if n_samples=null: inputs are fresh at every "
-                "step, so the default n / log n is not defined"
+                "n_samples=null: inputs are fresh at every step, so the temperature of the LLC "
+                "estimates, n / log n, is not defined; set callbacks.llc.nbeta, or leave llc out "
+                "of callbacks"
             )
         return data.n_samples / math.log(data.n_samples)

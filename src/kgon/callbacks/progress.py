@@ -1,28 +1,35 @@
 """What a running job tells: a progress bar, and its status."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.text import Text
 
 from kgon.training.model import TMS
 
 
 class Progress(L.Callback):
-    """A bar of steps, mean loss, members by phase and time left, on a terminal only."""
+    """A bar of steps, mean loss, members by phase and time left, on a terminal only.
+
+    While a recorder works that takes its time, the bar says which, for how long, and how long it
+    took the last time.
+    """
 
     def __init__(self, max_steps: int):
         self.bar = Bar(
             TextColumn("{task.completed:>9,.0f} / {task.total:,.0f} steps"),
-            BarColumn(),
-            TextColumn("{task.description}"),
+            BarColumn(20),
+            _Doing(),
             TimeRemainingColumn(),
             transient=True,
         )
-        self.task = self.bar.add_task("", total=max_steps)
+        self.task = self.bar.add_task("", total=max_steps, doing="", since=0.0, last=None)
+        self._took: dict[str, float] = {}
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.bar.reset(self.task, completed=trainer.global_step)
@@ -41,6 +48,32 @@ class Progress(L.Callback):
     ) -> None:
         if self.bar.live.is_started:
             self.bar.stop()
+
+    @contextmanager
+    def doing(self, what: str, step: int) -> Iterator[None]:
+        """Say what is being done at a step, until the block ends."""
+        since = time.monotonic()
+        last = self._took.get(what)
+        self.bar.update(self.task, completed=step, doing=what, since=since, last=last, refresh=True)
+        try:
+            yield
+        finally:
+            took = time.monotonic() - since
+            if took >= 1:  # else it had nothing to do, as LLC estimates before the last step
+                self._took[what] = took
+            self.bar.update(self.task, doing="")
+
+
+class _Doing(ProgressColumn):
+    """What is being done, for how many seconds, and how many it took the last time; the task's
+    description while steps are made."""
+
+    def render(self, task: Task) -> Text:
+        what, last = task.fields["doing"], task.fields["last"]
+        if not what:
+            return Text(task.description)
+        about = "" if last is None else f" of about {last:.0f}"
+        return Text(f"{what}: {time.monotonic() - task.fields['since']:.0f}{about} s")
 
 
 def _describe(metrics: dict[str, float]) -> str:

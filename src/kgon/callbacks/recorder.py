@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, ClassVar
 import lightning as L
 from torch import Tensor
 
+from kgon.callbacks.progress import Progress
 from kgon.training.datamodule import EnsembleData
 from kgon.training.model import TMS
 
@@ -24,12 +26,17 @@ class Recorder(L.Callback):
 
     table: ClassVar[str]
     """Name of the table in the history."""
+    doing: ClassVar[str] = ""
+    """What a progress bar says while it records; empty where that takes no time."""
 
     def __init__(self, steps: Iterable[int]):
         steps = list(steps) if isinstance(steps, Iterable) else [steps]
         if any(not isinstance(step, Integral) or step < 0 for step in steps):
             raise ValueError(f"steps must be whole numbers >= 0, got {steps}")
         self.steps = frozenset(steps)
+
+    def check(self, data: EnsembleData) -> None:
+        """ValueError if nothing can be recorded with this data."""
 
     def record(self, module: TMS, data: EnsembleData) -> None:
         """Add a record of the ensemble to `module.history`."""
@@ -61,7 +68,11 @@ class Recorder(L.Callback):
 
     def _record_if_due(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.global_step in self.steps:
-            self.record(*_ensemble(trainer, module))
+            bars = [each for each in trainer.callbacks if isinstance(each, Progress)]  # type: ignore[attr-defined]
+            with ExitStack() as shown:
+                for bar in bars if self.doing else ():
+                    shown.enter_context(bar.doing(self.doing, trainer.global_step))
+                self.record(*_ensemble(trainer, module))
 
 
 def _ensemble(trainer: L.Trainer, module: L.LightningModule) -> tuple[TMS, EnsembleData]:

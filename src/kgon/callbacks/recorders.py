@@ -148,6 +148,7 @@ class WeightPictures(Recorder):
     in `folder`, and sends the pictures to the loggers."""
 
     table = "pictures"
+    doing = "pictures of weights"
 
     def __init__(
         self,

@@ -57,6 +57,10 @@ def _run() -> None:
         from importlib.metadata import version
 
         print(version("kgon"))
+    elif {"-sc", "--shell-completion"} & set(sys.argv):
+        from kgon.launch.completion import complete
+
+        complete([*COMMANDS], CONFIGURED, sys.argv[1:])
     elif command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, 1)
         hint = f"; did you mean {near[0]}?" if near else ""

@@ -20,6 +20,7 @@ from kgon.launch.train import build_trainer, check_memory, conclude
 from kgon.record import run_directory
 from kgon.record.metrics_file import MetricsFile
 from kgon.record.results import Results
+from kgon.record.tables import Phase
 from kgon.tracking.logger import follow, where_to_look
 from kgon.training import checkpoints, packing
 from kgon.training.datamodule import EnsembleData
@@ -46,7 +47,9 @@ def check(config: DictConfig) -> None:
             f"data.n_features must be model.n_features={small.model.n_features}, "
             f"got {data.distribution.n_features}"
         )
-    build(small.get("callbacks") or {})
+    for callback in build(small.get("callbacks") or {}).values():
+        if isinstance(callback, Recorder):
+            callback.check(data)
     checkpoint = (config.get("callbacks") or {}).get("checkpoint")
     sought = configs.directory(config) / checkpoints.FOLDER
     if checkpoint and Path(checkpoint.folder) != sought:
@@ -55,7 +58,7 @@ def check(config: DictConfig) -> None:
             f"got {checkpoint.folder}"
         )
     try:
-        trainer = build_trainer(small, [], False)
+        trainer = build_trainer(small, [], False, Path(small.runs.dir))
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise ValueError(f"trainer: {error}") from error
     check_trainer(trainer)
@@ -76,7 +79,7 @@ def task(config: DictConfig, running: run_directory.Job, logger: Any) -> Callabl
     packing.leave_pack(directory.path / checkpoints.FOLDER, model)
     # Lightning takes the first one's folder for its own.
     loggers = [*([logger] if logger else []), MetricsFile(directory.path)]
-    trainer = build_trainer(config, callbacks, loggers)
+    trainer = build_trainer(config, callbacks, loggers, directory.path)
     follow(logger, trainer)
     train(model, data, trainer, directory.path)
     results = conclude(running, model, data, logger, draw=config.runs.figures)
@@ -85,25 +88,43 @@ def task(config: DictConfig, running: run_directory.Job, logger: Any) -> Callabl
     return lambda: _print(results, directory, hints)
 
 
+def _loss(row: Phase) -> str:
+    """The mean final loss of a phase, or the range of members that are not at one level."""
+    if row.loss is not None or row.loss_least is None:
+        return decimal(row.loss, 5)
+    return f"{decimal(row.loss_least, 5)} to {decimal(row.loss_most, 5)}"
+
+
 def _print(results: Results, directory: run_directory.RunDirectory, hints: list[str]) -> None:
     """Print the table of final phases, and what to open or type next."""
     console = Console()
     table = Table(title=f"Final phases of {int(results.summary['final/members'])} members")
-    for name in ("phase", "members", "loss", "theory", "LLC", "theory", "LLC ok"):
-        table.add_column(name, justify="left" if name == "phase" else "right")
-    for row in results.by_phase:
-        table.add_row(
-            row.phase,
-            str(row.members),
-            decimal(row.loss, 5),
-            decimal(row.theory_loss, 5),
-            decimal(row.llc, 2),
-            decimal(row.theory_llc, 2),
-            f"{row.llc_ok} of {row.members}",
-        )
+    rows = results.by_phase
+    theory = any(row.theory_loss is not None for row in rows)
+    estimates = any(row.llc_tried for row in rows)
+    columns = {
+        "phase": [row.phase for row in rows],
+        "members": [str(row.members) for row in rows],
+        "loss": [_loss(row) for row in rows],
+        "theory loss": [decimal(row.theory_loss, 5) for row in rows] if theory else [],
+        "LLC": [decimal(row.llc, 2) for row in rows] if estimates else [],
+        "theory LLC": [decimal(row.theory_llc, 2) for row in rows] if estimates and theory else [],
+        "LLC ok": [f"{row.llc_ok} of {row.llc_tried}" for row in rows] if estimates else [],
+    }
+    shown = {name: cells for name, cells in columns.items() if cells}
+    for name in shown:
+        table.add_column(name.split()[0] if name.startswith("theory") else name,
+                         justify="left" if name == "phase" else "right")  # fmt: skip
+    for cells in zip(*shown.values(), strict=True):
+        table.add_row(*cells)
     console.print(table)
-    console.print(
-        f"{results.summary['final/transitions']:.0f} transitions between critical levels. "
-        "LLC: mean over estimates with the verdict ok."
-    )
+    notes = []
+    if "final/transitions" in results.summary:
+        notes.append(
+            f"{results.summary['final/transitions']:.0f} transitions between critical levels."
+        )
+    if any(row.llc is not None for row in rows):
+        notes.append("LLC: mean over estimates with the verdict ok.")
+    if notes:
+        console.print(" ".join(notes))
     print_files(console, directory.path, [*results.figures.values()], hints)

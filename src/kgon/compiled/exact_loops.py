@@ -13,25 +13,20 @@ unless noted.
 Two rules keep this fast. A function that takes arrays and returns from several places is inlined;
 otherwise numba counts references to the arrays at every call, which takes longer than the loss
 itself. For the same reason loops take the arrays of `moments.Lookup` one by one.
-
-numba recompiles a cached function when its own file changes, but not when the file of a function
-that it calls does. `make clean` removes all compiled code.
 """
 
 import functools
 from typing import Any
 
-import numba
 import numpy as np
 
 from kgon.compiled.moments import SLOTS, bucket
+from kgon.jit import jit
 from kgon.streams import fill_normals, unit
 
 # Fused multiply-adds are allowed, reassociation is not, nor anything that assumes finite numbers.
 # A parameter that diverges must become NaN here as it does in torch.
-_jit: Any = functools.partial(
-    numba.njit, cache=True, nogil=True, error_model="numpy", fastmath={"contract"}
-)
+_jit: Any = functools.partial(jit, nogil=True, error_model="numpy", fastmath={"contract"})
 _inline: Any = functools.partial(_jit, inline="always")
 
 JITTER = (0.6, 1.2)

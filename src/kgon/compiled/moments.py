@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kgon.jit import jit
 from kgon.theory.loss import EmpiricalLoss, PopulationLoss
 
 SLOTS = 3
@@ -200,7 +201,7 @@ def bucket(t, feature):
     return np.int64(place)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@jit(nogil=True, error_model="numpy")
 def buckets(amplitudes, feature):
     out = np.empty(amplitudes.size, dtype=np.int32)
     for i in range(amplitudes.size):

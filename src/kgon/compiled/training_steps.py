@@ -23,10 +23,11 @@ from kgon.compiled.machine import share_out
 from kgon.compiled.scratch import arrays
 from kgon.compiled.vectors import broadcast, load, store, total, where_positive
 from kgon.data import Minibatches
+from kgon.jit import jit
 
 # Fused multiply-adds are allowed, reassociation is not, nor anything that assumes finite numbers.
 # A member that diverges must become NaN here as it does in torch.
-_jit = functools.partial(numba.njit, cache=True, nogil=True, error_model="numpy")
+_jit = functools.partial(jit, nogil=True, error_model="numpy")
 _FASTMATH = {"contract"}
 
 _LANES = (1, 2, 4)

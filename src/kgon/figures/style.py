@@ -273,12 +273,18 @@ def loss_axis(ax: Axes, low: float, high: float) -> None:
         return
     ax.set_yscale("log")
     ax.set_ylim(low, high)
-    decimal_ticks(ax.yaxis, (1, 2, 5) if high / low > 3 else (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9))
+    decimal_ticks(ax.yaxis, (1, 2, 5) if high / low > 3 else (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9), 12)
 
 
-def decimal_ticks(axis: Axis, subs: Sequence[float]) -> None:
-    """Ticks of a logarithmic axis at these multiples of powers of ten, with plain decimals."""
-    axis.set_major_locator(LogLocator(subs=subs, numticks=20))
+def decimal_ticks(axis: Axis, subs: Sequence[float], most: int) -> None:
+    """Ticks of a logarithmic axis at these multiples of powers of ten, with plain decimals.
+
+    If there would be more than `most`, they are at powers of ten, and at fewer of these if need be.
+    """
+    low, high = axis.get_view_interval()
+    decades = math.log10(high / low)
+    few = decades * len(subs) <= most
+    axis.set_major_locator(LogLocator(subs=subs if few else (1.0,), numticks=20 if few else most))
     axis.set_major_formatter(plain_decimals)
     axis.set_minor_formatter(NullFormatter())
 
@@ -287,7 +293,8 @@ def loss_limits(loss: Array, levels: Sequence[float]) -> tuple[float, float]:
     """The limits (low, high) of a loss axis for curves and critical levels.
 
     They include the levels near the curves, and the curves up to a little above the highest level;
-    curves may begin above the frame. A level of zero makes the axis linear (low = 0).
+    curves may begin above the frame, unless there are no levels. A level of zero makes the axis
+    linear (low = 0).
     """
     finite = loss[np.isfinite(loss)]
     if not finite.size:
@@ -295,7 +302,9 @@ def loss_limits(loss: Array, levels: Sequence[float]) -> tuple[float, float]:
     least, most = float(finite.min()), float(finite.max())
     last = np.atleast_1d(loss[-1]) if len(loss) else finite
     near = [v for v in levels if v <= most]
-    high = 1.05 * min(most, 1.3 * max([*near, *last[np.isfinite(last)]], default=most))
+    high = 1.05 * most
+    if near:
+        high = 1.05 * min(most, 1.3 * max([*near, *last[np.isfinite(last)]]))
     if least <= 0 or any(v <= 1e-9 for v in near):
         return 0.0, high if high > 0 else 1.0
     low = 0.92 * min([least, *(v for v in near if v > 0.5 * least)])

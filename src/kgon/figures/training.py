@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import ConnectionPatch, Patch
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from kgon.figures import style
@@ -57,9 +58,11 @@ def loss_curves(
         for p in ([] if final_phase is None else style.phase_order(phases))
     ]  # fmt: skip
     body = 2.35
-    title = f"Loss of {n_members} member{'s' * (n_members != 1)}, and the critical levels"
-    figure, (ax,) = style.new_panels(title, [body], legend)
     low, high = style.loss_limits(y, [p.loss for p in points])
+    levels = [(p.label, p.loss) for p in points if low <= p.loss <= high]
+    title = f"Loss of {n_members} member{'s' * (n_members != 1)}"
+    title += ", and the critical levels" * bool(levels)
+    figure, (ax,) = style.new_panels(title, [body], legend)
     style.step_axis(ax, x)
     style.loss_axis(ax, low, high)
     ax.set(xlabel="SGD steps", ylabel="population loss $L(w)$")
@@ -69,7 +72,7 @@ def loss_curves(
         ax.plot(x, y[:, m], color=style.phase_color(phases[m]), ls=line, lw=0.7, zorder=2,
                 alpha=float(np.clip(12 / n_members, 0.25, 0.9)),
                 rasterized=y.size > _VECTOR_POINTS, gid=f"member-{m}")  # fmt: skip
-    style.draw_levels(ax, [(p.label, p.loss) for p in points if low <= p.loss <= high], body)
+    style.draw_levels(ax, levels, body)
     if n_above := int((np.where(np.isfinite(y), y, -np.inf) > high).any(axis=0).sum()):
         ax.set_title(f"{n_above} begin above the frame", loc="right")
     return figure
@@ -232,6 +235,7 @@ def phase_counts(step: ArrayLike, labels: ArrayLike) -> Figure:
         floor = top
     style.step_axis(ax, x)
     ax.set_ylim(0, n_members)
+    ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     ax.set(xlabel="SGD steps", ylabel="members")
     return figure
 
@@ -273,7 +277,7 @@ def llc_by_phase(
                 label=style.BELOW_FRAME,
             )
         )
-    title = f"LLC against loss, {len(x)} snapshots; crosses: theory"
+    title = f"LLC against loss, {len(x)} snapshots" + "; crosses: theory" * bool(crosses)
     figure, (ax,) = style.new_panels(title, [2.0], legend)
     ax.set(xlabel="population loss $L(w)$", ylabel=r"LLC $\hat\lambda$")
     ax.set_ylim(floor - 0.05 * (top - floor or 1.0), top * 1.15)
@@ -292,7 +296,7 @@ def llc_by_phase(
     positive = x[np.isfinite(x)]
     if positive.size and positive.min() > 0 and all(p.loss > 0 for p in crosses):
         ax.set_xscale("log")
-        style.decimal_ticks(ax.xaxis, (1, 2, 5))
+        style.decimal_ticks(ax.xaxis, (1, 2, 5), most=8)
     style.mark_below_frame(ax, x[y < floor])
     # Names above the frame, each tied to its cross.
     to_axes = ax.transData + ax.transAxes.inverted()

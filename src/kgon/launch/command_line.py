@@ -48,6 +48,7 @@ def run(command: str, task: Task, check: Callable[[DictConfig], None]) -> None:
     if _HYDRA_SHOWS & set(sys.argv):
         start()
         return
+    _take_config_dir(command)
     words = [word for word in sys.argv[1:] if not word.startswith("-")]
     overrides = [word for word in words if "=" in word or word.startswith("~")]
     several = bool({"-m", "--multirun"} & set(sys.argv))
@@ -64,12 +65,20 @@ def run(command: str, task: Task, check: Callable[[DictConfig], None]) -> None:
         refuse(command, first_line(error))
     if several:
         if awaited():
-            refuse(command, "-m: the agent of a W&B sweep expects one run; leave out -m")
+            refuse(
+                command,
+                "-m: WANDB_SWEEP_ID is set, so the agent of a W&B sweep expects one run; leave out "
+                "-m, or unset WANDB_SWEEP_ID",
+            )
         # Not in the defaults list: there an experiment could not choose another sweeper.
-        if composed.hydra.runtime.choices["hydra/sweeper"] == "basic":
+        own = {
+            "basic": "hydra/sweeper=kgon",
+            "optuna": "hydra.sweeper._target_=hydra_plugins.kgon.OptunaSweeper",
+        }
+        if word := own.get(composed.hydra.runtime.choices["hydra/sweeper"]):
             # Beside other overrides, which Hydra wants in one piece.
             place = sys.argv.index(overrides[-1]) + 1 if overrides else len(sys.argv)
-            sys.argv.insert(place, "hydra/sweeper=kgon")
+            sys.argv.insert(place, word)
         name = sweeps.name(command, overrides)
         sys.exit(_sweep(start, sweeps.Sweep(Path(composed.config.runs.dir), name)))
     if swept:
@@ -83,6 +92,21 @@ def run(command: str, task: Task, check: Callable[[DictConfig], None]) -> None:
             owner = directory.path.owner()
             refuse(command, f"{directory.path} belongs to {owner}; set another folder: runs.dir=")
     start()
+
+
+def _take_config_dir(command: str) -> None:
+    """Replace Hydra's flag --config-dir by an override, with which every config is composed."""
+    for i, word in enumerate(sys.argv):
+        flag, _, folder = word.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            used = 1 if folder else 2
+            path = Path(folder or "".join(sys.argv[i + 1 : i + 2])).absolute()
+            if not path.is_dir():
+                refuse(command, f"{flag}: {path} is not a folder")
+            # The folder with the command's own experiments stays.
+            both = f"hydra.searchpath=[file://{CONF / command},file://{path}]"
+            sys.argv[i : i + used] = [both]
+            return
 
 
 def _check_folders(hydra_config: DictConfig) -> None:

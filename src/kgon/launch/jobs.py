@@ -2,8 +2,10 @@
 
 import functools
 import os
+import re
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +22,7 @@ from hydra.utils import instantiate
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from kgon import files
 from kgon.launch import config as configs
 from kgon.record import run_directory, sweeps
 from kgon.tracking.logger import awaited, log_record, tracked
@@ -36,12 +39,22 @@ FINISHED = "{} has finished before. Use runs.overwrite=true to repeat."
 
 
 def build(config: Any) -> Any:
-    """Instantiate a node of a config. A constructor's ValueError is raised unwrapped."""
+    """Instantiate a node of a config.
+
+    Raises:
+        ValueError: a constructor's own, or in one line that a `_target_` does not exist or does not
+            take its settings.
+    """
     try:
         return instantiate(config, _convert_="all")
     except InstantiationException as error:
-        if isinstance(error.__cause__, ValueError):
-            raise error.__cause__ from None
+        cause = error.__cause__
+        if isinstance(cause, ValueError):
+            raise cause from None
+        if isinstance(cause, ImportError | TypeError):
+            key = re.search(r"full_key: (\S+)", str(error))
+            why = " ".join(str(cause).split())
+            raise ValueError(f"{key[1]}: {why}" if key else why) from error
         raise
 
 
@@ -60,9 +73,17 @@ def check_runs(config: DictConfig) -> None:
             words = " or ".join("null" if word is None else word for word in allowed)
             raise ValueError(f"runs.{name} must be {words}, got {config.runs[name]}")
     folder = Path(config.runs.dir).absolute()
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK, effective_ids=True):
         raise ValueError(f"runs.dir={config.runs.dir}: {existing} is not a writable directory")
+    try:
+        with tempfile.TemporaryFile("w", dir=existing) as probe:
+            files.try_lock(probe)
+    except OSError as error:
+        raise ValueError(
+            f"runs.dir={config.runs.dir}: {existing} takes no locked files ({error.strerror}); it "
+            "must be on a file system with flock (Lustre: mounted with -o flock)"
+        ) from error
 
 
 def job(work: Work) -> Callable[[DictConfig], float | None]:

@@ -74,13 +74,16 @@ def _options(command: str, group: str) -> dict[str, Path]:
 def settings(command: str, choices: Mapping[str, Any]) -> dict[str, Setting]:
     """The settings of a command by dotted name: of its own file, then those of its groups' options.
 
-    `choices` are the options chosen in each group; of a group that is not in it, all options count.
+    `choices` are the options chosen in each group. All options count of a group that is not in it,
+    or of which it names an option that is not in conf/: a user's own.
     """
     found = dict(settings_of(CONF / f"{command}.yaml"))
     for name, group in groups(command).items():
+        chosen = _as_list(choices.get(name, [*group.options]))
+        own = any(option not in group.options for option in chosen)
         # An experiment changes settings; it has none of its own.
         for option, file in group.options.items() if name != "experiment" else ():
-            if option in _as_list(choices.get(name, option)):
+            if own or option in chosen:
                 found |= {k: v for k, v in settings_of(file).items() if k not in found}
     return found
 

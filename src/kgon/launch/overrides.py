@@ -25,8 +25,14 @@ from kgon.tracking import account
 _MOST_CHOICES = 50
 """The most values of one override that are checked before a sweep starts."""
 
-_NOT_ONLY_NUMBERS = {"train": ("batch_size", "members", "trainer.devices"), "llc": ("n_samples",)}
+_NOT_ONLY_NUMBERS = {
+    "train": ("batch_size", "members", "trainer.devices"),
+    "llc": ("n_samples",),
+}
 """Settings whose default is a number but that may also be a word or a list; checked elsewhere."""
+
+_NUMBERS_OR_NULL = {"train": ("n_samples", "init.bias_std")}
+"""Settings whose default is a number but that may also be null."""
 
 
 @dataclass(frozen=True)
@@ -141,20 +147,27 @@ def _choices(override: Override) -> Iterator[str]:
 def _check_kinds(command: str, composed: Composed, words: Sequence[str]) -> None:
     """ValueError if a number is not finite, or a value is not of the same kind as the default."""
     known = options.settings(command, composed.hydra.runtime.choices)
-    for key in (parse(word).key_or_group for word in words):
-        value = OmegaConf.select(composed.config, key, default=None)
+    overridden = [o.key_or_group for o in map(parse, words) if not o.is_delete()]
+    required = set(overridden).difference(_NUMBERS_OR_NULL.get(command, ()))
+    for key in dict.fromkeys([*overridden, *known]):
+        if key.startswith("hydra."):
+            own = key.removeprefix("hydra.") if key in known else ""
+            value = OmegaConf.select(composed.hydra, own, default=None) if own else None
+        else:
+            value = OmegaConf.select(composed.config, key, default=None)
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{key} must be finite, got {value}")
-        if value is None or key not in known or key in _NOT_ONLY_NUMBERS.get(command, ()):
+        if key not in known or key in _NOT_ONLY_NUMBERS.get(command, ()):
             continue
         default = known[key].default
         is_section = not known[key].text or OmegaConf.is_dict(default)
-        if is_section and not OmegaConf.is_dict(value):
+        if is_section and value is not None and not OmegaConf.is_dict(value):
             raise ValueError(f"{key} has settings of its own ({key}.name=value), got {value}")
-        if not _is_number(default):
+        if not _is_number(default) or (value is None and key not in required):
             continue
         if not _is_number(value):
-            raise ValueError(f"{key} must be a number such as {default}; got {value}")
+            got = "null" if value is None else value
+            raise ValueError(f"{key} must be a number such as {default}; got {got}")
         if isinstance(default, int) and isinstance(value, float):
             raise ValueError(f"{key} must be a whole number such as {default}; got {value}")
 

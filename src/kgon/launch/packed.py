@@ -26,7 +26,7 @@ from kgon.compiled import training_steps
 from kgon.launch.jobs import build, objective, stoppable
 from kgon.launch.points import Point
 from kgon.launch.train import build_trainer, check_memory, conclude
-from kgon.record import run_directory
+from kgon.record import run_directory, sweeps
 from kgon.record.metrics_file import MetricsFile
 from kgon.tracking.logger import tracked
 from kgon.training import checkpoints, packing
@@ -64,6 +64,10 @@ def launch(points: Sequence[Point]) -> list[JobReturn]:
     for point in points:
         groups.setdefault(_key(point.settings), []).append(point)
     results: dict[Path, JobReturn] = {}
+    sweep = sweeps.Sweep.current(Path(points[0].settings["runs"]["dir"]))
+    if sweep:
+        for point in points:
+            sweep.add(point.directory.path.name)
     with stoppable():
         for group in groups.values():
             for pack in _that_fit(group):
@@ -159,7 +163,7 @@ def _train(opened: Sequence[_Opened]) -> dict[Path, JobReturn]:
             packing.join_pack(one.folder, pack, one.path.name, place)
         config = OmegaConf.create(opened[0].point.settings)
         callbacks, recorders = _callbacks(config, opened, pack)
-        trainer = build_trainer(config, callbacks, False)
+        trainer = build_trainer(config, callbacks, False, pack)
         print(f"{len(opened)} jobs as one ensemble of {len(whole.members)} members")
         train(whole, data, trainer, pack)
         packing.unpack(jobs, whole)

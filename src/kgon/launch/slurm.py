@@ -7,13 +7,17 @@ waits forever for a job that died. This module uses squeue, which needs no datab
 import os
 import re
 import subprocess
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from hydra.core.singleton import Singleton
+
+from kgon.launch.overrides import first_line
 
 _ENDED = (
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
@@ -28,6 +32,23 @@ _RETRY_SECONDS = 60.0
 """How long to keep asking a Slurm controller that does not answer."""
 
 
+_OF_AN_ALLOCATION = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
+"""Prefixes of variables that Slurm and submitit set in a job."""
+_OF_THE_USER = {
+    "SLURM_CLUSTERS", "SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_SACK_KEY",
+}  # fmt: skip
+"""Variables that say which Slurm is meant."""
+
+_USUAL_REASONS = {
+    "BeginTime", "Cleaning", "Dependency", "JobArrayTaskLimit", "None", "Priority", "Resources",
+}  # fmt: skip
+"""Why jobs wait on a cluster that will start them."""
+
+
+class SubmissionError(Exception):
+    """Slurm or submitit refuses the jobs of a sweep, for this reason."""
+
+
 def submit(
     launcher: Any, params: dict[str, Any], job_overrides: Sequence[Sequence[str]], first: int
 ) -> list[Any]:
@@ -35,20 +56,26 @@ def submit(
 
     A job calls `launcher`, which has the settings `params`, with its overrides. `first` is the
     number of the first job.
+
+    Raises:
+        SubmissionError: a setting is wrong, there is no Slurm, or it refuses the jobs.
     """
     import submitit
     from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     folder, starts = params["submitit_folder"], params["max_num_timeout"]
-    executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=starts)
     any_cluster = {field.name for field in fields(BaseQueueConf)}
-    executor.update_parameters(
-        **{
-            name if name in any_cluster else f"slurm_{name}": value
-            for name, value in params.items()
-            if name not in ("submitit_folder", "max_num_timeout")
-        }
-    )
+    settings = {
+        name if name in any_cluster else f"slurm_{name}": value
+        for name, value in params.items()
+        if name not in ("submitit_folder", "max_num_timeout")
+    }
+    try:
+        executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=starts)
+        executor.update_parameters(**settings)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise SubmissionError(f"hydra/launcher=slurm: {first_line(error)}") from error
     arguments = [
         (list(words), "hydra.sweep.dir", first + i, f"{first + i}", Singleton.get_state())
         for i, words in enumerate(job_overrides)
@@ -57,15 +84,50 @@ def submit(
     # MaxArraySize is one more than the largest index.
     most = max(int(found[1]) - 1, 1) if found else 1000
     jobs: list[Any] = []
-    for start in range(0, len(arguments), most):
-        jobs += executor.map_array(launcher, *zip(*arguments[start : start + most], strict=True))
+    try:
+        with _outside_allocation():
+            for start in range(0, len(arguments), most):
+                some = zip(*arguments[start : start + most], strict=True)
+                jobs += executor.map_array(launcher, *some)
+    except (FailedJobError, FailedSubmissionError) as error:
+        raise SubmissionError("; ".join(str(error).strip().splitlines())) from error
     return jobs
 
 
+@contextmanager
+def _outside_allocation() -> Iterator[None]:
+    """Without the variables that describe the Slurm job in which this process runs, if any.
+
+    sbatch hands them to the new job, in which srun takes them for its own options: the
+    SLURM_MEM_PER_CPU of an allocation clashes with the SLURM_MEM_PER_NODE of the new job.
+    """
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if "SLURM_JOB_ID" in os.environ
+        and name.startswith(_OF_AN_ALLOCATION)
+        and name not in _OF_THE_USER
+    }
+    for name in inherited:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(inherited)
+
+
 def wait(job_ids: Sequence[str], poll_seconds: float) -> None:
-    """Wait until all jobs have ended and none is queued to start again."""
+    """Wait until all jobs have ended and none is queued to start again.
+
+    An unusual reason for which jobs are not started is printed, once.
+    """
+    told = set(_USUAL_REASONS)
     while job_ids:
         states = _states()
+        reasons = _reasons()
+        for reason in sorted({reasons.get(job, "None") for job in job_ids} - told):
+            print(f"Slurm does not start jobs: {reason} (squeue shows which)", file=sys.stderr)
+            told.add(reason)
         job_ids = [job for job in job_ids if states.get(job, _FORGOTTEN) not in _ENDED]
         if job_ids:
             time.sleep(poll_seconds)
@@ -73,8 +135,17 @@ def wait(job_ids: Sequence[str], poll_seconds: float) -> None:
 
 def _states() -> dict[str, str]:
     """The state of each of the user's jobs that squeue lists, by id such as 12_3."""
+    return _listed("%T", "all")
+
+
+def _reasons() -> dict[str, str]:
+    """Why each of the user's jobs that has not been started is not, by id such as 12_3."""
+    return _listed("%r", "pending")
+
+
+def _listed(field: str, states: str) -> dict[str, str]:
     listing = _run(
-        "squeue", "--noheader", "--array", "--states=all", "--format=%i %T",
+        "squeue", "--noheader", "--array", f"--states={states}", f"--format=%i {field}",
         f"--user={os.getuid()}",
     )  # fmt: skip
     return dict(line.split(maxsplit=1) for line in listing.splitlines())
@@ -106,5 +177,5 @@ def _run(*words: str) -> str:
         if done.returncode == 0:
             return done.stdout
         if time.monotonic() > last_try:
-            raise RuntimeError(f"{' '.join(words)}: {done.stderr.strip()}")
+            raise SubmissionError(f"{' '.join(words)}: {done.stderr.strip()}")
         time.sleep(2)

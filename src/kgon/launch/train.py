@@ -1,6 +1,8 @@
 """What a training job and a pack of them have in common: trainer, record, memory."""
 
 import logging
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -8,6 +10,7 @@ from hydra.utils import instantiate
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import DictConfig
+from rich.console import Console
 
 from kgon.compiled.machine import check_fits
 from kgon.launch import config as configs
@@ -40,8 +43,10 @@ def check_memory(config: DictConfig) -> None:
     )
 
 
-def build_trainer(config: DictConfig, callbacks: list[L.Callback], logger: Any) -> L.Trainer:
-    """The trainer of a config, for one process."""
+def build_trainer(
+    config: DictConfig, callbacks: list[L.Callback], logger: Any, folder: Path
+) -> L.Trainer:
+    """The trainer of a config, for one process; `folder` is for what Lightning itself writes."""
     # At level INFO Lightning lists devices and advertises products.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     make_trainer = instantiate(config.trainer, _partial_=True, _convert_="all")
@@ -51,9 +56,9 @@ def build_trainer(config: DictConfig, callbacks: list[L.Callback], logger: Any) 
         log_every_n_steps=every,
         callbacks=callbacks,
         logger=logger,
-        # Else Lightning would add a callback that saves where no run looks.
+        # Else Lightning adds a checkpoint callback of its own.
         enable_checkpointing=any(isinstance(each, Checkpoint) for each in callbacks),
-        default_root_dir=config.runs.dir,
+        default_root_dir=folder,
         # A job is one process, whatever the cluster's environment says.
         plugins=[LightningEnvironment()],
     )
@@ -64,7 +69,9 @@ def conclude(
     running: run_directory.Job, model: TMS, data: EnsembleData, logger: Any, *, draw: bool
 ) -> Results:
     """Write the record of a trained ensemble and log its results."""
-    results = write(running.directory, model, data, draw=draw)
+    # On a terminal only.
+    with Console().status("drawing figures") if draw else nullcontext():
+        results = write(running.directory, model, data, draw=draw)
     running.report(1.0, results.summary)
     log_results(logger, results.summary, results.tables, results.figures)
     # The artifact `run` is all that kgon llc run=FOLDER needs.

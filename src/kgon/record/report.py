@@ -142,7 +142,10 @@ def _phase_table(members: Sequence[Member], points: Sequence[CriticalPoint]) -> 
     if not members:
         return "<p>No members recorded.</p>"
     rows: list[list[Value]] = [
-        [Cell(p.phase, named(p.phase)), p.members, p.loss, p.theory_loss, p.llc, p.llc_stderr,
+        [Cell(p.phase, named(p.phase)), p.members,
+         p.loss if p.loss_most == p.loss_least or p.loss is not None
+         else f"{p.loss_least:.5f} to {p.loss_most:.5f}",
+         p.theory_loss, p.llc, p.llc_stderr,
          f"{p.llc_ok} of {p.llc_tried}" if p.llc_tried else "", p.theory_llc]
         for p in phases(members, points)
     ]  # fmt: skip

@@ -66,8 +66,10 @@ def _summary(members: Sequence[Member], by_phase: Sequence[Phase]) -> dict[str, 
     summary: dict[str, float | str] = {
         "final/members": float(len(members)),
         "final/diverged": float(len(members) - len(alive)),
-        "final/transitions": float(sum(m.n_transitions for m in members)),
     }
+    counts = [m.n_transitions for m in members if m.n_transitions is not None]
+    if counts:
+        summary["final/transitions"] = float(sum(counts))
     losses = [m.final_loss for m in alive if m.final_loss is not None]
     if losses:
         summary["final/loss"] = float(np.mean(losses))
@@ -115,6 +117,7 @@ class _Trained:
             self.column("llc", name)[-1].tolist() if self.verdicts is not None else None
             for name in ("mean", "stderr")
         )
+        known = bool(self.points) and "plateaus" in self.history.lists
         geometries = geometry(self.model.W.detach().cpu())._asdict()
         members = []
         for i, member in enumerate(self.model.members):
@@ -128,7 +131,7 @@ class _Trained:
                     diverged_at=None if alive else diverged_at,
                     final_loss=finite_or_none(loss[i]) if loss else None,
                     phase=str(self.labels[-1, i]) if self.labels is not None and alive else None,
-                    n_transitions=max(len(passed) - 1, 0),
+                    n_transitions=max(len(passed) - 1, 0) if known else None,
                     stages=tables.ARROW.join(str(stage.nearest) for stage in passed),
                     llc=finite_or_none(llc[i]) if llc else None,
                     llc_stderr=finite_or_none(stderr[i]) if stderr else None,
@@ -185,7 +188,7 @@ class _Trained:
         """Figure 1 for the member with most transitions; of several, for the lowest final loss."""
         place, chosen = max(
             enumerate(self.members),
-            key=lambda pair: (pair[1].n_transitions, -(pair[1].final_loss or np.inf)),
+            key=lambda pair: (pair[1].n_transitions or 0, -(pair[1].final_loss or np.inf)),
         )
         own = [plateau for plateau in self.plateaus if plateau.member == chosen.member]
         snapshots = self.history.steps("weights").numpy()

@@ -120,10 +120,14 @@ class RunDirectory:
 
     def _locked(self) -> bool:
         try:
-            with (self.path / ".lock").open() as file:
-                return not files.try_lock(file, fcntl.LOCK_SH)
+            file = (self.path / ".lock").open()
         except FileNotFoundError:
             return False
+        with file:
+            try:
+                return not files.try_lock(file, fcntl.LOCK_SH)
+            except OSError:  # a file system without flock: the status stands as it was written
+                return True
 
     @contextmanager
     def lock(self, *, wait: bool) -> Iterator[None]:

@@ -25,6 +25,9 @@ LEVEL_TOLERANCE = 2e-3
 neighbouring levels are 0.007 apart, and members trained on 1000 samples settle within 0.001 of
 one."""
 
+_MIXED = ("other", "unknown")
+"""Groups of members that are in no phase, or whose phase is not known."""
+
 _TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string()}
 
 
@@ -65,7 +68,8 @@ class Member(Row):
     """The final results of a member; None if the callback that records a result did not run.
 
     `stages` are the critical levels at which it had plateaus, "4++- -> 4+ -> 5", and
-    `n_transitions` the passages between them. The last three are from `theory.geometry`.
+    `n_transitions` the passages between them, None if no levels are known. The last three are from
+    `theory.geometry`.
     """
 
     member: int
@@ -73,7 +77,7 @@ class Member(Row):
     diverged_at: int | None
     final_loss: float | None
     phase: str | None
-    n_transitions: int
+    n_transitions: int | None
     stages: str
     llc: float | None
     llc_stderr: float | None
@@ -118,12 +122,16 @@ class Phase(Row):
     """The members that end in a phase, with their mean final loss, and theory where it is known.
 
     `llc` is the mean over the `llc_ok` members whose estimate has the verdict ok, of `llc_tried`,
-    and `llc_stderr` its standard error over members.
+    and `llc_stderr` its standard error over members. Members that are in no phase, `other` and
+    `unknown`, are at different levels: there is a range of losses, but no mean of anything, unless
+    it is one member.
     """
 
     phase: str
     members: int
     loss: float | None
+    loss_least: float | None
+    loss_most: float | None
     theory_loss: float | None
     llc: float | None
     llc_stderr: float | None
@@ -159,22 +167,30 @@ def phases(members: Iterable[Member], points: Iterable[CriticalPoint]) -> list[P
     for member in members:
         groups[member.group].append(member)
     found = [_phase(label, group, theory.get(label)) for label, group in groups.items()]
-    return sorted(
-        found, key=lambda p: (p.phase in ("other", "diverged"), p.loss is None, p.loss or 0.0)
-    )
+
+    def place(row: Phase) -> tuple[bool, bool, float]:
+        no_loss = row.loss_least is None
+        return row.phase in (*_MIXED, "diverged"), no_loss, row.loss or row.loss_least or 0.0
+
+    return sorted(found, key=place)
 
 
 def _phase(label: str, members: Sequence[Member], point: CriticalPoint | None) -> Phase:
     losses = [m.final_loss for m in members if m.final_loss is not None]
     estimates = [m for m in members if m.llc is not None]
     ok = [m.llc for m in estimates if m.llc is not None and m.llc_verdict == "ok"]
+    one_level = label not in _MIXED or len(members) == 1
     return Phase(
         phase=label,
         members=len(members),
-        loss=float(np.mean(losses)) if losses else None,
+        loss=float(np.mean(losses)) if losses and one_level else None,
+        loss_least=min(losses, default=None),
+        loss_most=max(losses, default=None),
         theory_loss=None if point is None else point.loss,
-        llc=float(np.mean(ok)) if ok else None,
-        llc_stderr=float(np.std(ok, ddof=1) / len(ok) ** 0.5) if len(ok) > 1 else None,
+        llc=float(np.mean(ok)) if ok and one_level else None,
+        llc_stderr=float(np.std(ok, ddof=1) / len(ok) ** 0.5)
+        if len(ok) > 1 and one_level
+        else None,
         llc_ok=len(ok),
         llc_tried=len(estimates),
         theory_llc=None if point is None else point.llc,

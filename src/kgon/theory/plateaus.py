@@ -27,11 +27,11 @@ some steps are recorded more densely.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from kgon.jit import jit
 from kgon.theory.critical import CriticalPoint
 
 MIN_RECORDS = 3
@@ -159,7 +159,7 @@ def _running_median(curves: Tensor, window: int) -> Tensor:
     return torch.where(curves.isnan(), torch.nan, median)
 
 
-@numba.njit(cache=True, error_model="numpy")
+@jit(error_model="numpy")
 def _furthest(y, width):
     """For each record i the largest j with max - min <= width over [i, j], (n,).
 
@@ -193,7 +193,7 @@ def _furthest(y, width):
     return last
 
 
-@numba.njit(cache=True, error_model="numpy")
+@jit(error_model="numpy")
 def _mean_and_moving(t, y, first, last, tolerance):
     """The mean over time of the records first, ..., last, and whether they are part of a slope."""
     origin = y[first]  # so that the mean of a constant is exact
@@ -219,7 +219,7 @@ def _mean_and_moving(t, y, first, last, tolerance):
     return origin + whole / length, moving
 
 
-@numba.njit(cache=True, error_model="numpy")
+@jit(error_model="numpy")
 def _find(t, y, tolerance, shortest, records, means):
     """Write the plateaus of one curve, in any order, and return their number.
 
@@ -251,7 +251,7 @@ def _find(t, y, tolerance, shortest, records, means):
     return found
 
 
-@numba.njit(cache=True, error_model="numpy")
+@jit(error_model="numpy")
 def _find_all(t, curves, lengths, tolerance, shortest):
     """`_find` for every curve c, up to record lengths[c], within tolerance[c].
 

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from kgon import streams
+from kgon.compiled.direct_loss import CompiledDirectLoss
 from kgon.compiled.exact_loss import CompiledLoss
 from kgon.data import Distribution, FullBatches, Minibatches, draw
 from kgon.theory.critical import CriticalPoint
-from kgon.theory.loss import EmpiricalLoss, Loss
+from kgon.theory.loss import DirectLoss, EmpiricalLoss, Loss, SplitLoss
 
 _BLOCK_BYTES = 2**26
 """Most memory for the inputs of a block; large ensembles get shorter blocks."""
@@ -70,6 +71,7 @@ class EnsembleData(L.LightningDataModule):
         self.block = block
         self.dtype = dtype
         self._train_loss: Loss | None = None
+        self._expected_loss: Loss | None = None
         self.x = None if n_samples is None else self._draw("data", 0, n_samples)
 
     def keys(self, purpose: str) -> streams.Keys:
@@ -81,15 +83,25 @@ class EnsembleData(L.LightningDataModule):
 
     def expected_loss(self, importance: Tensor | None) -> Loss:
         """The loss under the distribution of the inputs."""
-        return self.distribution.expected_loss(importance)
+        if self._expected_loss is None:
+            self._expected_loss = self._compiled(self.distribution.expected_loss(importance))
+        return self._expected_loss
 
     def train_loss(self, importance: Tensor | None) -> Loss | None:
         """Each member's loss on its own data set, or None if inputs are fresh at every step."""
         if self._train_loss is None and self.x is not None:
-            loss = self.distribution.sample_loss(self.x, importance)
-            exact = isinstance(loss, EmpiricalLoss) and self.dtype == torch.float64
-            self._train_loss = CompiledLoss(loss, self.distribution.n_features) if exact else loss
+            self._train_loss = self._compiled(self.distribution.sample_loss(self.x, importance))
         return self._train_loss
+
+    def _compiled(self, loss: Loss) -> Loss:
+        """The loss in compiled code where that is made, for data in float64."""
+        if self.dtype != torch.float64:
+            return loss
+        if isinstance(loss, SplitLoss):
+            return SplitLoss([(part, self._compiled(own)) for part, own in loss.losses])
+        if isinstance(loss, EmpiricalLoss):
+            return CompiledLoss(loss, self.distribution.n_features)
+        return CompiledDirectLoss(loss) if isinstance(loss, DirectLoss) else loss
 
     def critical_points(self, n_hidden: int, importance: Tensor | None) -> list[CriticalPoint]:
         """The known critical points of the expected loss (see `Distribution`)."""
