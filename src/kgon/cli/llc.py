@@ -27,7 +27,8 @@ from kgon.llc.published import FOUR_GONS, PAPER, REPRODUCTION
 from kgon.llc.studies import CalibratedPoint, ChainSettings, as_row
 from kgon.llc.verdict import VERDICTS
 from kgon.record import run_directory
-from kgon.theory.critical import CriticalPoint, critical_point
+from kgon.theory.atlas import point
+from kgon.theory.critical import CriticalPoint
 from kgon.theory.loss import importance_weights
 from kgon.tracking.artifacts import FORM
 from kgon.tracking.logger import log_artifacts, log_results, log_use, where_to_look
@@ -205,7 +206,7 @@ def _reasons(rows: Rows) -> list[str]:
 
 
 def _on_four_gons(labels: Iterable[str]) -> list[str]:
-    if not any(label.startswith("4") for label in labels):
+    if not any(label.rstrip("+-") == "4" for label in labels):
         return []
     return [f"theory at 4-gons is the volume exponent; the paper lists {FOUR_GONS}"]
 
@@ -278,7 +279,8 @@ def _points(config: DictConfig) -> list[CriticalPoint]:
     if len(set(labels)) < len(labels):
         raise ValueError(f"point has a label twice: {config.point}")
     try:
-        return [critical_point(label, config.model.n_features) for label in labels]
+        size = config.model.n_features, config.model.n_hidden
+        return [point(label, *size) for label in labels]
     except ValueError as error:
         raise ValueError(f"point: {error}") from None
 
