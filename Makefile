@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run paper test test-slow bench coverage check format clean
+.PHONY: help setup run paper test test-slow bench coverage atlases check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -39,6 +39,9 @@ bench: ## measure speed against the peers, in an environment of its own; writes 
 
 coverage: $(READY) ## measure how often a verdict is right, an hour; writes docs/coverage.md
 	PYTHONPATH=bench $(BIN)/python -m verdicts.measure docs
+
+atlases: $(READY) ## search all sizes for critical points again, hours; rewrites src/kgon/theory/atlases
+	$(BIN)/python -m kgon.landscape.catalogue src/kgon/theory/atlases
 
 check: $(READY) ## lint, types, import contracts
 	$(BIN)/ruff check

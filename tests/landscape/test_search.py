@@ -5,10 +5,12 @@ import torch
 
 from kgon.landscape import catalogue
 from kgon.landscape.catalogue import atlas
-from kgon.landscape.passes import passes
-from kgon.landscape.search import POLISHED, match, polish, search
+from kgon.landscape.passes import crossings, passes
+from kgon.landscape.search import POLISHED, descend, match, polish, search
 from kgon.theory.atlas import SHIPPED, build, built
-from kgon.theory.critical import critical_point
+from kgon.theory.critical import critical_point, hessian
+from kgon.theory.loss import PopulationLoss
+from kgon.theory.phases import classify
 
 
 def test_a_search_finds_what_the_package_holds():
@@ -78,3 +80,29 @@ def test_sizes_beyond_the_package_are_searched_once_and_kept(tmp_path, monkeypat
 def test_bad_input_is_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         atlas(*arguments)
+
+
+def test_a_run_that_goes_over_a_pass_came_close_to_it():
+    """Gradient flow from both sides of a pass, joined: a path over it, turned and permuted."""
+    way = next(w for w in passes(built(6, 2)) if w.ends == ("5+", "6"))
+    saddle = way.point
+    _, V = torch.linalg.eigh(hessian(PopulationLoss(), saddle.W, saddle.b))
+    halves = []
+    for sign in (1, -1):
+        v = 1e-3 * sign * V[:, 0]
+        W, b = saddle.W + v[:12].view(2, 6), saddle.b + v[12:]
+        half = [(W, b)]
+        for _ in range(20):
+            W, b, _ = descend(W.unsqueeze(0), b.unsqueeze(0), 1e-9, 100)
+            W, b = W[0], b[0]
+            half.append((W, b))
+        halves.append(half)
+    if classify(*halves[0][-1]) == ["6"]:
+        halves.reverse()
+    path = [*reversed(halves[0]), (saddle.W, saddle.b), *halves[1]]
+    order = torch.tensor([3, 1, 0, 5, 4, 2])
+    W = torch.stack([W[:, order].flip(0) for W, _ in path]).unsqueeze(1)
+    b = torch.stack([b[order] for _, b in path]).unsqueeze(1)
+    found = crossings(torch.arange(len(path)), W, b, passes(built(6, 2)))
+    assert [(c.start, c.end, c.way) for c in found] == [("5+", "6", way.point.label)]
+    assert found[0].distance < 1e-2

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
@@ -15,7 +16,7 @@ from kgon.cli.terminal import decimal, print_files
 from kgon.figures import atlas as atlas_figures
 from kgon.figures import style
 from kgon.landscape.catalogue import N_STARTS, PassRow, PointRow, atlas
-from kgon.landscape.passes import Pass, passes
+from kgon.landscape.passes import Pass, crossings, passes
 from kgon.landscape.rates import Escape, check_start, escapes
 from kgon.landscape.search import search
 from kgon.launch import command_line
@@ -40,6 +41,8 @@ def check(config: DictConfig) -> None:
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < smallest:
             raise ValueError(f"{name} must be a whole number >= {smallest}, got {value}")
+    if config.run is not None:
+        _check_run(config)
     escape = config.escape
     for name, smallest in {"n_chains": 10, "n_intervals": 2}.items():
         if not isinstance(escape[name], int) or escape[name] < smallest:
@@ -67,6 +70,11 @@ def task(config: DictConfig, running: run_directory.Job, logger: Any) -> Callabl
         "points": [asdict(PointRow.of(point, found.n_starts(point.label))) for point in found],
         "passes": [asdict(PassRow.of(way)) for way in ways],
     }
+    if config.run is not None:
+        weights = run_directory.load(Path(str(config.run))).weights()
+        steps, W, b = (torch.from_numpy(weights[name]) for name in ("step", "W", "b"))
+        taken = crossings(steps, W, b, ways)
+        tables["crossings"] = [asdict(crossing) for crossing in taken]
     rates = _escapes(config, found, ways)
     if rates:
         tables["escapes"] = [asdict(rate) for rate in rates]
@@ -75,8 +83,11 @@ def task(config: DictConfig, running: run_directory.Job, logger: Any) -> Callabl
     if found.found:
         path = directory.path / file_name(config.n_features, config.n_hidden)
         files.write_text(path, found.found.as_json())
-    W, b = (np.stack([getattr(point, x).numpy() for point in found]) for x in ("W", "b"))
-    directory.save_weights(np.arange(len(found)), W, b)
+    directory.save_weights(
+        np.arange(len(found)),
+        np.stack([point.W.numpy() for point in found]),
+        np.stack([point.b.numpy() for point in found]),
+    )
     figures = {"passes": atlas_figures.passes(found.points, ways)}
     if rates:
         figures["escapes"] = atlas_figures.escapes(rates)
@@ -91,6 +102,19 @@ def task(config: DictConfig, running: run_directory.Job, logger: Any) -> Callabl
     log_results(logger, summary, tables, drawn)
     hints = where_to_look(logger)
     return lambda: _print(config, found, tables, directory.path, [*drawn.values()], hints)
+
+
+def _check_run(config: DictConfig) -> None:
+    folder = Path(str(config.run))
+    if not (folder / "weights.safetensors").exists():
+        raise ValueError(
+            f"run={folder} has no weights.safetensors: it must be a finished run of kgon train "
+            "with the callback snapshots"
+        )
+    model = run_directory.load(folder).config["model"]
+    for name in ("n_features", "n_hidden"):
+        if model[name] != config[name]:
+            raise ValueError(f"run={folder} has {name}={model[name]}, not {config[name]}")
 
 
 def _atlas(config: DictConfig) -> Atlas:
@@ -146,6 +170,8 @@ def _print(
         ends = (row[name] or "?" for name in ("first", "second"))
         ways.add_row(row["label"], f"{row['loss']:.6f}", *ends, *barriers)
     console.print(ways)
+    if "crossings" in tables:
+        _print_crossings(console, tables["crossings"])
     if "escapes" in tables:
         _print_escapes(console, tables["escapes"])
     if found.found:
@@ -168,4 +194,20 @@ def _print_escapes(console: Console, rows: Sequence[dict[str, Any]]) -> None:
             *(f"{row[name]:.2e}" for name in ("predicted", "measured", "error")),
             decimal(share, 2),
         )  # fmt: skip
+    console.print(table)
+
+
+def _print_crossings(console: Console, rows: Sequence[dict[str, Any]]) -> None:
+    """Transitions by kind: how many, how many over a pass, and how close they came to it."""
+    table = Table(title="Transitions of the run")
+    for name in ("from", "to", "members", "nearest pass", "median distance", "least", "largest"):
+        table.add_column(name, justify="right")
+    kinds: dict[tuple[str, str, str], list[float]] = {}
+    for row in rows:
+        distances = kinds.setdefault((row["start"], row["end"], row["way"]), [])
+        distances.append(float("nan") if row["distance"] is None else row["distance"])
+    for (start, end, way), distances in sorted(kinds.items(), key=lambda kind: -len(kind[1])):
+        summary = (float(f(distances)) for f in (np.median, np.min, np.max))
+        table.add_row(start, end, str(len(distances)), way or "-",
+                      *(decimal(x, 3) for x in summary))  # fmt: skip
     console.print(table)

@@ -1,5 +1,6 @@
 """The atlas of any size: what the package holds, or a new search; and its tables."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from kgon import files
 from kgon.landscape.passes import Pass
 from kgon.landscape.search import search
-from kgon.theory.atlas import SHIPPED, Atlas, Found, build, built, file_name, found_in
+from kgon.theory.atlas import SHIPPED, Atlas, build, built, file_name, found_in, stored
 from kgon.theory.critical import CriticalPoint
 from kgon.theory.shapes import described
 
@@ -25,7 +26,7 @@ def atlas(
 ) -> Atlas:
     """All known critical points of the population loss of this size (see `theory.atlas`).
 
-    Sizes up to n_features = 12, n_hidden = 4 are part of the package. Others are searched for on
+    SIZES are part of the package. Others are searched for on
     first use, with `progress`, and kept in `folder`.
 
     Raises:
@@ -93,8 +94,24 @@ class PassRow:
         return cls(way.point.label, way.point.loss, *way.ends, *way.barriers)
 
 
-def ship(n_features: int, n_hidden: int, folder: Path) -> Found:
-    """Search a size again and write its file to a folder of atlases."""
-    found = search(n_features, n_hidden, n_starts=N_STARTS, folder=folder)
-    files.write_text(folder / file_name(n_features, n_hidden), found.as_json())
-    return found
+SIZES = [
+    *((n, 1) for n in range(2, 7)),
+    *((n, 2) for n in range(2, 11)),
+    *((n, 3) for n in range(3, 11)),
+]
+"""(n_features, n_hidden) of the atlases in the package, smaller ones first."""
+
+
+def main() -> None:
+    """Search every size of the package again: python -m kgon.landscape.catalogue FOLDER."""
+    folder = Path(sys.argv[1])
+    for n_features, n_hidden in SIZES:
+        print(f"n_features = {n_features}, n_hidden = {n_hidden}", flush=True)
+        found = search(n_features, n_hidden, n_starts=N_STARTS, folder=folder)
+        files.write_text(folder / file_name(n_features, n_hidden), found.as_json())
+        for cached in (found_in, stored, built):
+            cached.cache_clear()
+
+
+if __name__ == "__main__":
+    main()

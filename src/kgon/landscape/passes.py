@@ -5,14 +5,20 @@ phases at the two ends are joined by this pass, and its barrier from each is the
 losses.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from kgon.landscape.search import DESCENT_SLOPE, DESCENT_STEPS, descend, match
+from kgon.landscape.search import DESCENT_SLOPE, DESCENT_STEPS, descend, fitted, match
 from kgon.theory.atlas import Atlas
 from kgon.theory.critical import CriticalPoint, hessian
 from kgon.theory.loss import PopulationLoss
+from kgon.theory.phases import OTHER, phase_codes, phase_labels
+from kgon.theory.shapes import without_inert
 
 DISPLACEMENT = 1e-3
 """Distance from the saddle at which gradient flow starts."""
@@ -62,3 +68,64 @@ def passes(atlas: Atlas) -> list[Pass]:
         (high, first), (low, second) = sorted(sides, reverse=True)
         found.append(Pass(saddle, (first, second), (saddle.loss - high, saddle.loss - low)))
     return found
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """A transition of a training run from one phase to another, and the pass that it took.
+
+    Attributes:
+        member: of the ensemble.
+        start, end: the labels before and after; snapshots between them are at no phase.
+        left, arrived: the steps of the last snapshot in `start` and the first one in `end`.
+        way: the label of the pass that joins the two phases to which the run came closest, ""
+            where the atlas has none.
+        distance: the least distance between the run and the pass, relative to the pass's norm, of
+            (W, b) up to rotations and permutations with inert columns at zero; None without one.
+    """
+
+    member: int
+    start: str
+    end: str
+    left: int
+    arrived: int
+    way: str
+    distance: float | None
+
+
+def crossings(steps: Tensor, W: Tensor, b: Tensor, ways: Sequence[Pass]) -> list[Crossing]:
+    """The transitions of an ensemble by its snapshots, and how close each came to a pass.
+
+    Args:
+        steps: (n_snapshots,).
+        W: (n_snapshots, n_members, n_hidden, n_features).
+        b: (n_snapshots, n_members, n_features).
+    """
+    labels = np.array(phase_labels(b.shape[-1], W.shape[-2]))[phase_codes(W, b).numpy()]
+    found = []
+    for member in range(b.shape[1]):
+        named = [i for i, label in enumerate(labels[:, member]) if label != OTHER]
+        for i, j in pairwise(named):
+            start, end = labels[i, member], labels[j, member]
+            if start == end:
+                continue
+            path = without_inert(W[i : j + 1, member].double(), b[i : j + 1, member].double())
+            distances = {
+                way.point.label: min(_distance(way.point, V, c) for V, c in zip(*path, strict=True))
+                for way in ways
+                if set(way.ends) == {start, end}
+            }
+            nearest = min(distances, key=distances.__getitem__, default="")
+            found.append(
+                Crossing(member, str(start), str(end), int(steps[i]), int(steps[j]), nearest,
+                         distances.get(nearest))
+            )  # fmt: skip
+    return found
+
+
+def _distance(point: CriticalPoint, W: Tensor, b: Tensor) -> float:
+    """The distance of a parameter from a critical point, up to symmetry, relative to its norm."""
+    at = without_inert(point.W, point.b)
+    V, c = fitted(at, (W, b), n_starts=20)
+    difference = (V - at[0]).square().sum() + (c - at[1]).square().sum()
+    return float((difference / (at[0].square().sum() + at[1].square().sum())).sqrt())

@@ -148,7 +148,7 @@ def escapes(
             joining = [way for way in ways if set(way.ends) == {start.label, end}]
             barriers = [way.point.loss - start.loss for way in joining]
             n = counts.get(end, 0)
-            rate = -math.log1p(-n / trials) / tau if n < trials else math.inf
+            rate = abs(math.log1p(-n / trials)) / tau if n < trials else math.inf
             found.append(
                 Escape(
                     start.label, end, temperature, min(barriers, default=math.nan),

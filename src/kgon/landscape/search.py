@@ -206,7 +206,7 @@ def _edges(W: Tensor, b: Tensor, n: int, rng: torch.Generator) -> Points:
     V, c = (
         torch.stack(column)
         for column in zip(
-            *(_fitted((W[i], b[i]), (W[j], b[j])) for i, j in zip(first, second, strict=True)),
+            *(fitted((W[i], b[i]), (W[j], b[j])) for i, j in zip(first, second, strict=True)),
             strict=True,
         )
     )
@@ -227,18 +227,33 @@ def _edges(W: Tensor, b: Tensor, n: int, rng: torch.Generator) -> Points:
     )
 
 
-def _fitted(one: Points, other: Points) -> Points:
-    """The second point turned and permuted to fit the first."""
+def fitted(one: Points, other: Points, n_starts: int = 1) -> Points:
+    """The second point turned and permuted to fit the first.
+
+    Permutations and rotations are fitted in turn, which ends at a local optimum: the best of
+    n_starts is taken, the first from where the point is, the others from random rotations.
+    """
     (W, b), (V, c) = one, other
-    for _ in range(5):
-        # The best permutation for this rotation, then the best rotation for it (Procrustes).
-        cost = (W.mT.unsqueeze(1) - V.mT.unsqueeze(0)).square().sum(-1)
-        cost = cost + (b.unsqueeze(1) - c).square()
-        order = torch.from_numpy(linear_sum_assignment(cost.numpy())[1])
-        V, c = V[:, order], c[order]
-        left, _, right = torch.linalg.svd(W @ V.mT)
-        V = left @ right @ V
-    return V, c
+    rng = torch.Generator().manual_seed(0)
+    best, least = other, math.inf
+    for start in range(n_starts):
+        turned = V
+        if start:
+            random = torch.randn(len(V), len(V), generator=rng, dtype=torch.float64)
+            turned = torch.linalg.qr(random)[0] @ V
+        bias = c
+        for _ in range(10):
+            # The best permutation for this rotation, then the best rotation for it (Procrustes).
+            cost = (W.mT.unsqueeze(1) - turned.mT).square().sum(-1)
+            cost = cost + (b.unsqueeze(1) - bias).square()
+            order = torch.from_numpy(linear_sum_assignment(cost.numpy())[1])
+            turned, bias = turned[:, order], bias[order]
+            left, _, right = torch.linalg.svd(W @ turned.mT)
+            turned = left @ right @ turned
+        distance = float((W - turned).square().sum() + (b - bias).square().sum())
+        if distance < least:
+            best, least = (turned, bias), distance
+    return best
 
 
 def _new(W: Tensor, b: Tensor, known: Atlas) -> tuple[list[Points], list[Points]]:

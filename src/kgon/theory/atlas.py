@@ -52,7 +52,7 @@ MAX_INDEX = 2
 them."""
 
 SHIPPED = Path(__file__).parent / "atlases"
-"""Atlases that are part of the package: n_features <= 12, n_hidden <= 4."""
+"""Atlases that are part of the package (`kgon.landscape.catalogue.SIZES`)."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def found_in(folder: Path, n_features: int, n_hidden: int) -> Found | None:
 def built(n_features: int, n_hidden: int, folder: Path = SHIPPED) -> Atlas:
     """The atlas that the files of a folder make (see the module docstring); cached and shared.
 
-    Where a size has no file, as n_features > 12 in SHIPPED, it holds what smaller sizes make.
+    Where a size has no file, it holds what smaller sizes make.
     """
     return build(n_features, n_hidden, found_in(folder, n_features, n_hidden), folder)
 
@@ -215,7 +215,7 @@ def build(n_features: int, n_hidden: int, found: Found | None, folder: Path) -> 
         for d in range(1, n_hidden + 1)
         for k in range(2, n_features + 1)
         if (k, d) != (n_features, n_hidden)
-        for shape in _stored(folder, k, d)
+        for shape in stored(folder, k, d)
     ]
     shapes += _named(found.shapes) if found else ()
     solved = {p.label: p for p in critical_points(n_features)} if n_hidden == 2 else {}
@@ -236,7 +236,7 @@ def _of_low_index(points: list[CriticalPoint]) -> list[CriticalPoint]:
 
 
 @cache
-def _stored(folder: Path, k: int, d: int) -> tuple[_Shape, ...]:
+def stored(folder: Path, k: int, d: int) -> tuple[_Shape, ...]:
     """The connected shapes of k columns in d dimensions in a folder."""
     found = found_in(folder, k, d)
     shapes = found.shapes if found else []
