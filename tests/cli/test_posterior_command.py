@@ -64,7 +64,7 @@ def test_a_job_leaves_tables_figures_and_a_status(job):
             if (r["n_samples"], r["dataset"], r["rule"], r["by"]) == (n, d, "hull", "k")
         ]
         assert sum(shares) == pytest.approx(1)
-    for name in ("phases", "log_evidence", "llc"):
+    for name in ("posterior_phases", "log_evidence", "llc"):
         assert (run.path / "figures" / f"{name}.png").stat().st_size > 1000
         assert (run.path / "figures" / f"{name}.svg").stat().st_size > 1000
     # The predictions of eq. (9) for both conventions stand beside what was measured.
