@@ -174,6 +174,15 @@ def test_parameters_that_are_nothing_are_other():
     assert phase_labels(8, 3)[-1] == OTHER
 
 
+@pytest.mark.parametrize("size", [1e5, 1e160, 1e300])
+@pytest.mark.parametrize("n_hidden", [2, 3])
+def test_parameters_about_to_diverge_are_other(n_hidden, size):
+    g = torch.Generator().manual_seed(0)
+    W = size * torch.randn(50, n_hidden, 8, generator=g, dtype=torch.float64)
+    b = size * torch.randn(50, 8, generator=g, dtype=torch.float64)
+    assert set(classify(W, b)) == {OTHER}
+
+
 def test_missing_is_the_share_of_points_met_once():
     found = Found(0, {"random": 10}, met={"random": {"a": 1, "b": 1, "c": 8}})
     atlas = Atlas(2, 1, (), found)

@@ -68,6 +68,10 @@ closest two phases of the atlas with equal counts deviate by more than this or a
 which is nearer."""
 
 
+HUGE = 1e3
+"""Outputs beyond this are cut to it; no phase has one above 10."""
+
+
 def phase_labels(n_features: int, n_hidden: int) -> tuple[str, ...]:
     """The labels of the phases of this size, in order of loss, then `other`."""
     return (*(point.label for point in built(n_features, n_hidden).phases), OTHER)
@@ -106,7 +110,9 @@ class _Columns:
     def __init__(self, W: Tensor, b: Tensor):
         self.W = W
         self.length = W.norm(dim=-2)
-        self.outputs = W.mT @ W + b.unsqueeze(-1)  # i on input e_j
+        outputs = W.mT @ W + b.unsqueeze(-1)  # i on input e_j
+        # Parameters that are about to diverge overflow here.
+        self.outputs = outputs.nan_to_num(nan=HUGE).clamp(-HUGE, HUGE)
         self.on = (self.length > ON_LENGTH) & (self.length.square() + b > ON_OUTPUT)
         positive = ~self.on & (b > 0)
         off = ~self.on & ~positive
