@@ -478,12 +478,25 @@ def test_dead_columns_do_not_pull_the_hull_to_the_origin():
 
 
 def test_other_hidden_dimensions_show_the_gram_matrix_and_the_biases():
-    W, b = np.arange(12.0).reshape(3, 4) / 10, np.array([0.1, 0.2, -0.3, 0.4])
+    W, b = np.arange(16.0).reshape(4, 4) / 10, np.array([0.1, 0.2, -0.3, 0.4])
     figure = Figure()
     k_gon(figure.add_subplot(), W, b, "other")
     image = _one(figure, "gram").get_array()
     np.testing.assert_array_equal(image[:, :4], W.T @ W)
     np.testing.assert_array_equal(image[:, -1], b)
+
+
+def test_three_dimensions_are_seen_from_two_sides():
+    """An octahedron beside a long axis: along the last principal axis all columns but one pair are
+    at their length, and each column is seen from both sides."""
+    W = np.concatenate([np.diag([1.3, 1.1, 0.9]), -np.diag([1.3, 1.1, 0.9])], axis=1)
+    figure = Figure()
+    k_gon(figure.add_subplot(), W, np.zeros(6), "other")
+    left, right = (np.asarray(each.get_offsets()) for each in _with_gid(figure, "columns"))
+    assert len(left) == len(right) == 6
+    seen = [np.sort(np.linalg.norm(side - side.mean(0), axis=1)) for side in (left, right)]
+    np.testing.assert_allclose(seen[0] / seen[0][-1], np.array([0, 0, 1.1, 1.1, 1.3, 1.3]) / 1.3)
+    np.testing.assert_allclose(seen[1] / seen[1][-1], np.array([0, 0, 0.9, 0.9, 1.1, 1.1]) / 1.1)
 
 
 def test_parameters_that_are_not_finite_are_said_to_be():

@@ -32,8 +32,9 @@ def k_gon(ax: Axes, W: ArrayLike, b: ArrayLike, label: str) -> None:
     The colour of a tip shows the bias. A live column that is switched off by its bias
     (b_i < -|W_i|^2, counted in phi) is dotted and ends in a cross. Dead columns are in a row at the
     origin: a ring for a positive bias (counted in sigma), a dot for a negative one. The dashed
-    circle is the unit circle. For n_hidden != 2 the picture is a heat map of W^T W with the biases
-    as a last column.
+    circle is the unit circle. For n_hidden = 3 there are two pictures, from two sides: along the
+    columns' last principal axis and along the first. For other n_hidden the picture is a heat map
+    of W^T W with the biases as a last column.
     """
     W, b = np.asarray(W, dtype=float), np.asarray(b, dtype=float)
     hide_axes(ax)
@@ -66,7 +67,7 @@ def weights(W: ArrayLike, b: ArrayLike, labels: Sequence[str]) -> Figure:
     _draw(sheet, W, b, labels, np.stack([x, y], 1), 1.0)
     for n, label in enumerate(labels):
         sheet.text(x[n], y[n] + 1.05, label, ha="center", va="bottom")
-    bias_key(figure, sheet, _KEY if W.shape[1] == 2 else GRAM_KEY)
+    bias_key(figure, sheet, _KEY if W.shape[1] in (2, 3) else GRAM_KEY)
     return figure
 
 
@@ -94,7 +95,7 @@ def _draw(ax: Axes, W: Array, b: Array, labels: Sequence[str], centres: Array, h
     finite = np.isfinite(W).all((1, 2)) & np.isfinite(b).all(1)
     for x, y in centres[~finite]:
         ax.text(x, y, "not finite", ha="center", va="center")
-    if W.shape[1] != 2:
+    if W.shape[1] not in (2, 3):
         # The heat map is two columns wider than high, and as wide as the square.
         tall = half * b.shape[1] / (b.shape[1] + 2)
         for n in np.flatnonzero(finite):
@@ -102,8 +103,17 @@ def _draw(ax: Axes, W: Array, b: Array, labels: Sequence[str], centres: Array, h
             gram(ax, W[n], b[n], "gram", (x - half, x + half, y - tall, y + tall))
     elif finite.any():
         colours = [phase_color(label) for label in np.array(labels, dtype=object)[finite]]
-        units = half / np.array([_reach(each) for each in W[finite]])
-        _draw_columns(ax, W[finite], b[finite], colours, centres[finite], units)
+        W, b, centres = W[finite], b[finite], centres[finite]
+        reach = np.array([_reach(each) for each in W])
+        length = np.linalg.norm(W, axis=1)
+        if W.shape[1] == 2:
+            _draw_columns(ax, W, length, b, colours, centres, half / reach)
+            return
+        axes = np.linalg.svd(W)[0].swapaxes(1, 2)
+        for side, rows in ((-1, [0, 1]), (1, [2, 1])):
+            seen = axes[:, rows] @ W
+            beside = centres + side * np.array([half / 2, 0.0])
+            _draw_columns(ax, seen, length, b, colours, beside, half / 2 / reach)
 
 
 def gram(
@@ -118,11 +128,11 @@ def gram(
 
 
 def _draw_columns(
-    ax: Axes, W: Array, b: Array, colours: list[str], centres: Array, units: Array
+    ax: Axes, W: Array, length: Array, b: Array, colours: list[str], centres: Array, units: Array
 ) -> None:
-    """Draw the columns of W's of two rows around their centres; `units` are length 1 in units of
-    `ax`. What looks alike is one artist for all of them, which is what makes a sheet quick."""
-    length = np.linalg.norm(W, axis=1)
+    """Draw the columns of W's of two rows, which may be projections of columns of this length,
+    around their centres; `units` are length 1 in units of `ax`. What looks alike is one artist for
+    all of them, which is what makes a sheet quick."""
     live = length >= _DEAD
     off = live & (b < -(length**2))
     unit = units[:, None, None]
