@@ -495,8 +495,12 @@ def test_three_dimensions_are_seen_from_two_sides():
     left, right = (np.asarray(each.get_offsets()) for each in _with_gid(figure, "columns"))
     assert len(left) == len(right) == 6
     seen = [np.sort(np.linalg.norm(side - side.mean(0), axis=1)) for side in (left, right)]
-    np.testing.assert_allclose(seen[0] / seen[0][-1], np.array([0, 0, 1.1, 1.1, 1.3, 1.3]) / 1.3)
-    np.testing.assert_allclose(seen[1] / seen[1][-1], np.array([0, 0, 0.9, 0.9, 1.1, 1.1]) / 1.1)
+    np.testing.assert_allclose(
+        seen[0] / seen[0][-1], np.array([0, 0, 1.1, 1.1, 1.3, 1.3]) / 1.3, atol=1e-12
+    )
+    np.testing.assert_allclose(
+        seen[1] / seen[1][-1], np.array([0, 0, 0.9, 0.9, 1.1, 1.1]) / 1.1, atol=1e-12
+    )
 
 
 def test_parameters_that_are_not_finite_are_said_to_be():
