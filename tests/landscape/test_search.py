@@ -14,14 +14,14 @@ from kgon.theory.phases import classify
 
 
 def test_a_search_finds_what_the_package_holds():
-    found = search(5, 2, n_starts=200, seed=1)
+    found = search(5, 2, n_starts=100, seed=1)
     again = build(5, 2, found, SHIPPED)
     known = built(5, 2)
     levels = [p.loss for p in again]
     for p in known:
         if p.index == 1 and known.n_starts(p.label) > 20:
             assert min(abs(p.loss - level) for level in levels) < 1e-9, p.label
-    assert sum(found.met["random"].values()) == found.starts["random"] == 200
+    assert sum(found.met["random"].values()) == found.starts["random"] == 100
     assert found.met["random"].get("", 0) == 0
 
 
@@ -58,15 +58,18 @@ def test_a_pass_joins_two_phases_below_it():
 
 
 def test_sizes_beyond_the_package_are_searched_once_and_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(catalogue, "N_STARTS", 20)
-    lines = []
-    first = atlas(13, 1, folder=tmp_path, progress=lines.append)
-    assert lines and (tmp_path / "n13_m1.json").exists()
-    lines.clear()
-    assert [p.label for p in atlas(13, 1, folder=tmp_path, progress=lines.append)] == [
-        p.label for p in first
-    ]
-    assert not lines
+    searched = []
+
+    def one(n_features, n_hidden, **_):
+        searched.append((n_features, n_hidden))
+        return search(2, 1, n_starts=10)
+
+    monkeypatch.setattr(catalogue, "search", one)
+    first = atlas(13, 1, folder=tmp_path)
+    assert first.found.starts["random"] == 10 and (tmp_path / "n13_m1.json").exists()
+    again = atlas(13, 1, folder=tmp_path)
+    assert [p.label for p in again] == [p.label for p in first]
+    assert searched == [(13, 1)]
 
 
 @pytest.mark.parametrize(
