@@ -95,9 +95,8 @@ class PassRow:
 
 
 SIZES = [
-    *((n, 1) for n in range(2, 7)),
-    *((n, 2) for n in range(2, 11)),
-    *((n, 3) for n in range(3, 11)),
+    *((n, 1) for n in range(2, 9)),
+    *((n, m) for m in (2, 3, 4) for n in range(m, 11)),
 ]
 """(n_features, n_hidden) of the atlases in the package, smaller ones first."""
 
