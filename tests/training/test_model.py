@@ -373,7 +373,7 @@ def test_trainers_that_do_not_fit_an_ensemble_are_refused(tmp_path, trainer, mes
     [
         (lambda: KGon("4", -0.1, 1.0), 2, "init.noise"),
         (lambda: Normal(1.0, -1.0), 2, "init.bias_std"),
-        (lambda: KGon("4", 0.1, 1.0), 3, "model.n_hidden=2"),
+        (lambda: KGon("4", 0.1, 1.0), 3, "init.label: no critical point '4'.*init=normal"),
         (lambda: KGon("7", 0.1, 1.0), 2, "7"),
         (lambda: Normal(1.0, 1.0), 0, "n_hidden must be at least 1, got 0"),
     ],

@@ -130,9 +130,10 @@ class Atlas:
         for point in self.points:
             if point.label == label:
                 return point
+        lowest = ", ".join(p.label for p in self.phases[:8])
         raise KeyError(
             f"no critical point {label!r} for n_features={self.n_features}, "
-            f"n_hidden={self.n_hidden}; the labels are {', '.join(p.label for p in self.points)}"
+            f"n_hidden={self.n_hidden}; the phases of lowest loss are {lowest}"
         )
 
     @cached_property

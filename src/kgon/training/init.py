@@ -40,7 +40,10 @@ class KGon:
         self.bias_std = bias_std
 
     def __call__(self, keys: streams.Keys, n_hidden: int, n_features: int) -> tuple[Tensor, Tensor]:
-        start = point(self.label, n_features, n_hidden)
+        try:
+            start = point(self.label, n_features, n_hidden)
+        except ValueError as error:
+            raise ValueError(f"init.label: {error} (or use init=normal)") from None
         W, b = _normal_parameters(keys, n_hidden, n_features)
         W = start.W + self.noise * W
         return W, start.b + self.noise * b if self.bias_std is None else self.bias_std * b
