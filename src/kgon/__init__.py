@@ -13,6 +13,7 @@ _HOME = {
     "HMC": "llc.hmc",
     "LLC": "llc.estimate",
     "Plateau": "theory.plateaus",
+    "atlas": "landscape.catalogue",
     "classify": "theory.phases",
     "critical_point": "theory.critical",
     "critical_points": "theory.critical",
@@ -24,8 +25,8 @@ _HOME = {
     "sample_posterior": "posterior.smc",
 }
 _ROOMS = (
-    "callbacks", "compiled", "data", "figures", "llc", "paper", "posterior", "record", "streams",
-    "theory", "tracking", "training",
+    "callbacks", "compiled", "data", "figures", "landscape", "llc", "paper", "posterior", "record",
+    "streams", "theory", "tracking", "training",
 )  # fmt: skip
 
 __all__ = list(_HOME)

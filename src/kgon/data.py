@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from kgon import streams
-from kgon.theory.critical import CriticalPoint, critical_points
+from kgon.theory.atlas import built
+from kgon.theory.critical import CriticalPoint
 from kgon.theory.loss import DirectLoss, EmpiricalLoss, Loss, PopulationLoss
 
 EXPECTATION_SAMPLES = 4096
@@ -59,10 +60,8 @@ class SingleFeature(Distribution):
         return EmpiricalLoss(x, importance)
 
     def critical_points(self, n_hidden: int, importance: Tensor | None) -> list[CriticalPoint]:
-        """The k-gons; none unless n_hidden = 2 and all features weigh the same."""
-        if n_hidden != 2 or importance is not None:
-            return []
-        return critical_points(self.n_features)
+        """The phases of the atlas; none unless all features weigh the same."""
+        return [] if importance is not None else list(built(self.n_features, n_hidden).phases)
 
 
 class _Bernoulli(Distribution):

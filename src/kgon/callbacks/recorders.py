@@ -77,7 +77,7 @@ class Phases(Recorder):
         A phase that has become empty counts 0, so that its curve on a dashboard goes down to 0.
         """
         code = module.history.column(self.table, "code")
-        labels = phase_labels(module.b.shape[-1])
+        labels = phase_labels(module.b.shape[-1], module.W.shape[-2])
         present = torch.zeros(len(code), len(labels), dtype=torch.float64)
         count = present.scatter_add(1, code, torch.ones_like(code, dtype=torch.float64))
         seen = count.cummax(0).values > 0

@@ -13,13 +13,14 @@ COMMANDS = {
     "train": "train an ensemble, and record its plateaus, phases and learning coefficients",
     "llc": "estimate learning coefficients at critical points or along training",
     "posterior": "sample the posterior: phases against the sample size, evidence, transitions",
+    "atlas": "list critical points for any n_features and n_hidden, and the passes between",
     "paper": "run every experiment of the paper, and compare its numbers one by one",
     "runs": "show the state of runs and sweeps: kgon runs [DIR...]",
     "sync": "send recorded runs to Weights & Biases: kgon sync [DIR...]",
     "dashboard": "make a Weights & Biases workspace or report about the runs",
     "report": "make one self-contained page about runs: kgon report DIR...",
 }
-CONFIGURED = ("train", "llc", "posterior", "paper")
+CONFIGURED = ("train", "llc", "posterior", "atlas", "paper")
 """The commands that take a config. The others have command-line options."""
 
 USAGE = "usage: kgon COMMAND [options]\n\ncommands:\n" + "".join(

@@ -113,15 +113,12 @@ def _pair(config: DictConfig) -> tuple[str, str] | None:
     return str(pair[0]), str(pair[1])
 
 
-def _has_theory(config: DictConfig) -> bool:
-    return config.model.n_hidden == 2 and config.model.importance is None
-
-
 def _predicted(config: DictConfig) -> Any:
-    if not _has_theory(config):
+    if config.model.importance is not None:
         return []
     llc = {str(k): float(v) for k, v in (config.paper_llc or {}).items()}
-    return predicted_transitions(config.model.n_features, prior_std=config.prior_std, llc=llc)
+    size = config.model.n_features, config.model.n_hidden
+    return predicted_transitions(*size, prior_std=config.prior_std, llc=llc)
 
 
 def _tables(found: Findings) -> dict[str, list[dict[str, Any]]]:
@@ -173,10 +170,10 @@ def _print(
     posterior_tables.print_chains(console, found.diagram)
     posterior_tables.print_transitions(console, found, config.noise_std)
     posterior_tables.print_llc(console, found.diagram)
-    if not _has_theory(config):
+    if config.model.importance is not None:
         console.print(
-            "  Critical levels and predictions are known for n_hidden = 2 and equal importance "
-            "only: labels here are by output, without theory.",
+            "  Critical levels and predictions are known for equal importance only: labels here "
+            "are by output, without theory.",
             highlight=False,
         )
     print_files(console, directory, drawn, hints)

@@ -299,7 +299,9 @@ def along_training(
     estimate = estimate_llc(
         train_loss, W, b, **asdict(settings), seed=keys, discard=discard, sampler=sampler
     )
-    phases: NDArray[Any] = np.array(phase_labels(b.shape[-1]))[phase_codes(W, b).numpy()]
+    phases: NDArray[Any] = np.array(phase_labels(b.shape[-1], W.shape[-2]))[
+        phase_codes(W, b).numpy()
+    ]
     theory = {point.label: point.llc for point in points}
     return [
         SnapshotEstimate(

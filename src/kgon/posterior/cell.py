@@ -35,7 +35,7 @@ from kgon.posterior.phase_diagram import (
     Tables,
 )
 from kgon.posterior.smc import Posterior, sample_posterior
-from kgon.theory.critical import critical_point, critical_points
+from kgon.theory.atlas import built, point
 from kgon.theory.loss import EmpiricalLoss, Loss, importance_weights
 from kgon.theory.phases import OTHER
 
@@ -100,13 +100,8 @@ class Settings:
         for start in starts:
             if start == PRIOR:
                 continue
-            if self.n_hidden != 2:
-                raise ValueError(
-                    f"nuts.start must be {PRIOR} where model.n_hidden={self.n_hidden}: critical "
-                    f"points are known for n_hidden = 2; got {start}"
-                )
             try:
-                critical_point(start, self.n_features)
+                point(start, self.n_features, self.n_hidden)
             except ValueError as error:
                 raise ValueError(f"nuts.start must be {PRIOR} or a label: {error}") from None
 
@@ -173,7 +168,7 @@ def sample_cell(n_samples: int, dataset: int, settings: Settings) -> Tables:
 def _labels(W: Tensor, b: Tensor, quenched: Quench | None) -> dict[str, Labels]:
     """The labels of draws by every rule that applies; the first is the reference."""
     rules = {}
-    if W.shape[-2] == 2 and quenched is not None:
+    if quenched is not None:
         rules["quench"] = quench_labels(quenched)
     rules["output"] = output_labels(W, b)
     if W.shape[-2] == 2:
@@ -242,7 +237,7 @@ def _llc(
     posterior: Posterior, loss: Loss, quenched: Quench, labels: Labels, place: Place
 ) -> list[PhaseLLCRow]:
     n_hidden, n_features = posterior.W.shape[-2:]
-    theory = {p.label: p.llc for p in critical_points(n_features)} if n_hidden == 2 else {}
+    theory = {p.label: p.llc for p in built(n_features, n_hidden).phases}
     rows = []
     for phase in labels.present:
         if phase != OTHER:
@@ -263,8 +258,8 @@ def _run_nuts(x: Tensor, start: str, place: Place, settings: Settings) -> NUTS:
     options = {name: value for name, value in settings.nuts.items() if name != "start"}
     at = None
     if start != PRIOR:
-        point = critical_point(start, settings.n_features)
-        at = point.W, point.b
+        from_here = point(start, settings.n_features, settings.n_hidden)
+        at = from_here.W, from_here.b
     purpose = f"nuts {place['n_samples']} {start}"
     key = streams.member_keys(settings.seed, [place["dataset"]], purpose)[0]
     return sample_nuts(

@@ -1,10 +1,10 @@
-"""Classes (k, sigma, phi) of posterior draws, by three rules side by side.
+"""The phases of posterior draws, by three rules side by side.
 
 A draw is not close to a critical point: its columns fluctuate by about 1/sqrt(n). Each rule assigns
 it a class. Where the rules disagree (below about 400 samples at n_features = 6), the share of a
 phase depends on the rule.
 
-- `quench_labels`, the reference: the class of the critical level on which gradient descent of the
+- `quench_labels`, the reference: the phase of the atlas at whose level gradient descent of the
   population loss from the draw ends.
 - `output_labels`, fast: k is the number of features whose own output f_i(e_i) = l_i^2 + b_i is
   above ON_OUTPUT, sigma the number of positive biases among the others.
@@ -24,7 +24,8 @@ from torch import Tensor
 
 from kgon.compiled import moments
 from kgon.compiled.exact_loss import Kernel
-from kgon.theory.critical import critical_points, format_label, parse_label
+from kgon.theory.atlas import built
+from kgon.theory.critical import format_label, parse_label
 from kgon.theory.loss import PopulationLoss
 from kgon.theory.phases import ON_OUTPUT, OTHER
 
@@ -39,34 +40,51 @@ QUENCH_STEPS = 50_000
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """The classes of a stack of parameters, each field (*batch); k = -1 stands for `other`."""
+    """The classes of a stack of parameters.
 
-    k: Tensor
-    sigma: Tensor
-    phi: Tensor
+    Attributes:
+        code: (*batch), an index into `labels`.
+        labels: labels of critical points, "0", "0+", ... where no feature is on, or `other`.
+    """
+
+    code: Tensor
+    labels: tuple[str, ...]
+
+    @classmethod
+    def of(cls, k: Tensor, sigma: Tensor, phi: Tensor) -> "Labels":
+        """The labels k^{sigma+, phi-}, each argument (*batch)."""
+        rows = torch.stack([k, sigma, phi], -1)
+        distinct, code = torch.unique(rows.reshape(-1, 3), dim=0, return_inverse=True)
+        return cls(code.view(k.shape), tuple(_name(*row) for row in distinct.tolist()))
+
+    @property
+    def k(self) -> Tensor:
+        """The number of columns of the shape, (*batch); -1 for `other`."""
+        table = [-1 if x == OTHER else 0 if x[0] == "0" else parse_label(x)[0] for x in self.labels]
+        return torch.tensor(table, dtype=torch.int64)[self.code]
+
+    @property
+    def sigma(self) -> Tensor:
+        """The number of positive biases, (*batch)."""
+        return torch.tensor([x.count("+") for x in self.labels], dtype=torch.int64)[self.code]
 
     def where(self, label: str) -> Tensor:
         """Which elements have this label, (*batch)."""
-        if label == OTHER:
-            return self.k < 0
-        # No feature is on: no critical point of the catalogue, but a class of draws.
-        none_on = label.startswith("0")
-        k, sigma, phi = (0, label.count("+"), 0) if none_on else parse_label(label)
-        return (self.k == k) & (self.sigma == sigma) & (self.phi == phi)
+        return self.code == (self.labels.index(label) if label in self.labels else -1)
 
     @property
     def present(self) -> list[str]:
         """The labels that occur, the most frequent first."""
-        rows = torch.stack([self.k, self.sigma, self.phi], -1).reshape(-1, 3)
-        distinct, counts = torch.unique(rows, dim=0, return_counts=True)
-        order = counts.argsort(descending=True, stable=True)
-        return [_name(*row) for row in distinct[order].tolist()]
+        counts = torch.bincount(self.code.flatten(), minlength=len(self.labels))
+        order = counts.argsort(descending=True, stable=True).tolist()
+        return [self.labels[i] for i in order if counts[i]]
 
     def masks(self, by: str = "label") -> dict[str, Tensor]:
         """Which elements are in each phase that occurs, (*batch).
 
         Args:
-            by: "k" for families of k-gons, by k; "label" for labels, the most frequent first.
+            by: "k" for families, by the number of columns of the shape; "label" for labels, the
+                most frequent first.
         """
         if by == "label":
             return {label: self.where(label) for label in self.present}
@@ -76,14 +94,11 @@ class Labels:
     @property
     def names(self) -> Any:
         """The labels in words, nested as deeply as the batch."""
-        rows = torch.stack([self.k, self.sigma, self.phi], -1).reshape(-1, 3).tolist()
-        words = np.array([_name(*row) for row in rows], dtype=object).reshape(self.k.shape)
-        return words.tolist() if words.ndim else words.item()
+        words = np.array(self.labels, dtype=object)[self.code.numpy()]
+        return words.tolist() if self.code.ndim else str(words)
 
 
 def _name(k: int, sigma: int, phi: int) -> str:
-    if k < 0:
-        return OTHER
     return "0" + "+" * sigma if k == 0 else format_label(k, sigma, phi)
 
 
@@ -127,21 +142,13 @@ def quench(W: Tensor, b: Tensor) -> Quench:
 
 
 def quench_labels(quenched: Quench, tolerance: float = LEVEL_TOLERANCE) -> Labels:
-    """The critical point whose loss is nearest to the quenched one's; `other` beyond `tolerance`.
-
-    For n_hidden = 2, where the critical levels are known.
-    """
-    if quenched.W.shape[-2] != 2:
-        raise ValueError(
-            f"critical levels are known for n_hidden = 2, got n_hidden={quenched.W.shape[-2]}"
-        )
-    points = critical_points(quenched.b.shape[-1])
-    levels = torch.tensor([point.loss for point in points], dtype=torch.float64)
-    classes = torch.tensor([[point.k, point.sigma, point.phi] for point in points])
+    """The phase of the atlas whose loss is nearest to the quenched one's; `other` beyond
+    `tolerance`."""
+    phases = built(quenched.b.shape[-1], quenched.W.shape[-2]).phases
+    levels = torch.tensor([point.loss for point in phases], dtype=torch.float64)
     distance, nearest = (quenched.loss.unsqueeze(-1) - levels).abs().min(-1)
-    matched = (distance <= tolerance).unsqueeze(-1)
-    k, sigma, phi = torch.where(matched, classes[nearest], torch.tensor([-1, 0, 0])).unbind(-1)
-    return Labels(k, sigma, phi)
+    code = torch.where(distance <= tolerance, nearest, len(phases))
+    return Labels(code, (*(point.label for point in phases), OTHER))
 
 
 def output_labels(W: Tensor, b: Tensor) -> Labels:
@@ -155,7 +162,7 @@ def output_labels(W: Tensor, b: Tensor) -> Labels:
     on = W.square().sum(-2) + b > ON_OUTPUT
     n_on = on.sum(-1)
     k = n_on.clamp(min=4) if W.shape[-2] == 2 and b.shape[-1] >= 4 else n_on
-    return Labels(k, (~on & (b > 0)).sum(-1), k - n_on)
+    return Labels.of(k, (~on & (b > 0)).sum(-1), k - n_on)
 
 
 def hull_labels(W: Tensor, b: Tensor) -> Labels:
@@ -172,15 +179,17 @@ def hull_labels(W: Tensor, b: Tensor) -> Labels:
         angle = torch.atan2(difference[..., 1, :, :], difference[..., 0, :, :]).sort(-1).values
         turn = torch.cat([angle, angle[..., :1] + 2 * math.pi], -1)
         k = (turn.diff(dim=-1).amax(-1) > math.pi).sum(-1)
-    return Labels(k, (b > 0).sum(-1), torch.zeros_like(k))
+    return Labels.of(k, (b > 0).sum(-1), torch.zeros_like(k))
 
 
 def agreement(one: Labels, other: Labels, by: str = "k") -> Tensor:
     """Whether two rules agree on each element, (*batch): on `k` alone, or on the whole `label`."""
     if by not in ("k", "label"):
         raise ValueError(f"by must be 'k' or 'label', got {by!r}")
-    same = one.k == other.k
-    return same if by == "k" else same & (one.sigma == other.sigma) & (one.phi == other.phi)
+    if by == "k":
+        return one.k == other.k
+    known = {label: i for i, label in enumerate(one.labels)}
+    return one.code == torch.tensor([known.get(x, -1) for x in other.labels])[other.code]
 
 
 def _check(W: Tensor, b: Tensor) -> None:

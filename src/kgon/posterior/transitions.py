@@ -10,7 +10,7 @@ from kgon.files import finite_or_none
 from kgon.posterior.occupancy import Transition
 from kgon.posterior.phase_diagram import LEAST_SHARE, PhaseDiagram
 from kgon.posterior.smc import VERDICTS
-from kgon.theory.critical import critical_points
+from kgon.theory.atlas import built
 from kgon.theory.free_energy import critical_sample_size
 from kgon.theory.phases import OTHER
 
@@ -101,7 +101,11 @@ def sampled_transitions(diagram: PhaseDiagram) -> list[SampledTransition]:
 
 
 def predicted_transitions(
-    n_features: int, *, prior_std: float = 1.0, llc: Mapping[str, float] | None = None
+    n_features: int,
+    n_hidden: int = 2,
+    *,
+    prior_std: float = 1.0,
+    llc: Mapping[str, float] | None = None,
 ) -> list[PredictedTransition]:
     """The predictions for every pair of critical points that can make a transition.
 
@@ -112,7 +116,8 @@ def predicted_transitions(
         llc: other learning coefficients; pairs that have one of them are listed a second time.
     """
     found = []
-    points = [p for p in critical_points(n_features) if p.llc is not None or p.label in (llc or {})]
+    phases = built(n_features, n_hidden).phases
+    points = [p for p in phases if p.llc is not None or p.label in (llc or {})]
     for other in ({}, dict(llc or {})):
         for alpha, beta in permutations(points, 2):
             before, after = (other.get(p.label, p.llc) for p in (alpha, beta))

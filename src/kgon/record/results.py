@@ -99,7 +99,9 @@ class _Trained:
             self.verdicts = words(verdict(self.history.column("llc", "reason")), VERDICTS)
         if "weights" in self.history:
             codes = phase_codes(*(self.history.column("weights", name) for name in ("W", "b")))
-            self.labels = np.array(phase_labels(model.b.shape[-1]))[codes.numpy()]
+            self.labels = np.array(phase_labels(model.b.shape[-1], model.W.shape[-2]))[
+                codes.numpy()
+            ]
         self.plateaus = [Plateau.of(row) for row in self.history.rows("plateaus")]
         self.members = self._members()
 

@@ -1,4 +1,5 @@
-"""Critical points of the population loss for n_hidden = 2: k-gons (Chen et al. 2023, Sec. 3).
+"""Critical points of the population loss, and those that theory solves: k-gons, n_hidden = 2
+(Chen et al. 2023, Sec. 3).
 
 A k-gon has k live columns of length l and bias b at angles 2 pi j / k; the other columns are dead,
 W_i = 0. In a label k^{sigma+, phi-}, written "4++-", sigma is the number of dead columns with the
@@ -46,18 +47,25 @@ OFF_BIAS = -2.0
 and the loss does not depend on the value. This one is far enough from -1 that the noise of initial
 parameters does not switch the column on."""
 
-_LABEL = re.compile(r"([1-9]\d*)(\+*)(-*)")
+ZERO_MODE = 1e-9
+"""Eigenvalues of a Hessian that are smaller, relative to the largest, are zero. Rounding leaves
+1e-16; the smallest true ones of k-gons are 3e-5 for n_features = 20, 5e-6 for 60."""
+
+_SHAPE = r"[1-9]\d*(?:d[1-9]\d*[a-ce-wyz]+)?"
+_LABEL = re.compile(rf"({_SHAPE}(?:x{_SHAPE})*)(\+*)(-*)")
 
 
 def parse_label(label: str | int) -> tuple[int, int, int]:
-    """(k, sigma, phi) of a label: "4++-" -> (4, 2, 1). ValueError for anything else."""
+    """(k, sigma, phi) of a label: "4++-" -> (4, 2, 1), "5x2-" -> (7, 0, 1), k being the number of
+    columns of the shapes (see `theory.atlas`). ValueError for anything else."""
     match = _LABEL.fullmatch(str(label))
     if match is None:
         raise ValueError(
             "label must be k, then one + for each sigma, then one - for each phi, such as 4, 5+ "
-            f"or 4++-; got {label!r}"
+            f"or 4++- (or shapes such as 7d3a or 5x2 in place of k); got {label!r}"
         )
-    return int(match[1]), len(match[2]), len(match[3])
+    k = sum(int(shape.split("d")[0]) for shape in match[1].split("x"))
+    return k, len(match[2]), len(match[3])
 
 
 def format_label(k: int, sigma: int = 0, phi: int = 0) -> str:
@@ -67,22 +75,32 @@ def format_label(k: int, sigma: int = 0, phi: int = 0) -> str:
 
 @dataclass(frozen=True, eq=False)
 class CriticalPoint:
-    """A zero of the population loss's gradient, for n_hidden = 2.
+    """A zero of the population loss's gradient.
 
     Attributes:
-        label: k, one + for each sigma, one - for each phi (see the module docstring).
-        n_features: the number of columns.
-        W: (2, n_features), float64: the k live columns, then the dead ones.
-        b: (n_features,), float64: the last phi of the live columns are switched off; the first
+        label: for a k-gon, k and then one + for each sigma, one - for each phi (see the module
+            docstring); for others see `theory.atlas`.
+        W: (n_hidden, n_features), float64: the live columns first, the dead ones last.
+        b: (n_features,), float64. Of a k-gon the last phi live columns are switched off; the first
             sigma of the dead columns have a positive bias.
         loss: the population loss there.
+        unstable: whether one of its shapes is a saddle by itself (see `theory.atlas`), which the
+            Hessian does not say where there is a kink.
     """
 
     label: str
-    n_features: int
     W: Tensor
     b: Tensor
     loss: float
+    unstable: bool = False
+
+    @property
+    def n_features(self) -> int:
+        return self.W.shape[-1]
+
+    @property
+    def n_hidden(self) -> int:
+        return self.W.shape[-2]
 
     @property
     def k(self) -> int:
@@ -90,49 +108,100 @@ class CriticalPoint:
 
     @property
     def sigma(self) -> int:
-        return parse_label(self.label)[1]
+        return self.label.count("+")
 
     @property
     def phi(self) -> int:
-        return parse_label(self.label)[2]
+        return self.label.count("-")
 
     @cached_property
     def kind(self) -> str:
         """The type of the critical point: "minimum", "saddle" or "non-smooth".
 
         "non-smooth": some output has b_i = 0 and A_ij = 0 (4-gons). Second derivatives then depend
-        on the direction, so there is no Hessian. Of these the 4-gons with sigma >= 1 and phi >= 1
-        are saddles all the same: the loss falls to second order along directions in which columns
-        with a positive bias grow where a column is off. Elsewhere the loss is twice continuously
-        differentiable; the point is a "saddle" if the Hessian has a negative eigenvalue, else a
-        "minimum". Minima are not isolated: the loss does not change under rotations, nor with the W
-        and b of dead columns with a negative bias.
+        on the direction, so there is no Hessian. Of these the figures with columns switched off
+        (phi >= 1) beside positive biases (sigma >= 1) are saddles all the same: the loss falls to
+        second order along directions in which columns with a positive bias grow where a column is
+        off. Elsewhere the loss is twice continuously differentiable; the point is a "saddle" if the
+        Hessian has a negative eigenvalue, else a "minimum". Minima are not isolated: the loss does
+        not change under rotations, nor with the W and b of dead columns with a negative bias.
         """
-        A = self.W.mT @ self.W
-        if bool(((self.b.abs() < 1e-12).unsqueeze(-1) & (A.abs() < 1e-12)).any()):
-            return "saddle" if self.sigma and self.phi else "non-smooth"
+        if bool(has_kink(self.W, self.b)):
+            falls = self.unstable or (self.sigma and self.phi)
+            return "saddle" if falls else "non-smooth"
+        return "saddle" if self.index else "minimum"
+
+    @cached_property
+    def _eigenvalues(self) -> Tensor:
+        """The Hessian's eigenvalues, those that are zero but for rounding set to 0."""
         eigenvalues = torch.linalg.eigvalsh(hessian(PopulationLoss(), self.W, self.b))
-        # Relative to the largest eigenvalue, rounding leaves zero modes at 1e-16, and the negative
-        # eigenvalue of a saddle is at least 3e-5 for n_features = 20, 5e-6 for 60.
-        return "saddle" if eigenvalues[0] < -1e-10 * eigenvalues.abs().amax() else "minimum"
+        return torch.where(
+            eigenvalues.abs() <= ZERO_MODE * eigenvalues.abs().amax(), 0, eigenvalues
+        )
+
+    @property
+    def index(self) -> int | None:
+        """The number of negative eigenvalues of the Hessian; None where there is a kink."""
+        return None if has_kink(self.W, self.b) else int((self._eigenvalues < 0).sum())
+
+    @property
+    def rank(self) -> int | None:
+        """The rank of the Hessian; None where there is a kink."""
+        return None if has_kink(self.W, self.b) else int((self._eigenvalues != 0).sum())
+
+    @cached_property
+    def gradient_norm(self) -> float:
+        """The norm of the population loss's gradient."""
+        return float(torch.cat([g.flatten() for g in PopulationLoss().grad(self.W, self.b)]).norm())
+
+    @property
+    def n_flat(self) -> int:
+        """The dimension of the set of equivalent points: O(n_hidden) acts on the span of the
+        columns; W and b of inert columns are free, and so are biases of outputs that are off."""
+        m, d = self.n_hidden, int(torch.linalg.matrix_rank(self.W, rtol=1e-9))
+        rotations = m * (m - 1) // 2 - (m - d) * (m - d - 1) // 2
+        off = ~active(self.W, self.b).any(-1)
+        return rotations + m * int(inert(self.W, self.b).sum()) + int(off.sum())
 
     @cached_property
     def llc(self) -> float | None:
         """The local learning coefficient, or None where theory does not give one.
 
-        Minima with k >= 5: (3k - 1 + 3 sigma) / 2, half the rank of the Hessian, as all its zero
-        modes are flat directions (for n_features = k, and for k = 5..8 with dead columns: Chen et
-        al. 2023, Sec. 3; with sigma: the same count of directions, derived for this package).
+        Minima: half the rank of the Hessian, where its zero modes are as many as the set of
+        equivalent points has dimensions (`n_flat`), so that the loss is Morse-Bott ("minimally
+        singular"). For a k-gon with k >= 5 this is (3k - 1 + 3 sigma) / 2 (Chen et al. 2023,
+        Sec. 3; with sigma: the same count of directions, derived for this package).
 
         4-gons with phi = 0: the volume exponent [11 + 2 (n_features - 4) + sigma] / 2 (derived for
         this package, confirmed by sampling at n_features = 6). The paper lists values that depend
         on the direction, {4, 4.5, 5, 5.5}, and estimates at finite n lie near those.
         """
-        if self.k == 4 and self.phi == 0:
+        if self.n_hidden == 2 and self.label.rstrip("+") == "4":
             return (11 + 2 * (self.n_features - 4) + self.sigma) / 2
-        if self.k >= 5 and self.kind == "minimum":
-            return (3 * self.k - 1 + 3 * self.sigma) / 2
-        return None
+        if self.kind != "minimum" or self.rank is None:
+            return None
+        isolated = self.rank + self.n_flat == self.W.numel() + self.b.numel()
+        return self.rank / 2 if self.rank and isolated else None
+
+
+def has_kink(W: Tensor, b: Tensor) -> Tensor:
+    """Whether some output has b_i = 0 and A_ij = 0, so that there is no Hessian, (*batch)."""
+    A = W.mT @ W
+    return ((b.abs() < 1e-12).unsqueeze(-1) & (A.abs() < 1e-12)).flatten(-2).any(-1)
+
+
+def active(W: Tensor, b: Tensor, tolerance: float = 1e-12) -> Tensor:
+    """Whether output i is active on some a e_j with a in [0, 1], (*batch, i, j)."""
+    bias = b.unsqueeze(-1)
+    return torch.maximum(W.mT @ W + bias, bias) > tolerance
+
+
+def inert(W: Tensor, b: Tensor, tolerance: float = 1e-12) -> Tensor:
+    """Columns on which the loss does not depend, (*batch, n_features): output i is off on all
+    inputs, and no other output is active on input i."""
+    on = active(W, b, tolerance)
+    own = torch.eye(b.shape[-1], dtype=torch.bool, device=b.device)
+    return ~on.any(-1) & ~(on & ~own).any(-2)
 
 
 def critical_point(label: str | int, n_features: int) -> CriticalPoint:
@@ -151,24 +220,37 @@ def critical_point(label: str | int, n_features: int) -> CriticalPoint:
         ValueError: the label names no critical point; the message says why.
     """
     k, sigma, phi = parse_label(label)
-    label = format_label(k, sigma, phi)
+    if str(label) != format_label(k, sigma, phi):
+        raise ValueError(
+            f"label {label!r} is no k-gon: look it up in kgon.atlas(n_features, n_hidden)"
+        )
+    label = str(label)
     _check_n_features(n_features)
     fault = _fault(k, sigma, phi, n_features)
-    polygon = _solve(k)
-    if fault or polygon is None:
+    solved = polygon(k)
+    if fault or solved is None:
         why = fault or f"names no critical point: there is no standard {k}-gon (App. E.1)"
         raise ValueError(f"label {label!r} {why}")
-    length, bias = polygon
-    angle = 2 * math.pi / k * torch.arange(k, dtype=torch.float64)
-    live = length * torch.stack([angle.cos(), angle.sin()])
+    live, bias = solved
     W = torch.zeros(2, n_features, dtype=torch.float64)
-    # The right angles of a 4-gon are exact zeros, not 6e-17.
-    W[:, :k] = torch.where(live.abs() < 1e-15, 0.0, live)
+    W[:, :k] = live
     b = torch.full((n_features,), DEAD_BIAS, dtype=torch.float64)
     b[:k] = bias
     b[k - phi : k] = OFF_BIAS
     b[k : k + sigma] = 1 / (2 * n_features)
-    return CriticalPoint(label, n_features, W, b, float(population_loss(W, b)))
+    return CriticalPoint(label, W, b, float(population_loss(W, b)))
+
+
+def polygon(k: int) -> tuple[Tensor, Tensor] | None:
+    """W (2, k) and b (k,) of the standard k-gon, or None if there is none."""
+    solved = _solve(k)
+    if solved is None:
+        return None
+    length, bias = solved
+    angle = 2 * math.pi / k * torch.arange(k, dtype=torch.float64)
+    W = length * torch.stack([angle.cos(), angle.sin()])
+    # The right angles of a 4-gon are exact zeros, not 6e-17.
+    return torch.where(W.abs() < 1e-15, 0.0, W), torch.full((k,), bias, dtype=torch.float64)
 
 
 def _fault(k: int, sigma: int, phi: int, n_features: int) -> str:
@@ -250,12 +332,23 @@ def _solve(k: int) -> tuple[float, float] | None:
 
 
 def hessian(loss: PopulationLoss, W: Tensor, b: Tensor) -> Tensor:
-    """The Hessian of a loss in (W, b), flattened."""
+    """The Hessian of a loss in (W, b), flattened: (*batch, n, n), n = (n_hidden + 1) n_features."""
+    n_features = W.shape[-1]
+    w = torch.cat([W.flatten(-2), b], -1).detach().requires_grad_()
+    with torch.enable_grad():
+        dW, db = loss.grad(w[..., :-n_features].reshape(W.shape),
+                           w[..., -n_features:])  # fmt: skip
+        gradient = torch.cat([dW.flatten(-2), db], -1)
+        rows = [
+            torch.autograd.grad(gradient[..., i].sum(), w, retain_graph=True)[0]
+            for i in range(gradient.shape[-1])
+        ]
+    H = torch.stack(rows, -2)
+    return (H + H.mT) / 2
 
-    def gradient(w: Tensor) -> Tensor:
-        dW, db = loss.grad(w[: W.numel()].view_as(W), w[W.numel() :])
-        return torch.cat([dW.flatten(), db])
 
-    w = torch.cat([W.flatten(), b])
-    jacobian: Tensor = torch.autograd.functional.jacobian(gradient, w, vectorize=True)  # type: ignore[no-untyped-call]
-    return (jacobian + jacobian.mT) / 2
+def negative_eigenvalues(W: Tensor, b: Tensor) -> Tensor:
+    """The number of the population loss's negative directions of curvature, (*batch)."""
+    h = torch.linalg.eigvalsh(hessian(PopulationLoss(), W, b))
+    negative: Tensor = h < -ZERO_MODE * h.abs().amax(-1, keepdim=True)
+    return negative.sum(-1)

@@ -1,24 +1,33 @@
-"""The phase of a parameter: the critical point whose geometry it has (n_hidden = 2).
+"""The phase of a parameter: the critical point whose geometry it has.
 
 Column i has the length l_i = ||W_i|| and the output f_i = l_i^2 + b_i on its own input e_i.
 
 1. A column is *on* if l_i > ON_LENGTH and f_i > ON_OUTPUT. Of the others, those with b_i > 0 are
    *positive* and the rest *off*.
-2. k is the number of columns that are on, and sigma the number of positive ones. If n_features >= 4
-   and fewer than four columns are on, k = 4 and phi = 4 - (columns on).
-3. The parameter has the label k^{sigma+, phi-} if
-   - the label names a critical point for this n_features,
-   - the lengths of the columns that are on, and the angles between neighbours, are those of the
-     critical point within LENGTH_TOLERANCE and GAP_TOLERANCE,
-   - no column that is on has an output above OFF_OUTPUT on the input of a column that is off.
-   Otherwise its label is `other`.
+2. No column that is on may have an output above OFF_OUTPUT on the input of a column that is off.
+3. **k-gons** (n_hidden = 2). k is the number of columns that are on, and sigma the number of
+   positive ones. If n_features >= 4 and fewer than four columns are on, k = 4 and phi is the number
+   of columns that are missing. The parameter has the label k^{sigma+, phi-} if this names a
+   critical point for this n_features, and the lengths of the columns that are on, and the angles
+   between neighbours, are those of the critical point within LENGTH_TOLERANCE and GAP_TOLERANCE.
+4. **Other phases of the atlas**, and all of them for other n_hidden, are compared by outputs. With
+   F_ij = ReLU(W_i . W_j + b_i) for columns that are on, the phase is the one with as many columns
+   on and as many positive whose F is nearest, if it is within OUTPUT_TOLERANCE sqrt(columns on).
+   The distance is the larger of those of the sorted entries of F and of the eigenvalues of
+   (F + F^T) / 2: at most |F - P F' P^T| (Frobenius) for any permutation P, so no matching of
+   columns is sought.
+5. A parameter that none of these names is `other`.
+
+For n_hidden = 2 a minimum that is a k-gon but for small deviations has the k-gon's label: for 7
+features "5d2a+", where the column that is off is turned towards the positive one, is 3e-5 below
+"5+" in loss, and is called 5+.
 
 The length of a column that is off does not matter. If output i is off and no other output is active
 on input e_i, the loss does not depend on W_i or b_i. So a 4-gon with one column switched off, three
 columns with a fourth at zero, and the dead columns that training leaves at some length lie on one
 flat piece of the loss.
 
-The phase depends on lengths and on angles between columns only, so it is invariant under rotations,
+The phase depends on lengths and on products of columns only, so it is invariant under rotations,
 reflections and permutations.
 """
 
@@ -28,6 +37,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from kgon.theory.atlas import built
 from kgon.theory.critical import critical_points
 
 OTHER = "other"
@@ -52,48 +62,102 @@ OFF_OUTPUT = 0.5
 own input."""
 
 
-def phase_labels(n_features: int) -> tuple[str, ...]:
-    """The labels of the critical points for n_features, in order of loss, then `other`."""
-    return (*(point.label for point in critical_points(n_features)), OTHER)
+OUTPUT_TOLERANCE = 0.4
+"""Largest root mean square, over the columns that are on, of the deviation of F. The columns of the
+closest two phases of the atlas with equal counts deviate by more than this or are told apart by
+which is nearer."""
+
+
+def phase_labels(n_features: int, n_hidden: int) -> tuple[str, ...]:
+    """The labels of the phases of this size, in order of loss, then `other`."""
+    return (*(point.label for point in built(n_features, n_hidden).phases), OTHER)
 
 
 def phase_codes(W: Tensor, b: Tensor) -> Tensor:
-    """The phase of each parameter as an index into `phase_labels(n_features)`, (*batch) int64.
+    """The phase of each parameter as an index into `phase_labels`, (*batch) int64.
 
     W is (*batch, n_hidden, n_features), b (*batch, n_features). The module docstring has the
-    definition. Parameters that are not finite, or with n_hidden other than 2, are `other`.
+    definition. Parameters that are not finite are `other`.
     """
     if W.ndim < 2 or b.ndim < 1 or W.shape[:-2] + W.shape[-1:] != b.shape:
         raise ValueError(
             "W must be (*batch, n_hidden, n_features) and b (*batch, n_features), "
             f"got {tuple(W.shape)} and {tuple(b.shape)}"
         )
-    n_features = b.shape[-1]
-    points = critical_points(n_features)
-    other = len(points)
-    if W.shape[-2] != 2:
-        return torch.full(b.shape[:-1], other, device=b.device)
+    n_hidden, n_features = W.shape[-2:]
     finite = W.isfinite().all(-2).all(-1) & b.isfinite().all(-1)
     W = torch.where(finite[..., None, None], W, 0.0)
     b = torch.where(finite.unsqueeze(-1), b, 0.0)
+    columns = _Columns(W, b)
+    code = _nearest(columns, n_features, n_hidden)
+    if n_hidden == 2:
+        labels = phase_labels(n_features, n_hidden)
+        k_gons = [labels.index(point.label) for point in critical_points(n_features)]
+        polygon = _k_gons(columns, n_features)
+        by_outputs = torch.where(torch.isin(code, torch.tensor(k_gons).to(code)), -1, code)
+        code = torch.where(polygon >= 0, polygon, by_outputs)
+    other = len(phase_labels(n_features, n_hidden)) - 1
+    return torch.where(finite & columns.silent & (code >= 0), code, other)
 
-    length = W.norm(dim=-2)
-    on = (length > ON_LENGTH) & (length.square() + b > ON_OUTPUT)
-    positive = ~on & (b > 0)
-    off = ~on & ~positive
-    n_on, sigma = on.sum(-1), positive.sum(-1)
+
+class _Columns:
+    """What the columns of each parameter do (rules 1 and 2)."""
+
+    def __init__(self, W: Tensor, b: Tensor):
+        self.W = W
+        self.length = W.norm(dim=-2)
+        self.outputs = W.mT @ W + b.unsqueeze(-1)  # i on input e_j
+        self.on = (self.length > ON_LENGTH) & (self.length.square() + b > ON_OUTPUT)
+        positive = ~self.on & (b > 0)
+        off = ~self.on & ~positive
+        self.n_on, self.sigma = self.on.sum(-1), positive.sum(-1)
+        loud = self.on.unsqueeze(-1) & off.unsqueeze(-2) & (self.outputs > OFF_OUTPUT)
+        self.silent = ~loud.any(-1).any(-1)
+
+    def signature(self) -> Tensor:
+        """Sorted entries of F and eigenvalues of its symmetric part, of equal weight (rule 4)."""
+        both = self.on.unsqueeze(-1) & self.on.unsqueeze(-2)
+        F = torch.where(both, self.outputs.relu(), 0.0)
+        return torch.stack(
+            [
+                F.flatten(-2).sort(-1).values,
+                torch.nn.functional.pad(
+                    torch.linalg.eigvalsh((F + F.mT) / 2), (0, F.shape[-1] * (F.shape[-1] - 1))
+                ),
+            ]
+        )
+
+
+def _nearest(columns: _Columns, n_features: int, n_hidden: int) -> Tensor:
+    """The code of the nearest phase by outputs, -1 where none is within the tolerance."""
+    phases = built(n_features, n_hidden).phases
+    dtype = columns.W.dtype
+    known = _Columns(torch.stack([p.W for p in phases]).to(dtype),
+                     torch.stack([p.b for p in phases]).to(dtype))  # fmt: skip
+    here, there = columns.signature(), known.signature()
+    here = here.reshape(2, -1, here.shape[-1])
+    distance = torch.cdist(here, there.to(here)).amax(0).reshape(*columns.n_on.shape, len(phases))
+    alike = (columns.n_on.unsqueeze(-1) == known.n_on) & (
+        columns.sigma.unsqueeze(-1) == known.sigma
+    )
+    least, code = torch.where(alike, distance, math.inf).min(-1)
+    return torch.where(least <= OUTPUT_TOLERANCE * columns.n_on.sqrt(), code, -1)
+
+
+def _k_gons(columns: _Columns, n_features: int) -> Tensor:
+    """The code of the k-gon by rule 3, -1 where there is none."""
+    points = critical_points(n_features)
+    length, on, n_on = columns.length, columns.on, columns.n_on
     k = n_on.clamp(min=4) if n_features >= 4 else n_on
-    phi = k - n_on
-
     # A label of the table has sigma <= n_features - 4, which leaves at least phi columns off.
-    code = _code_table(n_features).to(b.device)[k, sigma, phi]
+    index = _k_gon_table(n_features).to(k.device)[k, columns.sigma, k - n_on]
     lengths = torch.tensor([*(float(p.W[:, 0].norm()) for p in points), 1.0]).to(length)
-    critical_length = lengths[code].unsqueeze(-1)
+    critical_length = lengths[index].unsqueeze(-1)
     long_enough = (length - critical_length).abs() <= LENGTH_TOLERANCE * critical_length
-    outputs = W.mT @ W + b.unsqueeze(-1)  # i on input e_j
-    silent = ~(on.unsqueeze(-1) & off.unsqueeze(-2) & (outputs > OFF_OUTPUT)).any(-1).any(-1)
-    fits = finite & (long_enough | ~on).all(-1) & silent & _evenly_spread(W, on, k)
-    return torch.where(fits, code, other)
+    fits = (index < len(points)) & (long_enough | ~on).all(-1) & _evenly_spread(columns.W, on, k)
+    labels = phase_labels(n_features, 2)
+    codes = torch.tensor([*(labels.index(p.label) for p in points), -1]).to(index)
+    return torch.where(fits, codes[index], -1)
 
 
 def classify(W: Tensor, b: Tensor) -> list[str]:
@@ -103,7 +167,7 @@ def classify(W: Tensor, b: Tensor) -> list[str]:
     of *batch, flattened in row-major order; `phase_codes` keeps the axes.
     """
     codes = phase_codes(W, b)
-    labels = phase_labels(b.shape[-1])
+    labels = phase_labels(b.shape[-1], W.shape[-2])
     return [labels[code] for code in codes.flatten().tolist()]
 
 
@@ -127,11 +191,11 @@ def _evenly_spread(W: Tensor, on: Tensor, k: Tensor) -> Tensor:
 
 
 @cache
-def _code_table(n_features: int) -> Tensor:
-    """Indices into `phase_labels` by [k, sigma, phi]; that of `other` where no label exists."""
+def _k_gon_table(n_features: int) -> Tensor:
+    """Indices into `critical_points` by [k, sigma, phi]; one past the last where there is none."""
     points = critical_points(n_features)
     n = n_features + 1
     table = torch.full((max(n, 5), n, 5), len(points))
-    for code, point in enumerate(points):
-        table[point.k, point.sigma, point.phi] = code
+    for i, point in enumerate(points):
+        table[point.k, point.sigma, point.phi] = i
     return table

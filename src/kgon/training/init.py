@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kgon import streams
-from kgon.theory.critical import critical_point
+from kgon.theory.atlas import point
 
 Init = Callable[[streams.Keys, int, int], tuple[Tensor, Tensor]]
 """Makes W (n_members, n_hidden, n_features) and b (n_members, n_features), float64, from a stream
@@ -40,15 +40,10 @@ class KGon:
         self.bias_std = bias_std
 
     def __call__(self, keys: streams.Keys, n_hidden: int, n_features: int) -> tuple[Tensor, Tensor]:
-        if n_hidden != 2:
-            raise ValueError(
-                "init=kgon starts from polygons in the plane: set model.n_hidden=2 "
-                f"(got {n_hidden}), or use init=normal"
-            )
-        point = critical_point(self.label, n_features)
+        start = point(self.label, n_features, n_hidden)
         W, b = _normal_parameters(keys, n_hidden, n_features)
-        W = point.W + self.noise * W
-        return W, point.b + self.noise * b if self.bias_std is None else self.bias_std * b
+        W = start.W + self.noise * W
+        return W, start.b + self.noise * b if self.bias_std is None else self.bias_std * b
 
 
 class Normal:

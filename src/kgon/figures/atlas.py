@@ -1,0 +1,61 @@
+"""The figure of an atlas: phases and the passes between them, by loss."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from kgon.figures.style import GREY, INK, new_panels, phase_style, styled
+from kgon.theory.critical import CriticalPoint
+
+MOST = 24
+"""Passes that are drawn, from the lowest."""
+
+
+class Pass(Protocol):
+    """What is drawn of a pass (`kgon.landscape.passes.Pass`)."""
+
+    @property
+    def point(self) -> CriticalPoint: ...
+    @property
+    def ends(self) -> tuple[str, str]: ...
+
+
+@styled
+def passes(points: Sequence[CriticalPoint], ways: Sequence[Pass]) -> Figure:
+    """Phases from left to right in order of loss, and an arch over the loss of each pass.
+
+    Of `points`, in order of loss, those at the end of a pass are drawn. An arch over one phase is a
+    pass between two points of it.
+    """
+    drawn = [way for way in ways if "" not in way.ends][:MOST]
+    used = {label for way in drawn for label in way.ends}
+    order = [point for point in points if point.label in used] or list(points)[:8]
+    place = {point.label: i for i, point in enumerate(order)}
+    height = {point.label: point.loss for point in order}
+    legend = [Line2D([], [], color=GREY, lw=0.6, marker="_", mec=INK, ms=6, label="pass")]
+    figure, (ax,) = new_panels("Phases and the passes between them", [2.2], legend)
+    for way in drawn:
+        first, second = way.ends
+        x = np.array([place[first], place[second]], dtype=float)
+        if first == second:
+            x += (-0.25, 0.25)
+        t = np.linspace(0, 1, 41)
+        ends = height[first] + (height[second] - height[first]) * t
+        # A parabola that passes through both phases and has its top at the pass.
+        rise = way.point.loss - ends[20]
+        ax.plot(x[0] + (x[1] - x[0]) * t, ends + 4 * rise * t * (1 - t), lw=0.6, color=GREY,
+                zorder=1)  # fmt: skip
+        ax.plot(x.mean(), way.point.loss, marker="_", ms=6, color=INK, zorder=2)
+    for point in order:
+        ax.plot(place[point.label], point.loss, ls="", **phase_style(point.label), zorder=3)
+        llc = "" if point.llc is None else f"\nλ {point.llc:g}"
+        ax.annotate(f"{point.label}{llc}", (place[point.label], point.loss),
+                    textcoords="offset points", xytext=(0, -6), ha="center",
+                    va="top")  # fmt: skip
+    ax.margins(x=0.1, y=0.2)
+    ax.set_xticks([])
+    ax.set(ylabel="population loss")
+    return figure

@@ -1,0 +1,1 @@
+"""Searching the population loss for critical points, and the paths and rates between them."""

@@ -1,0 +1,100 @@
+"""The atlas of any size: what the package holds, or a new search; and its tables."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kgon import files
+from kgon.landscape.passes import Pass
+from kgon.landscape.search import search
+from kgon.theory.atlas import SHIPPED, Atlas, Found, build, built, file_name, found_in
+from kgon.theory.critical import CriticalPoint
+from kgon.theory.shapes import described
+
+N_STARTS = 1000
+"""Starts of a search unless it says otherwise."""
+
+
+def atlas(
+    n_features: int,
+    n_hidden: int,
+    importance: Sequence[float] | None = None,
+    *,
+    folder: Path | str = "multirun/atlases",
+    progress: Callable[[str], None] = print,
+) -> Atlas:
+    """All known critical points of the population loss of this size (see `theory.atlas`).
+
+    Sizes up to n_features = 12, n_hidden = 4 are part of the package. Others are searched for on
+    first use, with `progress`, and kept in `folder`.
+
+    Raises:
+        ValueError: a size is not a whole number >= 1, or features differ in importance: columns
+            can then not be permuted, so points have no name, and what is found for fewer features
+            is no part of a larger atlas.
+    """
+    for name, value in {"n_features": n_features, "n_hidden": n_hidden}.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
+    if importance is not None and len(set(importance)) > 1:
+        raise ValueError(
+            "importance must be the same for all features: an atlas knows points up to "
+            f"permutations of the features, got {list(importance)}"
+        )
+    if (SHIPPED / file_name(n_features, n_hidden)).exists():
+        return built(n_features, n_hidden)
+    path = Path(folder) / file_name(n_features, n_hidden)
+    if not path.exists():
+        found = search(n_features, n_hidden, n_starts=N_STARTS, progress=progress)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_text(path, found.as_json())
+    return build(n_features, n_hidden, found_in(path.parent, n_features, n_hidden), SHIPPED)
+
+
+@dataclass(frozen=True)
+class PointRow:
+    """A critical point, for tables.
+
+    index, rank and llc are None where there is no Hessian, or theory gives no coefficient. `starts`
+    is the number of starts that led there.
+    """
+
+    label: str
+    loss: float
+    kind: str
+    index: int | None
+    rank: int | None
+    llc: float | None
+    gradient_norm: float
+    starts: int
+    shape: str
+
+    @classmethod
+    def of(cls, point: CriticalPoint, starts: int) -> "PointRow":
+        return cls(
+            point.label, point.loss, point.kind, point.index, point.rank, point.llc,
+            point.gradient_norm, starts, described(point.W, point.b),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PassRow:
+    """A transition state and the phases that it joins, for tables; `first` has the higher loss."""
+
+    label: str
+    loss: float
+    first: str
+    second: str
+    barrier_first: float
+    barrier_second: float
+
+    @classmethod
+    def of(cls, way: Pass) -> "PassRow":
+        return cls(way.point.label, way.point.loss, *way.ends, *way.barriers)
+
+
+def ship(n_features: int, n_hidden: int, folder: Path) -> Found:
+    """Search a size again and write its file to a folder of atlases."""
+    found = search(n_features, n_hidden, n_starts=N_STARTS, folder=folder)
+    files.write_text(folder / file_name(n_features, n_hidden), found.as_json())
+    return found

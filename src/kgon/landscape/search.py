@@ -1,0 +1,305 @@
+"""Searching for all critical points of the population loss, for any n_features and n_hidden.
+
+Starts of several kinds lead to candidates, which a second-order method polishes:
+
+- `random`: columns of random directions and lengths, random biases, followed by gradient descent to
+  its end;
+- `slow`: where these descents are slowest on their way, which is near saddles;
+- `gradient`: random parameters, polished at once, which finds saddles that descent avoids;
+- `embedded`: the atlas that smaller searches make (solutions of smaller problems with dead columns,
+  with positive biases and in orthogonal subspaces), a little displaced and polished;
+- `edge`: between two ends of descents at random levels of loss, the second turned and permuted to
+  fit the first, the point of the straight path where the basin changes; descent from there comes
+  close to a pass on the basin's edge, and its slowest points are taken.
+
+**Polishing.** With g the gradient and H = V diag(h) V^T the Hessian, the Levenberg-Marquardt step
+on |g|^2 is -V h / (h^2 + mu) V^T g: it converges to critical points of any index, and leaves flat
+directions alone. A point counts if |g| < POLISHED.
+
+Points with a kink (`critical.has_kink`) have no Hessian and are not polished; the atlas builds
+them (`theory.atlas`), and descents that end at one are matched to it.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from kgon.compiled import moments
+from kgon.compiled.exact_loss import Kernel
+from kgon.theory.atlas import MAX_INDEX, SHIPPED, Atlas, Found, build
+from kgon.theory.critical import DEAD_BIAS, ZERO_MODE, has_kink, hessian, negative_eigenvalues
+from kgon.theory.loss import PopulationLoss
+from kgon.theory.shapes import SAME, dimension, invariants, parts, without_inert
+
+POLISHED = 1e-12
+"""Largest norm of the gradient of a critical point."""
+
+POLISHING_STEPS = 60
+DESCENT_SLOPE = 1e-8
+"""Norm of the gradient at which a descent has ended."""
+DESCENT_STEPS = 100_000
+STRETCHES = (10,) * 10 + (20,) * 20 + (50,) * 20
+"""Lengths, in steps of descent, of the stretches among whose ends the slowest point is sought."""
+
+EDGE_STRETCHES = (50,) * 100
+BISECTIONS = 25
+SAME_BASIN = 1e-4
+"""Largest difference in loss of the ends of two descents in one basin."""
+
+SAME_POINT = 1e-5
+"""Critical points whose invariants differ by no more are one. With |g| < 1e-12 and eigenvalues of
+1e-5 or more, the error of a polished point is at most 1e-7."""
+SAME_END = 0.02
+"""The same for ends of descents: along directions in which the loss grows with a third power they
+come to within the root of DESCENT_SLOPE."""
+
+SAME_LEVEL = 1e-7
+"""Largest difference of the losses of points in one family."""
+
+Points = tuple[Tensor, Tensor]
+
+
+def search(
+    n_features: int,
+    n_hidden: int,
+    *,
+    n_starts: int = 1000,
+    seed: int = 0,
+    folder: Path = SHIPPED,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Found:
+    """Search one size, given the files of the smaller ones in `folder`.
+
+    Args:
+        n_starts: descents from random starts; of the other kinds there are about half as many.
+        progress: called with a line for each stage.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    progress(f"descending from {n_starts} starts")
+    start = random_points(n_starts, n_features, n_hidden, rng)
+    slow, (W, b) = slow_points(*start, STRETCHES)
+    W, b, _ = descend(W, b, DESCENT_SLOPE, DESCENT_STEPS)
+    ends = W, b
+    known = build(n_features, n_hidden, None, folder)
+    candidates = {
+        "random": ends,
+        "slow": slow,
+        "gradient": random_points(n_starts // 2, n_features, n_hidden, rng),
+        "embedded": _displaced(known, n_starts // 2, rng),
+        "edge": slow_points(*_edges(*ends, n_starts // 2, rng), EDGE_STRETCHES)[0],
+    }
+    polished = {}
+    for kind, points in candidates.items():
+        progress(f"polishing {len(points[1])} points ({kind})")
+        polished[kind] = polish(*points)
+    W, b, slope = (torch.cat(column) for column in zip(*polished.values(), strict=True))
+    shapes, coupled = _new(W[slope < POLISHED], b[slope < POLISHED], known)
+    found = Found(seed, {kind: len(b) for kind, (_, b) in candidates.items()}, shapes, coupled)
+    atlas = build(n_features, n_hidden, found, folder)
+    met = {
+        kind: dict(Counter(match(W, b, ~slope.isnan(), atlas)).most_common())
+        for kind, (W, b, slope) in polished.items()
+    }
+    return replace(found, met=met)
+
+
+def random_points(n: int, n_features: int, n_hidden: int, rng: torch.Generator) -> Points:
+    """Columns of random directions with lengths uniform on [0.3, 1.3], normal biases of 0.3."""
+    direction = torch.randn(n, n_hidden, n_features, generator=rng, dtype=torch.float64)
+    length = 0.3 + torch.rand(n, 1, n_features, generator=rng, dtype=torch.float64)
+    W = direction / direction.norm(dim=-2, keepdim=True) * length
+    return W, 0.3 * torch.randn(n, n_features, generator=rng, dtype=torch.float64)
+
+
+def slow_points(W: Tensor, b: Tensor, stretches: Sequence[int]) -> tuple[Points, Points]:
+    """Follow gradient descent: the slow points of all paths in one list, and where the paths end.
+
+    A point is slow if the gradient there is smaller than one stretch earlier and one later.
+    """
+    slow: list[Points] = []
+    before = here = torch.full(b.shape[:1], math.nan, dtype=torch.float64)
+    for stretch in stretches:
+        was = W, b
+        W, b, after = descend(W, b, 0.0, stretch)
+        least = (here < before) & (here < after) & (here > DESCENT_SLOPE)
+        slow.append((was[0][least], was[1][least]))
+        before, here = here, after
+    return (torch.cat([W for W, _ in slow]), torch.cat([b for _, b in slow])), (W, b)
+
+
+def descend(W: Tensor, b: Tensor, slope: float, n_steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradient descent of each point until the gradient's norm is `slope`; and that norm."""
+    tables = moments.tables(PopulationLoss(), b.shape[-1])
+    assert tables is not None  # the population loss has a compiled form
+    W, b = W.unsqueeze(1).clone(), b.unsqueeze(1).clone()
+    _, norm, _ = Kernel(tables, n_runs=1).descend(W, b, tolerance=slope, n_steps=n_steps)
+    return W.squeeze(1), b.squeeze(1), norm.squeeze(1)
+
+
+def polish(W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Critical points near these points, and the norms of the gradient there (NaN: none).
+
+    Inert columns are moved to zero first, where they stay. Points that do not get to a norm of
+    POLISHED are returned as they came.
+    """
+    loss, shape = PopulationLoss(), W.shape[-2:]
+    came, (W, b) = (W, b), without_inert(W, b)
+
+    def split(w: Tensor) -> Points:
+        return w[:, : -shape[1]].reshape(-1, *shape), w[:, -shape[1] :]
+
+    def gradient(w: Tensor) -> Tensor:
+        dW, db = loss.grad(*split(w))
+        return torch.cat([dW.flatten(-2), db], -1)
+
+    w = torch.cat([W.flatten(-2), b], -1)
+    g = gradient(w)
+    norm = g.norm(dim=-1)
+    damping = torch.full_like(norm, 1e-3)
+    for _ in range(POLISHING_STEPS):
+        at = torch.nonzero((norm > POLISHED / 100) & (damping < 1e8)).flatten()
+        if not len(at):
+            break
+        h, V = torch.linalg.eigh(hessian(loss, *split(w[at])))
+        largest = h.abs().amax(-1, keepdim=True)
+        mu = (damping * norm).unsqueeze(-1)[at] * largest**2 + (ZERO_MODE * largest) ** 2
+        along = (V.mT @ g[at].unsqueeze(-1)).squeeze(-1)
+        moved = w[at] - (V @ (h / (h**2 + mu) * along).unsqueeze(-1)).squeeze(-1)
+        g_moved = gradient(moved)
+        better = g_moved.norm(dim=-1) < norm[at]
+        taken = at[better]
+        w[taken], g[taken] = moved[better], g_moved[better]
+        norm[taken] = g[taken].norm(dim=-1)
+        damping[taken] = (damping[taken] / 5).clamp(min=1e-12)
+        damping[at[~better]] *= 4
+    W, b = without_inert(*split(w))
+    dW, db = loss.grad(W, b)
+    norm = torch.cat([dW.flatten(-2), db], -1).norm(dim=-1)
+    done = norm < POLISHED
+    W = torch.where(done[:, None, None], W, came[0])
+    return W, torch.where(done.unsqueeze(-1), b, came[1]), torch.where(done, norm, math.nan)
+
+
+def _displaced(atlas: Atlas, at_least: int, rng: torch.Generator) -> Points:
+    """Every point of an atlas, displaced by normal noise of 0.1, as often as makes `at_least`."""
+    copies = -(-at_least // len(atlas))
+    W = torch.stack([p.W for p in atlas]).repeat(copies, 1, 1)
+    b = torch.stack([p.b for p in atlas]).repeat(copies, 1)
+    # Dead columns may get a positive bias.
+    b = torch.where(b == DEAD_BIAS, 0.1 * torch.randn(b.shape, generator=rng).double(), b)
+    noise = 0.1 * torch.randn(W.shape, generator=rng, dtype=torch.float64)
+    return W + noise, b + 0.1 * torch.randn(b.shape, generator=rng, dtype=torch.float64)
+
+
+def _edges(W: Tensor, b: Tensor, n: int, rng: torch.Generator) -> Points:
+    """Points beside the edge of a basin, each on the straight path between two ends of descents."""
+    levels = (PopulationLoss()(W, b) / SAME_BASIN).round().unique(return_inverse=True)[1]
+    # All pairs of levels alike, however rare.
+    weight = 1.0 / torch.bincount(levels)[levels].double()
+    first, second = torch.multinomial(weight, 2 * n, replacement=True, generator=rng).view(2, n)
+    V, c = (
+        torch.stack(column)
+        for column in zip(
+            *(_fitted((W[i], b[i]), (W[j], b[j])) for i, j in zip(first, second, strict=True)),
+            strict=True,
+        )
+    )
+    W, b = W[first], b[first]
+    level = PopulationLoss()(W, b)
+    inside, outside = torch.zeros(n, dtype=torch.float64), torch.ones(n, dtype=torch.float64)
+    for _ in range(BISECTIONS):
+        t = (inside + outside) / 2
+        end_W, end_b, _ = descend(torch.lerp(W, V, t[:, None, None]), torch.lerp(b, c, t[:, None]),
+                                  1e-5, 5000)  # fmt: skip
+        same = (PopulationLoss()(end_W, end_b) - level).abs() < SAME_BASIN
+        inside, outside = torch.where(same, t, inside), torch.where(same, outside, t)
+    edge = outside < 1
+    t = inside[edge]
+    return (
+        torch.lerp(W[edge], V[edge], t[:, None, None]),
+        torch.lerp(b[edge], c[edge], t[:, None]),
+    )
+
+
+def _fitted(one: Points, other: Points) -> Points:
+    """The second point turned and permuted to fit the first."""
+    (W, b), (V, c) = one, other
+    for _ in range(5):
+        # The best permutation for this rotation, then the best rotation for it (Procrustes).
+        cost = (W.mT.unsqueeze(1) - V.mT.unsqueeze(0)).square().sum(-1)
+        cost = cost + (b.unsqueeze(1) - c).square()
+        order = torch.from_numpy(linear_sum_assignment(cost.numpy())[1])
+        V, c = V[:, order], c[order]
+        left, _, right = torch.linalg.svd(W @ V.mT)
+        V = left @ right @ V
+    return V, c
+
+
+def _new(W: Tensor, b: Tensor, known: Atlas) -> tuple[list[Points], list[Points]]:
+    """The distinct smooth points of index <= MAX_INDEX that `known` lacks: shapes and coupled."""
+    n_hidden, n_features = W.shape[-2:]
+    smooth = ~has_kink(W, b)
+    W, b = W[smooth], b[smooth]
+    low = negative_eigenvalues(W, b) <= MAX_INDEX
+    W, b = W[low], b[low]
+    shapes: list[Points] = []
+    coupled: list[Points] = []
+    for i in _distinct(W, b, known):
+        columns = parts(W[i], b[i])
+        whole = [len(shape) for shape in columns.shapes] == [n_features]
+        if whole and dimension(W[i]) == n_hidden:
+            # Without biases the outputs are linear, and W^T W is a projection that can be turned to
+            # single columns at the same loss.
+            if float(b[i].abs().amax()) > SAME:
+                shapes.append((W[i], b[i]))
+        elif columns.coupled:
+            order = [*(j for shape in columns.shapes for j in shape), *columns.singles,
+                     *columns.positive, *columns.off]  # fmt: skip
+            coupled.append((W[i][:, order], b[i][order]))
+    return shapes, coupled
+
+
+def _features(W: Tensor, b: Tensor) -> Tensor:
+    return torch.cat([PopulationLoss()(W, b).unsqueeze(-1), invariants(W, b)], -1)
+
+
+def _distinct(W: Tensor, b: Tensor, known: Atlas) -> list[int]:
+    """Indices of points, one of each kind, that are not in `known`."""
+    features = _features(W, b)
+    seen = _features(*_stacked(known))
+    chosen = []
+    for i, row in enumerate(features):
+        if bool(((seen - row).abs().amax(-1) > SAME_POINT).all()):
+            seen = torch.cat([seen, row.unsqueeze(0)])
+            chosen.append(i)
+    return chosen
+
+
+def _stacked(atlas: Atlas) -> Points:
+    """All points of an atlas, inert columns at zero."""
+    return without_inert(torch.stack([p.W for p in atlas]), torch.stack([p.b for p in atlas]))
+
+
+def match(W: Tensor, b: Tensor, polished: Tensor, atlas: Atlas) -> list[str]:
+    """The label of the point of the atlas that each point is at, "" for none.
+
+    Args:
+        polished: whether a point is polished, else it is the end of a descent, (n_points,).
+    """
+    stacked = _stacked(atlas)
+    known, these = _features(*stacked), _features(*without_inert(W, b))
+    least, nearest = torch.cdist(these, known, p=math.inf).min(-1)
+    near = least <= torch.where(polished, SAME_POINT, SAME_END)
+    # Without biases, single columns can be turned into parallel ones at the same loss: what is at
+    # the loss of a point with a kink belongs to its family.
+    level = (these[:, :1] - torch.where(has_kink(*stacked), known[:, 0], math.inf)).abs().min(-1)
+    nearest = torch.where(near, nearest, level.indices)
+    near |= level.values < SAME_LEVEL
+    labels = [p.label for p in atlas]
+    return [labels[j] if ok else "" for j, ok in zip(nearest, near.tolist(), strict=True)]
