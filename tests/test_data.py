@@ -79,10 +79,19 @@ def test_expected_loss_of_sparse_inputs_tends_to_the_closed_form():
     assert abs(float(losses.mean()) - p_one * float(population_loss(W, b))) < error + several
 
 
-@pytest.mark.parametrize("sparsity", [-0.1, 1.0, 1.5])
+@pytest.mark.parametrize("sparsity", [-0.1, 1.0, 1.5, "high", None, [0.1, 0.2, 1.0]])
 def test_sparsity_out_of_range_is_refused(sparsity):
     with pytest.raises(ValueError, match=r"data\.sparsity.*\[0, 1\)"):
         Sparse(3, sparsity)
+
+
+def test_features_may_differ_in_sparsity():
+    each = [0.2, 0.9, 0.99]
+    x = draw(Sparse(3, each), KEYS, 0, 100_000).flatten(0, 1)
+    share, p = (x > 0).double().mean(0), 1 - torch.tensor(each).double()
+    assert ((share - p).abs() <= 5 * (p * (1 - p) / len(x)).sqrt()).all()
+    with pytest.raises(ValueError, match=r"data\.sparsity must be one number or 4, got 3"):
+        Sparse(4, each)
 
 
 def test_every_epoch_visits_every_sample_once():
@@ -150,6 +159,7 @@ def test_pairs_need_an_even_number_of_features():
 
 
 @pytest.mark.parametrize("distribution", [Sparse(5, 0.9), Sparse(3, 0.0), Sparse(2, 0.9999),
+                                          Sparse(3, [0.2, 0.9, 0.99]),
                                           Pairs(4, 0.8, together=True),
                                           Pairs(6, 0.5, together=False)])  # fmt: skip
 def test_active_inputs_are_those_other_than_zero(distribution):

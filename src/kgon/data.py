@@ -88,8 +88,8 @@ class _Bernoulli(Distribution):
         self.n_uniforms = 2 * n_features
         self.sparsity = list(sparsity) if isinstance(sparsity, Sequence) else sparsity
         each = self.sparsity if isinstance(self.sparsity, list) else [self.sparsity]
-        if not all(0 <= s < 1 for s in each):
-            raise ValueError(f"data.sparsity must lie in [0, 1), got {sparsity}")
+        if not all(isinstance(s, int | float) and 0 <= s < 1 for s in each):
+            raise ValueError(f"data.sparsity must be numbers in [0, 1), got {sparsity}")
         if len(each) not in (1, n_features // self.every):
             raise ValueError(
                 f"data.sparsity must be one number or {n_features // self.every}, got {len(each)}"

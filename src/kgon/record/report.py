@@ -216,15 +216,10 @@ def _transition_tables(run: Run, members: Sequence[Member], points: Sequence[Cri
 
 def _loss_name(run: Run) -> str:
     estimated = any(row.get("loss_stderr") is not None for row in run.members)
-    weights = None
-    if run.members:
-        model = run.config["model"]
-        weights = importance_weights(model.get("importance"), model["n_features"])
-    return (
-        loss_name(WATCHED if estimated else None, weights is not None)
-        .replace("$", "")
-        .replace("\n", " ")
-    )
+    importance = (run.config.get("model") or {}).get("importance")
+    weighted = importance is not None and set(np.ravel(importance)) != {1}
+    name = loss_name(WATCHED if estimated else None, weighted)
+    return name.replace("$", "").replace("\n", " ")
 
 
 def _member_table(members: Sequence[Member]) -> str:
