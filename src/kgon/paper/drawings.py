@@ -21,7 +21,6 @@ from kgon.figures.style import (
     Array,
     linear_step_axis,
     loss_axis,
-    loss_limits,
     new_panels,
     phase_color,
     phase_handle,
@@ -204,10 +203,11 @@ def _starts(axes: Sequence[Axes], pictures: Sequence[Data]) -> None:
         ax.plot(starts["represented"], starts["loss"], ls="", marker="o", ms=3, mfc="none",
                 mew=0.6, color=INK, gid=f"starts-{picture['sparsity']:g}")  # fmt: skip
         best = starts["represented"][picture["best"]]
-        ax.plot(best, picture["loss"], marker="o", ms=3, color=INK)
+        ax.errorbar(best, picture["loss"], picture["loss_stderr"], marker="o", ms=3, lw=0.8,
+                    color=INK)  # fmt: skip
         least, most = min(starts["represented"]), max(starts["represented"])
         ax.set_xlim(least - 1, most + 1)
-        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        ax.set_xticks(sorted({least, most}))
         ax.yaxis.set_major_locator(MaxNLocator(3))
         ax.margins(y=0.15)
     axes[0].set_ylabel("loss")
@@ -287,7 +287,7 @@ def learning_dynamics(data: Data) -> Figure:
     title = f"{n} equal features in {m} dimensions, S = {data['sparsity']:g}"
     figure, (upper, lower) = new_panels(title, [0.8, 1.6])
     upper.plot(data["loss_step"], data["loss"], color=INK, lw=1.2, gid="loss")
-    loss_axis(upper, *loss_limits(np.array(data["loss"]), []))
+    loss_axis(upper, 0.9 * min(data["loss"]), 1.1 * max(data["loss"]))
     upper.set_ylabel("loss")
     for i, curve in enumerate(D.T):
         lower.plot(data["step"], curve, color=phase_color("4"), lw=0.8, alpha=0.7,
@@ -322,6 +322,7 @@ _STATES = {
     "not represented": ("#f0f0f0", ""),
     "dedicated dimension": (phase_color("4"), ""),
     "superposition": (phase_color("5"), "////"),
+    "undecided": ("#d0d0d0", "...."),
 }
 
 
@@ -346,7 +347,7 @@ def phase_change(data: Data) -> Figure:
             Rectangle(at, 1, 1, fc=colour, ec="white", hatch=hatch, lw=0.6,
                       gid=f"{cell['state']}-{cell['sparsity']:g}-{cell['importance']:g}")
         )  # fmt: skip
-        if cell["agree"] < data["members"]:
+        if cell["agree"] < data["members"] and cell["state"] != "undecided":
             text = f"{cell['agree']}/{data['members']}"
             ax.text(at[0] + 0.5, at[1] + 0.5, text, ha="center", va="center", color=INK,
                     bbox={"fc": "white", "ec": "none", "pad": 1})  # fmt: skip

@@ -25,6 +25,8 @@ ORTHOGONAL, ANTIPODAL = 0.3, 0.8
 
 STATES = ("not represented", "dedicated dimension", "superposition")
 """What may become of a feature for which there is no dimension."""
+UNDECIDED, MARGIN = "undecided", 2.0
+"""Where the best start of another kind has a loss within so many standard errors."""
 
 
 def final_weights(run: Run) -> tuple[Array, Array]:
@@ -115,7 +117,7 @@ def phase_change(runs: Iterable[Run]) -> dict[str, Any]:
     """One dimension fewer than features: what becomes of the last feature, in the best member.
 
     It shares its dimension if another column's projection on it has the length of a represented
-    feature. `agree` counts the members of which this is as true as of the best one.
+    feature. `agree` counts the members of which the same is true as of the best one.
     """
     cells = []
     n_features, members = 0, 0
@@ -124,10 +126,14 @@ def phase_change(runs: Iterable[Run]) -> dict[str, Any]:
         last = geometry.represented(W)[:, -1]
         shared = last & (geometry.interference(W)[:, -1] > geometry.REPRESENTED**2)
         state = torch.where(shared, 2, torch.where(last, 1, 0)).tolist()
-        best = state[best_member(run)]
+        at = best_member(run)
+        best, loss = state[at], [row["final_loss"] for row in run.members]
+        other = min((v for v, s in zip(loss, state, strict=True) if s != best), default=math.inf)
+        decided = other - loss[at] > MARGIN * run.members[at]["loss_stderr"]
         relative = [float(x) for x in run.config["model"]["importance"]]
         cells.append({"sparsity": sparsity(run), "importance": relative[-1] / relative[0],
-                      "state": STATES[best], "agree": state.count(best)})  # fmt: skip
+                      "state": STATES[best] if decided else UNDECIDED,
+                      "agree": state.count(best)})  # fmt: skip
         members, n_features = len(W), W.shape[-1]
     cells.sort(key=lambda c: (c["importance"], c["sparsity"]))
     return {"n_features": n_features, "members": members, "cells": cells}
@@ -145,7 +151,7 @@ def phase_change_rows(data: Mapping[str, Any]) -> list[Row]:
                 f"importance {importance:g}",
                 min(shared) if shared else None, digits=2,
                 text=None if shared else "none of those tried",
-                remark="below: " + ", ".join(sorted({c["state"] for c in alone})) if alone else "")
+                remark="at others: " + ", ".join(sorted({c["state"] for c in alone})) if alone else "")
         )  # fmt: skip
     return rows
 
@@ -291,7 +297,9 @@ def phase_change_section(results: Results) -> Section:
         data = phase_change(found)
         caption = (
             f"What becomes of the {setting}, by sparsity S and importance relative to the others; "
-            f"best of {_protocol(found[0])}. Numbers: of how many starts the same is true."
+            f"best of {_protocol(found[0])}. Numbers: of how many starts the same is true. "
+            f"{UNDECIDED.capitalize()}: the losses of different outcomes are within {MARGIN:g} "
+            "standard errors."
         )
         blocks.append(Block(job_command(name, results), phase_change_rows(data)))
         pictures.append(Picture(name, "phase_change", data, caption))
@@ -302,8 +310,8 @@ def dynamics_section(results: Results) -> Section:
     run = results.one("learning_dynamics")
     data = learning_dynamics(run)
     caption = (
-        f"Loss (estimate from {WATCHED:,} inputs) and dimensionality D of each of 20 equally "
-        f"important features in {data['n_hidden']} dimensions along training, S = "
+        f"Loss (estimate from {WATCHED:,} inputs) and dimensionality D of each of "
+        f"{len(data['dimensionality'][0])} equally important features in {data['n_hidden']} dimensions along training, S = "
         f"{data['sparsity']:g}; best of {_protocol(run)}. Dotted as in the figure above."
     )
     return Section(
