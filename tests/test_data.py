@@ -3,8 +3,9 @@ import torch
 from scipy import stats
 
 from kgon import streams
-from kgon.data import Pairs, SingleFeature, Sparse, draw
-from kgon.theory.loss import population_loss
+from kgon.compiled.direct_loss import CompiledDirectLoss
+from kgon.data import REPORTED, WATCHED, Pairs, SingleFeature, Sparse, draw
+from kgon.theory.loss import EstimatedLoss, population_loss
 from kgon.training.datamodule import EnsembleData
 
 KEYS = streams.member_keys(0, range(4), "data")
@@ -78,10 +79,19 @@ def test_expected_loss_of_sparse_inputs_tends_to_the_closed_form():
     assert abs(float(losses.mean()) - p_one * float(population_loss(W, b))) < error + several
 
 
-@pytest.mark.parametrize("sparsity", [-0.1, 1.0, 1.5])
+@pytest.mark.parametrize("sparsity", [-0.1, 1.0, 1.5, "high", None, [0.1, 0.2, 1.0]])
 def test_sparsity_out_of_range_is_refused(sparsity):
     with pytest.raises(ValueError, match=r"data\.sparsity.*\[0, 1\)"):
         Sparse(3, sparsity)
+
+
+def test_features_may_differ_in_sparsity():
+    each = [0.2, 0.9, 0.99]
+    x = draw(Sparse(3, each), KEYS, 0, 100_000).flatten(0, 1)
+    share, p = (x > 0).double().mean(0), 1 - torch.tensor(each).double()
+    assert ((share - p).abs() <= 5 * (p * (1 - p) / len(x)).sqrt()).all()
+    with pytest.raises(ValueError, match=r"data\.sparsity must be one number or 4, got 3"):
+        Sparse(4, each)
 
 
 def test_every_epoch_visits_every_sample_once():
@@ -146,3 +156,51 @@ def test_pairs_are_active_together_or_apart():
 def test_pairs_need_an_even_number_of_features():
     with pytest.raises(ValueError, match=r"an even data.n_features, got 5"):
         Pairs(5, 0.9, together=True)
+
+
+@pytest.mark.parametrize("distribution", [Sparse(5, 0.9), Sparse(3, 0.0), Sparse(2, 0.9999),
+                                          Sparse(3, [0.2, 0.9, 0.99]),
+                                          Pairs(4, 0.8, together=True),
+                                          Pairs(6, 0.5, together=False)])  # fmt: skip
+def test_active_inputs_are_those_other_than_zero(distribution):
+    """Against a plain draw of which the zeros are left out, by each feature's mean and by pairs of
+    features: five standard errors of the difference."""
+    x, p_active = distribution.active_inputs(KEYS[:1], 100_000)
+    plain = draw(distribution, KEYS, 0, 100_000).flatten(0, 1)
+    active = (plain != 0).any(-1)
+    assert (x != 0).any(-1).all()
+    assert abs(active.double().mean() - p_active) <= 5 * (p_active * (1 - p_active) / 4e5) ** 0.5
+    plain = plain[active]
+    for statistic in (lambda x: x, lambda x: x * x.roll(1, -1), lambda x: x.square().sum(-1)):
+        one, other = statistic(x), statistic(plain)
+        error = (one.var(0) / len(one) + other.var(0) / len(other)).sqrt()
+        assert ((one.mean(0) - other.mean(0)).abs() <= 5 * error).all()
+
+
+@pytest.mark.parametrize("distribution", [Sparse(5, 0.8), Sparse(5, 0.99),
+                                          Pairs(4, 0.9, together=False)])  # fmt: skip
+def test_reported_losses_are_within_their_errors_of_a_far_larger_sample(distribution):
+    """Eight times the inputs, of another stream, at parameters that are not fitted to either."""
+    n = distribution.n_features
+    generator = torch.Generator().manual_seed(0)
+    W = 0.7 * torch.randn(4, 2, n, generator=generator, dtype=torch.float64)
+    b = 0.1 * torch.randn(4, n, generator=generator, dtype=torch.float64)
+    importance = 0.9 ** torch.arange(n, dtype=torch.float64)
+    loss = distribution.reported_loss(importance)
+    value, stderr = loss.with_stderr(W, b)
+    assert (stderr < 0.01 * value).all()
+    torch.testing.assert_close(value, loss(W, b), rtol=1e-12, atol=0)
+    x, p_active = distribution.active_inputs(KEYS[:1], 8 * REPORTED)
+    truth, its_stderr = EstimatedLoss(x, p_active, importance).with_stderr(W, b)
+    assert ((value - truth).abs() <= 4 * (stderr**2 + its_stderr**2).sqrt()).all()
+    watched = distribution.expected_loss(importance)(W, b)
+    expected = stderr * (REPORTED / WATCHED) ** 0.5
+    assert ((watched - truth).abs() <= 4 * (expected**2 + its_stderr**2).sqrt()).all()
+
+
+def test_estimated_losses_count_zero_inputs_exactly():
+    loss = Sparse(3, 0.999).expected_loss(None)
+    W, b = torch.zeros(1, 2, 3).double(), torch.tensor([[0.5, -1.0, 0.0]]).double()
+    active = loss.of_each(W, b)[0, :-1].mean()
+    assert loss(W, b)[0] == pytest.approx(0.999**3 * 0.25 + (1 - 0.999**3) * float(active))
+    torch.testing.assert_close(CompiledDirectLoss(loss)(W, b), loss(W, b))

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from kgon.cli import main
+from kgon.data import REPORTED, WATCHED
 from kgon.launch import options
 from kgon.record import run_directory
 
@@ -334,3 +335,9 @@ def test_every_option_trains(tmp_path, monkeypatch, option):
     assert run.status["state"] == "finished"
     assert len(run.members) == 2
     assert all(np.isfinite(row["final_loss"]) for row in run.members)
+    assert run.loss is not None
+    last = run.loss["loss"].to_pylist()[-len(run.members) :]
+    for row, along in zip(run.members, last, strict=True):
+        # Two independent estimates, that along training from an eighth of the inputs; or exact.
+        stderr = 0.0 if row["loss_stderr"] is None else row["loss_stderr"]
+        assert abs(row["final_loss"] - along) <= 4 * (1 + REPORTED / WATCHED) ** 0.5 * stderr

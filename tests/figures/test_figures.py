@@ -287,7 +287,7 @@ def test_loss_curves_plot_what_they_are_given():
         np.testing.assert_array_equal(line.get_ydata(), loss[:, m])
         assert line.get_color() == style.phase_color(phase)
     (ax,) = figure.axes
-    assert ax.get_xlabel() == "SGD steps"
+    assert ax.get_xlabel() == "optimizer steps"
     assert "L(w)" in ax.get_ylabel()
     left = ax.transData.transform([(s, 0.1) for s in step])[:, 0]
     assert (np.diff(left) > 5).all()  # step 0 has a place of its own on the log axis

@@ -1,18 +1,23 @@
 """The committed page: figures show their files, verdicts follow from the rows."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from kgon.paper import superposition
 from kgon.paper.drawings import DRAWINGS
 from kgon.paper.items import ITEMS, check_names
 from kgon.paper.jobs import JOBS
 from kgon.paper.page import draw, write_page
 from kgon.paper.rows import NOT, VERDICTS, Published, Row
 from kgon.paper.section import Block, Picture, Section
+from kgon.record.run_directory import Run
 from kgon.theory.critical import critical_points
+from kgon.theory.geometry import REPRESENTED
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "paper"
@@ -154,3 +159,40 @@ def test_a_partial_run_leaves_the_other_items_as_they_are(tmp_path):
     assert text.count("### ") == before.count("### ") == len(ITEMS)
     kept = before.partition("### Lemma 3.1")[2].partition("\n### ")[0]
     assert f"### Lemma 3.1{kept}\n### " in text and "A note." in text
+
+
+def run_of(losses, members):
+    """A run with the final losses on the inputs along training, and rows of members."""
+    table = pa.table({"step": [0] * len(losses) + [9] * len(losses), "member": [0, 1] * 2,
+                      "loss": [1.0] * len(losses) + losses})  # fmt: skip
+    return Run(Path("run"), {}, {}, members, table, None, [], None)
+
+
+def test_the_best_start_is_chosen_on_one_sample_and_its_loss_is_that_of_another():
+    run = run_of([0.2, 0.3], [{"final_loss": 0.31}, {"final_loss": 0.29}])
+    assert superposition.best_member(run) == 0
+    assert superposition.best_member(run_of([math.nan, 0.3], [{}, {}])) == 1
+
+
+@pytest.mark.parametrize("name", ["superposition", "superposition_weights"])
+def test_pictures_show_every_start_and_losses_with_their_errors(name):
+    data = stored(name)
+    shown = by_gid(DRAWINGS[data["drawing"]](data))
+    for picture in data["pictures"]:
+        starts, S = picture["starts"], picture["sparsity"]
+        assert shown[f"starts-{S:g}"].get_ydata().tolist() == starts["loss"]
+        assert picture["loss"] == starts["loss"][picture["best"]]
+        # No start is better by more than chance: the best is best on other inputs.
+        assert picture["loss"] < min(starts["loss"]) + 8 * picture["loss_stderr"]
+        length = np.linalg.norm(picture["W"], axis=0)
+        assert (length > REPRESENTED).sum() == starts["represented"][picture["best"]]
+
+
+def test_jumps_are_of_represented_features_within_few_steps():
+    step = list(range(0, 101, 10))
+    jump, slow, absent = ([0.5] * 5 + [1.0] * 6, [0.5 + 0.05 * t for t in range(11)],
+                          [0.0] * 5 + [0.9] * 6)  # fmt: skip
+    data = {"step": step, "dimensionality": np.array([jump, slow, absent]).T.tolist(),
+            "represented": [[True, True, False]] * 11}  # fmt: skip
+    row = superposition.dynamics_rows(data)[0]
+    assert row.value == 1 and "steps 40 to 40" in row.remark

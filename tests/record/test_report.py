@@ -178,7 +178,7 @@ def test_a_run_has_its_header_theory_members_and_config(tmp_path):
     assert phases["diverged"][:3] == ["1", "", ""]
     members = page.table("member")
     assert [row[0] for row in members[1:]] == ["0", "1", "2", "3"]
-    assert members[1][5] == "4+ -> 5" and members[4][1] == "diverged"
+    assert members[1][6] == "4+ -> 5" and members[4][1] == "diverged"
 
 
 def test_standard_error_is_that_of_the_mean_over_members(tmp_path):

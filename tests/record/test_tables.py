@@ -22,6 +22,7 @@ def member(number, phase="5", stages="4+ -> 5", **rest):
             "state": "finished",
             "diverged_at": None,
             "final_loss": 0.07,
+            "loss_stderr": None,
             "phase": phase,
             "n_transitions": stages.count("->"),
             "stages": stages,

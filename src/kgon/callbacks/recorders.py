@@ -23,8 +23,9 @@ from kgon.training.model import TMS
 class Losses(Recorder):
     """Records the losses of every member in the table `loss`.
 
-    `loss` is the expected loss under the distribution of the data (for single-feature data the
-    population loss in closed form). `train_loss` is the loss on the member's own data set, NaN if
+    `loss` is the expected loss under the distribution of the data: for single-feature data the
+    population loss in closed form, for others an estimate from `kgon.data.WATCHED` inputs, the same
+    at all steps. `train_loss` is the loss on the member's own data set, NaN if
     inputs are fresh at every step.
     """
 

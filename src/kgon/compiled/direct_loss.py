@@ -34,14 +34,14 @@ def _value_and_grad(m: int, n: int) -> Callable[..., None]:
     hidden, outputs = m * _BLOCK, n * _BLOCK
 
     @jit(nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})
-    def value_and_grad(W, b, value, dW, db, data_set, importance, x, count, n_samples):
+    def value_and_grad(W, b, value, dW, db, data_set, importance, x, share):
         """As `DirectLoss.value_and_grad`, for data sets x (n_sets, n_features, n_rows) whose rows
-        count `count` (n_sets, n_rows) times. The arguments before x have a first axis of
+        have the weights `share` (n_sets, n_rows). The arguments before x have a first axis of
         parameters."""
         h, v = arrays(2, hidden, np.float64)
         (g,) = arrays(1, outputs, np.float64)
         for s in range(W.shape[0]):
-            rows, times = x[data_set[s]], count[data_set[s]]
+            rows, shares = x[data_set[s]], share[data_set[s]]
             value[s], dW[s], db[s] = 0.0, 0.0, 0.0
             for first in range(0, rows.shape[1], _BLOCK):
                 for k in range(m):
@@ -64,25 +64,25 @@ def _value_and_grad(m: int, n: int) -> Callable[..., None]:
                         p = g[j * _BLOCK + r]
                         # NaN stays NaN.
                         error = (0.0 if p <= 0.0 else p) - rows[j, first + r]
-                        weighted = weight * times[first + r] * error
+                        weighted = weight * shares[first + r] * error
                         squares += weighted * error
                         weighted = weighted if p > 0.0 else 0.0
                         total += weighted
                         g[j * _BLOCK + r] = weighted
-                    value[s] += squares / n_samples
-                    db[s, j] += total * (2.0 / n_samples)
+                    value[s] += squares
+                    db[s, j] += 2.0 * total
                     for k in range(m):
                         w, product = W[s, k, j], 0.0
                         for r in range(_BLOCK):
                             product += h[k * _BLOCK + r] * g[j * _BLOCK + r]
                             v[k * _BLOCK + r] += w * g[j * _BLOCK + r]
-                        dW[s, k, j] += product * (2.0 / n_samples)
+                        dW[s, k, j] += 2.0 * product
                 for k in range(m):
                     for j in range(n):
                         product = 0.0
                         for r in range(_BLOCK):
                             product += v[k * _BLOCK + r] * rows[j, first + r]
-                        dW[s, k, j] += product * (2.0 / n_samples)
+                        dW[s, k, j] += 2.0 * product
 
     return value_and_grad
 
@@ -94,9 +94,9 @@ class CompiledDirectLoss:
     """
 
     def __init__(self, loss: DirectLoss):
-        *sets, self.n_samples, n = loss.x.shape
-        x = loss.x.detach().double().reshape(-1, self.n_samples, n)
-        self.x, self.count = _rows(x.numpy())
+        *sets, n_samples, n = loss.x.shape
+        x = loss.x.detach().double().reshape(-1, n_samples, n)
+        self.x, self.share = _rows(x.numpy(), loss.share.double().numpy())
         self.data_set = torch.arange(len(x)).reshape(sets)
         self.importance = torch.ones(n) if loss.importance is None else loss.importance.detach()
 
@@ -131,26 +131,27 @@ class CompiledDirectLoss:
         loop = _value_and_grad(*W.shape[-2:])
 
         def run(part: slice) -> None:
-            loop(*(a[part] for a in of_each), self.x, self.count, self.n_samples)
+            loop(*(a[part] for a in of_each), self.x, self.share)
 
         seconds = _SECONDS * self.x.shape[-1] * W.shape[-2] * W.shape[-1]
         share_out(run, len(value), seconds)
         return value.reshape(batch), dW.reshape(W.shape).to(W), db.reshape(b.shape).to(b)
 
 
-def _rows(sets: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The inputs other than zero of data sets (n_sets, n_samples, n_features), and how often each
-    counts: x (n_sets, n_features, n_rows), count (n_sets, n_rows).
+def _rows(sets: NDArray[Any], share: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The inputs other than zero of data sets (n_sets, n_samples, n_features), whose inputs have
+    the weights share (n_samples), and their weights: x (n_sets, n_features, n_rows), (n_sets,
+    n_rows).
 
     The last rows are zero; the first of them counts for all zero inputs, the others not at all.
     """
     nonzero = (sets != 0).any(-1)
     n_nonzero = nonzero.sum(-1)
     n_rows = _BLOCK * (int(n_nonzero.max(initial=0)) // _BLOCK + 1)
-    x, count = np.zeros((len(sets), sets.shape[-1], n_rows)), np.zeros((len(sets), n_rows))
+    x, shares = np.zeros((len(sets), sets.shape[-1], n_rows)), np.zeros((len(sets), n_rows))
     for s, some in enumerate(sets):
         size = n_nonzero[s]
         x[s, :, :size] = some[nonzero[s]].T
-        count[s, :size] = 1.0
-        count[s, size] = len(some) - size
-    return x, count
+        shares[s, :size] = share[nonzero[s]]
+        shares[s, size] = share[~nonzero[s]].sum()
+    return x, shares

@@ -80,7 +80,7 @@ def _theory_lines(ax: Axes, theory: Mapping[str, float]) -> None:
 
 @styled
 def along_training(rows: Rows, points: Sequence[CriticalPoint]) -> Figure:
-    """Estimates of members against SGD steps, coloured by phase, with theory as lines.
+    """Estimates of members against optimizer steps, coloured by phase, with theory as lines.
 
     Args:
         rows: mappings with step, member, phase, llc, stderr and verdict. Estimates whose verdict is
@@ -103,7 +103,7 @@ def along_training(rows: Rows, points: Sequence[CriticalPoint]) -> Figure:
     step_axis(ax, step)
     if step.max(initial=0) > 0:
         ax.set_xlim(right=1.2 * step.max())  # room for the last marker
-    ax.set(xlabel="SGD steps", ylabel=r"LLC, $n\beta\,(E[L] - L(w^*))$")
+    ax.set(xlabel="optimizer steps", ylabel=r"LLC, $n\beta\,(E[L] - L(w^*))$")
     return figure
 
 

@@ -289,6 +289,16 @@ def decimal_ticks(axis: Axis, subs: Sequence[float], most: int) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+POPULATION_LOSS = "population loss $L(w)$"
+
+
+def loss_name(n_inputs: int | None, weighted: bool) -> str:
+    """What a loss axis shows: the population loss, or an estimate of it from n_inputs inputs;
+    weighted by importance or not."""
+    name = "loss, weighted by importance" if weighted else POPULATION_LOSS
+    return name if n_inputs is None else f"{name}\n(estimate from {n_inputs:,} inputs)"
+
+
 def loss_limits(loss: Array, levels: Sequence[float]) -> tuple[float, float]:
     """The limits (low, high) of a loss axis for curves and critical levels.
 

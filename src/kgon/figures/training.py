@@ -39,14 +39,16 @@ def loss_curves(
     points: Sequence[CriticalPoint],
     *,
     final_phase: Sequence[str] | None = None,
+    name: str = style.POPULATION_LOSS,
 ) -> Figure:
-    """The population loss of all members against SGD steps, with the critical levels (Fig. 3).
+    """The loss of all members against optimizer steps, with the critical levels (Fig. 3).
 
     Args:
         step: (S,), increasing.
         loss: (S, M), NaN where a member has stopped.
         points: critical points; levels in the frame are drawn and labelled.
         final_phase: M labels that colour the curves.
+        name: what the loss is called (`style.loss_name`).
     """
     x, y = np.asarray(step, dtype=float), np.asarray(loss, dtype=float)
     n_members = y.shape[1]
@@ -65,7 +67,7 @@ def loss_curves(
     figure, (ax,) = style.new_panels(title, [body], legend)
     style.step_axis(ax, x)
     style.loss_axis(ax, low, high)
-    ax.set(xlabel="SGD steps", ylabel="population loss $L(w)$")
+    ax.set(xlabel="optimizer steps", ylabel=name)
     # Rare phases last, so that they are not buried.
     for m in sorted(range(n_members), key=lambda m: -counts[phases[m]]):
         line = style.phase_linestyle(phases[m]) if final_phase is not None else "-"
@@ -90,6 +92,7 @@ def staircase(
     stages: Sequence[tuple[str, float, ArrayLike, ArrayLike]],
     points: Sequence[CriticalPoint],
     llc_ok: ArrayLike | None = None,
+    name: str = style.POPULATION_LOSS,
 ) -> Figure:
     """One member's opposing staircases (Fig. 1): the loss falls and the LLC rises in steps.
 
@@ -100,6 +103,7 @@ def staircase(
         stages: the stages in order of time; each gets a picture.
         points: critical points, for the stages' losses and theory LLCs.
         llc_ok: (T,), whether an estimate's verdict is ok; the others are hollow.
+        name: what the loss is called (`style.loss_name`).
     """
     x, y = np.asarray(step, dtype=float), np.asarray(loss, dtype=float)
     pictured = [Stage(s[0], s[1], np.asarray(s[2]), np.asarray(s[3])) for s in stages]
@@ -117,7 +121,7 @@ def staircase(
     upper = axes[0]
     style.loss_axis(upper, low, high)
     upper.plot(x, y, color=style.INK, zorder=3, gid="loss")
-    upper.set_ylabel("population loss $L(w)$")
+    upper.set_ylabel(name)
     last = float(x.max())
     if with_llc:
         at = np.asarray(llc_step, dtype=float)
@@ -137,7 +141,7 @@ def staircase(
         for plateau in plateaus:
             colour = style.phase_color(plateau["nearest"])
             ax.axvspan(plateau["start"], plateau["end"], color=colour, alpha=0.13, lw=0, zorder=0)
-    axes[-1].set_xlabel("SGD steps")
+    axes[-1].set_xlabel("optimizer steps")
     style.draw_levels(upper, [(k, value) for k, value in levels if low <= value <= high], _PANEL)
     for i, (stage, picture) in enumerate(zip(pictured, pictures, strict=True)):
         k_gon(picture, stage.W, stage.b, stage.label)
@@ -236,7 +240,7 @@ def phase_counts(step: ArrayLike, labels: ArrayLike) -> Figure:
     style.step_axis(ax, x)
     ax.set_ylim(0, n_members)
     ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    ax.set(xlabel="SGD steps", ylabel="members")
+    ax.set(xlabel="optimizer steps", ylabel="members")
     return figure
 
 
@@ -247,6 +251,8 @@ def llc_by_phase(
     labels: Sequence[str],
     points: Sequence[CriticalPoint],
     verdicts: Sequence[str] | None = None,
+    *,
+    name: str = style.POPULATION_LOSS,
 ) -> Figure:
     """LLC estimates against the loss at snapshots, coloured by phase; arguments are (N,).
 
@@ -279,7 +285,7 @@ def llc_by_phase(
         )
     title = f"LLC against loss, {len(x)} snapshots" + "; crosses: theory" * bool(crosses)
     figure, (ax,) = style.new_panels(title, [2.0], legend)
-    ax.set(xlabel="population loss $L(w)$", ylabel=r"LLC $\hat\lambda$")
+    ax.set(xlabel=name.replace("\n", " "), ylabel=r"LLC $\hat\lambda$")
     ax.set_ylim(floor - 0.05 * (top - floor or 1.0), top * 1.15)
     for label in order:
         for good, alpha in ((True, 0.7), (False, style.PALE / 2)):

@@ -26,7 +26,7 @@ _MOST_CHOICES = 50
 """The most values of one override that are checked before a sweep starts."""
 
 _NOT_ONLY_NUMBERS = {
-    "train": ("batch_size", "members", "trainer.devices"),
+    "train": ("batch_size", "members", "trainer.devices", "data.sparsity"),
     "llc": ("n_samples",),
 }
 """Settings whose default is a number but that may also be a word or a list; checked elsewhere."""

@@ -1,7 +1,7 @@
 """The page's figures: each a function of data as they are written beside it."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from kgon.figures import llc as llc_figures
 from kgon.figures import posterior as posterior_figures
@@ -19,11 +20,13 @@ from kgon.figures.style import (
     INK,
     Array,
     linear_step_axis,
+    loss_axis,
     new_panels,
     phase_color,
     phase_handle,
     phase_order,
     phase_style,
+    step_axis,
     styled,
 )
 from kgon.figures.weights import GRAM_KEY, bias_key, gram, k_gon
@@ -182,13 +185,32 @@ def polygons(data: Data) -> Figure:
     pictures = data["pictures"]
     n = len(pictures)
     title = f"{len(pictures[0]['b'])} features in 2 dimensions, best member"
-    figure, axes = new_panels(title, [3.2 / n, 3.2 / n], columns=n, share_x=False)
-    for picture, upper, lower in zip(pictures, axes[:n], axes[n:], strict=True):
+    figure, axes = new_panels(title, [3.2 / n, 3.2 / n, 0.7], columns=n, share_x=False)
+    for place, picture in enumerate(pictures):
         W, b = _weights_of(picture)
-        k_gon(upper, W, b, f"S = {picture['sparsity']:g}")
-        gram(lower, W, b, f"gram-{picture['sparsity']:g}")
-    bias_key(figure, axes, GRAM_KEY)
+        k_gon(axes[place], W, b, f"S = {picture['sparsity']:g}")
+        gram(axes[n + place], W, b, f"gram-{picture['sparsity']:g}")
+    _starts(axes[2 * n :], pictures)
+    figure.supxlabel("features represented")
+    bias_key(figure, axes[: 2 * n], GRAM_KEY)
     return figure
+
+
+def _starts(axes: Sequence[Axes], pictures: Sequence[Data]) -> None:
+    """Every start's loss against the number of features that it represents."""
+    for ax, picture in zip(axes, pictures, strict=True):
+        starts = picture["starts"]
+        ax.plot(starts["represented"], starts["loss"], ls="", marker="o", ms=3, mfc="none",
+                mew=0.6, color=INK, gid=f"starts-{picture['sparsity']:g}")  # fmt: skip
+        best = starts["represented"][picture["best"]]
+        ax.errorbar(best, picture["loss"], picture["loss_stderr"], marker="o", ms=3, lw=0.8,
+                    color=INK)  # fmt: skip
+        least, most = min(starts["represented"]), max(starts["represented"])
+        ax.set_xlim(least - 1, most + 1)
+        ax.set_xticks(sorted({least, most}))
+        ax.yaxis.set_major_locator(MaxNLocator(3))
+        ax.margins(y=0.15)
+    axes[0].set_ylabel("loss")
 
 
 @styled
@@ -198,7 +220,7 @@ def grams(data: Data) -> Figure:
     n = len(pictures)
     m, c = np.shape(pictures[0]["W"])
     title = f"{c} features in {m} dimensions, importance $0.7^i$"
-    figure, axes = new_panels(title, [3.0 / n, 0.7], columns=n, share_x=False)
+    figure, axes = new_panels(title, [3.0 / n, 0.7, 0.7], columns=n, share_x=False)
     for place, picture in enumerate(pictures):
         upper, lower = axes[place], axes[n + place]
         gram(upper, *_weights_of(picture), f"gram-{picture['sparsity']:g}")
@@ -210,8 +232,9 @@ def grams(data: Data) -> Figure:
         lower.set_xticks([])
         lower.set_yticks([0, 0.5, 1])
         lower.tick_params(labelleft=place == 0)
-    axes[n].set_ylabel("$D_i$")
-    figure.supxlabel("feature")
+    axes[n].set_ylabel("$D_i$ by feature")
+    _starts(axes[2 * n :], pictures)
+    figure.supxlabel("features represented")
     bias_key(figure, axes[:n], GRAM_KEY)
     return figure
 
@@ -231,15 +254,15 @@ def dimensions(data: Data) -> Figure:
     ]
     title = f"Dimensionality of {c} equal features in {m} dimensions"
     figure, (ax,) = new_panels(title, [1.85], legend)
-    for value, name in ((1.0, "1"), (0.5, "1/2"), (0.4, "2/5"), (0.75, "3/4"), (2 / 3, "2/3")):
-        ax.axhline(value, color=GREY, lw=0.5, ls=":", zorder=0)
-        ax.annotate(name, (1.01, value), xycoords=ax.get_yaxis_transform(), color=GREY,
-                    va="center", annotation_clip=False)  # fmt: skip
+    _geometries(ax)
     rng = np.random.default_rng(0)
     for place, (at, picture) in enumerate(zip(x, pictures, strict=True)):
         D = np.array(picture["dimensionality"])
         beside = at * np.exp(rng.uniform(-0.06, 0.06, len(D)))
         ax.plot(beside, D, ms=2, alpha=0.5, gid=f"features-{place}", **dots)
+    for at, picture in zip(x, pictures, strict=True):
+        others = picture["starts"]["per_feature"]
+        ax.plot([at] * len(others), others, **line | {"lw": 0, "alpha": 0.3})
     ax.plot(x, per_feature, gid="per-feature", **line)
     ax.set_xscale("log")
     ax.set_ylim(-0.03, 1.05)
@@ -248,17 +271,64 @@ def dimensions(data: Data) -> Figure:
     return figure
 
 
+def _geometries(ax: Axes) -> None:
+    """Lines at the dimensionalities of regular arrangements."""
+    for value, name in ((1.0, "1"), (0.5, "1/2"), (0.4, "2/5"), (0.75, "3/4"), (2 / 3, "2/3")):
+        ax.axhline(value, color=GREY, lw=0.5, ls=":", zorder=0)
+        ax.annotate(name, (1.01, value), xycoords=ax.get_yaxis_transform(), color=GREY,
+                    va="center", annotation_clip=False)  # fmt: skip
+
+
+@styled
+def learning_dynamics(data: Data) -> Figure:
+    """The loss and the dimensionality of each feature against steps."""
+    D = np.array(data["dimensionality"])
+    n, m = D.shape[1], data["n_hidden"]
+    title = f"{n} equal features in {m} dimensions, S = {data['sparsity']:g}"
+    figure, (upper, lower) = new_panels(title, [0.8, 1.6])
+    upper.plot(data["loss_step"], data["loss"], color=INK, lw=1.2, gid="loss")
+    loss_axis(upper, 0.9 * min(data["loss"]), 1.1 * max(data["loss"]))
+    upper.set_ylabel("loss")
+    for i, curve in enumerate(D.T):
+        lower.plot(data["step"], curve, color=phase_color("4"), lw=0.8, alpha=0.7,
+                   gid=f"dimensionality-{i}")  # fmt: skip
+    _geometries(lower)
+    step_axis(lower, np.array(data["step"]))
+    lower.set_ylim(-0.03, 1.05)
+    lower.set(xlabel="optimizer steps", ylabel="dimensionality $D_i$")
+    return figure
+
+
+@styled
+def feature_sparsity(data: Data) -> Figure:
+    """Length and dimensionality of features against how often they are active."""
+    active = 1 - np.array(data["sparsity"])
+    title = f"{len(active)} features that differ in sparsity, {len(data['W'])} dimensions"
+    figure, (upper, lower) = new_panels(title, [1.0, 1.0])
+    dots: dict[str, Any] = {"ls": "", "marker": "o", "ms": 3, "color": phase_color("4")}
+    for start, length in enumerate(data["length"]):
+        best = start == data["best"]
+        upper.plot(active, length, **dots | {"alpha": 1.0 if best else 0.15},
+                   zorder=2 + best, gid=f"length-{start}")  # fmt: skip
+    upper.set_ylabel("$|W_i|$")
+    lower.plot(active, data["dimensionality"], gid="dimensionality", **dots)
+    lower.set_xscale("log")
+    lower.set_ylim(-0.03, 1.05)
+    lower.set(xlabel="probability $1 - S_i$ of being active", ylabel="dimensionality $D_i$")
+    return figure
+
+
 _STATES = {
     "not represented": ("#f0f0f0", ""),
     "dedicated dimension": (phase_color("4"), ""),
     "superposition": (phase_color("5"), "////"),
-    "neither": ("#ffffff", "xx"),
+    "undecided": ("#d0d0d0", "...."),
 }
 
 
 @styled
 def phase_change(data: Data) -> Figure:
-    """What becomes of the second feature, by sparsity and relative importance."""
+    """What becomes of the last feature, by sparsity and relative importance."""
     cells = data["cells"]
     sizes = sorted({cell["sparsity"] for cell in cells})
     weights = sorted({cell["importance"] for cell in cells})
@@ -267,7 +337,9 @@ def phase_change(data: Data) -> Figure:
         for state, (colour, hatch) in _STATES.items()
         if any(cell["state"] == state for cell in cells)
     ]
-    figure, (ax,) = new_panels("The second feature of two in one dimension", [1.55], legend)
+    n = data["n_features"]
+    title = f"The last of {n} features in {n - 1} dimension{'s' * (n > 2)}"
+    figure, (ax,) = new_panels(title, [1.55], legend)
     for cell in cells:
         colour, hatch = _STATES[cell["state"]]
         at = sizes.index(cell["sparsity"]), weights.index(cell["importance"])
@@ -275,6 +347,10 @@ def phase_change(data: Data) -> Figure:
             Rectangle(at, 1, 1, fc=colour, ec="white", hatch=hatch, lw=0.6,
                       gid=f"{cell['state']}-{cell['sparsity']:g}-{cell['importance']:g}")
         )  # fmt: skip
+        if cell["agree"] < data["members"] and cell["state"] != "undecided":
+            text = f"{cell['agree']}/{data['members']}"
+            ax.text(at[0] + 0.5, at[1] + 0.5, text, ha="center", va="center", color=INK,
+                    bbox={"fc": "white", "ec": "none", "pad": 1})  # fmt: skip
     _grid(ax, [f"{s:g}" for s in sizes], [f"{w:g}" for w in weights])
     ax.set(xlabel="sparsity S", ylabel="relative importance")
     return figure
@@ -306,6 +382,7 @@ def pairs(data: Data) -> Figure:
 DRAWINGS: Mapping[str, Callable[[Data], Figure]] = {
     function.__name__: function
     for function in (staircase, losses, llc_against_time, shares, estimates, first_transition,
-                     survival, polygons, grams, dimensions, phase_change, pairs)
+                     survival, polygons, grams, dimensions, learning_dynamics, feature_sparsity,
+                     phase_change, pairs)
 }  # fmt: skip
 """By the name that a data file gives as its `drawing`."""

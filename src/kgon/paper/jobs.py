@@ -102,6 +102,11 @@ JOBS: Mapping[str, Job] = {
     "phase_change": _train("phase_change", quick=("trainer.max_steps=5000",), sweep={
         "data.sparsity": "0;0.5;0.7;0.8;0.9;0.95;0.99",
         "model.importance": "[1,0.1];[1,0.3];[1,1];[1,3];[1,10]"}),
+    "phase_change_3": _train("phase_change_3", quick=("trainer.max_steps=5000",), sweep={
+        "data.sparsity": "0;0.5;0.7;0.8;0.9;0.95;0.99",
+        "model.importance": "[1,1,0.1];[1,1,0.3];[1,1,1];[1,1,3];[1,1,10]"}),
+    "learning_dynamics": _train("learning_dynamics", quick=("members=2",)),
+    "feature_sparsity": _train("feature_sparsity", quick=("members=4",)),
     "correlated": _train("correlated_pairs", quick=("trainer.max_steps=5000",)),
     "anticorrelated": _train("anticorrelated_pairs", quick=("trainer.max_steps=5000",)),
 }  # fmt: skip

@@ -31,11 +31,12 @@ def loss_chart(
     points: Sequence[CriticalPoint],
     identifier: str,
     n_runs: int,
+    name: str,
 ) -> str:
     """HTML of the chart and its data, which has the name `identifier` in the page.
 
     `table` has step, member and loss; `phases` the final phase by member, else it is `unknown`;
-    `points` are drawn as levels; `n_runs` share the page.
+    `points` are drawn as levels; `n_runs` share the page; the loss is called `name`.
     """
     if table is None or table.num_rows == 0:
         return "<p>No loss recorded.</p>"
@@ -59,6 +60,7 @@ def loss_chart(
             label: [phase_color(label), phase_color(label, dark=True)]
             for label in sorted({*ends, *(p.label for p in points)})
         },
+        "name": name,
         "range": [five_digits(low), five_digits(high)],
         "least": five_digits(float(positive.min(initial=high))) or 1e-12,
         "first": 10.0 ** math.floor(math.log10(later[0])) if len(later) else 1,
@@ -67,8 +69,8 @@ def loss_chart(
     counts = Counter(phases.get(int(m), "unknown") for m in member)
     legend = " ".join(named(p, f"{p}: {counts[p]}") for p in phase_order(counts))
     notes = [
-        "Population loss by member, coloured by final phase; dashed: critical levels. "
-        "Drag to zoom in, double-click to zoom out."
+        f"{escape(name.capitalize())} by member, coloured by final phase; dashed: critical "
+        "levels. Drag to zoom in, double-click to zoom out."
     ]
     if above:
         notes.append(f"{above} begin above the frame.")
@@ -82,8 +84,8 @@ def loss_chart(
         '<button type="button" data-axis="x">log steps</button>'
         '<button type="button" data-axis="y">log loss</button></div>'
         f"<p>{legend}</p>"
-        f'<div class="plot" tabindex="0" role="img" aria-label="Population loss of {len(columns)} '
-        'members against SGD steps; arrow keys read values"></div>'
+        f'<div class="plot" tabindex="0" role="img" aria-label="{escape(name.capitalize())} of '
+        f'{len(columns)} members against optimizer steps; arrow keys read values"></div>'
         '<output aria-live="polite">Point at a curve, or focus the chart and use the arrow keys.'
         f'</output></div><p class="soft">{" ".join(notes)}</p>'
     )

@@ -25,7 +25,8 @@ import numpy as np
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from kgon.figures.style import phase_order, rendering
+from kgon.data import WATCHED
+from kgon.figures.style import loss_name, phase_order, rendering
 from kgon.figures.sweep import against_parameter
 from kgon.record.html_table import Cell, Value, html_table
 from kgon.record.loss_chart import loss_chart, named
@@ -74,7 +75,10 @@ def _single(run: Run, base: Path) -> str:
         _section("Phases", "" if _results(run) else _phase_table(members, points)),
         _section("Results", _results(run)),
         _section("Figures", _figures(run.path / "figures")),
-        _section("Loss curves", loss_chart(run.loss, _ends(members), points, "curves", 1)),
+        _section(
+            "Loss curves",
+            loss_chart(run.loss, _ends(members), points, "curves", 1, _loss_name(run)),
+        ),
         _section("Transitions and plateaus", _transition_tables(run, members, points)),
         _section("Members", _member_table(members)),
         _section("Config", _config(run)),
@@ -213,10 +217,18 @@ def _transition_tables(run: Run, members: Sequence[Member], points: Sequence[Cri
     return tables + "<h3>Plateaus</h3>" + html_table(columns, rows)
 
 
+def _loss_name(run: Run) -> str:
+    estimated = any(row.get("loss_stderr") is not None for row in run.members)
+    importance = (run.config.get("model") or {}).get("importance")
+    weighted = importance is not None and set(np.ravel(importance)) != {1}
+    name = loss_name(WATCHED if estimated else None, weighted)
+    return name.replace("$", "").replace("\n", " ")
+
+
 def _member_table(members: Sequence[Member]) -> str:
-    columns = ["member", "state", "final loss", "phase", "transitions", "stages"]
+    columns = ["member", "state", "final loss", "s.e.", "phase", "transitions", "stages"]
     rows: list[list[Value]] = [
-        [m.member, m.state, m.final_loss, m.phase, m.n_transitions, m.stages,
+        [m.member, m.state, m.final_loss, m.loss_stderr, m.phase, m.n_transitions, m.stages,
          m.llc, m.llc_stderr, m.llc_verdict]
         for m in members
     ]  # fmt: skip
@@ -329,7 +341,7 @@ def _plots(runs: Sequence[Run], swept: Swept) -> str:
 def _details(run: Run, n: int, n_runs: int, swept: Swept, base: Path) -> str:
     members, points = [Member.of(row) for row in run.members], _critical_points(run)
     kept = members[: max(_MEMBER_ROWS // n_runs, _FEWEST_ROWS)]
-    chart = loss_chart(run.loss, _ends(members), points, f"curves-{n}", n_runs)
+    chart = loss_chart(run.loss, _ends(members), points, f"curves-{n}", n_runs, _loss_name(run))
     inside = [_facts(run), _results(run), chart]
     if kept:
         inside.append("<h3>Members</h3>")

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from kgon.data import WATCHED
 from kgon.figures import style
 from kgon.figures import training as training_figures
 from kgon.figures import weights as weight_figures
@@ -73,6 +74,10 @@ def _summary(members: Sequence[Member], by_phase: Sequence[Phase]) -> dict[str, 
     losses = [m.final_loss for m in alive if m.final_loss is not None]
     if losses:
         summary["final/loss"] = float(np.mean(losses))
+    # All members' losses are of the same inputs: their errors do not cancel in the mean.
+    errors = [m.loss_stderr for m in alive if m.loss_stderr is not None]
+    if errors:
+        summary["final/loss_stderr"] = float(np.mean(errors))
     found = {row.phase: row for row in by_phase}
     phases = Counter(m.phase for m in alive if m.phase is not None)
     for phase, count in phases.items():
@@ -95,6 +100,10 @@ class _Trained:
         self.model = model
         self.history = model.history
         self.points = data.critical_points(model.W.shape[-2], model.importance)
+        self.reported = data.distribution.reported_loss(model.importance)
+        self.loss_name = style.loss_name(
+            None if self.reported is None else WATCHED, model.importance is not None
+        )
         self.labels: NDArray[Any] | None = None
         self.verdicts: NDArray[Any] | None = None
         if "llc" in self.history:
@@ -112,7 +121,7 @@ class _Trained:
         return column
 
     def _members(self) -> list[Member]:
-        loss = self.column("loss", "loss")[-1].tolist() if "loss" in self.history else None
+        loss, loss_stderr = self._final_losses()
         llc, stderr = (
             self.column("llc", name)[-1].tolist() if self.verdicts is not None else None
             for name in ("mean", "stderr")
@@ -130,6 +139,7 @@ class _Trained:
                     state="finished" if alive else "diverged",
                     diverged_at=None if alive else diverged_at,
                     final_loss=finite_or_none(loss[i]) if loss else None,
+                    loss_stderr=finite_or_none(loss_stderr[i]) if loss_stderr else None,
                     phase=str(self.labels[-1, i]) if self.labels is not None and alive else None,
                     n_transitions=max(len(passed) - 1, 0) if known else None,
                     stages=tables.ARROW.join(str(stage.nearest) for stage in passed),
@@ -143,6 +153,17 @@ class _Trained:
                 )
             )
         return members
+
+    def _final_losses(self) -> tuple[list[float] | None, list[float] | None]:
+        """Each member's final loss, and its standard error if it is an estimate."""
+        if "loss" not in self.history:
+            return None, None
+        last = self.column("loss", "loss")[-1]
+        if self.reported is None:
+            return last.tolist(), None
+        W, b = (parameter.double() for parameter in self.model.on_cpu())
+        value, stderr = self.reported.with_stderr(W, b)
+        return np.where(np.isfinite(last), value, np.nan).tolist(), stderr.tolist()
 
     def write_history(self, directory: RunDirectory) -> None:
         """Write the tables with a row for each step and member, and the weights."""
@@ -171,6 +192,7 @@ class _Trained:
                 self.points,
                 final_phase=None if self.labels is None
                 else [m.phase or "other" for m in self.members],
+                name=self.loss_name,
             )  # fmt: skip
             if self.labels is not None:
                 drawn["staircase"] = self._staircase()
@@ -209,6 +231,7 @@ class _Trained:
             plateaus=[plateau.plain() for plateau in own],
             stages=pictures,
             points=self.points,
+            name=self.loss_name,
             **llc,
         )
 
@@ -223,5 +246,6 @@ class _Trained:
         # Far above every critical level an estimate is meaningless, and it would compress the rest.
         near = loss <= 1.3 * max((point.loss for point in self.points), default=np.inf)
         return training_figures.llc_by_phase(
-            loss[near], llc[near], label[near].tolist(), self.points, verdicts[near].tolist()
-        )
+            loss[near], llc[near], label[near].tolist(), self.points, verdicts[near].tolist(),
+            name=self.loss_name,
+        )  # fmt: skip

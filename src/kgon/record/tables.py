@@ -68,14 +68,16 @@ class Member(Row):
     """The final results of a member; None if the callback that records a result did not run.
 
     `stages` are the critical levels at which it had plateaus, "4++- -> 4+ -> 5", and
-    `n_transitions` the passages between them, None if no levels are known. The last three are from
-    `theory.geometry`.
+    `n_transitions` the passages between them, None if no levels are known. `loss_stderr` is the
+    standard error of a final loss without a closed form: an estimate on other inputs than those of
+    the table `loss`, the same for all members. The last three columns are from `theory.geometry`.
     """
 
     member: int
     state: str
     diverged_at: int | None
     final_loss: float | None
+    loss_stderr: float | None
     phase: str | None
     n_transitions: int | None
     stages: str

@@ -267,14 +267,16 @@ class DirectLoss:
     Args:
         x: (*data_batch, n_samples, n_features), broadcasting with the parameters' batch axes.
         importance: (..., n_features), weights of the output coordinates.
+        share: (n_samples,), the weight of each input in the mean, of sum 1; None for equal ones.
     """
 
-    def __init__(self, x: Tensor, importance: Tensor | None = None):
+    def __init__(self, x: Tensor, importance: Tensor | None = None, share: Tensor | None = None):
         _check_inputs(x)
         _check_importance(importance, x.shape[-1])
         self.x = x
         self.importance = importance
         self.n_samples = x.shape[-2]
+        self.share = x.new_full(x.shape[-2:-1], 1 / x.shape[-2]) if share is None else share
 
     def _residual(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         hidden = self.x @ W.mT
@@ -284,8 +286,12 @@ class DirectLoss:
         return None if self.importance is None else self.importance.unsqueeze(-2)
 
     def __call__(self, W: Tensor, b: Tensor) -> Tensor:
+        return (self.of_each(W, b) * self.share).sum(-1)
+
+    def of_each(self, W: Tensor, b: Tensor) -> Tensor:
+        """The loss on each input, (*batch, n_samples)."""
         _, residual = self._residual(*_parameters(W, b))
-        return _weighted(residual.square(), self._weight()).sum(-1).mean(-1)
+        return _weighted(residual.square(), self._weight()).sum(-1)
 
     def value_and_grad(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The loss and its gradient dL/dW = h^T g + (g W^T)^T x, dL/db = sum g.
@@ -294,11 +300,40 @@ class DirectLoss:
         """
         W, b = _parameters(W, b)
         hidden, residual = self._residual(W, b)
-        weighted = _weighted(residual, self._weight())
-        value = (weighted * residual).sum(-1).mean(-1)
-        output_error = torch.where(residual + self.x > 0, weighted, 0.0) * (2 / self.n_samples)
+        weighted = _weighted(residual, self._weight()) * self.share.unsqueeze(-1)
+        value = (weighted * residual).sum((-2, -1))
+        output_error = torch.where(residual + self.x > 0, weighted, 0.0) * 2
         dW = hidden.mT @ output_error + (output_error @ W.mT).mT @ self.x
         return value, dW, output_error.sum(-2)
+
+
+class EstimatedLoss(DirectLoss):
+    """An estimate of the expected loss, from a sample of the inputs other than zero.
+
+    The loss on the input zero, which is the most frequent one of sparse data, is exact.
+
+    Args:
+        x: (n_samples, n_features), independent inputs given that they are not zero.
+        p_active: probability that an input is not zero.
+        importance: as in `DirectLoss`.
+    """
+
+    def __init__(self, x: Tensor, p_active: float, importance: Tensor | None = None):
+        of_each = x.new_full((len(x),), p_active / len(x))
+        share = torch.cat([of_each, x.new_tensor([1 - p_active])])
+        super().__init__(torch.cat([x, torch.zeros_like(x[:1])]), importance, share)
+        self.p_active = p_active
+
+    def with_stderr(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """The estimate and its standard error for W (n_members, n_hidden, n_features) and
+        b (n_members, n_features), each (n_members,)."""
+        found = []
+        for W_one, b_one in zip(W, b, strict=True):  # memory: one member at a time
+            losses = self.of_each(W_one, b_one)
+            stderr = self.p_active * losses[:-1].std() / (len(losses) - 1) ** 0.5
+            found.append(torch.stack([losses @ self.share, stderr]))
+        value, error = torch.stack(found, -1)
+        return value, error
 
 
 class SplitLoss:

@@ -94,14 +94,16 @@ class EnsembleData(L.LightningDataModule):
         return self._train_loss
 
     def _compiled(self, loss: Loss) -> Loss:
-        """The loss in compiled code where that is made, for data in float64."""
+        """The loss in compiled code; exact losses for data in float64 only."""
+        if isinstance(loss, DirectLoss):
+            return CompiledDirectLoss(loss)
         if self.dtype != torch.float64:
             return loss
         if isinstance(loss, SplitLoss):
             return SplitLoss([(part, self._compiled(own)) for part, own in loss.losses])
         if isinstance(loss, EmpiricalLoss):
             return CompiledLoss(loss, self.distribution.n_features)
-        return CompiledDirectLoss(loss) if isinstance(loss, DirectLoss) else loss
+        return loss
 
     def critical_points(self, n_hidden: int, importance: Tensor | None) -> list[CriticalPoint]:
         """The known critical points of the expected loss (see `Distribution`)."""

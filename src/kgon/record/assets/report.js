@@ -88,9 +88,9 @@
       });
       const zero = (u, axis, min, max) => [...(min <= 0 ? [0] : []), ...decades(Math.max(min, data.first), max, [1])];
       return [
-        { ...plain, label: "SGD steps", size: 36, values: (u, splits) => splits.map(short), grid: { show: false },
+        { ...plain, label: "optimizer steps", size: 36, values: (u, splits) => splits.map(short), grid: { show: false },
           ...(logs.x ? { ...log(data.first, [1]), splits: zero } : {}) },
-        { ...plain, label: "population loss L(w)", size: 52, values: (u, splits) => splits.map(short),
+        { ...plain, label: data.name, size: 52, values: (u, splits) => splits.map(short),
           ...(logs.y ? log(1e-12, [1]) : {}) },
         { ...plain, scale: "y", side: 1, size: 60, gap: 5, grid: { show: false }, ticks: { show: false }, filter: (u, splits) => splits,
           splits: u => named(u).map(([, loss]) => loss), values: u => named(u).map(([label]) => label) },
