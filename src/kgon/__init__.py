@@ -20,6 +20,7 @@ _HOME = {
     "critical_sample_size": "theory.free_energy",
     "estimate_llc": "llc.estimate",
     "find_plateaus": "theory.plateaus",
+    "load": "record.frames",
     "match_plateaus": "theory.plateaus",
     "population_loss": "theory.loss",
     "sample_posterior": "posterior.smc",

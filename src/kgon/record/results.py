@@ -16,8 +16,8 @@ from kgon.figures import weights as weight_figures
 from kgon.files import finite_or_none
 from kgon.llc.verdict import REASONS, VERDICTS, verdict, words
 from kgon.record import tables
-from kgon.record.run_directory import RunDirectory, long_table
-from kgon.record.tables import Member, Phase, Plateau, Row, Transition
+from kgon.record.run_directory import RunDirectory
+from kgon.record.tables import RECORDED, Member, Phase, Plateau, Row, Snapshot, Transition
 from kgon.theory.geometry import geometry
 from kgon.theory.phases import phase_codes, phase_labels
 from kgon.training.datamodule import EnsembleData
@@ -154,10 +154,11 @@ class _Trained:
                     columns["verdict"] = self.verdicts
                     columns["reason"] = words(self.history.column("llc", "reason"), REASONS)
                 steps = self.history.steps(table).numpy()
-                directory.save_table(table, long_table(steps, members, columns))
+                directory.save_table(table, RECORDED[table].long_table(steps, members, columns))
         if self.labels is not None:
             steps = self.history.steps("weights").numpy()
-            directory.save_table("snapshots", long_table(steps, members, {"phase": self.labels}))
+            snapshots = Snapshot.long_table(steps, members, {"phase": self.labels})
+            directory.save_table("snapshots", snapshots)
             W, b = self.column("weights", "W"), self.column("weights", "b")
             directory.save_weights(steps, W, b)
 
