@@ -1,6 +1,6 @@
 """Results of recorded runs as pandas DataFrames: `kgon.load`."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -8,11 +8,13 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+from matplotlib.figure import Figure
 from safetensors.torch import load_file
 from torch import Tensor
 
+from kgon.figures.sweep import against_parameter
 from kgon.record import run_directory
-from kgon.record.run_directory import WITHOUT_EFFECT, RunDirectory
+from kgon.record.run_directory import WITHOUT_EFFECT, RunDirectory, leaves
 from kgon.record.sweeps import Sweep
 from kgon.record.tables import RECORDED
 
@@ -85,6 +87,60 @@ class Record:
         """The estimates of learning coefficients of each member at each recorded step."""
         return self._tables["llc"]
 
+    def figures(self) -> dict[str, Figure]:
+        """The figures of a single run by name, drawn from its record.
+
+        Raises:
+            ValueError: there are several runs, or the run has nothing to draw.
+        """
+        from kgon.record.drawing import Drawing  # not before: it imports Hydra
+
+        folder = self._one("figures")
+        run = run_directory.load(folder)
+        drawn = Drawing.of(run).figures() if run.members else {}
+        if not drawn:
+            command, state = (run.status.get(name) for name in ("command", "state"))
+            raise ValueError(f"{folder} has nothing to draw: it is a {state} run of kgon {command}")
+        return drawn
+
+    def against(self, x: str, y: str) -> Figure:
+        """The result y of each run against the setting x, and a line through the means.
+
+        Args:
+            x: a setting that varies, such as `optimizer.lr`.
+            y: a number that runs found, such as `loss` or `transitions` (the columns
+                `final/loss`, `final/transitions` of `runs`), or one by phase, such as `llc` or
+                `phase` (`final/llc/5`, `final/llc/5+`; the means over estimates with the verdict
+                ok, the numbers of members).
+
+        Raises:
+            ValueError: x does not vary, or y is no result; the message lists those there are.
+        """
+        if x not in self.settings:
+            there = ", ".join(self.settings) or "none"
+            raise ValueError(
+                f"x={x} does not vary between the runs of {self.path}; what varies: {there}"
+            )
+        results = [s.get("metrics") or {} if s["state"] == "finished" else {}
+                   for s in self._statuses.values()]  # fmt: skip
+        known = dict.fromkeys(k for found in results for k, v in found.items()
+                              if not isinstance(v, str))  # fmt: skip
+        chosen = [k for k in known if y in (k, k.removeprefix("final/"), *_groups(k))]
+        if not chosen:
+            names = dict.fromkeys([*_groups(k), k.removeprefix("final/")][0] for k in known)
+            there = ", ".join(names) or "none"
+            raise ValueError(f"y={y} is no result of the runs of {self.path}; there are {there}")
+        shown = [
+            (settings[x], {k: found[k] for k in chosen if k in found})
+            for settings, found in zip(self._configs.values(), results, strict=True)
+            if settings.get(x) is not None and found
+        ]
+        values, found = [value for value, _ in shown], [own for _, own in shown]
+        figure = against_parameter(x, values, found, constant=True)
+        if figure is None:
+            raise ValueError(f"no finished run of {self.path} has both x={x} and y={y}")
+        return figure
+
     @cached_property
     def config(self) -> dict[str, Any]:
         """The settings of a single run."""
@@ -131,7 +187,7 @@ class Record:
         """The settings of each run that have an effect, by dotted name."""
         kept = (*WITHOUT_EFFECT, "command")
         return {
-            folder: dict(_leaves(run_directory.without(run_directory.read_config(folder), kept)))
+            folder: dict(leaves(run_directory.without(run_directory.read_config(folder), kept)))
             for folder in self.folders
         }
 
@@ -200,13 +256,10 @@ def _with_settings(
     )
 
 
-def _leaves(node: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """The settings by dotted name; a list is one value, as text."""
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", str(value) if isinstance(value, list) else value
+def _groups(result: str) -> list[str]:
+    """The names under which a result by phase is asked for, `llc` for `final/llc/5`."""
+    group, _, _ = result.removeprefix("final/").rpartition("/")
+    return [group] if group else []
 
 
 def load(path: str | Path) -> Record:

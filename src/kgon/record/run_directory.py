@@ -59,6 +59,15 @@ def without(config: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     return kept
 
 
+def leaves(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """The settings of a config of plain containers by dotted name; a list is one value, as text."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", str(value) if isinstance(value, list) else value
+
+
 STATES = ("missing", "pending", "running", "interrupted", "failed", "finished")
 """The states of a run. All except `failed` and `finished` can change to `running`."""
 
