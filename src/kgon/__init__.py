@@ -15,14 +15,17 @@ _HOME = {
     "Plateau": "theory.plateaus",
     "atlas": "landscape.catalogue",
     "classify": "theory.phases",
+    "compose": "cli.from_python",
     "critical_point": "theory.critical",
     "critical_points": "theory.critical",
     "critical_sample_size": "theory.free_energy",
     "estimate_llc": "llc.estimate",
     "find_plateaus": "theory.plateaus",
+    "load": "record.frames",
     "match_plateaus": "theory.plateaus",
     "population_loss": "theory.loss",
     "sample_posterior": "posterior.smc",
+    "train": "cli.from_python",
 }
 _ROOMS = (
     "callbacks", "compiled", "data", "figures", "landscape", "llc", "paper", "posterior", "record",

@@ -18,6 +18,7 @@ COMMANDS = {
     "runs": "show the state of runs and sweeps: kgon runs [DIR...]",
     "sync": "send recorded runs to Weights & Biases: kgon sync [DIR...]",
     "dashboard": "make a Weights & Biases workspace or report about the runs",
+    "figures": "draw the figures of runs again, or a result across a sweep: kgon figures DIR...",
     "report": "make one self-contained page about runs: kgon report DIR...",
 }
 CONFIGURED = ("train", "llc", "posterior", "atlas", "paper")

@@ -15,13 +15,17 @@ _MOST_PLACES = 8  # values that have a place each; more are on a numeric axis
 
 @styled
 def against_parameter(
-    name: str, values: Sequence[float | str], results: Sequence[Mapping[str, float | str]]
+    name: str,
+    values: Sequence[float | str],
+    results: Sequence[Mapping[str, float | str]],
+    *,
+    constant: bool = False,
 ) -> Figure | None:
     """Each result against a parameter: a dot for each run, and a line through the means.
 
     `values` are the parameter's, and `results` what each run found, by name. Results by phase
     (`final/llc/5`, `final/llc/5+`) share a panel; a missing count (`final/phase/5`) is 0. Results
-    that are the same in all runs are left out: None if no result varies.
+    that are the same in all runs are left out unless `constant`: None if no result is left.
     """
     panels: dict[str, dict[str, Array]] = {}
     for key in dict.fromkeys(key for run in results for key in run):
@@ -36,14 +40,15 @@ def against_parameter(
     varying = {
         panel: lines
         for panel, lines in panels.items()
-        if any(np.unique(y[np.isfinite(y)]).size > 1 for y in lines.values())
+        if any(np.unique(y[np.isfinite(y)]).size > 1 - constant for y in lines.values())
     }
     shown = dict(list(varying.items())[:_MOST_PANELS])
     if not shown:
         return None
     labels = style.phase_order(label for lines in shown.values() for label in lines if label)
     legend = [style.phase_handle(p) for p in labels]
-    figure, axes = style.new_panels(f"Results against {name}", [0.9] * len(shown), legend)
+    heights = [0.9] * len(shown) if len(shown) > 1 else [1.8]
+    figure, axes = style.new_panels(f"Results against {name}", heights, legend)
     x = _place(axes[-1], values)
     for ax, (panel, lines) in zip(axes, shown.items(), strict=True):
         style.name_panel(ax, panel)

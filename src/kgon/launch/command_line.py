@@ -16,7 +16,7 @@ from kgon.launch import config as configs
 from kgon.launch import options
 from kgon.launch.jobs import FINISHED
 from kgon.launch.options import CONF
-from kgon.launch.overrides import check_overrides, first_line
+from kgon.launch.overrides import Composed, check_overrides, first_line
 from kgon.launch.standing import standing_table
 from kgon.record import sweeps
 from kgon.record.run_directory import RunDirectory
@@ -53,14 +53,8 @@ def run(command: str, task: Task, check: Callable[[DictConfig], None]) -> None:
     overrides = [word for word in words if "=" in word or word.startswith("~")]
     several = bool({"-m", "--multirun"} & set(sys.argv))
     try:
-        account.check_no_key(word.lstrip("+~").partition("=")[::2] for word in overrides)
-        composed, swept = check_overrides(command, overrides, check)
+        composed, swept = composed_and_checked(command, overrides, check, several)
         several |= composed.hydra.mode == RunMode.MULTIRUN
-        account.check_no_key(configs.leaves(composed.config))
-        if logger := composed.config.get("logger"):
-            check_logger(logger, several=several)
-        if "runs" in options.groups(command):
-            _check_folders(composed.hydra)
     except (ValueError, OmegaConfBaseException) as error:
         refuse(command, first_line(error))
     if several:
@@ -92,6 +86,20 @@ def run(command: str, task: Task, check: Callable[[DictConfig], None]) -> None:
             owner = directory.path.owner()
             refuse(command, f"{directory.path} belongs to {owner}; set another folder: runs.dir=")
     start()
+
+
+def composed_and_checked(
+    command: str, overrides: list[str], check: Callable[[DictConfig], None], several: bool
+) -> tuple[Composed, list[str]]:
+    """As `check_overrides`; ValueError also for a key in them, a wrong logger or a wrong folder."""
+    account.check_no_key(word.lstrip("+~").partition("=")[::2] for word in overrides)
+    composed, swept = check_overrides(command, overrides, check)
+    account.check_no_key(configs.leaves(composed.config))
+    if logger := composed.config.get("logger"):
+        check_logger(logger, several=several or composed.hydra.mode == RunMode.MULTIRUN)
+    if "runs" in options.groups(command):
+        _check_folders(composed.hydra)
+    return composed, swept
 
 
 def _take_config_dir(command: str) -> None:

@@ -102,34 +102,9 @@ def job(work: Work) -> Callable[[DictConfig], float | None]:
         sweep = sweeps.Sweep.current(Path(config.runs.dir))
         if sweep:
             sweep.add(directory.path.name)
+        in_sweep = hydra.mode == RunMode.MULTIRUN
         try:
-            with directory.lock(wait=config.runs.busy == "wait"):
-                status = directory.status()
-                if status["state"] == "finished" and not config.runs.overwrite:
-                    print(FINISHED.format(directory.path))
-                    if awaited():
-                        # The agent of a W&B sweep waits for the numbers.
-                        logger = build(config.logger)
-                        with tracked(logger, configs.written(config)):
-                            log_record(logger, directory.path)
-                    return objective(config.runs.objective, status)
-                again = config.runs.overwrite or config.runs.retry == "failed"
-                in_sweep = hydra.mode == RunMode.MULTIRUN
-                if run_directory.has_failed(status) and in_sweep and not again:
-                    raise RuntimeError(
-                        f"failed before (use runs.retry=failed to try again): {status['error']}"
-                    )
-                if config.runs.overwrite:
-                    directory.clear()
-                settings = configs.written(config)
-                # Instantiating a node resolves its references in place, which would change the
-                # identity.
-                plain = OmegaConf.create(configs.resolved(config))
-                overrides = list(hydra.overrides.task)
-                with directory.job(plain.command, overrides, settings) as running, stoppable():
-                    logger = build(plain.logger)
-                    with tracked(logger, settings):
-                        print_results = work(plain, running, logger)
+            print_results = perform(work, config, directory, list(hydra.overrides.task), in_sweep)
         except run_directory.Busy as busy:
             print(f"{busy}; skipping it. Use runs.busy=wait to wait for it.")
             return None
@@ -141,10 +116,47 @@ def job(work: Work) -> Callable[[DictConfig], float | None]:
             how = "goes on from its last checkpoint" if saved else "starts again"
             print(f"{directory.path} is interrupted; the same command {how}", file=sys.stderr)
             raise
-        print_results()
+        if print_results:
+            print_results()
         return objective(config.runs.objective, directory.status())
 
     return task
+
+
+def perform(
+    work: Work,
+    config: DictConfig,
+    directory: run_directory.RunDirectory,
+    overrides: list[str],
+    in_sweep: bool = False,
+) -> Callable[[], None] | None:
+    """Do a job in its folder; return what prints its results, None if it has finished before."""
+    with directory.lock(wait=config.runs.busy == "wait"):
+        status = directory.status()
+        if status["state"] == "finished" and not config.runs.overwrite:
+            print(FINISHED.format(directory.path))
+            if awaited():
+                # The agent of a W&B sweep waits for the numbers.
+                logger = build(config.logger)
+                with tracked(logger, configs.written(config)):
+                    log_record(logger, directory.path)
+            return None
+        again = config.runs.overwrite or config.runs.retry == "failed"
+        if run_directory.has_failed(status) and in_sweep and not again:
+            raise RuntimeError(
+                f"failed before (use runs.retry=failed to try again): {status['error']}"
+            )
+        if config.runs.overwrite:
+            directory.clear()
+        settings = configs.written(config)
+        # Instantiating a node resolves its references in place, which would change the
+        # identity.
+        plain = OmegaConf.create(configs.resolved(config))
+        with directory.job(plain.command, overrides, settings) as running, stoppable():
+            logger = build(plain.logger)
+            with tracked(logger, settings):
+                print_results = work(plain, running, logger)
+        return print_results
 
 
 def objective(name: str | None, status: dict[str, Any]) -> float | None:

@@ -1,7 +1,7 @@
 """hydra/launcher=packed: train the jobs of a sweep as one ensemble, in one process.
 
 Each job has its own directory, lock, status and record, the same as if it had run alone, except for
-figures, which take longer to draw than such a job takes to train (kgon report draws them from the
+figures, which take longer to draw than such a job takes to train (kgon figures draws them from the
 record). Its W&B run is written at the end.
 """
 

@@ -22,19 +22,17 @@ from string import Template
 from urllib.parse import quote
 
 import numpy as np
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 
-from kgon.data import WATCHED
-from kgon.figures.style import loss_name, phase_order, rendering
+from kgon.figures.style import phase_order, rendering
 from kgon.figures.sweep import against_parameter
+from kgon.record import drawing
+from kgon.record.drawing import critical_points
 from kgon.record.html_table import Cell, Value, html_table
 from kgon.record.loss_chart import loss_chart, named
 from kgon.record.run_directory import Run
 from kgon.record.sweeps import Swept
 from kgon.record.tables import Member, Plateau, phases, transitions
 from kgon.theory.critical import CriticalPoint
-from kgon.theory.loss import importance_weights
 
 _MEMBER_ROWS = 60_000  # rows of member tables, shared by the runs of a page ...
 _FEWEST_ROWS = 60  # ... with this many a run at least
@@ -68,7 +66,7 @@ def write_report(runs: Sequence[Run], path: Path) -> Path:
 
 
 def _single(run: Run, base: Path) -> str:
-    members, points = [Member.of(row) for row in run.members], _critical_points(run)
+    members, points = [Member.of(row) for row in run.members], critical_points(run)
     command = escape(str(run.status.get("command", "run")))
     sections = [
         f"<header><h1>{command} <code>{escape(run.path.name)}</code></h1>{_facts(run)}</header>",
@@ -93,23 +91,6 @@ def _section(heading: str, content: str) -> str:
 
 def _ends(members: Sequence[Member]) -> dict[int, str]:
     return {m.member: m.group for m in members}
-
-
-def _critical_points(run: Run) -> list[CriticalPoint]:
-    """The critical points of the loss that the run was trained on, as its data know them.
-
-    None where the run has no losses: its config may be what made it fail.
-    """
-    model, data = run.config.get("model") or {}, run.config.get("data")
-    if not data or not (run.loss or run.members):
-        return []
-    try:
-        distribution = instantiate(data)
-    except InstantiationException:  # a distribution of the user's, not importable from here
-        return []
-    importance = importance_weights(model.get("importance"), distribution.n_features)
-    found: list[CriticalPoint] = distribution.critical_points(model.get("n_hidden"), importance)
-    return found
 
 
 def _facts(run: Run) -> str:
@@ -218,11 +199,7 @@ def _transition_tables(run: Run, members: Sequence[Member], points: Sequence[Cri
 
 
 def _loss_name(run: Run) -> str:
-    estimated = any(row.get("loss_stderr") is not None for row in run.members)
-    importance = (run.config.get("model") or {}).get("importance")
-    weighted = importance is not None and set(np.ravel(importance)) != {1}
-    name = loss_name(WATCHED if estimated else None, weighted)
-    return name.replace("$", "").replace("\n", " ")
+    return drawing.loss_name(run).replace("$", "").replace("\n", " ")
 
 
 def _member_table(members: Sequence[Member]) -> str:
@@ -339,7 +316,7 @@ def _plots(runs: Sequence[Run], swept: Swept) -> str:
 
 
 def _details(run: Run, n: int, n_runs: int, swept: Swept, base: Path) -> str:
-    members, points = [Member.of(row) for row in run.members], _critical_points(run)
+    members, points = [Member.of(row) for row in run.members], critical_points(run)
     kept = members[: max(_MEMBER_ROWS // n_runs, _FEWEST_ROWS)]
     chart = loss_chart(run.loss, _ends(members), points, f"curves-{n}", n_runs, _loss_name(run))
     inside = [_facts(run), _results(run), chart]

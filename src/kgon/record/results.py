@@ -7,18 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from kgon.data import WATCHED
 from kgon.figures import style
-from kgon.figures import training as training_figures
-from kgon.figures import weights as weight_figures
 from kgon.files import finite_or_none
 from kgon.llc.verdict import REASONS, VERDICTS, verdict, words
 from kgon.record import tables
-from kgon.record.run_directory import RunDirectory, long_table
-from kgon.record.tables import Member, Phase, Plateau, Row, Transition
+from kgon.record.drawing import Drawing
+from kgon.record.run_directory import RunDirectory
+from kgon.record.tables import RECORDED, Member, Phase, Plateau, Row, Snapshot, Transition
 from kgon.theory.geometry import geometry
 from kgon.theory.phases import phase_codes, phase_labels
 from kgon.training.datamodule import EnsembleData
@@ -52,7 +50,7 @@ def write(directory: RunDirectory, model: TMS, data: EnsembleData, *, draw: bool
         "transitions": transitions,
         "phases": by_phase,
     }
-    drawn = trained.draw() if draw else {}
+    drawn = trained.drawing().figures() if draw else {}
     return Results(
         summary=_summary(trained.members, by_phase),
         tables={name: [row.plain() for row in some] for name, some in rows.items()},
@@ -116,6 +114,12 @@ class _Trained:
         self.plateaus = [Plateau.of(row) for row in self.history.rows("plateaus")]
         self.members = self._members()
 
+    def drawing(self) -> Drawing:
+        return Drawing(
+            self.history, self.points, self.members, self.plateaus, self.labels, self.verdicts,
+            self.loss_name,
+        )  # fmt: skip
+
     def column(self, table: str, name: str) -> NDArray[Any]:
         column: NDArray[Any] = self.history.column(table, name).numpy()
         return column
@@ -175,77 +179,10 @@ class _Trained:
                     columns["verdict"] = self.verdicts
                     columns["reason"] = words(self.history.column("llc", "reason"), REASONS)
                 steps = self.history.steps(table).numpy()
-                directory.save_table(table, long_table(steps, members, columns))
+                directory.save_table(table, RECORDED[table].long_table(steps, members, columns))
         if self.labels is not None:
             steps = self.history.steps("weights").numpy()
-            directory.save_table("snapshots", long_table(steps, members, {"phase": self.labels}))
+            snapshots = Snapshot.long_table(steps, members, {"phase": self.labels})
+            directory.save_table("snapshots", snapshots)
             W, b = self.column("weights", "W"), self.column("weights", "b")
             directory.save_weights(steps, W, b)
-
-    def draw(self) -> dict[str, Figure]:
-        """The figures for which there are data."""
-        drawn = {}
-        if "loss" in self.history:
-            drawn["loss"] = training_figures.loss_curves(
-                self.history.steps("loss").numpy(),
-                self.column("loss", "loss"),
-                self.points,
-                final_phase=None if self.labels is None
-                else [m.phase or "other" for m in self.members],
-                name=self.loss_name,
-            )  # fmt: skip
-            if self.labels is not None:
-                drawn["staircase"] = self._staircase()
-        if self.labels is not None:
-            steps = self.history.steps("weights").numpy()
-            drawn["phases"] = training_figures.phase_counts(steps, self.labels)
-            shown = slice(weight_figures.MAX_WEIGHTS)
-            W, b = (self.column("weights", name)[-1, shown] for name in ("W", "b"))
-            drawn["weights"] = weight_figures.weights(W, b, self.labels[-1, shown].tolist())
-            if self.verdicts is not None and "loss" in self.history:
-                drawn["llc"] = self._llc_by_phase(self.labels, self.verdicts)
-        return drawn
-
-    def _staircase(self) -> Figure:
-        """Figure 1 for the member with most transitions; of several, for the lowest final loss."""
-        place, chosen = max(
-            enumerate(self.members),
-            key=lambda pair: (pair[1].n_transitions or 0, -(pair[1].final_loss or np.inf)),
-        )
-        own = [plateau for plateau in self.plateaus if plateau.member == chosen.member]
-        snapshots = self.history.steps("weights").numpy()
-        W, b = (self.column("weights", name)[:, place] for name in ("W", "b"))
-        pictures = []
-        for stage in tables.stages(own, chosen.member):
-            # The snapshot nearest to the middle of the stage's first plateau.
-            at = int(np.abs(snapshots - (stage.start + stage.end) / 2).argmin())
-            pictures.append((str(stage.nearest), int(snapshots[at]), W[at], b[at]))
-        llc: dict[str, Any] = {"llc_step": None, "llc": None, "llc_stderr": None}
-        if self.verdicts is not None:
-            mean, stderr = (self.column("llc", name)[:, place] for name in ("mean", "stderr"))
-            llc = {"llc_step": self.history.steps("llc").numpy(), "llc": mean}
-            llc |= {"llc_stderr": stderr, "llc_ok": self.verdicts[:, place] == "ok"}
-        return training_figures.staircase(
-            self.history.steps("loss").numpy(),
-            self.column("loss", "loss")[:, place],
-            plateaus=[plateau.plain() for plateau in own],
-            stages=pictures,
-            points=self.points,
-            name=self.loss_name,
-            **llc,
-        )
-
-    def _llc_by_phase(self, labels: NDArray[Any], verdicts: NDArray[Any]) -> Figure:
-        """The estimates at steps at which phase and loss are known too."""
-        at = {name: self.history.steps(name).numpy() for name in ("llc", "loss", "weights")}
-        known = np.isin(at["llc"], at["loss"]) & np.isin(at["llc"], at["weights"])
-        steps = at["llc"][known]
-        loss = self.column("loss", "loss")[np.searchsorted(at["loss"], steps)]
-        label = labels[np.searchsorted(at["weights"], steps)]
-        llc, verdicts = self.column("llc", "mean")[known], verdicts[known]
-        # Far above every critical level an estimate is meaningless, and it would compress the rest.
-        near = loss <= 1.3 * max((point.loss for point in self.points), default=np.inf)
-        return training_figures.llc_by_phase(
-            loss[near], llc[near], label[near].tolist(), self.points, verdicts[near].tolist(),
-            name=self.loss_name,
-        )  # fmt: skip

@@ -1,8 +1,8 @@
 """The record of a run on disk: identity, status, tables. Only this module writes and reads it.
 
 A run directory contains config.yaml, status.json, metrics.jsonl (see `metrics_file`),
-members.parquet, loss.parquet, snapshots.parquet, plateaus.parquet, llc.parquet,
-weights.safetensors, figures/, checkpoints/ and the files of the logger.
+members.parquet, loss.parquet, snapshots.parquet, plateaus.parquet, transitions.parquet,
+llc.parquet, weights.safetensors, figures/, checkpoints/ and the files of the logger.
 """
 
 import datetime
@@ -57,6 +57,15 @@ def without(config: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
             node = node.get(name) or {}
         node.pop(last, None)
     return kept
+
+
+def leaves(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """The settings of a config of plain containers by dotted name; a list is one value, as text."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", str(value) if isinstance(value, list) else value
 
 
 STATES = ("missing", "pending", "running", "interrupted", "failed", "finished")
@@ -287,14 +296,6 @@ def _new_status(state: str, command: str, overrides: Sequence[str]) -> dict[str,
     }
 
 
-def long_table(
-    step: NDArray[Any], members: Sequence[int], columns: dict[str, NDArray[Any]]
-) -> pa.Table:
-    """A table with a row for each step and member, from columns (n_records, n_members)."""
-    rows = {"step": np.repeat(step, len(members)), "member": np.tile(members, len(step))}
-    return pa.table(rows | {name: column.ravel() for name, column in columns.items()})
-
-
 @dataclass(frozen=True)
 class Run:
     """The content of a run directory. Tables that do not exist (yet) are empty or None.
@@ -326,29 +327,43 @@ def load(path: Path) -> Run:
     if not (path / "status.json").exists():
         raise ValueError(f"{path} is not a run directory: it has no status.json")
 
-    def table(name: str) -> pa.Table | None:
-        file = path / f"{name}.parquet"
-        try:
-            return pq.read_table(file) if file.exists() else None
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{file} is damaged: {error}") from error
+    members, plateaus = read_table(path, "members"), read_table(path, "plateaus")
+    return Run(
+        path=path,
+        config=config(path),
+        status=RunDirectory(path).status(),
+        members=members.to_pylist() if members else [],
+        loss=read_table(path, "loss"),
+        snapshots=read_table(path, "snapshots"),
+        plateaus=plateaus.to_pylist() if plateaus else [],
+        llc=read_table(path, "llc"),
+    )
 
+
+def read_table(path: Path, name: str) -> pa.Table | None:
+    """A table of a run directory, or None; ValueError if its file is damaged."""
+    file = path / f"{name}.parquet"
+    try:
+        return pq.read_table(file) if file.exists() else None
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The config of a run directory as it is written; ValueError if its file is damaged."""
     file = path / "config.yaml"  # which a pending run does not have
     try:
         written = yaml.load(file.read_text(), Loader=yaml.CSafeLoader) if file.exists() else {}
     except yaml.YAMLError as error:
         raise ValueError(f"{file} is damaged: {error}") from error
-    members, plateaus = table("members"), table("plateaus")
-    return Run(
-        path=path,
-        config=_dereferenced(written, written) or {},
-        status=RunDirectory(path).status(),
-        members=members.to_pylist() if members else [],
-        loss=table("loss"),
-        snapshots=table("snapshots"),
-        plateaus=plateaus.to_pylist() if plateaus else [],
-        llc=table("llc"),
-    )
+    return written or {}
+
+
+def config(path: Path) -> dict[str, Any]:
+    """The config of a run directory, with references replaced as in `Run`."""
+    written = read_config(path)
+    found: dict[str, Any] = _dereferenced(written, written)
+    return found
 
 
 def _dereferenced(node: Any, config: dict[str, Any]) -> Any:

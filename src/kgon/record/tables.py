@@ -1,18 +1,21 @@
 """The tables of a training run: a dataclass for each kind of row, and counts of rows.
 
 The types of a table's columns follow from the dataclass, not from the values, so they are the same
-for every run, even if a table is empty. Values that are not finite are left blank.
+for every run, even if a table is empty. Values that are not finite are left blank; in tables with a
+row for each step and member they are NaN.
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from types import NoneType
-from typing import Any, Self, get_args, get_type_hints
+from typing import Any, NamedTuple, Self, get_args, get_type_hints
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from kgon.files import finite_or_none
 from kgon.theory.critical import CriticalPoint
@@ -30,12 +33,25 @@ _MIXED = ("other", "unknown")
 
 _TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string()}
 
+_COLUMN = re.compile(r"^ {8}(\w+)(?: \((.+?)\))?: (.+(?:\n {12}.+)*)", re.M)
+"""A column in the docstring of a row: name, unit if there is one, meaning."""
+
+
+class Column(NamedTuple):
+    """A column of a table; `unit` is empty for a name, a count or a number without one."""
+
+    name: str
+    type: pa.DataType
+    unit: str
+    meaning: str
+
 
 @dataclass(frozen=True)
 class Row:
     """A row of a table. Fields have type int, float or str, or one of these and None.
 
-    A column has the name of its field, without an underscore at the end.
+    A column has the name of its field, without an underscore at the end. The docstring of a row
+    explains its columns: `name (unit): meaning`.
     """
 
     @classmethod
@@ -54,23 +70,60 @@ class Row:
         return {column: getattr(self, name) for name, column in self.columns().items()}
 
     @classmethod
-    def table(cls, rows: Iterable[Self]) -> pa.Table:
-        """The rows as an Arrow table."""
+    def schema(cls) -> pa.Schema:
+        """The columns' names and types, and whether they may be blank."""
         schema = []
         for name, hint in get_type_hints(cls).items():
-            (kind,) = [t for t in get_args(hint) or (hint,) if t is not NoneType]
-            schema.append((cls.columns()[name], _TYPES[kind]))
-        return pa.Table.from_pylist([row.plain() for row in rows], schema=pa.schema(schema))
+            kinds = get_args(hint) or (hint,)
+            (kind,) = [t for t in kinds if t is not NoneType]
+            schema.append(pa.field(cls.columns()[name], _TYPES[kind], NoneType in kinds))
+        return pa.schema(schema)
+
+    @classmethod
+    def explained(cls) -> list[Column]:
+        """The columns with their units and meanings, from the docstring."""
+        found = {name: (unit, text) for name, unit, text in _COLUMN.findall(cls.__doc__ or "")}
+        return [
+            Column(column.name, column.type, unit, " ".join(text.split()))
+            for column in cls.schema()
+            for unit, text in [found[column.name]]
+        ]
+
+    @classmethod
+    def table(cls, rows: Iterable[Self]) -> pa.Table:
+        """The rows as an Arrow table."""
+        return pa.Table.from_pylist([row.plain() for row in rows], schema=cls.schema())
+
+    @classmethod
+    def long_table(
+        cls, step: NDArray[Any], members: Sequence[int], columns: Mapping[str, NDArray[Any]]
+    ) -> pa.Table:
+        """A table with a row for each step and member, from columns (n_records, n_members)."""
+        rows = {"step": np.repeat(step, len(members)), "member": np.tile(members, len(step))}
+        rows |= {name: column.ravel() for name, column in columns.items()}
+        return pa.table(rows, schema=cls.schema())
 
 
 @dataclass(frozen=True)
 class Member(Row):
-    """The final results of a member; None if the callback that records a result did not run.
+    """The final results of a member; blank if the callback that records a result did not run.
 
-    `stages` are the critical levels at which it had plateaus, "4++- -> 4+ -> 5", and
-    `n_transitions` the passages between them, None if no levels are known. `loss_stderr` is the
-    standard error of a final loss without a closed form: an estimate on other inputs than those of
-    the table `loss`, the same for all members. The last three columns are from `theory.geometry`.
+    Columns:
+        member: number of the member.
+        state: finished or diverged.
+        diverged_at (SGD steps): step at which it diverged; blank if it did not.
+        final_loss (loss): expected loss at the last step.
+        loss_stderr (loss): standard error of a final loss without a closed form, which is an
+            estimate on other inputs than those of the table loss, the same for all members.
+        phase: phase at the last step, by geometry.
+        n_transitions: passages between stages; blank if no critical levels are known.
+        stages: critical levels at which it had plateaus, `4++- -> 4+ -> 5`.
+        llc: last estimate of the learning coefficient.
+        llc_stderr: its total error.
+        llc_verdict: its verdict: ok, unconverged, escaped, biased, diverged or unchecked.
+        features_represented: features whose column of W is longer than 1/2.
+        dimensionality: mean over these of the fraction of a hidden dimension that each has.
+        interference: mean over these of the squared projections of other columns.
     """
 
     member: int
@@ -95,11 +148,48 @@ class Member(Row):
 
 
 @dataclass(frozen=True)
-class Plateau(Row):
-    """Steps `start` to `end`, on which a member's loss hardly moves; its mean there.
+class Loss(Row):
+    """The losses of a member at a step.
 
-    `nearest` is the label of the critical point whose loss is nearest, at this distance; None where
-    none is known.
+    Columns:
+        step (SGD steps): step of training.
+        member: number of the member.
+        loss (loss): expected loss, E |x - f(x)|^2, summed over features; NaN once it diverged.
+        train_loss (loss): loss on the member's own data set; NaN if inputs are fresh at every step.
+    """
+
+    step: int
+    member: int
+    loss: float
+    train_loss: float
+
+
+@dataclass(frozen=True)
+class Snapshot(Row):
+    """The phase of a member at a step at which its parameters were recorded.
+
+    Columns:
+        step (SGD steps): step of training.
+        member: number of the member.
+        phase: its phase, by geometry.
+    """
+
+    step: int
+    member: int
+    phase: str
+
+
+@dataclass(frozen=True)
+class Plateau(Row):
+    """An interval of steps on which a member's loss hardly moves.
+
+    Columns:
+        member: number of the member.
+        start (SGD steps): first step of the plateau.
+        end (SGD steps): last step of the plateau.
+        loss (loss): mean expected loss on it.
+        nearest: critical point whose loss is nearest; blank if none is known.
+        distance (loss): its distance in loss.
     """
 
     member: int
@@ -112,11 +202,63 @@ class Plateau(Row):
 
 @dataclass(frozen=True)
 class Transition(Row):
-    """How many members passed from one stage to the next."""
+    """A passage from one stage to the next.
+
+    Columns:
+        from: critical level of the earlier stage.
+        to: critical level of the later stage.
+        members: how many members of the run made the passage.
+    """
 
     from_: str
     to: str
     members: int
+
+
+@dataclass(frozen=True)
+class LLCEstimate(Row):
+    """An estimate of the learning coefficient at a member's parameters at a step.
+
+    Columns:
+        step (SGD steps): step of training.
+        member: number of the member.
+        mean: the estimate, nbeta (E[L] - L(w*)), mean over all draws.
+        stderr: its total error, of the finite number of draws and of the step size.
+        bias: the most that the step size may have shifted the estimate; 0 for HMC.
+        variance: nbeta^2 Var L, which estimates the same coefficient without L(w*).
+        variance_error: its total error.
+        rhat: rank-normalised split R-hat, the larger of those of the loss and of |w - w*|^2.
+        ess: bulk effective number of draws, all chains together.
+        below: share of draws below L(w*) by more than chance explains.
+        acceptance: mean Metropolis acceptance; NaN for samplers without one.
+        reason: what the verdict rests on; empty if it is ok.
+        verdict: ok, unconverged, escaped, biased, diverged or unchecked.
+    """
+
+    step: int
+    member: int
+    mean: float
+    stderr: float
+    bias: float
+    variance: float
+    variance_error: float
+    rhat: float
+    ess: float
+    below: float
+    acceptance: float
+    reason: str
+    verdict: str
+
+
+RECORDED: dict[str, type[Row]] = {
+    "members": Member,
+    "loss": Loss,
+    "snapshots": Snapshot,
+    "plateaus": Plateau,
+    "transitions": Transition,
+    "llc": LLCEstimate,
+}
+"""The tables of a training run's folder, by file name, and their rows."""
 
 
 @dataclass(frozen=True)

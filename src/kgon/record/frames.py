@@ -1,0 +1,274 @@
+"""Results of recorded runs as pandas DataFrames: `kgon.load`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from matplotlib.figure import Figure
+from safetensors.torch import load_file
+from torch import Tensor
+
+from kgon.figures.sweep import against_parameter
+from kgon.record import run_directory
+from kgon.record.run_directory import WITHOUT_EFFECT, RunDirectory, leaves
+from kgon.record.sweeps import Sweep
+from kgon.record.tables import RECORDED
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one run, or the runs of a folder, found.
+
+    `members`, `losses`, `snapshots`, `plateaus`, `transitions` and `llc` are pandas DataFrames with
+    the rows of all runs of `kgon train`; docs/columns.md explains their columns. In front of them
+    are the columns `run`, the name of the run's folder, and one for each setting that varies
+    between the runs, such as `optimizer.lr`; it is None in a run without this setting. A table is
+    read when it is first asked for.
+
+    `W` (n_records, n_members, n_hidden, n_features), `b` (n_records, n_members, n_features), `step`
+    (n_records,) and `config` are those of a single run.
+
+    Attributes:
+        path: the folder that was loaded.
+        folders: the folders of its runs.
+    """
+
+    path: Path
+    folders: tuple[Path, ...] = field(repr=False)
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """A row for each run: its settings, command, state, time, and the numbers that it found."""
+        columns = self._varying(self._configs)
+        rows = [
+            {"command": status.get("command"), "state": status["state"],
+             "seconds": status.get("seconds"), **(status.get("metrics") or {})}
+            for status in self._statuses.values()
+        ]  # fmt: skip
+        frame = pd.DataFrame(rows)
+        return _with_settings(frame, columns, range(len(rows)))
+
+    @property
+    def settings(self) -> list[str]:
+        """The settings that vary between runs of one command."""
+        return [*self._varying(self._configs)][1:]
+
+    @property
+    def members(self) -> pd.DataFrame:
+        """The final results of each member."""
+        return self._tables["members"]
+
+    @property
+    def losses(self) -> pd.DataFrame:
+        """The losses of each member at each recorded step."""
+        return self._tables["loss"]
+
+    @property
+    def snapshots(self) -> pd.DataFrame:
+        """The phase of each member at each step of `W` and `b`."""
+        return self._tables["snapshots"]
+
+    @property
+    def plateaus(self) -> pd.DataFrame:
+        """The plateaus of each member."""
+        return self._tables["plateaus"]
+
+    @property
+    def transitions(self) -> pd.DataFrame:
+        """How many members of a run passed from one stage to the next."""
+        return self._tables["transitions"]
+
+    @property
+    def llc(self) -> pd.DataFrame:
+        """The estimates of learning coefficients of each member at each recorded step."""
+        return self._tables["llc"]
+
+    def figures(self) -> dict[str, Figure]:
+        """The figures of a single run by name, drawn from its record.
+
+        Raises:
+            ValueError: there are several runs, or the run has nothing to draw.
+        """
+        from kgon.record.drawing import Drawing  # not before: it imports Hydra
+
+        folder = self._one("figures")
+        run = run_directory.load(folder)
+        drawn = Drawing.of(run).figures() if run.members else {}
+        if not drawn:
+            command, state = (run.status.get(name) for name in ("command", "state"))
+            raise ValueError(f"{folder} has nothing to draw: it is a {state} run of kgon {command}")
+        return drawn
+
+    def against(self, x: str, y: str) -> Figure:
+        """The result y of each run against the setting x, and a line through the means.
+
+        Args:
+            x: a setting that varies, such as `optimizer.lr`.
+            y: a number that runs found, such as `loss` or `transitions` (the columns
+                `final/loss`, `final/transitions` of `runs`), or one by phase, such as `llc` or
+                `phase` (`final/llc/5`, `final/llc/5+`; the means over estimates with the verdict
+                ok, the numbers of members).
+
+        Raises:
+            ValueError: x does not vary, or y is no result; the message lists those there are.
+        """
+        if x not in self.settings:
+            there = ", ".join(self.settings) or "none"
+            raise ValueError(
+                f"x={x} does not vary between the runs of {self.path}; what varies: {there}"
+            )
+        results = [s.get("metrics") or {} if s["state"] == "finished" else {}
+                   for s in self._statuses.values()]  # fmt: skip
+        known = dict.fromkeys(k for found in results for k, v in found.items()
+                              if not isinstance(v, str))  # fmt: skip
+        chosen = [k for k in known if y in (k, k.removeprefix("final/"), *_groups(k))]
+        if not chosen:
+            names = dict.fromkeys([*_groups(k), k.removeprefix("final/")][0] for k in known)
+            there = ", ".join(names) or "none"
+            raise ValueError(f"y={y} is no result of the runs of {self.path}; there are {there}")
+        shown = [
+            (settings[x], {k: found[k] for k in chosen if k in found})
+            for settings, found in zip(self._configs.values(), results, strict=True)
+            if settings.get(x) is not None and found
+        ]
+        values, found = [value for value, _ in shown], [own for _, own in shown]
+        figure = against_parameter(x, values, found, constant=True)
+        if figure is None:
+            raise ValueError(f"no finished run of {self.path} has both x={x} and y={y}")
+        return figure
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The settings of a single run."""
+        return run_directory.config(self._one("config"))
+
+    @property
+    def W(self) -> Tensor:
+        """The weights of a single run's members at its snapshots."""
+        return self._weights["W"]
+
+    @property
+    def b(self) -> Tensor:
+        """The biases of a single run's members at its snapshots."""
+        return self._weights["b"]
+
+    @property
+    def step(self) -> Tensor:
+        """The steps of a single run's snapshots."""
+        return self._weights["step"]
+
+    @cached_property
+    def _weights(self) -> dict[str, Tensor]:
+        folder = self._one("W and b")
+        if not (folder / "weights.safetensors").exists():
+            state = self._statuses[folder]["state"]
+            raise ValueError(f"{folder} has no snapshots of W and b: its state is {state}")
+        weights: dict[str, Tensor] = load_file(folder / "weights.safetensors")
+        return weights
+
+    def _one(self, what: str) -> Path:
+        if len(self.folders) > 1:
+            raise ValueError(
+                f"{self.path} holds {len(self.folders)} runs; {what} are those of one: "
+                f'kgon.load("{self.folders[0]}")'
+            )
+        return self.folders[0]
+
+    @cached_property
+    def _statuses(self) -> dict[Path, dict[str, Any]]:
+        return {folder: RunDirectory(folder).status() for folder in self.folders}
+
+    @cached_property
+    def _configs(self) -> dict[Path, dict[str, Any]]:
+        """The settings of each run that have an effect, by dotted name."""
+        kept = (*WITHOUT_EFFECT, "command")
+        return {
+            folder: dict(leaves(run_directory.without(run_directory.read_config(folder), kept)))
+            for folder in self.folders
+        }
+
+    def _varying(self, configs: Mapping[Path, Mapping[str, Any]]) -> dict[str, list[Any]]:
+        """The columns `run` and, by name, the settings that vary between runs of one command."""
+        varying: dict[str, None] = {}
+        for command in dict.fromkeys(self._statuses[folder].get("command") for folder in configs):
+            own = [c for folder, c in configs.items()
+                   if self._statuses[folder].get("command") == command]  # fmt: skip
+            for name in dict.fromkeys(name for settings in own for name in settings):
+                if len({repr(settings.get(name)) for settings in own}) > 1:
+                    varying[name] = None
+        settings = {name: [c.get(name) for c in configs.values()] for name in varying}
+        return {"run": [folder.name for folder in configs], **settings}
+
+    @cached_property
+    def _tables(self) -> "_Tables":
+        trained = {folder: settings for folder, settings in self._configs.items()
+                   if self._statuses[folder].get("command") == "train"}  # fmt: skip
+        if not trained:
+            raise ValueError(f"{self.path} holds no run of kgon train, which has these tables")
+        return _Tables([*trained], self._varying(trained))
+
+
+class _Tables(dict[str, pd.DataFrame]):
+    """The tables of training runs, by file name; each is read when it is first asked for."""
+
+    def __init__(self, folders: list[Path], settings: Mapping[str, list[Any]]):
+        super().__init__()
+        self._folders = folders
+        self._settings = settings
+
+    def __missing__(self, name: str) -> pd.DataFrame:
+        schema = RECORDED[name].schema()
+        # With an empty one there is always a first table.
+        parts, places = [schema.empty_table()], []
+        for place, folder in enumerate(self._folders):
+            table = run_directory.read_table(folder, name)
+            if table is not None:
+                parts.append(_cast(table, schema))
+                places += [place] * table.num_rows
+        frame = pa.concat_tables(parts).to_pandas()
+        blank = {f.name: "Int64" for f in schema if f.nullable and f.type == pa.int64()}
+        self[name] = _with_settings(frame.astype(blank), self._settings, places)
+        return self[name]
+
+
+def _cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of a schema, blank where an older record lacks one."""
+    columns = [
+        table[f.name] if f.name in table.column_names else pa.nulls(table.num_rows) for f in schema
+    ]
+    return pa.table(columns, names=schema.names).cast(schema)
+
+
+def _with_settings(
+    frame: pd.DataFrame, settings: Mapping[str, list[Any]], places: Any
+) -> pd.DataFrame:
+    """The frame with a column for each setting in front; `places` are the rows' runs."""
+    front = {
+        f"config.{name}" if name in frame.columns else name: pd.Series(values).iloc[list(places)]
+        for name, values in settings.items()
+    }
+    return pd.concat(
+        [pd.DataFrame({k: v.reset_index(drop=True) for k, v in front.items()}), frame], axis=1
+    )
+
+
+def _groups(result: str) -> list[str]:
+    """The names under which a result by phase is asked for, `llc` for `final/llc/5`."""
+    group, _, _ = result.removeprefix("final/").rpartition("/")
+    return [group] if group else []
+
+
+def load(path: str | Path) -> Record:
+    """The results of a run, of the runs in a folder, or of a sweep (`multirun/sweeps/NAME`).
+
+    Raises:
+        ValueError: there is no run, or a file of one is damaged.
+    """
+    path = Path(path)
+    sweep = path.parent.name == "sweeps" and path.is_dir()
+    folders = Sweep(path.parents[1], path.name).points() if sweep else [path]
+    return Record(path, tuple(run_directory.find(folders)))

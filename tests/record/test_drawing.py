@@ -1,0 +1,97 @@
+"""Figures drawn again from a record, and results across a sweep."""
+
+import shutil
+
+import numpy as np
+import pytest
+from small_job import JOB
+
+import kgon
+from kgon.record.run_directory import RunDirectory
+
+SHORT = [*JOB, "trainer.max_steps=400"]
+
+
+@pytest.fixture(scope="module")
+def runs(zygote, tmp_path_factory):
+    """A folder with one run that drew its figures; one with a packed sweep that contains it."""
+    folders = []
+    for words in (
+        [*SHORT, "seed=1", "optimizer.lr=0.01", "runs.figures=true"],
+        ["-m", *SHORT, "seed=1,2", "optimizer.lr=0.005,0.01", "hydra/launcher=packed"],
+    ):
+        folder = tmp_path_factory.mktemp("runs")
+        done = zygote.run(folder, "train", *words)
+        assert done.status == 0, done.output
+        folders.append(folder)
+    return folders
+
+
+def test_figures_drawn_again_are_those_of_the_training(runs, zygote):
+    alone, packed = runs
+    (run,) = kgon.load(alone / "multirun").folders
+    shutil.move(run / "figures", alone / "drawn")
+    for folder in runs:
+        done = zygote.run(folder, "figures", "multirun")
+        assert done.status == 0, done.output
+    assert sorted(f.name for f in (run / "figures").iterdir()) == sorted(
+        f"{name}.{kind}"
+        for name in ("llc", "loss", "phases", "staircase", "weights")
+        for kind in ("png", "svg")
+    )
+    for file in (alone / "drawn").iterdir():
+        assert (run / "figures" / file.name).read_bytes() == file.read_bytes()
+        # Estimates in a pack differ in the last digits.
+        if file.stem in ("loss", "phases", "weights"):
+            other = packed / "multirun" / run.name / "figures" / file.name
+            assert other.read_bytes() == file.read_bytes()
+
+
+def test_a_result_against_a_setting_is_a_figure_of_the_runs_numbers(runs, zygote):
+    _, packed = runs
+    loaded = kgon.load(packed / "multirun")
+    assert set(loaded.settings) == {"seed", "optimizer.lr"}
+    (ax,) = loaded.against("optimizer.lr", "loss").axes
+    dots, means = ax.lines
+    frame = loaded.runs.sort_values("optimizer.lr")
+    by_lr = frame.groupby("optimizer.lr")["final/loss"].mean()
+    assert sorted(dots.get_ydata()) == sorted(frame["final/loss"])
+    np.testing.assert_array_equal(means.get_ydata(), by_lr)
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["0.005", "0.01"]
+    done = zygote.run(packed, "figures", "multirun", "--x", "seed", "--y", "phase")
+    assert done.status == 0, done.output
+    assert (packed / "phase_against_seed.png").stat().st_size > 1000
+
+
+def swept(folder, found):
+    """Runs with these learning rates and results."""
+    for i, (lr, metrics) in enumerate(found):
+        with RunDirectory(folder / f"run-{i}").job(
+            "train", [], {"lr": lr, "command": "train"}
+        ) as j:
+            j.report(1.0, metrics)
+    return folder
+
+
+def test_results_by_phase_share_a_panel_and_constant_ones_are_drawn(tmp_path):
+    metrics = {"final/llc/5": 7.0, "final/llc/6": 8.5, "final/loss": 0.1, "final/best": "5"}
+    loaded = kgon.load(swept(tmp_path, [(0.1, metrics), (0.2, metrics)]))
+    (ax,) = loaded.against("lr", "llc").axes
+    assert [line.get_ydata().tolist() for line in ax.lines[::2]] == [[7.0] * 2, [8.5] * 2]
+    (ax,) = loaded.against("lr", "llc/5").axes
+    assert ax.lines[0].get_ydata().tolist() == [7.0, 7.0]
+
+
+def test_what_cannot_be_drawn_is_one_line(tmp_path, zygote):
+    loaded = kgon.load(swept(tmp_path, [(0.1, {"final/loss": 0.1}), (0.2, {"final/loss": 0.1})]))
+    with pytest.raises(ValueError, match=r"^x=seed does not vary .*; what varies: lr$"):
+        loaded.against("seed", "loss")
+    with pytest.raises(ValueError, match=r"^y=llc is no result of .*; there are loss$"):
+        loaded.against("lr", "llc")
+    with pytest.raises(ValueError, match="holds 2 runs; figures are those of one"):
+        loaded.figures()
+    with pytest.raises(ValueError, match="nothing to draw: it is a finished run of kgon train"):
+        kgon.load(loaded.folders[0]).figures()
+    for words in (["--x", "lr"], ["--out", "a"], ["--x", "seed", "--y", "loss"]):
+        done = zygote.run(tmp_path, "figures", str(tmp_path), *words)
+        assert done.status == 2 and "kgon figures: error: " in done.output.splitlines()[-1]
