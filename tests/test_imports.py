@@ -2,10 +2,13 @@
 
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
 import kgon
+from kgon.cli import main
 
 HEAVY = ("torch", "lightning", "hydra", "wandb", "matplotlib", "numba", "devinterp", "arviz",
          "transformers", "jax")  # fmt: skip
@@ -22,6 +25,20 @@ def imported_by(statement):
 @pytest.mark.parametrize("name", kgon.__all__)
 def test_every_public_name_is_there(name):
     assert getattr(kgon, name).__doc__
+
+
+def test_the_version_is_that_of_the_package_everywhere(capsys, monkeypatch):
+    top = Path(__file__).parents[1]
+    version = tomllib.loads((top / "pyproject.toml").read_text())["project"]["version"]
+    assert kgon.__version__ == version
+    for flag, line in (("--help", f"kgon {version}"), ("--version", version)):
+        monkeypatch.setattr(sys, "argv", ["kgon", flag])
+        try:
+            main()
+        except SystemExit as end:
+            assert not end.code
+        assert capsys.readouterr().out.splitlines()[0] == line
+    assert f"\n## [{version}]\n" in (top / "CHANGELOG.md").read_text()
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -36,6 +36,8 @@ __all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("kgon")
     if name in _HOME:
         return getattr(import_module(f"kgon.{_HOME[name]}"), name)
     if name in _ROOMS:
@@ -44,4 +46,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__, *_ROOMS]
+    return [*globals(), "__version__", *__all__, *_ROOMS]

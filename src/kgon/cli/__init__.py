@@ -9,6 +9,8 @@ import select
 import signal
 import sys
 
+import kgon
+
 COMMANDS = {
     "train": "train an ensemble, and record its plateaus, phases and learning coefficients",
     "llc": "estimate learning coefficients at critical points or along training",
@@ -51,13 +53,11 @@ def main() -> None:
 
 def _run() -> None:
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
-        print(USAGE + "\nkgon COMMAND --help explains a command.")
+        print(f"kgon {kgon.__version__}\n{USAGE}\nkgon COMMAND --help explains a command.")
         sys.exit(0 if len(sys.argv) > 1 else 2)
     command, *words = sys.argv[1:]
     if command == "--version":
-        from importlib.metadata import version
-
-        print(version("kgon"))
+        print(kgon.__version__)
     elif {"-sc", "--shell-completion"} & set(sys.argv):
         from kgon.launch.completion import complete
 
