@@ -19,6 +19,7 @@ _HOME = {
     "critical_points": "theory.critical",
     "critical_sample_size": "theory.free_energy",
     "estimate_llc": "llc.estimate",
+    "estimate_module_llc": "llc.modules",
     "find_plateaus": "theory.plateaus",
     "match_plateaus": "theory.plateaus",
     "population_loss": "theory.loss",
