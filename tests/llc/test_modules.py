@@ -233,7 +233,7 @@ def test_data_that_has_no_fixed_sample_is_refused():
         def __iter__(self):
             return iter(())
 
-    with pytest.raises(ValueError, match="an IterableDataset has no fixed sample"):
+    with pytest.raises(ValueError, match="this DataLoader has no fixed batches"):
         one_batch(DataLoader(Stream()))
     with pytest.raises(ValueError, match=r"starts with float: set nbeta"):
         estimate_module_llc(network(), [0.5], squares, seed=0)

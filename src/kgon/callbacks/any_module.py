@@ -6,7 +6,7 @@ the global generator are left as they were.
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Integral
 from typing import Any
@@ -14,20 +14,11 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.utilities import move_data_to_device
-from torch.utils.data import DataLoader
 
 from kgon import streams
 from kgon.llc.estimate import check_sampler
-from kgon.llc.hmc import HMC
 from kgon.llc.inputs import check_settings
-from kgon.llc.langevin import SamplerFactory
-from kgon.llc.modules import (
-    LossOfParameters,
-    ModuleLoss,
-    estimate_module_llc,
-    in_eval_mode,
-    one_batch,
-)
+from kgon.llc.modules import LossOfParameters, ModuleLoss, estimate_module_llc, one_batch
 from kgon.llc.verdict import VERDICTS
 from kgon.theory.plateaus import Plateau, find_plateaus
 
@@ -69,14 +60,13 @@ class Watch(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         total = trainer.estimated_stepping_batches
-        if self.every > total:
+        # In manual optimization a batch may make any number of steps.
+        if module.automatic_optimization and self.every > total:
             raise ValueError(
-                f"every={self.every} is larger than the run, which makes {total:g} optimizer "
-                "steps; nothing would be recorded after the start"
+                f"every={self.every} is larger than the run, which makes {int(total)} "
+                "optimizer steps; nothing would be recorded after the start"
             )
-        if isinstance(self.data, DataLoader):
-            self.data = one_batch(self.data)
-        self.data = move_data_to_device(self.data, module.device)
+        self.data = move_data_to_device(one_batch(self.data), module.device)
         if trainer.global_step == 0:
             self.rows = []
             self._record(trainer, module)
@@ -98,13 +88,16 @@ class Watch(L.Callback):
 
     @contextmanager
     def _watching(self, module: L.LightningModule) -> Iterator[None]:
-        gpus = [module.device] if module.device.type == "cuda" else []
-        with torch.random.fork_rng(gpus):
+        """The generator and all modes are the same again afterwards."""
+        modes = {each: each.training for each in module.modules()}
+        with torch.random.fork_rng([module.device] if module.device.type == "cuda" else []):
             if self.eval_mode:
-                with in_eval_mode(module):
-                    yield
-            else:
+                module.eval()
+            try:
                 yield
+            finally:
+                for each, mode in modes.items():
+                    each.training = mode
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": list(self.rows)}
@@ -122,48 +115,23 @@ class LLC(Watch):
 
     Args:
         loss, data, every, eval_mode: as in `Watch`.
-        parameters, nbeta, localization, chains_at_once: as in `estimate_module_llc`.
         seed: of the chains' noise, which depends on the step, too.
-        n_chains, target, budget, lr, n_draws, n_burnin, sampler: as in `estimate_llc`.
+        settings: others of `estimate_module_llc`, but observables; by default n_chains=4,
+            target=0.1, budget=10_000.
     """
 
     def __init__(
-        self,
-        loss: ModuleLoss,
-        data: Any,
-        every: int,
-        eval_mode: bool = False,
-        *,
-        parameters: Sequence[str] | None = None,
-        nbeta: float | None = None,
-        localization: float | None = None,
-        chains_at_once: int | None = None,
-        seed: int = 0,
-        n_chains: int = 4,
-        target: float = 0.1,
-        budget: int = 10_000,
-        lr: float | None = None,
-        n_draws: int | None = None,
-        n_burnin: int | None = None,
-        sampler: HMC | SamplerFactory | None = None,
-    ):
+        self, loss: ModuleLoss, data: Any, every: int, eval_mode: bool = False, *, seed: int = 0,
+        **settings: Any,
+    ):  # fmt: skip
         super().__init__(loss, data, every, eval_mode)
-        chains = {
-            "n_chains": n_chains, "target": target, "budget": budget,
-            "lr": lr, "n_draws": n_draws, "n_burnin": n_burnin,
-        }  # fmt: skip
-        check_settings(
-            1.0 if nbeta is None else nbeta,
-            1.0 if localization is None else localization,
-            **chains,  # type: ignore[arg-type]
-        )
-        if sampler is not None:
-            check_sampler(sampler, lr)
         self.seed = seed
-        self.settings: dict[str, Any] = chains | {
-            "parameters": parameters, "nbeta": nbeta, "localization": localization,
-            "chains_at_once": chains_at_once, "sampler": sampler,
-        }  # fmt: skip
+        self.settings = {"n_chains": 4, "target": 0.1, "budget": 10_000} | settings
+        elsewhere = ("parameters", "chains_at_once", "sampler", "discard")
+        given = {k: v for k, v in self.settings.items() if k not in elsewhere and v is not None}
+        check_settings(**({"nbeta": 1.0, "localization": 1.0} | given))
+        if (sampler := settings.get("sampler")) is not None:
+            check_sampler(sampler, settings.get("lr"))
 
     def look(self, module: L.LightningModule, step: int) -> dict[str, Any]:
         keys = streams.member_keys(self.seed, [0], f"llc {step}").reshape(())
@@ -197,16 +165,9 @@ class LossPlateaus(Watch):
     """
 
     def __init__(
-        self,
-        loss: ModuleLoss,
-        data: Any,
-        every: int,
-        eval_mode: bool = False,
-        *,
-        tolerance: float,
-        min_length: float = 0.01,
-        window: int = 1,
-    ):
+        self, loss: ModuleLoss, data: Any, every: int, eval_mode: bool = False, *,
+        tolerance: float, min_length: float = 0.01, window: int = 1,
+    ):  # fmt: skip
         super().__init__(loss, data, every, eval_mode)
         self.settings = {"tolerance": tolerance, "min_length": min_length, "window": window}
         find_plateaus(torch.zeros(1), torch.zeros(1), **self.settings)  # type: ignore[arg-type]

@@ -9,14 +9,13 @@ are left as they were.
 import fnmatch
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from kgon import streams
 from kgon.llc.estimate import LLC, estimate_llc
@@ -62,10 +61,8 @@ def estimate_module_llc(
         The estimate, with its error and verdict, as `estimate_llc` gives it.
 
     Raises:
-        ValueError: a module without parameters; parameters that no name matches, that are frozen,
-            on several devices, of several dtypes, or on which the loss does not depend; dropout or
-            batch norm in training mode; a loss that is no scalar or differs from call to call;
-            what `estimate_llc` refuses.
+        ValueError: a module, parameters, loss or data of which there is no such estimate
+            (docs/own_model.md lists them), and what `estimate_llc` refuses.
     """
     batch = one_batch(data)
     if nbeta is None:
@@ -94,16 +91,10 @@ class LossOfParameters:
     """
 
     def __init__(
-        self,
-        module: nn.Module,
-        batch: Any,
-        loss_fn: ModuleLoss,
-        parameters: Sequence[str] | None = None,
-        chains_at_once: int | None = None,
-    ):
-        if chains_at_once is not None and not (
-            isinstance(chains_at_once, int) and chains_at_once >= 1
-        ):
+        self, module: nn.Module, batch: Any, loss_fn: ModuleLoss,
+        parameters: Sequence[str] | None = None, chains_at_once: int | None = None,
+    ):  # fmt: skip
+        if chains_at_once is not None and chains_at_once < 1:
             raise ValueError(f"chains_at_once must be a whole number >= 1, got {chains_at_once}")
         check_mode(module)
         chosen = select(module, parameters)
@@ -112,7 +103,16 @@ class LossOfParameters:
         self.w_star = tuple(p.detach().cpu() for p in chosen.values())
         self.chains_at_once = chains_at_once
         self._module, self._batch, self._loss_fn = module, batch, loss_fn
-        self._check()
+        self._value_and_grad(self._moved(self.w_star))
+        check_repeatable(self, self.w_star)
+        if chains_at_once != 1:
+            try:
+                self.value_and_grad(*(p[None] for p in self.w_star))
+            except RuntimeError as error:
+                raise ValueError(
+                    "torch.vmap cannot evaluate several chains of this module at once; with "
+                    f"chains_at_once=1 they are evaluated one by one. Its error: {error}"
+                ) from error
 
     def __call__(self, *params: Tensor) -> Tensor:
         return self.of(self._loss_fn)(*params)
@@ -125,11 +125,8 @@ class LossOfParameters:
                 if params[0].ndim == self.w_star[0].ndim:
                     return self._one(function, *self._moved(params)).cpu()
                 if self.chains_at_once == 1:
-                    each = [
-                        self._one(function, *self._moved(chain))
-                        for chain in zip(*params, strict=True)
-                    ]
-                    return torch.stack(each).cpu()
+                    chains = (self._moved(w) for w in zip(*params, strict=True))
+                    return torch.stack([self._one(function, *w).cpu() for w in chains])
                 mapped = torch.vmap(lambda *w: self._one(function, *w))
                 return torch.cat([mapped(*some).cpu() for some in self._chunks(params)])
 
@@ -152,11 +149,10 @@ class LossOfParameters:
         """The function of one chain's parameters."""
         # What the loss writes to buffers is forgotten: it gets a copy at each call.
         buffers = {name: b.detach().clone() for name, b in self._module.named_buffers()}
-        replaced = {**buffers, **dict(zip(self.names, params, strict=True))}
-        call = _Call(self._module, function)
+        replaced = buffers | dict(zip(self.names, params, strict=True))
         inside = {f"module.{name}": value for name, value in replaced.items()}
-        value: Tensor = torch.func.functional_call(call, inside, (self._batch,))
-        return value
+        call = _Call(self._module, function)
+        return torch.func.functional_call(call, inside, (self._batch,))  # type: ignore[no-any-return]
 
     def _value_and_grad(self, params: Sequence[Tensor]) -> tuple[Tensor, ...]:
         leaves = [p.detach().requires_grad_() for p in params]
@@ -187,20 +183,6 @@ class LossOfParameters:
         for start in range(0, len(params[0]), step):
             yield self._moved([p[start : start + step] for p in params])
 
-    def _check(self) -> None:
-        with torch.random.fork_rng(_gpus(self.device)):
-            self._value_and_grad(self._moved(self.w_star))
-            check_repeatable(self, self.w_star)
-            if self.chains_at_once == 1:
-                return
-            try:
-                self.value_and_grad(*(p[None] for p in self.w_star))
-            except RuntimeError as error:
-                raise ValueError(
-                    "torch.vmap cannot evaluate several chains of this module at once; with "
-                    f"chains_at_once=1 they are evaluated one by one. Its error: {error}"
-                ) from error
-
 
 class _Call(nn.Module):
     """A function of a module as a module of its own, whose parameters can be replaced."""
@@ -215,36 +197,21 @@ class _Call(nn.Module):
 
 
 def select(module: nn.Module, parameters: Sequence[str] | None) -> dict[str, nn.Parameter]:
-    """The parameters that chains move, by name.
-
-    Raises:
-        ValueError: there are none, a name matches none or a frozen one, or they are on several
-            devices, of several dtypes, or not what chains can run on.
-    """
-    of_module = dict(module.named_parameters())
+    """The parameters that chains move, by name; ValueError if there are none that can."""
+    kind, of_module = type(module).__name__, dict(module.named_parameters())
     if not of_module:
-        raise ValueError(f"{type(module).__name__} has no parameters: chains have nothing to move")
-    if parameters is None:
-        chosen = {name: p for name, p in of_module.items() if p.requires_grad}
-        if not chosen:
-            raise ValueError(
-                f"all {len(of_module)} parameters of {type(module).__name__} are frozen "
-                "(requires_grad=False): chains have nothing to move"
-            )
-    else:
-        patterns = [parameters] if isinstance(parameters, str) else list(parameters)
-        names = list(of_module)
-        for pattern in patterns:
-            if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+        raise ValueError(f"{kind} has no parameters: chains have nothing to move")
+    chosen = {name: p for name, p in of_module.items() if p.requires_grad}
+    if parameters is not None:
+        chosen = {}
+        for pattern in [parameters] if isinstance(parameters, str) else parameters:
+            found = {n: p for n, p in of_module.items() if fnmatch.fnmatchcase(n, pattern)}
+            if not found:
+                names = ", ".join(of_module)
                 raise ValueError(
-                    f"parameters: {pattern!r} is no parameter of {type(module).__name__}; it has "
-                    + ", ".join(names)
+                    f"parameters: {pattern!r} is no parameter of {kind}; it has {names}"
                 )
-        chosen = {
-            name: p
-            for name, p in of_module.items()
-            if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-        }
+            chosen |= found
         frozen = [name for name, p in chosen.items() if not p.requires_grad]
         if frozen:
             raise ValueError(
@@ -253,13 +220,13 @@ def select(module: nn.Module, parameters: Sequence[str] | None) -> dict[str, nn.
             )
         if not chosen:
             raise ValueError("parameters is empty: chains have nothing to move")
-    for kind, found in (
-        ("device", {str(p.device) for p in chosen.values()}),
-        ("dtype", {str(p.dtype) for p in chosen.values()}),
-    ):
-        if len(found) > 1:
+    if not chosen:
+        raise ValueError(f"all {len(of_module)} parameters of {kind} are frozen: nothing to move")
+    for what in ("device", "dtype"):
+        several = {str(getattr(p, what)) for p in chosen.values()}
+        if len(several) > 1:
             raise ValueError(
-                f"the parameters must have one {kind}, got {', '.join(sorted(found))}; choose "
+                f"the parameters must have one {what}, got {', '.join(sorted(several))}; choose "
                 "some by parameters=[...]"
             )
     check_params(tuple(chosen.values()))
@@ -271,9 +238,9 @@ def check_mode(module: nn.Module) -> None:
     for name, each in module.named_modules():
         if not each.training:
             continue
-        drops = isinstance(each, _DropoutNd) and each.p > 0
-        drops |= isinstance(each, nn.MultiheadAttention | nn.RNNBase) and each.dropout > 0
-        if drops or (isinstance(each, _NormBase) and each.track_running_stats):
+        drops = each.p if isinstance(each, _DropoutNd) else getattr(each, "dropout", 0.0)
+        norm = isinstance(each, _NormBase) and each.track_running_stats
+        if norm or (isinstance(drops, float) and drops > 0):
             raise ValueError(
                 f"{name or 'module'} ({type(each).__name__}) is in training mode: the loss would "
                 "not be a function of the parameters; call module.eval() first (in a callback: "
@@ -281,31 +248,13 @@ def check_mode(module: nn.Module) -> None:
             )
 
 
-@contextmanager
-def in_eval_mode(module: nn.Module) -> Iterator[None]:
-    """The module in evaluation mode, and each of its parts in its own mode again afterwards."""
-    modes = {each: each.training for each in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for each, mode in modes.items():
-            each.training = mode
-
-
 def one_batch(data: Any) -> Any:
     """The samples of a DataLoader as one batch, in the order of its dataset; any other data as it
     is. No random number is drawn unless the dataset draws one."""
     if not isinstance(data, DataLoader):
         return data
-    if isinstance(data.dataset, IterableDataset):
-        raise ValueError(
-            "data: an IterableDataset has no fixed sample; pass a batch that stays the same"
-        )
-    if data.batch_size is None and not isinstance(data.batch_sampler, BatchSampler):
-        raise ValueError(
-            "data: a DataLoader with batch_size=None has no batches to join; pass a batch"
-        )
+    if isinstance(data.dataset, IterableDataset) or data.batch_sampler is None:
+        raise ValueError("data: this DataLoader has no fixed batches to join; pass one batch")
     with torch.random.fork_rng([]):
         samples: Any = data.dataset
         return data.collate_fn([samples[i] for i in range(len(samples))])
@@ -321,7 +270,3 @@ def n_samples(batch: Any) -> int:
         "nbeta=None is n / log n, but n >= 2 samples cannot be counted in a batch that starts with "
         f"{tuple(batch.shape) if isinstance(batch, Tensor) else type(batch).__name__}: set nbeta"
     )
-
-
-def _gpus(device: torch.device) -> list[torch.device]:
-    return [device] if device.type == "cuda" else []
