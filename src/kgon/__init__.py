@@ -20,6 +20,7 @@ _HOME = {
     "critical_points": "theory.critical",
     "critical_sample_size": "theory.free_energy",
     "estimate_llc": "llc.estimate",
+    "estimate_module_llc": "llc.modules",
     "find_plateaus": "theory.plateaus",
     "load": "record.frames",
     "match_plateaus": "theory.plateaus",

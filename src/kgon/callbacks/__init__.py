@@ -1,5 +1,6 @@
 """Callbacks that record during training: thin hooks around pure functions."""
 
+from kgon.callbacks.any_module import LLC, LossPlateaus
 from kgon.callbacks.checkpoint import Checkpoints
 from kgon.callbacks.llc import LLCEstimates
 from kgon.callbacks.loggers import Loggers
@@ -8,9 +9,11 @@ from kgon.callbacks.recorder import Recorder
 from kgon.callbacks.recorders import Losses, Phases, Plateaus, Snapshots, WeightPictures
 
 __all__ = [
+    "LLC",
     "Checkpoints",
     "LLCEstimates",
     "Loggers",
+    "LossPlateaus",
     "Losses",
     "Phases",
     "Plateaus",

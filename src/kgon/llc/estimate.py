@@ -19,7 +19,7 @@ parameters to (n_chains, *batch).
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,8 @@ from kgon.llc.inputs import (
     unpacked,
 )
 from kgon.llc.langevin import SGLD, LangevinChains, SamplerFactory, is_plain_sgld
+from kgon.llc.observables import Functions, Observable
+from kgon.llc.observables import summarise as summarise_observables
 from kgon.llc.stack import Stack
 from kgon.llc.verdict import (
     REASONS,
@@ -94,12 +96,14 @@ class LLC(Summary):
         reason: an index into REASONS, what the verdict rests on; `reasons` has the words.
         trace: (n_draws, n_chains, *batch), losses of the draws; NaN after the last draw of a w*
             whose chains ended before others.
+        observables: by name, what was asked for besides the loss, over the same draws.
     """
 
     step: Tensor
     draws: Tensor
     gradients: Tensor
     trace: Tensor
+    observables: dict[str, Observable] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Tensor:
@@ -136,6 +140,7 @@ def estimate_llc(
     n_burnin: int | None = None,
     discard: float | None = None,
     sampler: HMC | SamplerFactory | None = None,
+    observables: Functions | None = None,
 ) -> LLC:
     """Local learning coefficients at any number of parameters at once.
 
@@ -169,6 +174,10 @@ def estimate_llc(
             where lr is given; `SGMCMC.rmsprop_sgld`; or a partial of one of the two with
             devinterp's options (a `mask` is a list with a tensor for each parameter, of a shape
             that broadcasts to that of w*, or one tensor where there is one parameter).
+        observables: functions by name, each of which maps what the loss takes to (n_chains, *batch,
+            ...): their means, variances and covariances with the loss over the draws, with errors.
+            The chains, `target` and the verdict do not depend on them. On the exact losses HMC
+            stays compiled; SGLD is stepped by the optimizer, with the same noise.
 
     Returns:
         Estimates over (*batch). The verdict is the first of these that applies:
@@ -189,13 +198,14 @@ def estimate_llc(
             parameters that share storage (each would get its own noise: the tied weights of
             devinterp's notebook give 13.3 instead of 8.3), a loss that does not return one value
             for each w*, differs from call to call or does not depend on one of the parameters, or
-            a sampler or option that would not do on a stack of chains what devinterp says.
+            a sampler or option that would not do on a stack of chains what devinterp says. An
+            observable that does not return a value for each chain and w*.
     """
     check_settings(nbeta, localization, n_chains, target, budget, lr, n_draws, n_burnin)
     if sampler is None:
         sampler = HMC() if lr is None else SGLD
     check_sampler(sampler, lr)
-    loss, w_star = unpacked(loss, params)
+    loss, w_star, functions = unpacked(loss, params, observables or {})
     check_params(w_star)
     on_cpu = all(p.device.type == "cpu" for p in w_star)
     if isinstance(loss, PopulationLoss | EmpiricalLoss) and on_cpu:
@@ -204,8 +214,8 @@ def estimate_llc(
     with torch.inference_mode(False), torch.no_grad():
         reference = loss_at(loss, w_star)
         batch = tuple(reference.shape)
-        check_memory(n_draws, budget, n_chains, math.prod(batch))
-        stack = Stack(loss, w_star, batch)
+        stack = Stack(loss, w_star, batch, functions)
+        check_memory(n_draws, budget, n_chains, math.prod(batch), stack.observables.size)
         strength = per_point("nbeta", nbeta, batch)
         chains: HMCChains | LangevinChains
         keys = subkeys(seed, batch, n_chains).reshape(n_chains, -1)
@@ -228,26 +238,30 @@ def estimate_llc(
             discard=discard,
         )
         if n_draws is None:
-            draws, summary, n_kept = _until_done(chains, premises, target, budget)
+            draws, summary, observed, n_kept = _until_done(chains, premises, target, budget)
         else:
             chains.warm_up(n_burnin or 0)
             draws = chains.draw(n_draws, torch.ones(stack.n_points, dtype=torch.bool))
             summary = summarise(draws, premises)
+            observed = summarise_observables(draws, premises)
             n_kept = torch.full((stack.n_points,), n_draws)
     shaped = vars(summary) | {
         "step": chains.step, "draws": n_kept, "gradients": chains.n_gradients, "trace": draws.loss,
     }  # fmt: skip
-    return LLC(**{name: v.reshape((*v.shape[:-1], *batch)) for name, v in shaped.items()})
+    return LLC(
+        **{name: v.reshape((*v.shape[:-1], *batch)) for name, v in shaped.items()},
+        observables=stack.observables.named(observed),
+    )
 
 
 def _until_done(
     chains: HMCChains | LangevinChains, premises: Premises, target: float, budget: int
-) -> tuple[Draws, Summary, Tensor]:
+) -> tuple[Draws, Summary, Tensor, Tensor]:
     """Draw until every point's error is below the target, or its budget is spent.
 
     Returns:
-        All draws, the summary of those that count, and how many draws of each chain these are,
-        (n_points,).
+        All draws, the summary of those that count and that of their observables, and how many
+        draws of each chain these are, (n_points,).
     """
     moving = torch.ones_like(premises.nbeta, dtype=torch.bool)
     n_kept = torch.zeros_like(chains.n_gradients)
@@ -256,20 +270,23 @@ def _until_done(
     whole: Summary | None = None
     while True:
         first = int(_WARM_UP * len(draws.loss))
-        summary = summarise(draws.at(moving).after(first), premises.at(moving))
+        counting = draws.at(moving).after(first)
+        summary = summarise(counting, premises.at(moving))
         unsure = verdict(summary.reason) == VERDICTS.index("unconverged")
         fine = torch.isin(verdict(summary.reason), _FINE)
         large = ~(summary.stderr <= target * summary.mean.abs().clamp(min=1.0))
         summary.reason[fine & large] = list(REASONS).index("error above target")
         if whole is None:
             whole = summary
+            observed = summarise_observables(counting, premises)
         else:
             whole.replace_at(moving, summary)
+            observed[..., moving] = summarise_observables(counting, premises.at(moving))
         n_kept[moving] = len(draws.loss) - first
         more = (unsure | (fine & large)) & (chains.n_gradients[moving] < budget)
         moving[moving.clone()] = more
         if not moving.any():
-            return draws, whole, n_kept
+            return draws, whole, observed, n_kept
         draws = draws.and_then(chains.draw(int((_GROWTH - 1) * len(draws.loss)), moving))
 
 

@@ -102,27 +102,36 @@ class HMCChains:
             self.nbeta, self.localization, self.step.where(moving, 0.0), n_leapfrog, self.keys,
             self.turn, tuple(self.stack.points),
         )  # fmt: skip
-        if self.stack.kernel is not None:
+        if self.stack.kernel is not None and not self.stack.observables.size:
             W, b = self.params
             loss, distance, acceptance = self.stack.kernel.hmc(W, b, self.value, move, n_draws)
-            draws = Draws(loss.movedim(-1, 0), distance.movedim(-1, 0), acceptance)
+            observed = loss.new_empty(n_draws, 0, *self.value.shape)
+            draws = Draws(loss.movedim(-1, 0), distance.movedim(-1, 0), acceptance, observed)
         else:
-            draws = self._torch_draws(move, n_draws)
+            draws = self._one_by_one(move, n_draws)
         self.turn += n_draws
         self.n_gradients += moving * (n_leapfrog + 1) * n_draws
         return draws
 
-    def _torch_draws(self, move: Trajectory, n_draws: int) -> Draws:
+    def _one_by_one(self, move: Trajectory, n_draws: int) -> Draws:
         loss, distance = torch.full((2, n_draws, *self.value.shape), math.nan, dtype=torch.float64)
+        observed = loss.new_full(
+            (n_draws, self.stack.observables.size, *self.value.shape), math.nan
+        )
         accepted = torch.zeros_like(self.value)
         moving = move.step > 0
         for t in range(n_draws):
             turn = replace(move, turn=move.turn + t)
-            accepted += torch_move(self.stack.value_and_grad, self.params, self.value, turn)
+            if self.stack.kernel is not None:
+                W, b = self.params
+                accepted += self.stack.kernel.hmc_move(W, b, self.value, turn)
+            else:
+                accepted += torch_move(self.stack.value_and_grad, self.params, self.value, turn)
             away = [p - c for p, c in zip(self.params, self.stack.points, strict=True)]
             loss[t] = self.value.where(moving, math.nan)
             distance[t] = square(rows(away)).where(moving, math.nan)
-        return Draws(loss, distance, accepted / n_draws)
+            observed[t] = self.stack.observe(self.params).where(moving, math.nan)
+        return Draws(loss, distance, accepted / n_draws, observed)
 
 
 def torch_move(

@@ -75,37 +75,46 @@ def _each(value: float | Tensor | None) -> list[float]:
     return value.flatten().tolist() if isinstance(value, Tensor) else [value]
 
 
-def check_memory(n_draws: int | None, budget: int, n_chains: int, n_estimates: int) -> None:
-    """ValueError if the draws of all chains would not fit into memory.
+def check_memory(
+    n_draws: int | None, budget: int, n_chains: int, n_estimates: int, n_observed: int = 0
+) -> None:
+    """ValueError if the draws of all chains, with n_observed values of observables at each, would
+    not fit into memory.
 
     Chains without n_draws are taken to keep a draw for every THIN gradients of their budget.
     """
     n_draws = n_draws or budget // THIN
     # The loss and the distance of each draw, 8 bytes each, and as much again to summarise them.
     check_fits(
-        4 * 8 * n_draws * n_chains * n_estimates,
-        f"{n_estimates} estimates with n_chains={n_chains} and n_draws={n_draws}",
+        (4 + 2 * n_observed) * 8 * n_draws * n_chains * n_estimates,
+        f"{n_estimates} estimates with n_chains={n_chains} and n_draws={n_draws}"
+        + (f" of {n_observed} values of observables" if n_observed else ""),
         "take fewer draws, chains or estimates",
     )
 
 
 def unpacked(
-    loss: Callable[..., Tensor], params: tuple[Tensor | Mapping[str, Tensor], ...]
-) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
-    """The loss as a function of tensors, and the tensors; a dict of tensors is taken apart."""
+    loss: Callable[..., Tensor],
+    params: tuple[Tensor | Mapping[str, Tensor], ...],
+    observables: Mapping[str, Callable[..., Tensor]],
+) -> tuple[Callable[..., Tensor], tuple[Tensor, ...], Mapping[str, Callable[..., Tensor]]]:
+    """The loss as a function of tensors, the tensors, and the observables as functions of them; a
+    dict of tensors is taken apart."""
     if len(params) == 1 and isinstance(params[0], Mapping):
         names = list(params[0])
-        return (
-            lambda *tensors: loss(dict(zip(names, tensors, strict=True))),
-            tuple(params[0].values()),
-        )
+
+        def of_tensors(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+            return lambda *tensors: function(dict(zip(names, tensors, strict=True)))
+
+        each = {name: of_tensors(function) for name, function in observables.items()}
+        return of_tensors(loss), tuple(params[0].values()), each
     tensors = tuple(p for p in params if isinstance(p, Tensor))
     if len(tensors) < len(params):
         raise ValueError(
             "the parameters must be tensors, or one dict of tensors; got "
             + ", ".join(type(p).__name__ for p in params)
         )
-    return loss, tensors
+    return loss, tensors, observables
 
 
 def check_params(params: tuple[Tensor, ...]) -> None:

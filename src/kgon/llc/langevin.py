@@ -118,7 +118,8 @@ class LangevinChains:
         self.first_step = 0
         settings = _Settings(sampler, nbeta, localization)
         self.chunks: list[_Chunk]
-        if plain and stack.kernel is not None:
+        # The compiled loop makes all of its steps at once; observables need each draw.
+        if plain and stack.kernel is not None and not stack.observables.size:
             _check_rule(SGLD, *stack.points[0].shape[-2:], stack.kernel.tables.population)
             self.chunks = [_Compiled(stack, keys, settings)]
         else:
@@ -158,6 +159,7 @@ class LangevinChains:
             torch.cat([each.loss for each in draws], 1),
             torch.cat([each.distance for each in draws], 1),
             torch.cat([each.acceptance for each in draws]),
+            torch.cat([each.observed for each in draws], 2),
         )
 
 
@@ -241,6 +243,9 @@ class _Stepped:
 
     def draw(self, first_step: int, n_draws: int, thin: int, lr: Tensor) -> Draws:
         loss, distance = torch.full((2, n_draws, *self.w.shape[:2]), math.nan, dtype=torch.float64)
+        observed = loss.new_full(
+            (n_draws, self.stack.observables.size, *self.w.shape[:2]), math.nan
+        )
         accepted = torch.zeros(self.w.shape[:2], dtype=torch.float64)
         plain = _is_plain(self.optimizer)
         previous: tuple[Tensor, Tensor, Tensor] | None = None
@@ -255,6 +260,7 @@ class _Stepped:
             if t % thin == 0:
                 loss[t // thin] = value.where(moving, math.nan)
                 distance[t // thin] = away_square.where(moving, math.nan)
+                observed[t // thin] = self.stack.observe(self.params).where(moving, math.nan)
             if plain:
                 force = _shaped(nbeta, away) * self.w.grad + _shaped(localization, away) * away
                 state = nbeta * value + localization / 2 * away_square, self.w.clone(), force
@@ -265,9 +271,8 @@ class _Stepped:
             with self.noise:
                 self.optimizer.step()
         n_steps = n_draws * thin - 1
-        return Draws(
-            loss, distance, accepted / n_steps if plain and n_steps else accepted + math.nan
-        )
+        acceptance = accepted / n_steps if plain and n_steps else accepted + math.nan
+        return Draws(loss, distance, acceptance, observed)
 
 
 def _optimizer(settings: _Settings, stack: Stack, w: Tensor, steps: "StepSizes") -> SGMCMC:
@@ -365,7 +370,8 @@ class _Compiled:
             nbeta=self.settings.nbeta, localization=self.settings.localization,
             first_step=first_step, thin=thin,
         )  # fmt: skip
-        return Draws(loss.movedim(-1, 0), distance.movedim(-1, 0), acceptance)
+        observed = loss.new_empty(n_draws, 0, *loss.shape[:2])
+        return Draws(loss.movedim(-1, 0), distance.movedim(-1, 0), acceptance, observed)
 
 
 @functools.cache

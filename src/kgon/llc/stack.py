@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kgon.compiled.exact_loss import CompiledLoss, Kernel
+from kgon.llc.observables import Functions, Observables
 
 
 class Stack:
@@ -21,6 +22,7 @@ class Stack:
             `value_and_grad` method is used if it has one, else autograd.
         w_star: one tensor (*batch, ...) for each parameter.
         batch: the batch axes of w*.
+        observables: other functions of the parameters, evaluated at every draw.
 
     Attributes:
         points: w* with one axis for all points, a tensor (n_points, ...) for each parameter.
@@ -29,9 +31,14 @@ class Stack:
     """
 
     def __init__(
-        self, loss: Callable[..., Tensor], w_star: tuple[Tensor, ...], batch: tuple[int, ...]
+        self,
+        loss: Callable[..., Tensor],
+        w_star: tuple[Tensor, ...],
+        batch: tuple[int, ...],
+        observables: Functions | None = None,
     ):
         self.loss = loss
+        self.observables = Observables(observables or {}, w_star, batch)
         self.batch = batch
         self.n_points = math.prod(batch)
         self.points = [p.detach().reshape(-1, *p.shape[len(batch) :]) for p in w_star]
@@ -54,13 +61,22 @@ class Stack:
                 depend on one of the parameters.
         """
         shape = len(params[0]), *self.batch
-        stacked = [
-            p.reshape(*shape, *point.shape[1:])
-            for p, point in zip(params, self.points, strict=True)
-        ]
-        value, *grads = value_and_grad(self.loss, stacked, shape)
+        value, *grads = value_and_grad(self.loss, self._unflattened(params), shape)
         flat = [g.reshape(p.shape) for g, p in zip(grads, params, strict=True)]
         return value.double().reshape(len(value), -1), flat
+
+    def observe(self, params: list[Tensor]) -> Tensor:
+        """The observables (size, n_chains, n_points) in float64."""
+        if not self.observables.size:
+            return torch.empty(0, *params[0].shape[:2], dtype=torch.float64)
+        return self.observables(self._unflattened(params))
+
+    def _unflattened(self, params: list[Tensor]) -> list[Tensor]:
+        """Parameters with the batch axes of w*, (n_chains, *batch, ...)."""
+        return [
+            p.reshape(len(p), *self.batch, *point.shape[1:])
+            for p, point in zip(params, self.points, strict=True)
+        ]
 
     def drop(self, n_steps: int) -> Tensor:
         """How far the loss falls from w* in n_steps of gradient descent, (n_points,).

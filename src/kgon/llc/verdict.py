@@ -78,15 +78,19 @@ class Draws:
         loss: (n_draws, n_chains, n_points); NaN where nothing was drawn.
         distance: squared distances |w - w*|^2, like loss.
         acceptance: mean acceptance, (n_chains, n_points); NaN where it is not known.
+        observed: values of observables, (n_draws, size, n_chains, n_points), where size may be 0.
     """
 
     loss: Tensor
     distance: Tensor
     acceptance: Tensor
+    observed: Tensor
 
     def after(self, first: int) -> "Draws":
         """Without the first draws."""
-        return Draws(self.loss[first:], self.distance[first:], self.acceptance)
+        return Draws(
+            self.loss[first:], self.distance[first:], self.acceptance, self.observed[first:]
+        )
 
     def and_then(self, more: "Draws") -> "Draws":
         """With the draws that followed."""
@@ -95,6 +99,7 @@ class Draws:
             torch.cat([self.loss, more.loss]),
             torch.cat([self.distance, more.distance]),
             (n * self.acceptance + m * more.acceptance) / (n + m),
+            torch.cat([self.observed, more.observed]),
         )
 
     def at(self, points: Tensor) -> "Draws":
@@ -181,9 +186,7 @@ def summarise(draws: Draws, premises: Premises) -> Summary:
     """Estimates, errors, and the reason for each verdict."""
     x = premises.nbeta * (draws.loss - premises.reference)
     finite = x.isfinite().all(0)
-    keep = finite
-    if premises.discard is not None:  # the paper's rule
-        keep = finite & ((x < 0).double().mean(0) <= premises.discard)
+    keep = kept_chains(draws, premises)
     kept = keep.sum(0)
     below = (x < -premises.chance).double().mean((0, 1))
     mean, error, rhat, ess, spread, spread_error, acceptance = (
@@ -228,6 +231,16 @@ def summarise(draws: Draws, premises: Premises) -> Summary:
         mean, error, bias, spread, spread_error, x.mean(0), rhat, ess, below, acceptance, kept,
         reason,
     )  # fmt: skip
+
+
+def kept_chains(draws: Draws, premises: Premises) -> Tensor:
+    """Whether each chain counts, (n_chains, n_points): its draws are finite, and not too many lie
+    below L(w*)."""
+    x = premises.nbeta * (draws.loss - premises.reference)
+    finite = x.isfinite().all(0)
+    if premises.discard is None:
+        return finite
+    return finite & ((x < 0).double().mean(0) <= premises.discard)  # the paper's rule
 
 
 def mean_and_error(x: Tensor, ess: Tensor) -> tuple[Tensor, Tensor]:
