@@ -18,7 +18,8 @@ from kgon.theory.loss import DirectLoss, EmpiricalLoss, EstimatedLoss, Loss, Pop
 WATCHED, REPORTED = 2**14, 2**17
 """Inputs other than zero on which the expected loss of data without a closed form is estimated:
 along training, and, for its result, independent ones. At trained models the standard errors are
-about 3% and 1% of the loss."""
+about 3% and 1% of the loss. Learning coefficients hardly depend on the sample: for 5 features in 2
+dimensions, sparsity 0.95 and n = 5,000 those from 4,096 inputs, 926 active, differ by 1%."""
 
 
 class Distribution:
