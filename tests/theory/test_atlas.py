@@ -248,3 +248,10 @@ def polyhedron(*rings):
 def test_words_are_those_of_the_polyhedron(rings, words):
     W = polyhedron(*rings)
     assert in_words(W, torch.full((W.shape[-1],), -0.1, dtype=torch.float64)) == words
+
+
+def test_sizes_without_an_atlas_cost_nothing():
+    assert built(40, 10).points == () and phase_labels(40, 10) == (OTHER,)
+    W, b = torch.zeros(3, 10, 40, dtype=torch.float64), torch.zeros(3, 40, dtype=torch.float64)
+    assert classify(W, b) == [OTHER] * 3
+    assert [p.label for p in built(14, 2).phases] == [p.label for p in critical_points(14)]

@@ -168,7 +168,7 @@ def sample_cell(n_samples: int, dataset: int, settings: Settings) -> Tables:
 def _labels(W: Tensor, b: Tensor, quenched: Quench | None) -> dict[str, Labels]:
     """The labels of draws by every rule that applies; the first is the reference."""
     rules = {}
-    if quenched is not None:
+    if quenched is not None and built(W.shape[-1], W.shape[-2]).phases:
         rules["quench"] = quench_labels(quenched)
     rules["output"] = output_labels(W, b)
     if W.shape[-2] == 2:

@@ -144,7 +144,12 @@ def quench(W: Tensor, b: Tensor) -> Quench:
 def quench_labels(quenched: Quench, tolerance: float = LEVEL_TOLERANCE) -> Labels:
     """The phase of the atlas whose loss is nearest to the quenched one's; `other` beyond
     `tolerance`."""
-    phases = built(quenched.b.shape[-1], quenched.W.shape[-2]).phases
+    n_hidden, n_features = quenched.W.shape[-2:]
+    phases = built(n_features, n_hidden).phases
+    if not phases:
+        raise ValueError(
+            f"no critical level is known for n_features={n_features}, n_hidden={n_hidden}"
+        )
     levels = torch.tensor([point.loss for point in phases], dtype=torch.float64)
     distance, nearest = (quenched.loss.unsqueeze(-1) - levels).abs().min(-1)
     code = torch.where(distance <= tolerance, nearest, len(phases))

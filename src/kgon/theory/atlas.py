@@ -131,15 +131,18 @@ class Atlas:
             if point.label == label:
                 return point
         lowest = ", ".join(p.label for p in self.phases[:8])
+        known = f"the phases of lowest loss are {lowest}" if lowest else "none is known"
         raise KeyError(
             f"no critical point {label!r} for n_features={self.n_features}, "
-            f"n_hidden={self.n_hidden}; the phases of lowest loss are {lowest}"
+            f"n_hidden={self.n_hidden}; {known}"
         )
 
     @cached_property
     def phases(self) -> tuple[CriticalPoint, ...]:
         """The points that are phases: minima, points with a kink but no unstable shape, and k-gons
         of any index, near which training rests. The other saddles are passes between phases."""
+        if self.found is None:
+            return self.points
         W, b = torch.stack([p.W for p in self]), torch.stack([p.b for p in self])
         unstable = torch.tensor([p.unstable for p in self])
         rests = torch.where(has_kink(W, b), ~unstable, negative_eigenvalues(W, b) == 0)
@@ -190,9 +193,13 @@ def found_in(folder: Path, n_features: int, n_hidden: int) -> Found | None:
 def built(n_features: int, n_hidden: int, folder: Path = SHIPPED) -> Atlas:
     """The atlas that the files of a folder make (see the module docstring); cached and shared.
 
-    Where a size has no file, it holds what smaller sizes make.
+    A size without a file has the k-gons that theory solves, and no point where n_hidden is not 2.
     """
-    return build(n_features, n_hidden, found_in(folder, n_features, n_hidden), folder)
+    found = found_in(folder, n_features, n_hidden)
+    if found is None:
+        solved = critical_points(n_features) if n_hidden == 2 else []
+        return Atlas(n_features, n_hidden, tuple(solved), None)
+    return build(n_features, n_hidden, found, folder)
 
 
 def point(label: str | int, n_features: int, n_hidden: int) -> CriticalPoint:

@@ -137,6 +137,8 @@ class _Columns:
 def _nearest(columns: _Columns, n_features: int, n_hidden: int) -> Tensor:
     """The code of the nearest phase by outputs, -1 where none is within the tolerance."""
     phases = built(n_features, n_hidden).phases
+    if not phases:
+        return torch.full_like(columns.n_on, -1)
     dtype = columns.W.dtype
     known = _Columns(torch.stack([p.W for p in phases]).to(dtype),
                      torch.stack([p.b for p in phases]).to(dtype))  # fmt: skip
