@@ -32,7 +32,7 @@ from torch import Tensor
 
 from kgon.compiled import moments
 from kgon.compiled.exact_loss import Kernel
-from kgon.theory.atlas import MAX_INDEX, SHIPPED, Atlas, Found, build
+from kgon.theory.atlas import MAX_INDEX, SHIPPED, Atlas, Found, build, indices
 from kgon.theory.critical import DEAD_BIAS, ZERO_MODE, has_kink, hessian, negative_eigenvalues
 from kgon.theory.loss import PopulationLoss
 from kgon.theory.shapes import SAME, dimension, invariants, parts, without_inert
@@ -106,7 +106,7 @@ def search(
         kind: dict(Counter(match(W, b, ~slope.isnan(), atlas)).most_common())
         for kind, (W, b, slope) in polished.items()
     }
-    return replace(found, met=met)
+    return replace(found, met=met, index=indices(atlas.points))
 
 
 def random_points(n: int, n_features: int, n_hidden: int, rng: torch.Generator) -> Points:

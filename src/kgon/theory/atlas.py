@@ -25,7 +25,7 @@ they are the paper's "4". In a coupled point all live columns count as one shape
 
 import json
 import string
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -66,6 +66,8 @@ class Found:
         coupled: points with positive biases that act on other columns, (W, b) each.
         met: how many starts of each kind led to each label; "" stands for points that are not in
             the atlas, such as saddles of a larger index.
+        index: of each point of the atlas without a kink, by label, so that loading an atlas takes
+            no Hessians; empty while a search is under way.
     """
 
     seed: int
@@ -73,6 +75,7 @@ class Found:
     shapes: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     coupled: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     met: dict[str, dict[str, int]] = field(default_factory=dict)
+    index: dict[str, int] = field(default_factory=dict)
 
     def as_json(self) -> str:
         """The text of an atlas file."""
@@ -83,6 +86,7 @@ class Found:
                 "shapes": [{"W": W.tolist(), "b": b.tolist()} for W, b in self.shapes],
                 "coupled": [{"W": W.tolist(), "b": b.tolist()} for W, b in self.coupled],
                 "met": self.met,
+                "index": self.index,
             }
         )
 
@@ -96,8 +100,9 @@ class Found:
             return list(zip(W, b, strict=True))
 
         return cls(
-            data["seed"], data["starts"], pairs(data["shapes"]), pairs(data["coupled"]), data["met"]
-        )
+            data["seed"], data["starts"], pairs(data["shapes"]), pairs(data["coupled"]),
+            data["met"], data["index"],
+        )  # fmt: skip
 
 
 def file_name(n_features: int, n_hidden: int) -> str:
@@ -143,12 +148,12 @@ class Atlas:
         of any index, near which training rests. The other saddles are passes between phases."""
         if self.found is None:
             return self.points
-        W, b = torch.stack([p.W for p in self]), torch.stack([p.b for p in self])
-        unstable = torch.tensor([p.unstable for p in self])
-        rests = torch.where(has_kink(W, b), ~unstable, negative_eigenvalues(W, b) == 0)
+        index = self.found.index or indices(self.points)
         k_gons = {p.label for p in critical_points(self.n_features)} if self.n_hidden == 2 else ()
-        return tuple(p for p, rest in zip(self, rests.tolist(), strict=True)
-                     if rest or p.label in k_gons)  # fmt: skip
+        return tuple(
+            p for p in self
+            if (not p.unstable and index.get(p.label, 0) == 0) or p.label in k_gons
+        )  # fmt: skip
 
     def n_starts(self, label: str) -> int:
         """How many starts, of all kinds, led to this point."""
@@ -225,22 +230,27 @@ def build(n_features: int, n_hidden: int, found: Found | None, folder: Path) -> 
         if (k, d) != (n_features, n_hidden)
         for shape in stored(folder, k, d)
     ]
-    shapes += _named(found.shapes) if found else ()
+    shapes += _named(found.shapes, found.index) if found else ()
     solved = {p.label: p for p in critical_points(n_features)} if n_hidden == 2 else {}
     products = [p for p in _products(shapes, n_features, n_hidden) if p.label not in solved]
-    points = [*solved.values(), *_of_low_index(products)]
-    points += _coupled(found, {point.label for point in points})
+    index = found.index if found and found.index else indices(products)
+    kept = [p for p in products if index.get(p.label, 0) <= MAX_INDEX]
+    if found and found.index:
+        kept = [p for p in kept if p.label in index or bool(has_kink(p.W, p.b))]
+    points = [*solved.values(), *kept]
+    # A product that is left out keeps its label: it means the same shapes at every size.
+    points += _coupled(found, {point.label for point in (*solved.values(), *products)})
     points.sort(key=lambda point: (point.loss, point.label))
     return Atlas(n_features, n_hidden, tuple(points), found)
 
 
-def _of_low_index(points: list[CriticalPoint]) -> list[CriticalPoint]:
-    """The points that are no saddles of an index above MAX_INDEX, from one batched Hessian."""
+def indices(points: Sequence[CriticalPoint]) -> dict[str, int]:
+    """The index of each point without a kink, by label, from one batched Hessian."""
     if not points:
-        return []
+        return {}
     W, b = torch.stack([p.W for p in points]), torch.stack([p.b for p in points])
-    keep = has_kink(W, b) | (negative_eigenvalues(W, b) <= MAX_INDEX)
-    return [point for point, kept in zip(points, keep.tolist(), strict=True) if kept]
+    kinks, negative = has_kink(W, b).tolist(), negative_eigenvalues(W, b).tolist()
+    return {p.label: n for p, kink, n in zip(points, kinks, negative, strict=True) if not kink}
 
 
 @cache
@@ -250,16 +260,17 @@ def stored(folder: Path, k: int, d: int) -> tuple[_Shape, ...]:
     shapes = found.shapes if found else []
     if d == 2 and k > 4 and (solved := polygon(k)) is not None:
         shapes = [solved, *shapes]
-    return _named(shapes)
+    return _named(shapes, found.index if found else {})
 
 
-def _named(shapes: list[tuple[Tensor, Tensor]]) -> tuple[_Shape, ...]:
+def _named(shapes: list[tuple[Tensor, Tensor]], index: dict[str, int]) -> tuple[_Shape, ...]:
     """Shapes of one number of columns and dimensions with their names, in order of loss."""
     letters, named = _letters(), []
     for W, b in sorted(shapes, key=lambda s: float(population_loss(*s))):
         d, k = W.shape
         name = str(k) if is_regular_polygon(W, b) else f"{k}d{d}{next(letters)}"
-        named.append(_Shape(name, W, b, CriticalPoint(name, W, b, 0.0).index or 0))
+        known = index[name] if name in index else CriticalPoint(name, W, b, 0.0).index
+        named.append(_Shape(name, W, b, known or 0))
     return tuple(named)
 
 
