@@ -31,13 +31,13 @@ def test_the_version_is_that_of_the_package_everywhere(capsys, monkeypatch):
     top = Path(__file__).parents[1]
     version = tomllib.loads((top / "pyproject.toml").read_text())["project"]["version"]
     assert kgon.__version__ == version
-    for flag, line in (("--help", f"kgon {version}"), ("--version", version)):
+    for flag, end in (("--help", f"This is kgon {version}."), ("--version", version)):
         monkeypatch.setattr(sys, "argv", ["kgon", flag])
         try:
             main()
-        except SystemExit as end:
-            assert not end.code
-        assert capsys.readouterr().out.splitlines()[0] == line
+        except SystemExit as ended:
+            assert not ended.code
+        assert capsys.readouterr().out.endswith(f"{end}\n")
     assert f"\n## [{version}]\n" in (top / "CHANGELOG.md").read_text()
 
 

@@ -53,7 +53,7 @@ def main() -> None:
 
 def _run() -> None:
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
-        print(f"kgon {kgon.__version__}\n{USAGE}\nkgon COMMAND --help explains a command.")
+        print(f"{USAGE}\nkgon COMMAND --help explains a command. This is kgon {kgon.__version__}.")
         sys.exit(0 if len(sys.argv) > 1 else 2)
     command, *words = sys.argv[1:]
     if command == "--version":
