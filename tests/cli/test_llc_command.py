@@ -137,7 +137,7 @@ def test_snapshots_of_a_training_run(kgon, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["point=[5x]"], "got '5x'"),
+        (["point=[5x]"], "point: no critical point '5x' for n_features=6, n_hidden=2"),
         (["point=7"], "'7' has 7 live columns and needs n_features >= 7"),
         (["point=[]"], "point must be one or more labels"),
         (["point=[5,5]"], "label twice"),
