@@ -83,7 +83,7 @@ def test_cells_of_other_settings_are_refused(tmp_path):
     [
         (dict(n_features=5), ["quench", "output", "hull"]),
         (dict(n_features=5, importance=0.7), ["output", "hull"]),
-        pytest.param(dict(n_features=4, n_hidden=3), ["output"], marks=pytest.mark.slow),
+        pytest.param(dict(n_features=4, n_hidden=3), ["quench", "output"], marks=pytest.mark.slow),
         (dict(n_features=6, prior_std=0.5, noise_std=math.sqrt(0.5)), ["quench", "output", "hull"]),
     ],
 )
