@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from kgon.compiled.exact_loss import descent
 from kgon.landscape import catalogue
 from kgon.landscape.catalogue import atlas
 from kgon.landscape.passes import crossings, passes
-from kgon.landscape.search import POLISHED, descend, match, polish, search
+from kgon.landscape.search import POLISHED, match, polish, search
 from kgon.theory.atlas import SHIPPED, build, built
 from kgon.theory.critical import critical_point, hessian
 from kgon.theory.loss import PopulationLoss
@@ -96,8 +97,7 @@ def test_a_run_that_goes_over_a_pass_came_close_to_it():
         W, b = saddle.W + v[:12].view(2, 6), saddle.b + v[12:]
         half = [(W, b)]
         for _ in range(20):
-            W, b, _ = descend(W.unsqueeze(0), b.unsqueeze(0), 1e-9, 100)
-            W, b = W[0], b[0]
+            W, b, *_ = descent(W, b, 1e-9, 100)
             half.append((W, b))
         halves.append(half)
     if classify(*halves[0][-1]) == ["6"]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from kgon.compiled import exact_loops
 from kgon.compiled.machine import share_out
 from kgon.compiled.moments import Tables, tables
-from kgon.theory.loss import Loss
+from kgon.theory.loss import Loss, PopulationLoss
 
 _SECONDS_A_PAIR = 10e-9
 """Approximate time that one pair of features adds to a value and gradient."""
@@ -227,3 +227,26 @@ class CompiledLoss:
             b.detach().double().reshape(-1, n_sets, n_features).contiguous(),
         )
         return value.reshape(batch), dW.reshape(W.shape).to(W), db.reshape(b.shape).to(b)
+
+
+def descent(
+    W: Tensor, b: Tensor, tolerance: float, n_steps: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Where gradient descent of the population loss from each parameter ends (`Kernel.descend`).
+
+    Args:
+        W: (*batch, n_hidden, n_features).
+        b: (*batch, n_features).
+
+    Returns:
+        W and b there, the loss and the gradient's norm (*batch).
+    """
+    compiled = tables(PopulationLoss(), b.shape[-1])
+    assert compiled is not None  # the population loss has a compiled form
+    end_W = W.detach().double().reshape(-1, 1, *W.shape[-2:]).clone()
+    end_b = b.detach().double().reshape(-1, 1, b.shape[-1]).clone()
+    loss, slope, _ = Kernel(compiled, n_runs=1).descend(
+        end_W, end_b, tolerance=tolerance, n_steps=n_steps
+    )
+    batch = b.shape[:-1]
+    return end_W.reshape(W.shape), end_b.reshape(b.shape), loss.view(batch), slope.view(batch)

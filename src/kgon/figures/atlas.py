@@ -1,26 +1,18 @@
 """The figure of an atlas: phases and the passes between them, by loss."""
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from kgon.figures.style import GREY, INK, new_panels, phase_handle, phase_style, styled
+from kgon.landscape.passes import Pass
+from kgon.landscape.rates import Escape
 from kgon.theory.critical import CriticalPoint
 
 MOST = 24
 """Passes that are drawn, from the lowest."""
-
-
-class Pass(Protocol):
-    """What is drawn of a pass (`kgon.landscape.passes.Pass`)."""
-
-    @property
-    def point(self) -> CriticalPoint: ...
-    @property
-    def ends(self) -> tuple[str, str]: ...
 
 
 @styled
@@ -59,25 +51,6 @@ def passes(points: Sequence[CriticalPoint], ways: Sequence[Pass]) -> Figure:
     ax.set_xticks([])
     ax.set(ylabel="population loss")
     return figure
-
-
-class Escape(Protocol):
-    """What is drawn of a rate of leaving a phase (`kgon.landscape.rates.Escape`)."""
-
-    @property
-    def end(self) -> str: ...
-    @property
-    def temperature(self) -> float: ...
-    @property
-    def barrier(self) -> float: ...
-    @property
-    def predicted(self) -> float: ...
-    @property
-    def measured(self) -> float: ...
-    @property
-    def error(self) -> float: ...
-    @property
-    def n_escapes(self) -> int: ...
 
 
 @styled

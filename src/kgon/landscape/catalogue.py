@@ -26,8 +26,8 @@ def atlas(
 ) -> Atlas:
     """All known critical points of the population loss of this size (see `theory.atlas`).
 
-    SIZES are part of the package. Others are searched for on
-    first use, with `progress`, and kept in `folder`.
+    SIZES are part of the package. Others are searched for on first use, with `progress`, and kept
+    in `folder`.
 
     Raises:
         ValueError: a size is not a whole number >= 1, or features differ in importance: columns

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kgon.landscape.search import DESCENT_SLOPE, DESCENT_STEPS, descend, fitted, match
+from kgon.compiled.exact_loss import descent
+from kgon.landscape.search import DESCENT_SLOPE, DESCENT_STEPS, fitted, match
 from kgon.theory.atlas import Atlas
 from kgon.theory.critical import CriticalPoint, hessian
 from kgon.theory.loss import PopulationLoss
@@ -59,8 +60,8 @@ def passes(atlas: Atlas) -> list[Pass]:
         end_W, end_b = (
             x + aside * torch.randn(x.shape, generator=rng).double() for x in (end_W, end_b)
         )
-        end_W, end_b, _ = descend(end_W, end_b, DESCENT_SLOPE, DESCENT_STEPS)
-    loss = PopulationLoss()(end_W, end_b).view(2, -1)
+        end_W, end_b, loss, _ = descent(end_W, end_b, DESCENT_SLOPE, DESCENT_STEPS)
+    loss = loss.view(2, -1)
     labels = match(end_W, end_b, torch.zeros(len(end_b), dtype=torch.bool), atlas)
     found = []
     for i, saddle in enumerate(saddles):

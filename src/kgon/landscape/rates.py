@@ -26,9 +26,9 @@ from torch import Tensor
 
 from kgon import streams
 from kgon.compiled import moments
-from kgon.compiled.exact_loss import Kernel
+from kgon.compiled.exact_loss import Kernel, descent
 from kgon.landscape.passes import Pass
-from kgon.landscape.search import descend, match
+from kgon.landscape.search import match
 from kgon.theory.atlas import Atlas
 from kgon.theory.critical import CriticalPoint
 from kgon.theory.loss import PopulationLoss
@@ -189,7 +189,7 @@ def _simulate(
             nbeta=W.new_tensor([1 / temperature]), lr=W.new_tensor([2 * temperature * dt]),
             localization=W.new_zeros(1), first_step=look * n_steps, thin=n_steps,
         )  # fmt: skip
-        end_W, end_b, _ = descend(W[:, 0], b[:, 0], QUENCH_SLOPE, QUENCH_STEPS)
+        end_W, end_b, *_ = descent(W[:, 0], b[:, 0], QUENCH_SLOPE, QUENCH_STEPS)
         labels = match(end_W, end_b, torch.zeros(n_chains, dtype=torch.bool), atlas)
         out = torch.tensor([label not in (start.label, "") for label in labels])
         if look:

@@ -30,10 +30,16 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from kgon.compiled import moments
-from kgon.compiled.exact_loss import Kernel
+from kgon.compiled.exact_loss import descent
 from kgon.theory.atlas import MAX_INDEX, SHIPPED, Atlas, Found, build, indices
-from kgon.theory.critical import DEAD_BIAS, ZERO_MODE, has_kink, hessian, negative_eigenvalues
+from kgon.theory.critical import (
+    DEAD_BIAS,
+    ZERO_MODE,
+    gradient,
+    has_kink,
+    hessian,
+    negative_eigenvalues,
+)
 from kgon.theory.loss import PopulationLoss
 from kgon.theory.shapes import SAME, dimension, invariants, parts, without_inert
 
@@ -84,8 +90,7 @@ def search(
     progress(f"descending from {n_starts} starts")
     start = random_points(n_starts, n_features, n_hidden, rng)
     slow, (W, b) = slow_points(*start, STRETCHES)
-    W, b, _ = descend(W, b, DESCENT_SLOPE, DESCENT_STEPS)
-    ends = W, b
+    ends = descent(W, b, DESCENT_SLOPE, DESCENT_STEPS)[:2]
     known = build(n_features, n_hidden, None, folder)
     candidates = {
         "random": ends,
@@ -126,20 +131,11 @@ def slow_points(W: Tensor, b: Tensor, stretches: Sequence[int]) -> tuple[Points,
     before = here = torch.full(b.shape[:1], math.nan, dtype=torch.float64)
     for stretch in stretches:
         was = W, b
-        W, b, after = descend(W, b, 0.0, stretch)
+        W, b, _, after = descent(W, b, 0.0, stretch)
         least = (here < before) & (here < after) & (here > DESCENT_SLOPE)
         slow.append((was[0][least], was[1][least]))
         before, here = here, after
     return (torch.cat([W for W, _ in slow]), torch.cat([b for _, b in slow])), (W, b)
-
-
-def descend(W: Tensor, b: Tensor, slope: float, n_steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradient descent of each point until the gradient's norm is `slope`; and that norm."""
-    tables = moments.tables(PopulationLoss(), b.shape[-1])
-    assert tables is not None  # the population loss has a compiled form
-    W, b = W.unsqueeze(1).clone(), b.unsqueeze(1).clone()
-    _, norm, _ = Kernel(tables, n_runs=1).descend(W, b, tolerance=slope, n_steps=n_steps)
-    return W.squeeze(1), b.squeeze(1), norm.squeeze(1)
 
 
 def polish(W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,30 +144,26 @@ def polish(W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Inert columns are moved to zero first, where they stay. Points that do not get to a norm of
     POLISHED are returned as they came.
     """
-    loss, shape = PopulationLoss(), W.shape[-2:]
+    shape = W.shape[-2:]
     came, (W, b) = (W, b), without_inert(W, b)
 
     def split(w: Tensor) -> Points:
         return w[:, : -shape[1]].reshape(-1, *shape), w[:, -shape[1] :]
 
-    def gradient(w: Tensor) -> Tensor:
-        dW, db = loss.grad(*split(w))
-        return torch.cat([dW.flatten(-2), db], -1)
-
     w = torch.cat([W.flatten(-2), b], -1)
-    g = gradient(w)
+    g = gradient(*split(w))
     norm = g.norm(dim=-1)
     damping = torch.full_like(norm, 1e-3)
     for _ in range(POLISHING_STEPS):
         at = torch.nonzero((norm > POLISHED / 100) & (damping < 1e8)).flatten()
         if not len(at):
             break
-        h, V = torch.linalg.eigh(hessian(loss, *split(w[at])))
+        h, V = torch.linalg.eigh(hessian(PopulationLoss(), *split(w[at])))
         largest = h.abs().amax(-1, keepdim=True)
         mu = (damping * norm).unsqueeze(-1)[at] * largest**2 + (ZERO_MODE * largest) ** 2
         along = (V.mT @ g[at].unsqueeze(-1)).squeeze(-1)
         moved = w[at] - (V @ (h / (h**2 + mu) * along).unsqueeze(-1)).squeeze(-1)
-        g_moved = gradient(moved)
+        g_moved = gradient(*split(moved))
         better = g_moved.norm(dim=-1) < norm[at]
         taken = at[better]
         w[taken], g[taken] = moved[better], g_moved[better]
@@ -179,8 +171,7 @@ def polish(W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         damping[taken] = (damping[taken] / 5).clamp(min=1e-12)
         damping[at[~better]] *= 4
     W, b = without_inert(*split(w))
-    dW, db = loss.grad(W, b)
-    norm = torch.cat([dW.flatten(-2), db], -1).norm(dim=-1)
+    norm = gradient(W, b).norm(dim=-1)
     done = norm < POLISHED
     W = torch.where(done[:, None, None], W, came[0])
     return W, torch.where(done.unsqueeze(-1), b, came[1]), torch.where(done, norm, math.nan)
@@ -215,9 +206,8 @@ def _edges(W: Tensor, b: Tensor, n: int, rng: torch.Generator) -> Points:
     inside, outside = torch.zeros(n, dtype=torch.float64), torch.ones(n, dtype=torch.float64)
     for _ in range(BISECTIONS):
         t = (inside + outside) / 2
-        end_W, end_b, _ = descend(torch.lerp(W, V, t[:, None, None]), torch.lerp(b, c, t[:, None]),
-                                  1e-5, 5000)  # fmt: skip
-        same = (PopulationLoss()(end_W, end_b) - level).abs() < SAME_BASIN
+        between = torch.lerp(W, V, t[:, None, None]), torch.lerp(b, c, t[:, None])
+        same = (descent(*between, 1e-5, 5000)[2] - level).abs() < SAME_BASIN
         inside, outside = torch.where(same, t, inside), torch.where(same, outside, t)
     edge = outside < 1
     t = inside[edge]

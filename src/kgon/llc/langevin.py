@@ -39,8 +39,7 @@ from kgon.theory.loss import EmpiricalLoss, PopulationLoss
 
 CHUNK = 36_000
 """Most numbers in a stack of chains for one optimizer: 2,000 chains of a 6-gon, whose parameters,
-gradient, noise and temporary results fill a cache of 2 MB. A chain-step took 2.6 us with stacks of
-300 chains, 1.3 us with 1,000, 1.05 us with 2,000 and 1.09 us with 10,000."""
+gradient, noise and temporary results fill a cache of 2 MB."""
 
 _ADAPTATION = (40, 16)
 """How often the step sizes are adapted before any draw, and after how many steps each time."""
@@ -243,9 +242,7 @@ class _Stepped:
 
     def draw(self, first_step: int, n_draws: int, thin: int, lr: Tensor) -> Draws:
         loss, distance = torch.full((2, n_draws, *self.w.shape[:2]), math.nan, dtype=torch.float64)
-        observed = loss.new_full(
-            (n_draws, self.stack.observables.size, *self.w.shape[:2]), math.nan
-        )
+        observed = loss.new_full((n_draws, self.stack.observables.size, *loss.shape[1:]), math.nan)
         accepted = torch.zeros(self.w.shape[:2], dtype=torch.float64)
         plain = _is_plain(self.optimizer)
         previous: tuple[Tensor, Tensor, Tensor] | None = None

@@ -22,11 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kgon.compiled import moments
-from kgon.compiled.exact_loss import Kernel
+from kgon.compiled.exact_loss import descent
 from kgon.theory.atlas import built
 from kgon.theory.critical import format_label, parse_label
-from kgon.theory.loss import PopulationLoss
 from kgon.theory.phases import ON_OUTPUT, OTHER
 
 LEVEL_TOLERANCE = 0.002
@@ -127,18 +125,7 @@ def quench(W: Tensor, b: Tensor) -> Quench:
         b: (*batch, n_features).
     """
     _check(W, b)
-    n_hidden, n_features = W.shape[-2:]
-    tables = moments.tables(PopulationLoss(), n_features)
-    assert tables is not None  # the population loss has a compiled form
-    end_W = W.detach().double().reshape(-1, 1, n_hidden, n_features).clone()
-    end_b = b.detach().double().reshape(-1, 1, n_features).clone()
-    loss, slope, _ = Kernel(tables, n_runs=1).descend(
-        end_W, end_b, tolerance=QUENCH_SLOPE, n_steps=QUENCH_STEPS
-    )
-    batch = b.shape[:-1]
-    return Quench(
-        end_W.reshape(W.shape), end_b.reshape(b.shape), loss.view(batch), slope.view(batch)
-    )
+    return Quench(*descent(W, b, QUENCH_SLOPE, QUENCH_STEPS))
 
 
 def quench_labels(quenched: Quench, tolerance: float = LEVEL_TOLERANCE) -> Labels:

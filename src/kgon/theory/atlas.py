@@ -175,13 +175,16 @@ class Atlas:
 
 @dataclass(frozen=True)
 class _Shape:
+    """A connected shape: W (d, k), b (k,), and its index in these coordinates."""
+
     name: str
-    W: Tensor  # (d, k)
+    W: Tensor
     b: Tensor
     index: int
 
     @property
     def balanced(self) -> bool:
+        """Whether the columns sum to zero, so that they exert no force on a dead column."""
         return float(self.W.sum(-1).norm()) < SAME
 
 

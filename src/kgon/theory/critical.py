@@ -152,7 +152,7 @@ class CriticalPoint:
     @cached_property
     def gradient_norm(self) -> float:
         """The norm of the population loss's gradient."""
-        return float(torch.cat([g.flatten() for g in PopulationLoss().grad(self.W, self.b)]).norm())
+        return float(gradient(self.W, self.b).norm())
 
     @property
     def n_flat(self) -> int:
@@ -329,6 +329,12 @@ def _solve(k: int) -> tuple[float, float] | None:
     Q = (1 + u) ** 2 * (2 - u) / 2
     P = (1 + u) ** 3 + 2 * math.fsum((x + u) ** 3 / x for x in c)
     return math.sqrt(Q / P), u * Q / P
+
+
+def gradient(W: Tensor, b: Tensor) -> Tensor:
+    """The population loss's gradient in (W, b), flattened: (*batch, (n_hidden + 1) n_features)."""
+    dW, db = PopulationLoss().grad(W, b)
+    return torch.cat([dW.flatten(-2), db], -1)
 
 
 def hessian(loss: PopulationLoss, W: Tensor, b: Tensor) -> Tensor:

@@ -39,6 +39,7 @@ from torch import Tensor
 
 from kgon.theory.atlas import built
 from kgon.theory.critical import critical_points
+from kgon.theory.shapes import entries_and_eigenvalues
 
 OTHER = "other"
 """The label of a parameter that matches no critical point."""
@@ -120,18 +121,10 @@ class _Columns:
         loud = self.on.unsqueeze(-1) & off.unsqueeze(-2) & (self.outputs > OFF_OUTPUT)
         self.silent = ~loud.any(-1).any(-1)
 
-    def signature(self) -> Tensor:
-        """Sorted entries of F and eigenvalues of its symmetric part, of equal weight (rule 4)."""
+    def signature(self) -> tuple[Tensor, Tensor]:
+        """Sorted entries of F, and eigenvalues of its symmetric part (rule 4)."""
         both = self.on.unsqueeze(-1) & self.on.unsqueeze(-2)
-        F = torch.where(both, self.outputs.relu(), 0.0)
-        return torch.stack(
-            [
-                F.flatten(-2).sort(-1).values,
-                torch.nn.functional.pad(
-                    torch.linalg.eigvalsh((F + F.mT) / 2), (0, F.shape[-1] * (F.shape[-1] - 1))
-                ),
-            ]
-        )
+        return entries_and_eigenvalues(torch.where(both, self.outputs.relu(), 0.0))
 
 
 def _nearest(columns: _Columns, n_features: int, n_hidden: int) -> Tensor:
@@ -142,9 +135,12 @@ def _nearest(columns: _Columns, n_features: int, n_hidden: int) -> Tensor:
     dtype = columns.W.dtype
     known = _Columns(torch.stack([p.W for p in phases]).to(dtype),
                      torch.stack([p.b for p in phases]).to(dtype))  # fmt: skip
-    here, there = columns.signature(), known.signature()
-    here = here.reshape(2, -1, here.shape[-1])
-    distance = torch.cdist(here, there.to(here)).amax(0).reshape(*columns.n_on.shape, len(phases))
+    by_entries, by_eigenvalues = (
+        torch.cdist(here.reshape(-1, here.shape[-1]), there.to(here))
+        for here, there in zip(columns.signature(), known.signature(), strict=True)
+    )
+    distance = torch.maximum(by_entries, by_eigenvalues)
+    distance = distance.reshape(*columns.n_on.shape, len(phases))
     alike = (columns.n_on.unsqueeze(-1) == known.n_on) & (
         columns.sigma.unsqueeze(-1) == known.sigma
     )

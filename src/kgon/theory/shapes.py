@@ -85,22 +85,21 @@ def invariants(W: Tensor, b: Tensor) -> Tensor:
     or have a positive bias, else 0. The numbers are the sorted entries of F, its sorted diagonal,
     the sorted positive biases, and the eigenvalues of (F + F^T) / 2. Two points of which one is a
     permutation of the other agree in all of them, and two that agree in all of them are taken for
-    one. Differences are bounded: for F and F' there is no permutation P with a Frobenius norm
-    |F - P F' P^T| less than the distance of their sorted entries, or of their eigenvalues.
+    one.
     """
     positive = b > SAME
     outputs = (W.mT @ W + b.unsqueeze(-1)).relu()
     counts = positive | (outputs.diagonal(dim1=-2, dim2=-1) > SAME)
     F = torch.where(counts.unsqueeze(-1) & counts.unsqueeze(-2), outputs, 0.0)
-    return torch.cat(
-        [
-            F.flatten(-2).sort(-1).values,
-            F.diagonal(dim1=-2, dim2=-1).sort(-1).values,
-            torch.where(positive, b, 0.0).sort(-1).values,
-            torch.linalg.eigvalsh((F + F.mT) / 2),
-        ],
-        -1,
-    )
+    own = F.diagonal(dim1=-2, dim2=-1).sort(-1).values
+    biases = torch.where(positive, b, 0.0).sort(-1).values
+    return torch.cat([*entries_and_eigenvalues(F), own, biases], -1)
+
+
+def entries_and_eigenvalues(F: Tensor) -> tuple[Tensor, Tensor]:
+    """The sorted entries of F (*batch, n, n) and the eigenvalues of (F + F^T) / 2. The distance of
+    either from those of F' is at most |F - P F' P^T| (Frobenius), for any permutation P."""
+    return F.flatten(-2).sort(-1).values, torch.linalg.eigvalsh((F + F.mT) / 2)
 
 
 def symmetry(W: Tensor, b: Tensor) -> tuple[int, tuple[int, ...]]:
