@@ -6,15 +6,14 @@ import pytest
 from wandb_server import Server
 
 from kgon.cli import main
-from kgon.tracking import account
-from kgon.tracking import logger as loggers
+from kgon.tracking import account, opening
 
 
 @pytest.fixture
 def server(monkeypatch, tmp_path):
     """A server that the client of this process is pointed at; nothing of it may be unknown."""
-    loggers._UNREACHABLE.clear()
-    loggers._say.cache_clear()
+    opening._UNREACHABLE.clear()
+    account.say.cache_clear()
     monkeypatch.delenv("WANDB_MODE")
     with Server() as started:
         for name, value in started.environment(tmp_path / "home").items():

@@ -7,7 +7,8 @@ from omegaconf import OmegaConf
 from kgon.launch.config import CONF
 from kgon.record.metrics_file import MetricsFile
 from kgon.record.run_directory import RunDirectory
-from kgon.tracking.logger import tracked, wandb_logger
+from kgon.tracking.logger import tracked
+from kgon.tracking.opening import wandb_logger
 
 SETTINGS = {
     **OmegaConf.to_container(OmegaConf.load(CONF / "logger" / "wandb.yaml").settings),

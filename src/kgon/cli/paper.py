@@ -65,10 +65,12 @@ def _write(config: DictConfig, folders: dict[str, list[Path]]) -> None:
         print(f"{item.name}: {'computed' if ready else 'not run'}", flush=True)
         sections[item.name] = item.make(results) if ready else None
     out = Path(config.out or (f"{config.runs.dir}/paper-quick" if config.quick else "docs/paper"))
-    runs = [path for paths in done.values() for path in paths]
-    minutes = sum(RunDirectory(path).status()["seconds"] or 0.0 for path in runs) / 60
     version = "the quick version, `kgon paper --quick`" if config.quick else "`make paper`"
-    how = f"Written by {version} from {len(runs)} runs, {minutes:.0f} minutes of computing in all."
+    how = f"Written by {version}."
+    if len(done) == len(JOBS):
+        runs = [path for paths in done.values() for path in paths]
+        minutes = sum(RunDirectory(path).status()["seconds"] or 0.0 for path in runs) / 60
+        how = f"Written by {version} from {len(runs)} runs, {minutes:.0f} minutes of computing."
     if config.quick:
         how += " **A quick version: fewer runs, larger errors.**"
     written = write_page(out, sections, how)

@@ -21,8 +21,8 @@ from kgon.launch.standing import standing_table
 from kgon.record import sweeps
 from kgon.record.run_directory import RunDirectory
 from kgon.tracking import account
-from kgon.tracking.logger import awaited
-from kgon.tracking.logger import check as check_logger
+from kgon.tracking.opening import awaited
+from kgon.tracking.opening import check as check_logger
 
 Task = Callable[[DictConfig], float | None]
 

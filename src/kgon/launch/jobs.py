@@ -25,7 +25,8 @@ from omegaconf import DictConfig, OmegaConf
 from kgon import files
 from kgon.launch import config as configs
 from kgon.record import run_directory, sweeps
-from kgon.tracking.logger import awaited, log_record, tracked
+from kgon.tracking.logger import log_record, tracked
+from kgon.tracking.opening import awaited
 from kgon.training.checkpoints import FOLDER, EndedEarly, Stopped, newest
 
 # A job is one process, whatever rank an environment such as srun's gives it: on any other rank than

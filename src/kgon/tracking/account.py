@@ -1,8 +1,10 @@
 """The W&B account: the configured mode, the API key, and whether the server answers."""
 
+import functools
 import os
 import re
 import signal
+import sys
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
@@ -173,3 +175,9 @@ def _kill_client() -> None:
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or the error's name if it has no message."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+@functools.cache
+def say(message: str) -> None:
+    """Print a message, once per process."""
+    print(f"W&B: {message}", file=sys.stderr)

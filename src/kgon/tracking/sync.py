@@ -20,8 +20,10 @@ from kgon.callbacks.recorder import Row
 from kgon.record.metrics_file import MetricsFile
 from kgon.record.run_directory import RunDirectory
 from kgon.tracking.account import first_line
-from kgon.tracking.logger import INTERRUPTED, Tracker, open_online
+from kgon.tracking.logger import INTERRUPTED
+from kgon.tracking.opening import open_online
 from kgon.tracking.outbox import Outbox, Results
+from kgon.tracking.tracker import Tracker
 
 EXIT_CODES = {"finished": 0, "failed": 1}
 """The exit code of a W&B run by the state of the job; in other states INTERRUPTED."""
