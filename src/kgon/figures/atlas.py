@@ -35,11 +35,10 @@ def passes(points: Sequence[CriticalPoint], ways: Sequence[Pass]) -> Figure:
         if first == second:
             x += (-0.25, 0.25)
         t = np.linspace(0, 1, 41)
-        ends = height[first] + (height[second] - height[first]) * t
-        # A parabola that passes through both phases and has its top at the pass.
-        rise = way.point.loss - ends[20]
-        ax.plot(x[0] + (x[1] - x[0]) * t, ends + 4 * rise * t * (1 - t), lw=0.6, color=GREY,
-                zorder=1)  # fmt: skip
+        # Two halves of parabolas, from either phase up to the pass.
+        end = np.where(t < 0.5, height[first], height[second])
+        y = way.point.loss - (way.point.loss - end) * (2 * t - 1) ** 2
+        ax.plot(x[0] + (x[1] - x[0]) * t, y, lw=0.6, color=GREY, zorder=1)
         ax.plot(x.mean(), way.point.loss, marker="_", ms=6, color=INK, zorder=2)
     for point in order:
         ax.plot(place[point.label], point.loss, ls="", **phase_style(point.label), zorder=3)

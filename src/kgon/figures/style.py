@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
+from zlib import crc32
 
 import matplotlib
 import numpy as np
@@ -87,16 +88,20 @@ def k_sigma_phi(label: object) -> tuple[int, int, int] | None:
 def phase_color(label: object, *, dark: bool = False) -> str:
     """The colour of a phase as #rrggbb.
 
-    The hue is given by k; each sigma makes it lighter, and each phi shifts the hue. Labels that are
-    not k-gons (`other`) are grey. `dark` is for a dark background.
+    The hue is given by k, for shapes that are not polygons by their name; each sigma makes it
+    lighter, and each phi shifts the hue. `other` is grey. `dark` is for a dark background.
     """
     key = k_sigma_phi(label)
     if key is None:
         return "#8c8c8c" if dark else GREY
     k, sigma, phi = key
+    shape = str(label).rstrip("+-")
     # Families beyond the table take steps of the golden ratio, which never repeat.
+    place = k if shape.isdigit() else crc32(shape.encode())
     hue, saturation, value = (
-        rgb_to_hsv(to_rgb(_FAMILIES[k])) if k in _FAMILIES else (0.618034 * k % 1, 0.8, 0.7)
+        rgb_to_hsv(to_rgb(_FAMILIES[place]))
+        if place in _FAMILIES
+        else (0.618034 * place % 1, 0.8, 0.7)
     )
     if dark:
         saturation, value = 0.85 * saturation, 1 - 0.7 * (1 - value)
@@ -154,7 +159,7 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 def new_figure(title: str, height: float, legend: Sequence[Any] = ()) -> Figure:
     """An empty figure with a title and a legend, and `height` inches for axes below them."""
     longest = max((len(handle.get_label()) for handle in legend), default=0)
-    columns = min(5, _LEGEND // (longest + 5))
+    columns = min(5, _LEGEND // (longest + 7))
     rows = math.ceil(len(legend) / columns)
     figure = Figure(figsize=(WIDTH, height + 0.22 + rows * 0.125), layout="constrained")
     figure.legend(handles=list(legend), title=title, loc="outside upper left", ncols=columns,

@@ -32,6 +32,10 @@ class Stage(NamedTuple):
     b: Array
 
 
+MOST_LEVELS = 20
+"""Most critical levels in a figure of loss curves: the paper's 18 for six features fit."""
+
+
 @styled
 def loss_curves(
     step: ArrayLike,
@@ -46,7 +50,8 @@ def loss_curves(
     Args:
         step: (S,), increasing.
         loss: (S, M), NaN where a member has stopped.
-        points: critical points; levels in the frame are drawn and labelled.
+        points: critical points; levels in the frame are drawn and labelled; if there are more than
+            MOST_LEVELS, only those at which a member ends.
         final_phase: M labels that colour the curves.
         name: what the loss is called (`style.loss_name`).
     """
@@ -62,6 +67,8 @@ def loss_curves(
     body = 2.35
     low, high = style.loss_limits(y, [p.loss for p in points])
     levels = [(p.label, p.loss) for p in points if low <= p.loss <= high]
+    ends = [(label, level) for label, level in levels if label in counts]
+    levels = ends if ends and len(levels) > MOST_LEVELS else levels
     title = f"Loss of {n_members} member{'s' * (n_members != 1)}"
     title += ", and the critical levels" * bool(levels)
     figure, (ax,) = style.new_panels(title, [body], legend)

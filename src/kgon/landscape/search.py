@@ -62,8 +62,8 @@ SAME_POINT = 1e-5
 """Critical points whose invariants differ by no more are one. With |g| < 1e-12 and eigenvalues of
 1e-5 or more, the error of a polished point is at most 1e-7."""
 SAME_END = 0.02
-"""The same for ends of descents: along directions in which the loss grows with a third power they
-come to within the root of DESCENT_SLOPE."""
+"""The same for ends of descents, which stop early along directions in which the loss is flat to
+second order."""
 
 SAME_LEVEL = 1e-7
 """Largest difference of the losses of points in one family."""
@@ -139,10 +139,10 @@ def slow_points(W: Tensor, b: Tensor, stretches: Sequence[int]) -> tuple[Points,
 
 
 def polish(W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Critical points near these points, and the norms of the gradient there (NaN: none).
+    """Critical points near these points, and the norms of the gradient there.
 
-    Inert columns are moved to zero first, where they stay. Points that do not get to a norm of
-    POLISHED are returned as they came.
+    Inert columns are set to zero. A point that does not reach a norm of POLISHED is returned as it
+    came, with the norm NaN.
     """
     shape = W.shape[-2:]
     came, (W, b) = (W, b), without_inert(W, b)
@@ -178,7 +178,8 @@ def polish(W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _displaced(atlas: Atlas, at_least: int, rng: torch.Generator) -> Points:
-    """Every point of an atlas, displaced by normal noise of 0.1, as often as makes `at_least`."""
+    """Equally many copies of every point of an atlas, `at_least` in all, displaced by normal noise
+    of 0.1."""
     copies = -(-at_least // len(atlas))
     W = torch.stack([p.W for p in atlas]).repeat(copies, 1, 1)
     b = torch.stack([p.b for p in atlas]).repeat(copies, 1)

@@ -12,8 +12,8 @@ starts of each kind led to each critical point. All other points are built of th
 - sigma dead columns with the bias 1 / (2 n_features), if the live columns sum to zero;
 - other columns dead, W_i = 0.
 
-A shape's loss, times 3 n_features, does not depend on n_features, and neither does the gradient's
-zero. Biases of coupled points do.
+Dead columns do not act on a shape, so it is critical for any larger n_features, too. Coupled points
+are critical for one n_features only, because the positive biases depend on it.
 
 **Labels.** Shapes joined by `x`, then one + for each positive bias, one - for each of the 2r single
 columns that is missing: the paper's "5+" and "4++-" for n_hidden = 2. A regular polygon is its
