@@ -153,7 +153,7 @@ def draw_curves(
 ) -> None:
     """Draw one member's loss and, if there are two axes, its LLC; the arguments of `staircase`.
 
-    The axis of steps is linear, or logarithmic with `log`.
+    With `log` the axis of steps is logarithmic, and the loss is shown from its start.
     """
     x, y = np.asarray(step, dtype=float), np.asarray(loss, dtype=float)
     by_label = {p.label: p for p in points}
@@ -161,7 +161,7 @@ def draw_curves(
         [s[0] for s in stages] + [str(p["nearest"]) for p in plateaus if p["nearest"]]
     )
     levels = [(label, by_label[label].loss) for label in met if label in by_label]
-    low, high = style.loss_limits(y, [value for _, value in levels])
+    low, high = style.loss_limits(y, [] if log else [value for _, value in levels])
     upper = axes[0]
     style.loss_axis(upper, low, high)
     upper.plot(x, y, color=style.INK, zorder=3, gid="loss")
@@ -179,11 +179,11 @@ def draw_curves(
                 steps = (over[-1]["start"], over[-1]["end"]) if over else (stage[1], end)
                 theory.append((stage[0], steps, known.llc))
         _draw_llc(axes[1], at, np.asarray(llc, dtype=float), llc_stderr, ok, theory)
-    for ax in axes:
+    for ax in axes:  # with room for the markers at the last step
         if log:
             style.step_axis(ax, x)
+            ax.set_xlim(right=1.1 * float(x.max()))
         else:
-            # Room for the markers at the last step.
             style.linear_step_axis(ax, 1.02 * float(x.max()))
         for plateau in plateaus:
             colour = style.phase_color(plateau["nearest"])

@@ -48,7 +48,8 @@ def k_gon(
     reach = max(map(_reach, series))
     ax.set_aspect("equal")
     ax.set_xlim(-reach, reach)
-    ax.set_ylim(-reach, reach)
+    height = reach / 2 if W.shape[0] == 3 else reach
+    ax.set_ylim(-height, height)
     _draw(ax, W[None], b[None], [label], np.zeros((1, 2)), reach, np.array([reach]), series[-1:])
 
 

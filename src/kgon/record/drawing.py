@@ -182,7 +182,7 @@ class Drawing:
         numbers = [m.member for m in self.members]
         if member not in numbers:
             there = f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else f"{numbers[0]}"
-            raise ValueError(f"member must be one of the run's {len(numbers)} ({there}), got {member}")
+            raise ValueError(f"member must be one of the run's ({there}), got {member}")
         return numbers.index(member)
 
     def _llc_by_phase(self, labels: NDArray[Any], verdicts: NDArray[Any]) -> Figure:
