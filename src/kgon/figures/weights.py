@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection, PolyCollection
-from matplotlib.colors import Normalize, to_rgba
+from matplotlib.colors import Normalize, to_hex, to_rgba
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from scipy.spatial import ConvexHull, QhullError
@@ -18,8 +18,8 @@ from kgon.figures.style import INK, Array, hide_axes, new_figure, phase_color, s
 MAX_WEIGHTS = 16
 """Most pictures on one sheet of `weights`."""
 
-# Below this length a column is drawn as dead. Live columns of critical points have length >= 1.
-_DEAD = 0.3
+DEAD = 0.3
+"""Below this length a column is drawn as dead. Live columns of critical points have length >= 1."""
 
 _BIAS_NORM = Normalize(-1.0, 1.0)
 _BIAS = ScalarMappable(_BIAS_NORM, "PuOr_r")
@@ -89,6 +89,11 @@ def bias_key(figure: Figure, axes: Axes | Sequence[Axes], text: str) -> None:
                           shrink=0.6, pad=0.02)  # fmt: skip
     bar.outline.set_linewidth(0.4)
     bar.set_label(text)
+
+
+def bias_colors(n: int) -> list[str]:
+    """The colours of n evenly spaced biases from -1 to 1, as #rrggbb."""
+    return [to_hex(tuple(rgba)) for rgba in _BIAS.to_rgba(np.linspace(-1, 1, n))]
 
 
 def _reach(W: Array) -> float:
@@ -162,7 +167,7 @@ def _draw_columns(
     """Draw the columns of W's of two rows, which may be projections of columns of this length,
     around their centres; lengths up to `reach` fill `half`. What looks alike is one artist for all
     of them, which is what makes a sheet quick."""
-    live = length >= _DEAD
+    live = length >= DEAD
     off = live & (b < -(length**2))
     unit = half / reach[:, None, None]
     roots = np.broadcast_to(centres[:, None], (*live.shape, 2))
