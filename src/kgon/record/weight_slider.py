@@ -44,8 +44,15 @@ def weight_slider(run: Run, name: str) -> str:
         f'<option value="{n}">{m.member}: {escape(m.stages or m.group)}</option>'
         for n, m in enumerate(members)
     )
-    turn = " Drag the picture, or focus it and use the arrow keys, to turn it." * (W.shape[-2] == 3)
     count = f"Shown: {len(shown)} of {len(drawing.members)} members, one for each final phase."
+    picture = "WᵀW and b (purple &#8722;1 to brown 1)."
+    if W.shape[-2] in (2, 3):
+        picture = (
+            "The columns of W. Colour: bias, purple &#8722;1 to brown 1; ring and dot: dead, with "
+            "positive and negative bias; dotted: off by its bias; dashed: unit circle."
+        )
+    if W.shape[-2] == 3:
+        picture += " Drag the picture, or focus it and use the arrow keys, to turn it."
     return (
         f'{json_script("weights", data)}<div class="slider" data-source="weights"><div class="bar">'
         f"<label>Member <select>{options}</select></label>"
@@ -54,10 +61,8 @@ def weight_slider(run: Run, name: str) -> str:
         '<svg viewBox="-1 -1 2 2" role="img" aria-label="Columns of W" tabindex="0"></svg>'
         '<div class="curves"><div></div><div></div></div></div>'
         '<input type="range" min="0" step="1" aria-label="snapshot"><output></output></div>'
-        '<p class="soft">The columns of W (colour: bias, purple &#8722;1 to brown 1; ring and dot: '
-        "dead, with positive and negative bias; dotted: off by its bias; dashed: unit circle), or "
-        "WᵀW and b; the loss; the LLC with its error (hollow: verdict not ok). Bands: plateaus; "
-        f"dashed: theory.{turn} {count}</p>"
+        f'<p class="soft">{picture} Curves: the loss, and the LLC with its error, hollow where its '
+        f"verdict is not ok. Bands: plateaus; dashed: theory. {count}</p>"
     )
 
 
@@ -91,7 +96,7 @@ def _member(drawing: Drawing, member: int) -> dict[str, Any]:
     if drawing.verdicts is not None:
         mean, stderr = (drawing.column("llc", k)[:, place] for k in ("mean", "stderr"))
         step = drawing.history.steps("llc").numpy()
-        llc = {"llc": _aligned(at, step, mean), "error": _aligned(at, step, stderr)}
+        llc = {"llc": _aligned(at, step, mean), "stderr": _aligned(at, step, stderr)}
         verdict = dict(zip(step.tolist(), drawing.verdicts[:, place].tolist(), strict=True))
         llc["verdict"] = [verdict.get(s) for s in at.tolist()]
     return {

@@ -50,7 +50,7 @@
       }
     return ticks;
   }
-  const short = v => v >= 1e4 ? v.toExponential().replace("e+", "e") : v > 0 && v < 1e-3 ? v.toExponential() : String(v);
+  const short = v => v >= 1e6 ? v.toExponential().replace("e+", "e") : v >= 1e4 ? `${v / 1000}k` : v > 0 && v < 1e-3 ? v.toExponential() : String(v);
   const variable = name => getComputedStyle(document.documentElement).getPropertyValue(name);
   const axis = (label, size) => {
     const font = "12px system-ui, sans-serif", rule = { stroke: variable("--line"), width: 1 };
@@ -156,7 +156,7 @@
     const now = () => Number(range.value), colour = phase => data.colors[phase][dark.matches ? 1 : 0];
     const shade = bias => data.bias[Math.round((clamp(bias, -1, 1) + 1) / 2 * (data.bias.length - 1))];
     const put = (kind, attributes) => {
-      const part = svg.appendChild(document.createElementNS("http://www.w3.org/2000/svg", kind));
+      const part = svg.appendChild(document.createElementNS(svg.namespaceURI, kind));
       for (const [name, value] of Object.entries(attributes)) part.setAttribute(name, value);
       return part;
     };
@@ -208,7 +208,7 @@
       let said = `step ${own.steps[at].toLocaleString("en")}, phase ${phase}, loss ${own.loss[at] ?? "not recorded"}`;
       if (own.llc) {
         const last = own.llc.slice(0, at + 1).findLastIndex(value => value !== null);
-        if (last >= 0) said += `, LLC ${own.llc[last].toFixed(2)} \u00b1 ${own.error[last]?.toFixed(2)} (${own.verdict[last]}` +
+        if (last >= 0) said += `, LLC ${own.llc[last].toFixed(2)} \u00b1 ${own.stderr[last]?.toFixed(2)} (${own.verdict[last]}` +
           `${last < at ? `, at step ${own.steps[last].toLocaleString("en")}` : ""})`;
       }
       readout.textContent = said;
@@ -224,10 +224,17 @@
       const line = (u, x, y, to, toY) => {
         u.ctx.beginPath(); u.ctx.moveTo(x, y); u.ctx.lineTo(to, toY); u.ctx.stroke();
       };
+      const inside = (u, draw) => {
+        u.ctx.save();
+        u.ctx.beginPath(); u.ctx.rect(u.bbox.left - 1, u.bbox.top, u.bbox.width + 2, u.bbox.height); u.ctx.clip();
+        draw();
+        u.ctx.restore();
+      };
       const plot = new uPlot({
         width: place.clientWidth, height: place.clientHeight, legend: { show: false }, cursor: { y: false, drag: { x: false } },
         axes: [
-          { ...axis(bottom ? "optimizer steps" : null, bottom ? 36 : 20), grid: { show: false }, ...(log.ariaPressed === "true" ? logSteps(first) : {}) },
+          { ...axis(bottom ? "optimizer steps" : null, bottom ? 36 : 8), grid: { show: false }, ...(log.ariaPressed === "true" ? logSteps(first) : {}),
+            ...(bottom ? {} : { values: () => [] }) },
           { ...axis(label, 52), ...(isLog ? logTicks(1e-12, [1]) : {}) },
         ],
         padding: [8, 8, 0, 0],
@@ -243,25 +250,26 @@
             u.ctx.fillStyle = colour(phase) + "26";
             u.ctx.fillRect(x, u.bbox.top, u.valToPos(end, "x", true) - x, u.bbox.height);
           })],
-          draw: [u => {
-            u.ctx.save();
-            u.ctx.beginPath(); u.ctx.rect(u.bbox.left - 1, u.bbox.top, u.bbox.width + 2, u.bbox.height); u.ctx.clip();
+          drawAxes: [u => inside(u, () => {
+            u.ctx.strokeStyle = ink; u.ctx.lineWidth = 1;
+            if (!loss) own.steps.forEach((s, i) => {
+              if (values[i] === null || own.stderr[i] === null) return;
+              const x = u.valToPos(s, "x", true), [from, to] = [-1, 1].map(sign => u.valToPos(values[i] + sign * own.stderr[i], "y", true));
+              line(u, x, from, x, to);
+            });
+          })],
+          draw: [u => inside(u, () => {
             u.ctx.setLineDash([6, 4]);
             for (const p of own.plateaus) if (p[theory] !== null) {
               const y = u.valToPos(p[theory], "y", true);
               u.ctx.strokeStyle = colour(p[2]); u.ctx.lineWidth = 1.5;
               line(u, u.valToPos(p[0], "x", true), y, u.valToPos(p[1], "x", true), y);
             }
-            u.ctx.setLineDash([]); u.ctx.strokeStyle = ink; u.ctx.lineWidth = 1;
-            if (!loss) own.steps.forEach((s, i) => {
-              const x = u.valToPos(s, "x", true);
-              if (values[i] !== null && own.error[i] !== null) line(u, x, u.valToPos(values[i] - own.error[i], "y", true), x, u.valToPos(values[i] + own.error[i], "y", true));
-            });
+            u.ctx.setLineDash([]);
             const x = u.valToPos(own.steps[now()], "x", true);
             u.ctx.strokeStyle = variable("--link"); u.ctx.lineWidth = 2;
             line(u, x, u.bbox.top, x, u.bbox.top + u.bbox.height);
-            u.ctx.restore();
-          }],
+          })],
         },
       }, [own.steps, ...(loss ? [values] : [true, false].map(good => values.map((v, i) => ok[i] === good ? v : null)))], place);
       plot.over.addEventListener("click", () => { range.value = plot.cursor.idx; show(); });
@@ -290,9 +298,13 @@
     }
     if (data.n_hidden === 3) {
       svg.classList.add("turns");
-      svg.addEventListener("pointerdown", event => svg.setPointerCapture(event.pointerId));
+      let held = null;
+      svg.addEventListener("pointerdown", event => { svg.setPointerCapture(event.pointerId); held = event; });
+      svg.addEventListener("lostpointercapture", () => { held = null; });
       svg.addEventListener("pointermove", event => {
-        if (event.buttons) rotate(0.01 * event.movementX, 0.01 * event.movementY);
+        if (!held) return;
+        rotate(0.01 * (event.clientX - held.clientX), 0.01 * (event.clientY - held.clientY));
+        held = event;
       });
       svg.addEventListener("keydown", event => {
         const by = { ArrowLeft: [-0.1, 0], ArrowRight: [0.1, 0], ArrowUp: [0, -0.1], ArrowDown: [0, 0.1] }[event.key];
