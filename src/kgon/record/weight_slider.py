@@ -44,7 +44,9 @@ def weight_slider(run: Run, name: str) -> str:
         f'<option value="{n}">{m.member}: {escape(m.stages or m.group)}</option>'
         for n, m in enumerate(members)
     )
-    count = f"Shown: {len(shown)} of {len(drawing.members)} members, one for each final phase."
+    count = ""
+    if len(shown) < len(drawing.members):
+        count = f" Shown: {len(shown)} of {len(drawing.members)} members, one for each final phase."
     picture = "WᵀW and b (purple &#8722;1 to brown 1)."
     if W.shape[-2] in (2, 3):
         picture = (
@@ -62,7 +64,7 @@ def weight_slider(run: Run, name: str) -> str:
         '<div class="curves"><div></div><div></div></div></div>'
         '<input type="range" min="0" step="1" aria-label="snapshot"><output></output></div>'
         f'<p class="soft">{picture} Curves: the loss, and the LLC with its error, hollow where its '
-        f"verdict is not ok. Bands: plateaus; dashed: theory. {count}</p>"
+        f"verdict is not ok. Bands: plateaus; dashed: theory.{count}</p>"
     )
 
 
