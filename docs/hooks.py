@@ -1,0 +1,156 @@
+"""What MkDocs does for kgon's pages besides rendering them (mkdocs.yml names this file).
+
+- Pages that are read elsewhere in the repository, too, are taken from there (ELSEWHERE), and links
+  to them lead to their pages.
+- The pages of the API are made from the list of rooms.
+- Formulas, `$...$` in a line and ```math fences, are drawn by matplotlib, so that browsers need no
+  script, no font and no network for them. GitHub and GitLab render the same notation.
+- An asterisk in front of a name, as in (*batch, n_features), is an asterisk.
+- A built page that would load anything from another host fails the build.
+"""
+
+import ast
+import os
+import posixpath
+import re
+from html import escape
+from pathlib import Path
+
+from markdown import Extension
+from markdown.inlinepatterns import InlineProcessor
+from matplotlib import rc_context
+from matplotlib.font_manager import FontProperties
+from matplotlib.mathtext import MathTextParser
+from matplotlib.path import Path as Outline
+from matplotlib.textpath import TextPath
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File
+
+import kgon
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "kgon"
+
+ELSEWHERE = {
+    "changelog.md": ("CHANGELOG.md", ""),
+    "contributing.md": ("CONTRIBUTING.md", ""),
+    "run_folder.md": ("multirun/README.md", ""),
+    "symbols.md": ("README.md", "Symbols"),
+    "rooms.md": ("README.md", "Dive into the code"),
+    "CITATION.cff": ("CITATION.cff", ""),
+}
+"""The pages and files of the site that are not in docs/: where each is, and which section of it."""
+
+_LINK = re.compile(r"(\]\()([^)\s:#]+)(#[^)\s]+)?(\))")
+_OTHER_HOST = re.compile(r"<(?:link|script|img|iframe)\b[^>]*?\b(?:href|src)=[\"']?(?:https?:)?//[^>]*")
+
+
+def on_config(config):
+    config.markdown_extensions.append(_Notation())
+    fence = {"name": "math", "class": "math", "format": _block}
+    config.mdx_configs["pymdownx.superfences"] = {"custom_fences": [fence]}
+
+
+def on_files(files, config):
+    texts = {page: _section(*place) for page, place in ELSEWHERE.items()} | _api()
+    for page, text in texts.items():
+        files.append(File.generated(config, page, content=text))
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Links that lead out of docs/ lead to the page that shows their target."""
+    source, _ = ELSEWHERE.get(page.file.src_uri, (f"docs/{page.file.src_uri}", ""))
+    shown = {place: name for name, place in ELSEWHERE.items()}
+    titles = {re.sub(r"[^\w\- ]", "", s.lower()).replace(" ", "-"): s for _, s in ELSEWHERE.values()}
+
+    def target(match):
+        start, path, anchor, end = match.groups(default="")
+        there = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
+        section = titles.get(anchor[1:], "")
+        if (there, section) in shown:
+            there, anchor = shown[there, section], "" if section else anchor
+        elif there.startswith("docs/"):
+            there = there.removeprefix("docs/")
+        else:
+            return match[0]
+        own = posixpath.dirname(page.file.src_uri) or "."
+        return f"{start}{posixpath.relpath(there, own)}{anchor}{end}"
+
+    return _LINK.sub(target, markdown)
+
+
+def on_post_page(output, page, config):
+    if found := _OTHER_HOST.search(output):
+        if 'rel="canonical"' not in found[0]:
+            raise PluginError(f"{page.file.src_uri} would load from another host: {found[0]}")
+
+
+def _section(file, heading):
+    text = (ROOT / file).read_text()
+    if not heading:
+        return text
+    after = text.partition(f"\n## {heading}\n")[2]
+    return f"# {heading}\n" + after.partition("\n## ")[0]
+
+
+def _api():
+    """A page for each room, and one that lists the public names."""
+    lines = ["# API", "", "`import kgon` gives these names; each is in the room that is named beside it.",
+             "", "| name | what it is |", "|---|---|"]  # fmt: skip
+    for name, home in kgon._HOME.items():
+        lines.append(f"| [`kgon.{name}`][kgon.{home}.{name}] | {_summary(home, name)} |")
+    lines += ["", "## From a config to a run", "", "::: kgon.cli.from_python", ""]
+    pages = {"api/index.md": "\n".join(lines)}
+    for room in kgon._ROOMS:
+        folder = SOURCE / room
+        modules = sorted(folder.glob("[a-z]*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
+        names = [".".join(m.relative_to(SOURCE.parent).with_suffix("").parts) for m in modules]
+        pages[f"api/{room}.md"] = f"# kgon.{room}\n\n" + "".join(f"::: {name}\n\n" for name in names)
+    return pages
+
+
+def _summary(home, name):
+    tree = ast.parse((SOURCE / f"{home.replace('.', os.sep)}.py").read_text())
+    (node,) = (n for n in tree.body if getattr(n, "name", "") == name)
+    first = " ".join(ast.get_docstring(node).split("\n\n")[0].split())
+    return first.replace(" (see the module docstring)", "").replace("|", "\\|")
+
+
+def _block(source, *_, **__):
+    return f'<p class="formula">{_drawn(source)}</p>'
+
+
+@rc_context({"mathtext.fontset": "stix"})
+def _drawn(formula):
+    """A formula as SVG, in units of the font's size and on the line of the text around it."""
+    one = " ".join(formula.split())
+    font = FontProperties(size=100)
+    width, height, depth, *_ = MathTextParser("path").parse(f"${one}$", 72, font)
+    letters = {Outline.MOVETO: "M", Outline.LINETO: "L", Outline.CURVE3: "Q", Outline.CURVE4: "C"}
+    outline = "".join(
+        letters.get(code, "Z") + " ".join(f"{x:.0f}" for x in points if code in letters)
+        for points, code in TextPath((0, 0), f"${one}$", prop=font).iter_segments()
+    )
+    return (
+        f'<svg class="formula" role="img" aria-label="{escape(one)}" '
+        f'viewBox="0 {depth - height:.0f} {width:.0f} {height:.0f}" '
+        f'style="width:{width / 100:.2f}em;vertical-align:{-depth / 100:.2f}em">'
+        f'<path transform="scale(1,-1)" d="{outline}"/></svg>'
+    )
+
+
+class _Notation(Extension):
+    def extendMarkdown(self, md):  # noqa: N802
+        md.inlinePatterns.register(_Formula(r"(?<![\\$\w])\$(?=\S)([^$]+?)(?<=\S)\$(?!\w)([.,;:)]*)", md), "$", 187)
+        md.inlinePatterns.register(_Asterisk(r"\*(?=[a-z_]+[,)])", md), "*", 186)
+
+
+class _Formula(InlineProcessor):
+    def handleMatch(self, m, data):  # noqa: N802
+        kept = f'<span class="formula">{_drawn(m[1])}{m[2]}</span>'  # on one line
+        return self.md.htmlStash.store(kept), m.start(0), m.end(0)
+
+
+class _Asterisk(InlineProcessor):
+    def handleMatch(self, m, data):  # noqa: N802
+        return self.md.htmlStash.store("*"), m.start(0), m.end(0)
