@@ -25,6 +25,7 @@ from matplotlib.path import Path as Outline
 from matplotlib.textpath import TextPath
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
+from pymdownx.slugs import slugify
 
 import kgon
 
@@ -41,8 +42,9 @@ ELSEWHERE = {
 }
 """The pages and files of the site that are not in docs/: where each is, and which section of it."""
 
+_slug = slugify(case="lower")  # as in mkdocs.yml
 _LINK = re.compile(r"(\]\()([^)\s:#]+)(#[^)\s]+)?(\))")
-_OTHER_HOST = re.compile(r"<(?:link|script|img|iframe)\b[^>]*?\b(?:href|src)=[\"']?(?:https?:)?//[^>]*")
+_LOADED = re.compile(r"<(?:link|script|img|iframe)\b[^>]*?\b(?:href|src)=[\"']?(?:https?:)?//[^>]*")
 
 
 def on_config(config):
@@ -61,7 +63,9 @@ def on_page_markdown(markdown, page, config, files):
     """Links that lead out of docs/ lead to the page that shows their target."""
     source, _ = ELSEWHERE.get(page.file.src_uri, (f"docs/{page.file.src_uri}", ""))
     shown = {place: name for name, place in ELSEWHERE.items()}
-    titles = {re.sub(r"[^\w\- ]", "", s.lower()).replace(" ", "-"): s for _, s in ELSEWHERE.values()}
+    titles = {
+        re.sub(r"[^\w\- ]", "", s.lower()).replace(" ", "-"): s for _, s in ELSEWHERE.values()
+    }
 
     def target(match):
         start, path, anchor, end = match.groups(default="")
@@ -80,9 +84,8 @@ def on_page_markdown(markdown, page, config, files):
 
 
 def on_post_page(output, page, config):
-    if found := _OTHER_HOST.search(output):
-        if 'rel="canonical"' not in found[0]:
-            raise PluginError(f"{page.file.src_uri} would load from another host: {found[0]}")
+    if found := _LOADED.search(output):
+        raise PluginError(f"{page.file.src_uri} would load from another host: {found[0]}")
 
 
 def _section(file, heading):
@@ -95,17 +98,21 @@ def _section(file, heading):
 
 def _api():
     """A page for each room, and one that lists the public names."""
-    lines = ["# API", "", "`import kgon` gives these names; each is in the room that is named beside it.",
-             "", "| name | what it is |", "|---|---|"]  # fmt: skip
+    lines = ["# API", "", "`import kgon` gives these names. The rooms have more.", ""]
+    lines += ["| name | what it is |", "|---|---|"]
     for name, home in kgon._HOME.items():
         lines.append(f"| [`kgon.{name}`][kgon.{home}.{name}] | {_summary(home, name)} |")
     lines += ["", "## From a config to a run", "", "::: kgon.cli.from_python", ""]
     pages = {"api/index.md": "\n".join(lines)}
     for room in kgon._ROOMS:
         folder = SOURCE / room
-        modules = sorted(folder.glob("[a-z]*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
+        modules = (
+            sorted(folder.glob("[a-z]*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
+        )
         names = [".".join(m.relative_to(SOURCE.parent).with_suffix("").parts) for m in modules]
-        pages[f"api/{room}.md"] = f"# kgon.{room}\n\n" + "".join(f"::: {name}\n\n" for name in names)
+        pages[f"api/{room}.md"] = f"# kgon.{room}\n\n" + "".join(
+            f"::: {name}\n\n" for name in names
+        )
     return pages
 
 
@@ -140,17 +147,19 @@ def _drawn(formula):
 
 
 class _Notation(Extension):
-    def extendMarkdown(self, md):  # noqa: N802
-        md.inlinePatterns.register(_Formula(r"(?<![\\$\w])\$(?=\S)([^$]+?)(?<=\S)\$(?!\w)([.,;:)]*)", md), "$", 187)
+    def extendMarkdown(self, md):
+        md.inlinePatterns.register(
+            _Formula(r"(?<![\\$\w])\$(?=\S)([^$]+?)(?<=\S)\$(?!\w)([.,;:)]*)", md), "$", 187
+        )
         md.inlinePatterns.register(_Asterisk(r"\*(?=[a-z_]+[,)])", md), "*", 186)
 
 
 class _Formula(InlineProcessor):
-    def handleMatch(self, m, data):  # noqa: N802
+    def handleMatch(self, m, data):
         kept = f'<span class="formula">{_drawn(m[1])}{m[2]}</span>'  # on one line
         return self.md.htmlStash.store(kept), m.start(0), m.end(0)
 
 
 class _Asterisk(InlineProcessor):
-    def handleMatch(self, m, data):  # noqa: N802
+    def handleMatch(self, m, data):
         return self.md.htmlStash.store("*"), m.start(0), m.end(0)
