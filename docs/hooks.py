@@ -61,6 +61,8 @@ def on_files(files, config):
 
 def on_page_markdown(markdown, page, config, files):
     """Links that lead out of docs/ lead to the page that shows their target."""
+    if page.file.src_uri == "paper/README.md":
+        page.meta["hide"] = ["toc"]  # it has its own, and wide tables
     source, _ = ELSEWHERE.get(page.file.src_uri, (f"docs/{page.file.src_uri}", ""))
     shown = {place: name for name, place in ELSEWHERE.items()}
     titles = {
