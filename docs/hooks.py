@@ -153,7 +153,7 @@ class _Notation(Extension):
         md.inlinePatterns.register(
             _Formula(r"(?<![\\$\w])\$(?=\S)([^$]+?)(?<=\S)\$(?!\w)([.,;:)]*)", md), "$", 187
         )
-        md.inlinePatterns.register(_Asterisk(r"\*(?=[a-z_]+[,)])", md), "*", 186)
+        md.inlinePatterns.register(_Asterisk(r"\*(?=[a-z_]+[,):])", md), "*", 186)
 
 
 class _Formula(InlineProcessor):
