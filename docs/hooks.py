@@ -65,9 +65,7 @@ def on_page_markdown(markdown, page, config, files):
         page.meta["hide"] = ["toc"]  # it has its own, and wide tables
     source, _ = ELSEWHERE.get(page.file.src_uri, (f"docs/{page.file.src_uri}", ""))
     shown = {place: name for name, place in ELSEWHERE.items()}
-    titles = {
-        re.sub(r"[^\w\- ]", "", s.lower()).replace(" ", "-"): s for _, s in ELSEWHERE.values()
-    }
+    titles = {_slug(section, "-"): section for _, section in ELSEWHERE.values()}
 
     def target(match):
         start, path, anchor, end = match.groups(default="")
@@ -107,14 +105,9 @@ def _api():
     lines += ["", "## From a config to a run", "", "::: kgon.cli.from_python", ""]
     pages = {"api/index.md": "\n".join(lines)}
     for room in kgon._ROOMS:
-        folder = SOURCE / room
-        modules = (
-            sorted(folder.glob("[a-z]*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
-        )
-        names = [".".join(m.relative_to(SOURCE.parent).with_suffix("").parts) for m in modules]
-        pages[f"api/{room}.md"] = f"# kgon.{room}\n\n" + "".join(
-            f"::: {name}\n\n" for name in names
-        )
+        inside = [f"{room}.{file.stem}" for file in sorted((SOURCE / room).glob("[a-z]*.py"))]
+        modules = "".join(f"::: kgon.{name}\n\n" for name in inside or [room])
+        pages[f"api/{room}.md"] = f"# kgon.{room}\n\n{modules}"
     return pages
 
 
@@ -150,10 +143,9 @@ def _drawn(formula):
 
 class _Notation(Extension):
     def extendMarkdown(self, md):
-        md.inlinePatterns.register(
-            _Formula(r"(?<![\\$\w])\$(?=\S)([^$]+?)(?<=\S)\$(?!\w)([.,;:)]*)", md), "$", 187
-        )
-        md.inlinePatterns.register(_Asterisk(r"\*(?=[a-z_]+[,):])", md), "*", 186)
+        formula = r"(?<![\\$\w])\$(?=\S)([^$]+?)(?<=\S)\$(?!\w)([.,;:)]*)"
+        md.inlinePatterns.register(_Formula(formula, md), "formula", 187)
+        md.inlinePatterns.register(_Asterisk(r"\*(?=[a-z_]+[,):])", md), "asterisk", 186)
 
 
 class _Formula(InlineProcessor):
