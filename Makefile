@@ -27,7 +27,7 @@ paper: $(READY) ## repeat the paper number by number, an hour; QUICK=1 ten minut
 
 docs: $(READY) ## make the pages as a site that needs no network: site/index.html
 	$(BIN)/python -m kgon.cli.reference > docs/configuration.md
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 	@echo site/index.html
 
 test: $(READY) ## run the tests, but for the slow ones

@@ -43,7 +43,7 @@ ELSEWHERE = {
 """The pages and files of the site that are not in docs/: where each is, and which section of it."""
 
 _slug = slugify(case="lower")  # as in mkdocs.yml
-_LINK = re.compile(r"(\]\()([^)\s:#]+)(#[^)\s]+)?(\))")
+_LINK = re.compile(r"\[([^\[\]]+)\]\(([^)\s:#]+)(#[^)\s]+)?\)")
 _LOADED = re.compile(r"<(?:link|script|img|iframe)\b[^>]*?\b(?:href|src)=[\"']?(?:https?:)?//[^>]*")
 
 
@@ -68,17 +68,19 @@ def on_page_markdown(markdown, page, config, files):
     titles = {_slug(section, "-"): section for _, section in ELSEWHERE.values()}
 
     def target(match):
-        start, path, anchor, end = match.groups(default="")
+        text, path, anchor = match.groups(default="")
         there = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
         section = titles.get(anchor[1:], "")
         if (there, section) in shown:
             there, anchor = shown[there, section], "" if section else anchor
         elif there.startswith("docs/"):
             there = there.removeprefix("docs/")
+        elif (ROOT / there).exists():
+            return text  # a file of the repository, which only a code host shows
         else:
             return match[0]
         own = posixpath.dirname(page.file.src_uri) or "."
-        return f"{start}{posixpath.relpath(there, own)}{anchor}{end}"
+        return f"[{text}]({posixpath.relpath(there, own)}{anchor})"
 
     return _LINK.sub(target, markdown)
 

@@ -18,7 +18,9 @@ from kgon.launch.command_line import composed_and_checked
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 WITH_A_TEST = {"own_model.md": "test_own_model.py", "own_study.md": "test_own_study.py"}
-"""Pages whose blocks another test runs."""
+"""Pages whose blocks and commands another test runs."""
+
+COMMAND = re.compile(rf"kgon ({'|'.join(COMMANDS)})\b")
 
 
 def blocks(page):
@@ -49,12 +51,13 @@ def said(page):
     lines = [*"\n".join(fenced).splitlines(), *re.findall(r"^(?: {4})+(.*)", rest, re.M)]
     lines += re.findall(r"`(kgon \w+ [^`\n]+)`", rest)  # of more than a command's name
     for line in lines:
-        words = shlex.split(line.removeprefix("$ "), comments=True) if "kgon " in line else []
-        if words[:1] == ["kgon"] and words[1:2] and words[1] in COMMANDS:
-            yield tuple(words[1:])
+        if COMMAND.match(line):
+            yield tuple(shlex.split(line, comments=True)[1:])
 
 
-FOUND = {name(page): list(dict.fromkeys(said(page))) for page in PAGES}
+FOUND = {
+    name(page): list(dict.fromkeys(said(page))) for page in PAGES if page.name not in WITH_A_TEST
+}
 
 
 class Parsed(Exception):
@@ -103,7 +106,7 @@ def test_the_commands_of_a_page_are_ones_that_kgon_takes(page, tmp_path, monkeyp
     for command, *words in FOUND[page]:
         if command not in CONFIGURED:
             parse(command, words, monkeypatch)
-        elif "--config-dir" not in words:  # whose files only the page's own test has
+        else:
             flags = [word for word in words if word.startswith("-")]
             assert set(flags) <= {"-m", "--help", "--cfg"}, flags
             overrides = [w for w in words if "=" in w or w.startswith("~")]
