@@ -35,8 +35,8 @@ def ensemble(paths, llc, lr=0.01):
         ]  # fmt: skip
     table = pa.table({"step": np.repeat(STEP, n), "member": np.tile(range(n), len(STEP)),
                       "mean": np.asarray(llc, dtype=float).ravel()})  # fmt: skip
-    config = {"model": {"n_features": 6, "optimizer": {"lr": lr}}, "trainer": {"max_steps": 60},
-              "datamodule": {"batch_size": 20}}  # fmt: skip
+    config = {"model": {"n_features": 6, "n_hidden": 2, "optimizer": {"lr": lr}},
+              "trainer": {"max_steps": 60}, "datamodule": {"batch_size": 20}}  # fmt: skip
     members = [{"member": m, "phase": path[-1], "final_loss": 0.1} for m, path in enumerate(paths)]
     return Ensemble(Run(Path("run"), config, {}, members, None, None, plateaus, table))
 

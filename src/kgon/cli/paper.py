@@ -60,8 +60,10 @@ def _write(config: DictConfig, folders: dict[str, list[Path]]) -> None:
     results = Results(done, config.quick, Path(config.runs.dir) / "paper")
     sections = {}
     for item in ITEMS:
-        # An item that needs no run takes seconds: it is always on the page.
-        ready = all(name in done for name in item.needs)
+        # An item that needs no run takes seconds, but for a slow one: it is always on the page.
+        ready = all(name in done for name in item.needs) and (
+            item.slow is None or item.name in _names(config) or results.has(item.slow)
+        )
         print(f"{item.name}: {'computed' if ready else 'not run'}", flush=True)
         sections[item.name] = item.make(results) if ready else None
     out = Path(config.out or (f"{config.runs.dir}/paper-quick" if config.quick else "docs/paper"))

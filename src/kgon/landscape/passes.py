@@ -7,14 +7,16 @@ losses.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kgon.compiled.exact_loss import descent
-from kgon.landscape.search import DESCENT_SLOPE, DESCENT_STEPS, fitted, match
+from kgon.landscape.search import DESCENT_SLOPE, DESCENT_STEPS, alignment, match
 from kgon.theory.atlas import Atlas
 from kgon.theory.critical import CriticalPoint, hessian
 from kgon.theory.loss import PopulationLoss
@@ -23,6 +25,8 @@ from kgon.theory.shapes import without_inert
 
 DISPLACEMENT = 1e-3
 """Distance from the saddle at which gradient flow starts."""
+_AFRESH = 3
+"""How often the fit of a path is sought afresh."""
 ASIDE = 1e-3
 """Standard deviation of a random displacement of where a flow has ended, after which it goes on. A
 flow in a symmetric subspace can end at another saddle, which attracts only what is symmetric."""
@@ -81,8 +85,9 @@ class Crossing:
         left, arrived: the steps of the last snapshot in `start` and the first one in `end`.
         way: the label of the pass that joins the two phases to which the run came closest, ""
             where the atlas has none.
-        distance: the least distance between the run and the pass, relative to the pass's norm, of
-            (W, b) up to rotations and permutations with inert columns at zero; None without one.
+        distance: the least of `distances` between the run and the pass while the run is in one of
+            the two phases or between them; None without a pass.
+        nearest: the step of it.
     """
 
     member: int
@@ -92,6 +97,7 @@ class Crossing:
     arrived: int
     way: str
     distance: float | None
+    nearest: int | None
 
 
 def crossings(steps: Tensor, W: Tensor, b: Tensor, ways: Sequence[Pass]) -> list[Crossing]:
@@ -105,28 +111,58 @@ def crossings(steps: Tensor, W: Tensor, b: Tensor, ways: Sequence[Pass]) -> list
     labels = np.array(phase_labels(b.shape[-1], W.shape[-2]))[phase_codes(W, b).numpy()]
     found = []
     for member in range(b.shape[1]):
-        named = [i for i, label in enumerate(labels[:, member]) if label != OTHER]
-        for i, j in pairwise(named):
-            start, end = labels[i, member], labels[j, member]
-            if start == end:
-                continue
-            path = without_inert(W[i : j + 1, member].double(), b[i : j + 1, member].double())
-            distances = {
-                way.point.label: min(_distance(way.point, V, c) for V, c in zip(*path, strict=True))
-                for way in ways
-                if set(way.ends) == {start, end}
-            }
-            nearest = min(distances, key=distances.__getitem__, default="")
-            found.append(
-                Crossing(member, str(start), str(end), int(steps[i]), int(steps[j]), nearest,
-                         distances.get(nearest))
-            )  # fmt: skip
+        for one, other in pairwise(_stays(labels[:, member])):
+            start, end = labels[one[0], member], labels[other[0], member]
+            joining = [way.point for way in ways if set(way.ends) == {start, end}]
+            near = [
+                (float(away.min()), int(steps[one[0] + int(away.argmin())]), point.label)
+                for point in joining
+                for away in [
+                    distances(point, W[one[0] : other[-1] + 1, member].double(),
+                              b[one[0] : other[-1] + 1, member].double(), one[-1] - one[0])
+                ]
+            ]  # fmt: skip
+            least, at, way = min(near, default=(None, None, ""))
+            left, arrived = int(steps[one[-1]]), int(steps[other[0]])
+            found.append(Crossing(member, str(start), str(end), left, arrived, way, least, at))
     return found
 
 
-def _distance(point: CriticalPoint, W: Tensor, b: Tensor) -> float:
-    """The distance of a parameter from a critical point, up to symmetry, relative to its norm."""
-    at = without_inert(point.W, point.b)
-    V, c = fitted(at, (W, b), n_starts=20)
-    difference = (V - at[0]).square().sum() + (c - at[1]).square().sum()
-    return float((difference / (at[0].square().sum() + at[1].square().sum())).sqrt())
+def _stays(labels: NDArray[Any]) -> list[list[int]]:
+    """Snapshots in one phase after another; those at no phase are left out."""
+    named = [i for i, label in enumerate(labels) if label != OTHER]
+    return [list(stay) for _, stay in groupby(named, key=lambda i: labels[i])]
+
+
+def distances(point: CriticalPoint, W: Tensor, b: Tensor, start: int = 0) -> Tensor:
+    """How far each point of a path is from a critical point, relative to the point's norm.
+
+    Euclidean, of (W, b), each turned and permuted to fit. On both sides inert columns are at zero,
+    and where an output is never positive, so that its bias does not matter, the bias is raised to
+    where it begins to. The fit of the path's point `start` is sought from many rotations, and that
+    of the others from their neighbour's; and so again from the nearest point.
+
+    Args:
+        W: (n_points, n_hidden, n_features).
+        b: (n_points, n_features).
+    """
+    at = _raised(point.W, point.b)
+    V, c = _raised(W, b)
+    least = torch.full_like(b[:, 0], torch.inf)
+    for _ in range(_AFRESH):
+        first = alignment(at, (V[start], c[start]), n_starts=20)
+        for way in (range(start, len(b)), range(start, -1, -1)):
+            turn, order = first
+            for i in way:
+                again, step = alignment(at, (turn @ V[i][:, order], c[i][order]))
+                turn, order = again @ turn, order[step]
+                square = (turn @ V[i][:, order] - at[0]).square().sum()
+                square = square + (c[i][order] - at[1]).square().sum()
+                least[i] = torch.minimum(least[i], square)
+        start = int(least.argmin())
+    return (least / (at[0].square().sum() + at[1].square().sum())).sqrt()
+
+
+def _raised(W: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    W, b = without_inert(W, b)
+    return W, torch.maximum(b, -(W.mT @ W).amax(-1).clamp(min=0))

@@ -219,31 +219,41 @@ def _edges(W: Tensor, b: Tensor, n: int, rng: torch.Generator) -> Points:
 
 
 def fitted(one: Points, other: Points, n_starts: int = 1) -> Points:
-    """The second point turned and permuted to fit the first.
+    """The second point turned and permuted to fit the first (`alignment`)."""
+    turn, order = alignment(one, other, n_starts)
+    return turn @ other[0][:, order], other[1][order]
+
+
+def alignment(one: Points, other: Points, n_starts: int = 1) -> Points:
+    """The rotation Q and the permutation of columns with which the second point fits the first.
 
     Permutations and rotations are fitted in turn, which ends at a local optimum: the best of
-    n_starts is taken, the first from where the point is, the others from random rotations.
+    n_starts is taken, the first from where the point is, the others from random rotations and
+    reflections.
     """
     (W, b), (V, c) = one, other
     rng = torch.Generator().manual_seed(0)
-    best, least = other, math.inf
+    columns = torch.arange(len(c))
+    best, least = (torch.eye(len(V), dtype=V.dtype), columns), math.inf
     for start in range(n_starts):
-        turned = V
+        turn, order = torch.eye(len(V), dtype=V.dtype), columns
         if start:
-            random = torch.randn(len(V), len(V), generator=rng, dtype=torch.float64)
-            turned = torch.linalg.qr(random)[0] @ V
-        bias = c
-        for _ in range(10):
+            random = torch.randn(len(V), len(V) + 1, generator=rng, dtype=torch.float64)
+            # Without the signs all have the same determinant.
+            turn = torch.linalg.qr(random[:, 1:])[0] * random[:, 0].sign()
+        for i in range(10):
             # The best permutation for this rotation, then the best rotation for it (Procrustes).
-            cost = (W.mT.unsqueeze(1) - turned.mT).square().sum(-1)
-            cost = cost + (b.unsqueeze(1) - bias).square()
-            order = torch.from_numpy(linear_sum_assignment(cost.numpy())[1])
-            turned, bias = turned[:, order], bias[order]
-            left, _, right = torch.linalg.svd(W @ turned.mT)
-            turned = left @ right @ turned
-        distance = float((W - turned).square().sum() + (b - bias).square().sum())
+            cost = (W.mT.unsqueeze(1) - (turn @ V[:, order]).mT).square().sum(-1)
+            cost = cost + (b.unsqueeze(1) - c[order]).square()
+            step = torch.from_numpy(linear_sum_assignment(cost.numpy())[1])
+            if i and torch.equal(step, columns):
+                break  # the rotation is the best for this permutation already
+            order = order[step]
+            left, _, right = torch.linalg.svd(W @ V[:, order].mT)
+            turn = left @ right
+        distance = float((W - turn @ V[:, order]).square().sum() + (b - c[order]).square().sum())
         if distance < least:
-            best, least = (turned, bias), distance
+            best, least = (turn, order), distance
     return best
 
 

@@ -12,15 +12,18 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from kgon.figures import atlas as atlas_figures
 from kgon.figures import llc as llc_figures
 from kgon.figures import posterior as posterior_figures
 from kgon.figures import training as training_figures
 from kgon.figures.style import (
     GREY,
     INK,
+    POPULATION_LOSS,
     Array,
     linear_step_axis,
     loss_axis,
+    name_panel,
     new_panels,
     phase_color,
     phase_handle,
@@ -30,6 +33,9 @@ from kgon.figures.style import (
     styled,
 )
 from kgon.figures.weights import GRAM_KEY, bias_key, gram, k_gon
+from kgon.landscape.rates import Escape
+from kgon.paper.computation import SERVES
+from kgon.paper.rates import FROM
 from kgon.posterior.phase_diagram import PhaseDiagram
 from kgon.theory.critical import critical_points
 
@@ -379,10 +385,100 @@ def pairs(data: Data) -> Figure:
     return figure
 
 
+@styled
+def approach(data: Data) -> Figure:
+    """Runs on their way from one phase to another: loss against the distance from the pass."""
+    edges = data["edges"]
+    labels = dict.fromkeys(label for edge in edges for label in (edge["from"], edge["to"]))
+    legend = [phase_handle(label, ls="") for label in phase_order(labels)]
+    legend.append(Line2D([], [], ls="", marker="x", color=INK, label="pass"))
+    figure, axes = new_panels("Runs from one phase to another", [2.0], legend,
+                              columns=len(edges))  # fmt: skip
+    for ax, edge in zip(axes, edges, strict=True):
+        for path in edge["paths"]:
+            ax.plot(path["distance"], path["loss"], lw=0.5, alpha=0.35, zorder=1,
+                    color=phase_color(edge["to"]), gid=f"path-{path['member']}")  # fmt: skip
+        ax.plot(0, edge["loss"], marker="x", ms=5, mew=1.2, color=INK, zorder=3, clip_on=False)
+        for label, (away, loss) in edge["phases"].items():
+            ax.plot(away, loss, ls="", ms=5, zorder=3, **phase_style(label))
+        losses = [edge["loss"], *(loss for _, loss in edge["phases"].values())]
+        margin = 0.15 * (max(losses) - min(losses))
+        ax.set_ylim(min(losses) - margin, max(losses) + margin)
+        ax.set_xlim(0, 1.15 * max(away for away, _ in edge["phases"].values()))
+        name_panel(ax, f"{len(edge['paths'])} runs by {edge['way']}")
+        ax.set_xlabel("distance from the pass")
+    axes[0].set_ylabel(POPULATION_LOSS)
+    return figure
+
+
+def escapes(data: Data) -> Figure:
+    """Rates of leaving a phase by Langevin dynamics against 1 / T."""
+    return atlas_figures.escapes([Escape(**rate) for rate in data["rates"]])
+
+
+@styled
+def sgd_escapes(data: Data) -> Figure:
+    """Rates of leaving a phase by SGD against batch size / learning rate."""
+    rows = data["rows"]
+    markers = dict(zip(sorted({row["lr"] for row in rows}), "osD^v", strict=False))
+    legend = [Line2D([], [], ls="", marker=marker, color=INK, mfc="none", label=f"lr {lr:g}")
+              for lr, marker in markers.items()]  # fmt: skip
+    figure, (ax,) = new_panels("Rates of leaving a phase by SGD", [2.0], legend)
+    for row in rows:
+        if not row["left"]:
+            continue
+        error = row["rate"] / math.sqrt(row["left"])
+        name = f"rate-{row['lr']:g}-{row['batch_size']}"
+        ax.errorbar(row["ratio"], row["rate"], error, marker=markers[row["lr"]], ms=4, lw=0.8,
+                    mfc="none", color=INK).lines[0].set_gid(name)  # fmt: skip
+    if data["fit"]:
+        slope, _, start = data["fit"]
+        x = np.array([FROM, max(row["ratio"] for row in rows if row["left"])])
+        ax.plot(x, np.exp(start - slope * x), color=GREY, lw=0.8, ls="--", zorder=1, gid="fit")
+    ax.set_yscale("log")
+    ax.set_xlim(0, None)
+    ax.set(xlabel="batch size / learning rate", ylabel="rate per unit of step × learning rate")
+    return figure
+
+
+@styled
+def computation(data: Data) -> Figure:
+    """Slopes that each neuron contributes to absolute values, by sparsity."""
+    pictures = data["pictures"]
+    one, several = phase_color("4"), phase_color("5")
+    legend = [Patch(fc=colour, label=f"a neuron that serves {words}")
+              for colour, words in ((one, "one feature"), (several, "several"))]  # fmt: skip
+    n, m = np.shape(pictures[0]["slope"])
+    title = f"{n} absolute values by {m} neurons"
+    columns = math.ceil(len(pictures) / 2)
+    top = 1.05 * max(float(np.sum(p["slope"], 0).max()) for p in pictures)
+    figure, axes = new_panels(title, [0.9, 0.9], legend, columns=columns)
+    for ax, picture in zip(axes, pictures, strict=False):
+        slope = np.array(picture["slope"])
+        slope = slope[:, np.lexsort((-slope.max(0), slope.argmax(0)))]
+        below = np.vstack([np.zeros(m), slope.cumsum(0)[:-1]])
+        counts = (slope >= SERVES).sum(0)
+        for neuron in range(m):
+            seen = np.flatnonzero(slope[:, neuron] > 0.005 * top)
+            ax.bar([neuron] * len(seen), slope[seen, neuron], bottom=below[seen, neuron], width=0.8,
+                   lw=0.3, ec="white", color=several if counts[neuron] > 1 else one)  # fmt: skip
+        ax.set_xticks([])
+        ratio = picture["loss"] / picture["dedicated"]
+        name_panel(ax, f"S = {picture['sparsity']:g}: {ratio:.2f}")
+        ax.set_ylim(0, top)
+        ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    for place, ax in enumerate(axes):
+        ax.tick_params(labelleft=place % columns == 0)
+    figure.supylabel("slopes, stacked")
+    figure.supxlabel("neurons (above: loss / least loss without superposition)")
+    return figure
+
+
 DRAWINGS: Mapping[str, Callable[[Data], Figure]] = {
     function.__name__: function
     for function in (staircase, losses, llc_against_time, shares, estimates, first_transition,
                      survival, polygons, grams, dimensions, learning_dynamics, feature_sparsity,
-                     phase_change, pairs)
+                     phase_change, pairs, approach,
+                     escapes, sgd_escapes, computation)
 }  # fmt: skip
 """By the name that a data file gives as its `drawing`."""

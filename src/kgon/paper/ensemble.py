@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from kgon.record.run_directory import Run
 from kgon.record.tables import Plateau, stages
+from kgon.theory.atlas import built
 from kgon.theory.critical import CriticalPoint, critical_points
 from kgon.theory.intervals import widening
 
@@ -47,6 +48,10 @@ class Ensemble:
 
     @property
     def points(self) -> list[CriticalPoint]:
+        """The k-gons; elsewhere than in the plane the atlas's phases."""
+        n_hidden = int(self.run.config["model"]["n_hidden"])
+        if n_hidden != 2:
+            return list(built(self.n_features, n_hidden).phases)
         return critical_points(self.n_features)
 
     def path(self, member: int) -> tuple[str, ...]:

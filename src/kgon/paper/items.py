@@ -2,7 +2,18 @@
 
 from dataclasses import asdict
 
-from kgon.paper import antecedents, bayes, dynamics, errata, superposition, theory
+from kgon.paper import (
+    antecedents,
+    bayes,
+    computation,
+    dynamics,
+    errata,
+    passes,
+    rates,
+    superposition,
+    theory,
+    three_dimensions,
+)
 from kgon.paper.ensemble import Ensemble
 from kgon.paper.jobs import Results
 from kgon.paper.rows import Row
@@ -320,6 +331,13 @@ ITEMS: tuple[Item, ...] = (
          ("batch_size", "lr_low", "lr_high", "lr_highest"), _first_transition, "beyond"),
     Item("sparsity", "Finite sparsity: which phases survive", ("sparsity", "sparsity_normal"),
          _sparsity, "beyond"),
+    Item("passes", "Which passes transitions take", ("passes",), passes.section, "beyond"),
+    Item("escape_rates", "Rates of leaving a phase, by Langevin dynamics", ("escape_rates",),
+         rates.langevin_section, "beyond"),
+    Item("escape_sgd", "Rates of leaving a phase, by SGD", ("escape_sgd",), rates.sgd_section,
+         "beyond"),
+    Item("three_dimensions", "Phases in three dimensions",
+         ("three_dimensions", "three_dimensions_training"), three_dimensions.section, "beyond"),
     Item("superposition", "Features in superposition against sparsity",
          ("superposition", "superposition_weights"), superposition.polygons_section, "elhage"),
     Item("phase_change", "Superposition against sparsity and importance",
@@ -333,6 +351,8 @@ ITEMS: tuple[Item, ...] = (
          superposition.feature_sparsity_section, "elhage"),
     Item("pairs", "Correlated and anticorrelated pairs", ("correlated", "anticorrelated"),
          superposition.pairs_section, "elhage"),
+    Item("computation", "Absolute values computed in superposition", (), computation.section,
+         "elhage", "computation"),
 )  # fmt: skip
 """The page, in order."""
 

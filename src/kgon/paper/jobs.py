@@ -18,7 +18,7 @@ class Job:
     """A command of kgon that an item needs: one run, or with `sweep` one for each combination.
 
     Attributes:
-        command: train, llc or posterior.
+        command: train, llc, posterior or atlas.
         overrides: Hydra overrides.
         sweep: the swept keys, each with its values as text.
         quick: overrides added for the ten-minute version.
@@ -64,6 +64,10 @@ JOBS: Mapping[str, Job] = {
     "figure_3": _train("figure_3", quick=("members=100", "callbacks.llc.n_chains=2")),
     "figure_3_c5": _train("figure_3_c5", quick=_FEW),
     "figure_3_c4": _train("figure_3_c4", quick=_FEW),
+    # Many snapshots and no estimates: where runs pass between two phases.
+    "passes": _train("figure_3", "schedule.n_snapshots=1000",
+                     "callbacks=[losses,snapshots,phases,checkpoint,progress]",
+                     quick=("members=100",)),
     "near_zero_biases": _train("near_zero_biases", quick=_FEW),
     "normal_start": _train("normal_start", quick=_FEW),
     "normal_start_more": _train(
@@ -93,6 +97,14 @@ JOBS: Mapping[str, Job] = {
     "sparsity_normal": _train("sparsity", "init=normal", "init.bias_std=1", "members=64",
                               quick=("members=16", "trainer.max_steps=5000"),
                               sweep={"data.sparsity": _SPARSITIES}),
+    "escape_rates": Job("atlas", ("experiment=escape_rates",), quick=(
+        "escape.barriers=[3,5]", "escape.n_chains=100")),
+    "escape_sgd": _train("escape_sgd", quick=("members=40", "trainer.max_steps=10000"),
+                         sweep={"optimizer.lr": "0.02;0.05;0.1", "batch_size": "1;2;4"}),
+    "three_dimensions": _posterior("three_dimensions"),
+    "three_dimensions_training": Job("train", (
+        "model.n_features=7", "model.n_hidden=3", "init.label=2x2x2", "members=200",
+        "schedule.n_llc=15"), quick=("members=40", "callbacks.llc.n_chains=2")),
     "superposition": _train("superposition", sweep={"data.sparsity": "0;0.8;0.9"}),
     "superposition_weights": _train("superposition_weights", quick=("members=2",),
                                     sweep={"data.sparsity": "0;0.7;0.9;0.97"}),
@@ -138,6 +150,10 @@ class Results:
         self.kept.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps({"settings": settings, "result": result}))
         return json.loads(file.read_text())["result"]
+
+    def has(self, name: str) -> bool:
+        """Whether `once` has a result of this name."""
+        return (self.kept / f"{name}.json").exists()
 
     def all(self, job: str) -> list[Run]:
         return [run_directory.load(path) for path in self.folders[job]]

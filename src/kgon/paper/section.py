@@ -46,6 +46,8 @@ class Item:
         needs: names of JOBS.
         make: makes the section from the results.
         origin: "paper", "beyond" or "elhage".
+        slow: a result that it computes without a job (`Results.once`) in more than seconds: it is
+            then on the page if it was asked for, or if the result is there.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Item:
     needs: tuple[str, ...]
     make: Callable[[Results], Section]
     origin: str = "paper"
+    slow: str | None = None
 
 
 def item_command(name: str) -> str:

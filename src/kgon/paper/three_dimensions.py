@@ -1,0 +1,122 @@
+"""The item on three dimensions: phases of the posterior against n, and transitions of training."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from kgon.files import finite_or_none
+from kgon.paper import bayes
+from kgon.paper.antecedents import (
+    ANTECEDENT,
+    INCONCLUSIVE,
+    NONE,
+    TransitionInTraining,
+    antecedent_table,
+    antecedents,
+)
+from kgon.paper.jobs import Results
+from kgon.paper.rows import Row
+from kgon.paper.section import Block, Picture, Section, job_command
+from kgon.posterior.phase_diagram import LEAST_SHARE, PhaseDiagram
+from kgon.posterior.transitions import sampled_transitions
+from kgon.theory.atlas import built
+from kgon.theory.free_energy import critical_sample_size
+
+PAIR, LABELS = ("6", "7"), ("2x2x2", "7d3a")
+"""The families whose odds are followed, and the phases of theirs: octahedra, capped octahedra."""
+
+
+def rows(found: PhaseDiagram) -> tuple[list[Row], dict[str, Any]]:
+    """The crossing, what free energies with estimated learning coefficients predict, the shares."""
+    crossing = next((t for t in found.transitions() if (t.alpha, t.beta) == PAIR), None)
+    mean, sd, stderr, count = math.nan, math.nan, None, 0
+    if crossing is not None:
+        (mean, sd), count = crossing.location, crossing.n_crossed
+        stderr = finite_or_none(crossing.error)
+    alpha, beta = (built(7, 3)[label] for label in LABELS)
+    llc = {label: _llc(found, label) for label in LABELS}
+    shown = [
+        Row("7 features in 3 dimensions, exp(-n L / 2): n of 6 → 7", mean, stderr=stderr, digits=0,
+            remark=f"{count} of {len(found.datasets)} data sets cross, sd {sd:.0f} between them; "
+            "theory has no λ for the octahedron, a kink of the loss, and so no prediction"),
+    ]  # fmt: skip
+    if None not in llc.values():
+        known = {label: value for label, value in llc.items() if value is not None}
+        predicted = critical_sample_size(alpha, beta, halved=True, llc=known)
+        shown.append(
+            Row("where free energies with λ̂ of these posteriors cross, exp(-n L / 2)", predicted,
+                digits=0,
+                remark=", ".join(f"λ̂({label}) = {value:.1f}" for label, value in known.items())
+                + f" at their largest shares (theory: {beta.llc:g} for {beta.label}); "
+                "leading-order free energies are not accurate at this n")
+        )  # fmt: skip
+    verdicts = [row.verdict for row in found.posteriors]
+    shown.append(
+        Row("posteriors with the verdict ok", verdicts.count("ok") / len(verdicts),
+            text=f"{verdicts.count('ok')} of {len(verdicts)}",
+            remark="replicates agree, chains move")
+    )  # fmt: skip
+    data = {
+        "posteriors": [asdict(row) for row in found.posteriors],
+        "shares": [asdict(row) for row in found.shares if row.by == "k"],
+        "agreement": [asdict(row) for row in found.agreement if row.by == "k"],
+        "n_draws": found.n_draws,
+        "pair": list(PAIR),
+        "crossing": [finite_or_none(mean), finite_or_none(sd)],
+        "predicted": {},
+    }
+    return shown, data
+
+
+def _llc(found: PhaseDiagram, phase: str) -> float | None:
+    """The learning coefficient within a phase, at the n where its share is largest."""
+    share = found.share("label").get(phase)
+    if share is None:
+        return None
+    n = found.n_samples[int(share.mean(1).argmax())]
+    values = [
+        row.llc for row in found.llc
+        if (row.phase, row.n_samples) == (phase, n) and row.llc is not None
+        and (row.share or 0) >= LEAST_SHARE
+    ]  # fmt: skip
+    return float(np.mean(values)) if values else None
+
+
+def _kinds(table: Sequence[TransitionInTraining], n_runs: int) -> list[Row]:
+    """How many kinds of transitions have a Bayesian antecedent."""
+    verdicts = Counter(row.verdict for row in table)
+    against = [f"{row.alpha} → {row.beta}" for row in table if row.verdict == NONE]
+    return [
+        Row(f"kinds of transitions in training with a Bayesian antecedent, of {n_runs} runs",
+            float(verdicts[ANTECEDENT]), digits=0,
+            text=f"{verdicts[ANTECEDENT]} of {len(table)}",
+            remark=f"{verdicts[INCONCLUSIVE]} inconclusive, {verdicts[NONE]} without"
+            + (f" ({', '.join(against)})" if against else "")),
+    ]  # fmt: skip
+
+
+def section(results: Results) -> Section:
+    found = bayes.diagram(results.one("three_dimensions"))
+    own, data = rows(found)
+    many = results.ensemble("three_dimensions_training")
+    table = antecedents(many, sampled_transitions(found))
+    caption = (
+        "Share of the posterior by number of live columns k against the sample size n (inputs), 7 "
+        "features in 3 dimensions, likelihood exp(-n L / 2), "
+        f"{len(found.datasets)} data sets, {found.n_draws} draws each by tempered SMC. Lines: "
+        "mean, bands: range over data sets. 6: octahedron, 7: capped octahedron."
+    )
+    return Section(
+        [Block(job_command("three_dimensions", results), own),
+         Block(job_command("three_dimensions_training", results),
+               _kinds(table, many.n_members))],
+        [antecedent_table(table)],
+        [Picture("three_dimensions", "shares", data, caption)],
+        ["Training starts near octahedra with biases N(0, 1), as the paper's near 4-gons. The "
+         "rules of the hypothesis are those of "
+         "[the plane](#bayesian-antecedents-of-dynamical-transitions)."],
+    )  # fmt: skip
