@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kgon.paper import passes, three_dimensions
-from kgon.posterior.phase_diagram import PhaseDiagram, PhaseLLCRow, PosteriorRow, ShareRow
+from kgon.posterior.phase_diagram import PhaseDiagram, PosteriorRow, ShareRow
 from kgon.theory.atlas import built
 from kgon.theory.free_energy import critical_sample_size
 
@@ -54,11 +54,11 @@ def test_a_stay_begins_at_its_first_label():
     assert passes._since(labels, "4+") == 2 and passes._since(labels[:1], "5") == 0
 
 
-def diagram(llc):
-    """Odds of 7 against 6 that pass through 1 at n = 250, and these learning coefficients."""
+def diagram():
+    """Odds of 7 against 6 that pass through 1 at n = 250."""
     blank = dict.fromkeys(("log_evidence", "log_evidence_stderr", "mean_loss", "mean_loss_stderr",
                            "rhat", "acceptance", "n_rungs"))  # fmt: skip
-    rows, shares, found = [], [], []
+    rows, shares = [], []
     for n in (200, 300):
         place = {"n_samples": n, "dataset": 0}
         rows.append(PosteriorRow(**place, verdict="ok", **blank))
@@ -67,16 +67,12 @@ def diagram(llc):
             more = {"rule": "quench", "share": share, "stderr": None}
             shares += [ShareRow(**place, **more, by=by, phase=phase)
                        for by, phase in (("k", family), ("label", label))]  # fmt: skip
-            found.append(PhaseLLCRow(**place, phase=label, share=share, llc=llc.get(label),
-                                     stderr=None, theory=None))  # fmt: skip
-    return PhaseDiagram(rows, shares, [], found, [], n_draws=10**9)
+    return PhaseDiagram(rows, shares, [], [], [], n_draws=10**9)
 
 
 def test_the_crossing_in_three_dimensions_stands_beside_that_of_free_energies():
-    llc = {"2x2x2": 8.0, "7d3a": 12.5}
-    measured, predicted, checked = three_dimensions.rows(diagram(llc))[0]
+    measured, predicted, checked = three_dimensions.rows(diagram())[0]
     assert measured.value == pytest.approx(250) and measured.stderr is None
-    points = (built(7, 3)[label] for label in llc)
-    assert predicted.value == critical_sample_size(*points, halved=True, llc=llc)
+    points = (built(7, 3)[label] for label in ("2x2x2", "7d3a"))
+    assert predicted.value == critical_sample_size(*points, halved=True)
     assert checked.text == "2 of 2"
-    assert len(three_dimensions.rows(diagram({}))[0]) == 2

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
 from kgon.files import finite_or_none
 from kgon.paper import bayes
 from kgon.paper.antecedents import (
@@ -21,7 +19,7 @@ from kgon.paper.antecedents import (
 from kgon.paper.jobs import Results
 from kgon.paper.rows import Row
 from kgon.paper.section import Block, Picture, Section, job_command
-from kgon.posterior.phase_diagram import LEAST_SHARE, PhaseDiagram
+from kgon.posterior.phase_diagram import PhaseDiagram
 from kgon.posterior.transitions import sampled_transitions
 from kgon.theory.atlas import built
 from kgon.theory.free_energy import critical_sample_size
@@ -31,29 +29,21 @@ PAIR, LABELS = ("6", "7"), ("2x2x2", "7d3a")
 
 
 def rows(found: PhaseDiagram) -> tuple[list[Row], dict[str, Any]]:
-    """The crossing, what free energies with estimated learning coefficients predict, the shares."""
+    """The measured crossing, the predicted one, and the shares."""
     crossing = next((t for t in found.transitions() if (t.alpha, t.beta) == PAIR), None)
     mean, sd, stderr, count = math.nan, math.nan, None, 0
     if crossing is not None:
         (mean, sd), count = crossing.location, crossing.n_crossed
         stderr = finite_or_none(crossing.error)
     alpha, beta = (built(7, 3)[label] for label in LABELS)
-    llc = {label: _llc(found, label) for label in LABELS}
+    predicted = critical_sample_size(alpha, beta, halved=True)
     shown = [
         Row("7 features in 3 dimensions, exp(-n L / 2): n of 6 → 7", mean, stderr=stderr, digits=0,
-            remark=f"{count} of {len(found.datasets)} data sets cross, sd {sd:.0f} between them; "
-            "theory has no λ for the octahedron, a kink of the loss, and so no prediction"),
+            remark=f"{count} of {len(found.datasets)} data sets cross, sd {sd:.0f} between them"),
+        Row("where leading-order free energies cross, exp(-n L / 2)", predicted, digits=0,
+            remark=f"λ({alpha.label}) = {alpha.llc:g}, a volume exponent, λ({beta.label}) = "
+            f"{beta.llc:g}; terms of order 1 are left out"),
     ]  # fmt: skip
-    if None not in llc.values():
-        known = {label: value for label, value in llc.items() if value is not None}
-        predicted = critical_sample_size(alpha, beta, halved=True, llc=known)
-        shown.append(
-            Row("where free energies with λ̂ of these posteriors cross, exp(-n L / 2)", predicted,
-                digits=0,
-                remark=", ".join(f"λ̂({label}) = {value:.1f}" for label, value in known.items())
-                + f" at their largest shares (theory: {beta.llc:g} for {beta.label}); "
-                "leading-order free energies are not accurate at this n")
-        )  # fmt: skip
     verdicts = [row.verdict for row in found.posteriors]
     shown.append(
         Row("posteriors with the verdict ok", verdicts.count("ok") / len(verdicts),
@@ -67,23 +57,9 @@ def rows(found: PhaseDiagram) -> tuple[list[Row], dict[str, Any]]:
         "n_draws": found.n_draws,
         "pair": list(PAIR),
         "crossing": [finite_or_none(mean), finite_or_none(sd)],
-        "predicted": {},
+        "predicted": {"exp(-n L / 2)": predicted},
     }
     return shown, data
-
-
-def _llc(found: PhaseDiagram, phase: str) -> float | None:
-    """The learning coefficient within a phase, at the n where its share is largest."""
-    share = found.share("label").get(phase)
-    if share is None:
-        return None
-    n = found.n_samples[int(share.mean(1).argmax())]
-    values = [
-        row.llc for row in found.llc
-        if (row.phase, row.n_samples) == (phase, n) and row.llc is not None
-        and (row.share or 0) >= LEAST_SHARE
-    ]  # fmt: skip
-    return float(np.mean(values)) if values else None
 
 
 def _kinds(table: Sequence[TransitionInTraining], n_runs: int) -> list[Row]:
