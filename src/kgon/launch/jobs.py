@@ -73,7 +73,7 @@ def _why(error: BaseException) -> str:
     place = f" ({own[-1][0]}, line {own[-1][1]})" if own else ""
     why = " ".join(str(error).split())
     if isinstance(error, TypeError) and "missing" in why and not own:
-        return f"{why}; set it, or _partial_: true if it is kgon that gives it"
+        return f"{why} (what kgon gives is left out with _partial_: true)"
     plain = isinstance(error, ImportError | TypeError)
     return f"{why if plain else f'{type(error).__name__}: {why}'}{place}"
 

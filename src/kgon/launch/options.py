@@ -14,7 +14,7 @@ CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[3] / "conf"
 """The config folder: inside the installed package, or at the top of a checkout."""
 
 GLOBAL = "# @package _global_"
-"""The first line of a config file whose settings are those of the whole config."""
+"""The first line of a config file whose settings are those of all groups."""
 
 _LINE = re.compile(r"( *)(?:- )?([^\s:#]+):(?: ([^#].*?))?(?: # (.*))?")
 """A line of a config file: indentation, key, value, comment."""
@@ -55,6 +55,11 @@ def comments(file: Path) -> list[str]:
     lines = file.read_text().splitlines()
     top = lines[: next((i for i, line in enumerate(lines) if not line.startswith("#")), None)]
     return [line[2:] for line in top if not line.startswith("# @package")]
+
+
+def is_global(file: Path) -> bool:
+    """Whether a config file begins with GLOBAL."""
+    return " ".join(file.read_text().split()[:3]) == GLOBAL
 
 
 def groups(command: str, own: Sequence[Path] = ()) -> dict[str, Group]:
@@ -101,7 +106,7 @@ def settings_of(file: Path) -> dict[str, Setting]:
     """The settings of a config file by dotted name, without those computed from others."""
     # In a user's own folder a group is a folder, too; groups of groups are Hydra's.
     group = file.parent.relative_to(CONF if file.is_relative_to(CONF) else file.parents[1]).parts
-    above = () if GLOBAL in file.read_text().splitlines()[:1] else group
+    above = () if is_global(file) else group
     return {
         ".".join((*above, *path)): Setting(text, comment)
         for path, text, comment in _lines(file)

@@ -30,6 +30,7 @@ from kgon.launch.own_folders import (
     with_source,
 )
 from kgon.tracking import account
+from kgon.tracking.opening import check_keys
 
 _MOST_CHOICES = 50
 """The most values of one override that are checked before a sweep starts."""
@@ -134,6 +135,7 @@ def check_overrides(
             try:
                 _check_kinds(command, composed, job)
                 check(composed.config)
+                check_keys(composed.config.get("logger") or {})
                 # After the check, because a list of members may be too long to make.
                 configs.resolved(composed.config)
             except (ValueError, OmegaConfBaseException) as error:
@@ -221,6 +223,8 @@ def _explain(
             f"{group}={option}: {group} has no option {option!r}{nearest(option, there)}; "
             f"there are {', '.join(there)}"
         )
+    if refused := re.match(r"(In '.*': Could not override ')(.*?)'", str(error)):
+        return f"{refused[0]}{nearest(refused[2].rpartition('@')[0] or refused[2], [*groups])}"
     named = re.search(r"'([^']+)'", str(error))
     key = named[1] if named else ""
     word = next((word for word in words if parse(word).key_or_group == key), None)

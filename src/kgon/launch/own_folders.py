@@ -103,7 +103,7 @@ class OwnFile:
     @classmethod
     def read(cls, path: Path, group: str) -> "OwnFile":
         content: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        above = "" if GLOBAL in path.read_text().splitlines()[:1] else group.replace("/", ".") + "."
+        above = "" if options.is_global(path) else group.replace("/", ".") + "."
         settings = {f"{above}{k}": v for k, v in leaves(content) if k != "defaults"}
         return cls(path, group, settings)
 
@@ -136,8 +136,9 @@ def check_used(command: str, config: DictConfig, files: Sequence[OwnFile]) -> No
             raise ValueError(f"{file.path}: its first line must be {GLOBAL}")
         for key in file.settings:
             if (unknown := _unknown(key, config, known)) and f"${{{key}}}" not in text:
-                there = [*known, *(name for name in groups if "/" not in name), *_HYDRAS]
-                raise ValueError(f"{file.path}: there is no setting {unknown}{nearest(key, there)}")
+                *_, last = key.split(".")
+                hint = nearest(last, _HYDRAS) if last.startswith("_") else nearest(key, [*known])
+                raise ValueError(f"{file.path}: there is no setting {unknown}{hint}")
 
 
 _HYDRAS = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
