@@ -74,6 +74,8 @@ def _why(error: BaseException) -> str:
     why = " ".join(str(error).split())
     if isinstance(error, TypeError) and "missing" in why and not own:
         return f"{why} (what kgon gives is left out with _partial_: true)"
+    if why.endswith("is installed?"):
+        why += " The current folder and that of --config-dir were searched, too."
     plain = isinstance(error, ImportError | TypeError)
     return f"{why if plain else f'{type(error).__name__}: {why}'}{place}"
 
