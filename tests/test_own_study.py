@@ -19,7 +19,7 @@ BLOCK = re.compile(r"^```(?:python|yaml)\n(.*?)^```|^    (kgon .*?)$", re.S | re
 
 def faster(words):
     """The words of a command with fewer steps; a sweep of a whole study stays a sweep."""
-    words = [word for word in words if not word.startswith(("trainer.max_steps", "schedule"))]
+    words = [word for word in words if not word.startswith(("trainer.max_steps", "schedule."))]
     own = [word for word in FAST if "llc." not in word or not any("callbacks=" in w for w in words)]
     return [*words, *own]
 

@@ -135,45 +135,41 @@ def check_used(command: str, config: DictConfig, files: Sequence[OwnFile]) -> No
         ):
             raise ValueError(f"{file.path}: its first line must be {GLOBAL}")
         for key in file.settings:
-            if (unknown := _unknown(key, config, known)) and f"${{{key}}}" not in text:
+            if not _is_used(key, config, known) and f"${{{key}}}" not in text:
                 *_, last = key.split(".")
                 hint = nearest(last, _HYDRAS) if last.startswith("_") else nearest(key, [*known])
-                raise ValueError(f"{file.path}: there is no setting {unknown}{hint}")
+                raise ValueError(f"{file.path}: there is no setting {key}{hint}")
 
 
 _HYDRAS = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
+"""Keys by which Hydra builds an object."""
 
 
-def _unknown(key: str, config: DictConfig, known: Mapping[str, Any]) -> str:
-    """The key, if neither kgon nor a `_target_` of the config takes it; else an empty string."""
+def _is_used(key: str, config: DictConfig, known: Mapping[str, Any]) -> bool:
+    """Whether kgon, Hydra or a `_target_` of the config takes a setting."""
     *above, last = key.split(".")
     if last.startswith("_"):
-        return "" if last in _HYDRAS else key
-    sections = [".".join(key.split(".")[:i]) for i in range(1, len(above) + 1)]
-    taken = (
+        return last in _HYDRAS
+    sections = [".".join(above[:i]) for i in range(1, len(above) + 1)]
+    return (
         key in known
         or above[:1] == ["hydra"]
-        or any(
-            (name in known and known[name].text)
-            or OmegaConf.select(config, f"{name}._target_") is not None
-            for name in sections
-        )
+        or any(name in known and known[name].text for name in sections)
+        or any(OmegaConf.select(config, f"{name}._target_") is not None for name in sections)
     )
-    return "" if taken else key
 
 
 def with_source(message: str, files: Sequence[OwnFile], overridden: Collection[str]) -> str:
     """A message about a config, with the user's own file that sets what it names in front."""
     words = re.findall(r"[\w.]+", message)
     quoted = re.findall(r"'([^']+)'", message)
-    section = words[0].rpartition(".")[2] if words else ""
     for file in files:
         for key, value in file.settings.items():
-            named = key in words or any(
-                q == key.rpartition(".")[2] or q in str(value) for q in quoted
-            )
+            inside = re.findall(r"[\w.]+", value) if isinstance(value, str) else []
+            named = key in words or {key.rpartition(".")[2], *inside} & {*quoted}
             if named and key not in overridden:
                 return f"{file.path}: {message}"
+    section = words[0].rpartition(".")[2] if words else ""
     return next((f"{file.path}: {message}" for file in files if file.group == section), message)
 
 
