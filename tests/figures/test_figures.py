@@ -12,6 +12,7 @@ from PIL import Image
 
 from kgon.figures import style
 from kgon.figures import training as training_figures
+from kgon.figures.film import _palette, _with_palette
 from kgon.figures.sweep import against_parameter
 from kgon.figures.weights import k_gon, weights
 
@@ -501,6 +502,38 @@ def test_three_dimensions_are_seen_from_two_sides():
     np.testing.assert_allclose(
         seen[1] / seen[1][-1], np.array([0, 0, 0.9, 0.9, 1.1, 1.1]) / 1.1, atol=1e-12
     )
+
+
+@pytest.mark.parametrize("n_hidden", [2, 3])
+def test_pictures_of_a_series_have_one_scale_and_one_side(n_hidden):
+    """So that a picture is the last one's, turned: the middle of columns between 1 and 2."""
+    rng = np.random.default_rng(0)
+    W = rng.normal(size=(n_hidden, 6))
+    W /= np.linalg.norm(W, axis=0)
+    series, seen = np.stack([2.0 * W, 1.5 * W, W]), []
+    for each in series:
+        figure = Figure()
+        k_gon(figure.add_subplot(), each, np.zeros(6), "other", series=series)
+        seen.append([np.asarray(side.get_offsets()) for side in _with_gid(figure, "columns")])
+    for large, middle, small in zip(*seen, strict=True):
+        np.testing.assert_allclose(middle, (large + small) / 2, atol=1e-12)
+    assert max(np.abs(side).max() for side in seen[0]) <= 2.0 * 1.12
+
+
+def test_a_films_palette_has_the_colours_of_areas_and_covers_the_rest():
+    """No colour is farther from its nearest in the palette than the last chosen from the others:
+    what is chosen as the farthest each time covers all at the distance it is apart."""
+    areas = np.array([[255, 255, 255], [253, 246, 242], [184, 74, 0]])
+    others = np.random.default_rng(0).integers(0, 256, (2000, 3))
+    frame = np.concatenate([np.repeat(areas, 1000, axis=0), others])[None]
+    palette = _palette([frame])
+    shown = np.asarray(_with_palette(frame, palette).convert("RGB"))[0].astype(int)
+    np.testing.assert_array_equal(shown[:3000], frame[0, :3000])
+    apart = np.linalg.norm(palette[-1] - palette[:-1], axis=1).min()
+    assert len(palette) == 255 and np.linalg.norm(shown[3000:] - others, axis=1).max() <= apart
+    few = frame[:, :3100]
+    few_shown = np.asarray(_with_palette(few, _palette([few])).convert("RGB"))
+    np.testing.assert_array_equal(few_shown, few)
 
 
 def test_parameters_that_are_not_finite_are_said_to_be():

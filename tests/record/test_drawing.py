@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 from small_job import JOB
 
 import kgon
@@ -63,6 +64,31 @@ def test_a_result_against_a_setting_is_a_figure_of_the_runs_numbers(runs, zygote
     assert (packed / "phase_against_seed.png").stat().st_size > 1000
 
 
+def test_a_film_shows_recorded_states_and_the_last_one_longest(runs, zygote, tmp_path):
+    """On a linear axis of 240 points, of which the states are the nearest."""
+    alone, _ = runs
+    done = zygote.run(alone, "figures", "multirun", "--film", "--member", "1")
+    assert done.status == 0, done.output
+    run = kgon.load(alone / "multirun")
+    with Image.open(run.folders[0] / "figures" / "film.gif") as film:
+        milliseconds = []
+        for n in range(film.n_frames):
+            film.seek(n)
+            milliseconds.append(film.info["duration"])
+        assert film.info["loop"] == 0
+    steps = run.step.numpy()
+    nearest = [np.abs(steps - point).argmin() for point in np.linspace(0, steps[-1], 240)]
+    times = 50 * np.unique(nearest, return_counts=True)[1]
+    times[-1] += 2000
+    assert milliseconds == times.tolist()
+    again = run.film(tmp_path / "again.gif", member=1)
+    assert again.read_bytes() == (run.folders[0] / "figures" / "film.gif").read_bytes()
+    with pytest.raises(ValueError, match=r"^member must be one of the run's \(0 to 2\), got 9$"):
+        run.film(tmp_path / "none.gif", member=9)
+    with pytest.raises(ValueError, match=r"a film is a file that ends in \.gif, got .*none\.mp4"):
+        run.film(tmp_path / "none.mp4")
+
+
 def swept(folder, found):
     """Runs with these learning rates and results."""
     for i, (lr, metrics) in enumerate(found):
@@ -92,6 +118,12 @@ def test_what_cannot_be_drawn_is_one_line(tmp_path, zygote):
         loaded.figures()
     with pytest.raises(ValueError, match="nothing to draw: it is a finished run of kgon train"):
         kgon.load(loaded.folders[0]).figures()
-    for words in (["--x", "lr"], ["--out", "a"], ["--x", "seed", "--y", "loss"]):
+    for words in (
+        ["--x", "lr"],
+        ["--out", "a"],
+        ["--x", "seed", "--y", "loss"],
+        ["--member", "1"],
+        ["--film", "--x", "lr", "--y", "loss"],
+    ):
         done = zygote.run(tmp_path, "figures", str(tmp_path), *words)
         assert done.status == 2 and "kgon figures: error: " in done.output.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""kgon figures RUN...: the figures of runs, drawn again; --x and --y: across a sweep."""
+"""kgon figures RUN...: the figures of runs; --film: a film of W; --x and --y: across a sweep."""
 
 import argparse
 import sys
@@ -10,7 +10,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog=sys.argv[0],
         description="Draw the figures of recorded training runs, without training, into their "
-        "folders. With --x and --y: draw one result of the runs against a setting.",
+        "folders. With --film: the film of a member instead, figures/film.gif. With --x and --y: "
+        "draw one result of the runs against a setting.",
     )
     parser.add_argument("folder", nargs="+", type=Path, help="a run, a sweep, or a folder of runs")
     parser.add_argument("--x", help="a setting that varies, such as optimizer.lr")
@@ -20,12 +21,27 @@ def main() -> None:
         type=Path,
         help="with --x and --y: the file, without .png; default: Y_against_X, where one stands",
     )
+    parser.add_argument(
+        "--film",
+        action="store_true",
+        help="W of one member, step by step, while a cursor runs along its loss and its LLC",
+    )
+    parser.add_argument(
+        "--member", type=int, help="with --film: its number; default: the one with most transitions"
+    )
+    parser.add_argument(
+        "--log", action="store_true", help="with --film: a logarithmic axis of steps"
+    )
     arguments = parser.parse_args()
     across = [name for name in ("x", "y", "out") if getattr(arguments, name) is not None]
     if across and not {"x", "y"} <= set(across):
         parser.error("--x and --y are given together, --out only with them")
     if across and len(arguments.folder) > 1:
         parser.error(f"--x and --y take one folder, got {len(arguments.folder)}")
+    if arguments.film and across:
+        parser.error("--film is not given together with --x, --y or --out")
+    if not arguments.film and (arguments.log or arguments.member is not None):
+        parser.error("--member and --log are given only with --film")
     from kgon.figures import style  # not before: it imports torch
     from kgon.record.frames import load
 
@@ -41,6 +57,10 @@ def main() -> None:
     left_out = 0
     for folder in (folder for record in records for folder in record.folders):
         try:
+            if arguments.film:
+                file = folder / "figures" / "film.gif"
+                print(load(folder).film(file, arguments.member, log=arguments.log))
+                continue
             figures = load(folder).figures()
         except (ValueError, OSError) as error:
             print(f"kgon figures: left out: {error}", file=sys.stderr)

@@ -13,7 +13,7 @@ from rich.table import Table
 from kgon.callbacks import Loggers, Status
 from kgon.callbacks.recorder import Recorder
 from kgon.cli.terminal import decimal, print_files
-from kgon.launch import command_line
+from kgon.launch import command_line, extending
 from kgon.launch import config as configs
 from kgon.launch.jobs import build, check_runs, dtype_of, job
 from kgon.launch.train import build_trainer, check_callbacks, check_memory, conclude
@@ -60,6 +60,7 @@ def check(config: DictConfig) -> None:
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise ValueError(f"trainer: {error}") from error
     check_trainer(trainer)
+    extending.check(config)
 
 
 @job
@@ -79,7 +80,7 @@ def task(config: DictConfig, running: run_directory.Job, logger: Any) -> Callabl
     loggers = [*([logger] if logger else []), MetricsFile(directory.path)]
     trainer = build_trainer(config, callbacks, loggers, directory.path)
     follow(logger, trainer)
-    train(model, data, trainer, directory.path)
+    train(model, data, trainer, directory.path, extending.extended(config))
     results = conclude(running, model, data, logger, draw=config.runs.figures)
     looks = where_to_look(logger)
     hints = [f"kgon report {directory.path}", *looks]

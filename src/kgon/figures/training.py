@@ -112,44 +112,16 @@ def staircase(
         llc_ok: (T,), whether an estimate's verdict is ok; the others are hollow.
         name: what the loss is called (`style.loss_name`).
     """
-    x, y = np.asarray(step, dtype=float), np.asarray(loss, dtype=float)
     pictured = [Stage(s[0], s[1], np.asarray(s[2]), np.asarray(s[3])) for s in stages]
-    by_label = {p.label: p for p in points}
-    met = style.phase_order(
-        [s.label for s in pictured] + [str(p["nearest"]) for p in plateaus if p["nearest"]]
-    )
-    levels = [(label, by_label[label].loss) for label in met if label in by_label]
-    low, high = style.loss_limits(y, [value for _, value in levels])
-    with_llc = llc is not None and llc_step is not None
-
     path = " \N{RIGHTWARDS ARROW} ".join(s.label for s in pictured)
     title = f"Stages of one member: {path}" if 0 < len(path) <= 30 else "One member"
+    with_llc = llc is not None and llc_step is not None
     figure, pictures, axes = _staircase_axes(title, len(pictured), 1 + with_llc)
+    draw_curves(axes, step, loss, llc_step=llc_step, llc=llc, llc_stderr=llc_stderr,
+                plateaus=plateaus, stages=stages, points=points, llc_ok=llc_ok,
+                name=name)  # fmt: skip
     upper = axes[0]
-    style.loss_axis(upper, low, high)
-    upper.plot(x, y, color=style.INK, zorder=3, gid="loss")
-    upper.set_ylabel(name)
-    last = float(x.max())
-    if with_llc:
-        at = np.asarray(llc_step, dtype=float)
-        last = max(last, float(at.max()))
-        ok = np.ones(at.shape, bool) if llc_ok is None else np.asarray(llc_ok, dtype=bool)
-        theory = []
-        for stage, end in zip(pictured, [*(s.step for s in pictured[1:]), last], strict=False):
-            known = by_label.get(stage.label)
-            if known is not None and known.llc is not None:
-                # Over the plateau at the stage's step, else from there to the next stage.
-                over = [p for p in plateaus if p["start"] <= stage.step <= p["end"]]
-                steps = (over[-1]["start"], over[-1]["end"]) if over else (stage.step, end)
-                theory.append((stage.label, steps, known.llc))
-        _draw_llc(axes[1], at, np.asarray(llc, dtype=float), llc_stderr, ok, theory)
-    for ax in axes:
-        style.linear_step_axis(ax, 1.02 * last)  # room for the markers at the last step
-        for plateau in plateaus:
-            colour = style.phase_color(plateau["nearest"])
-            ax.axvspan(plateau["start"], plateau["end"], color=colour, alpha=0.13, lw=0, zorder=0)
-    axes[-1].set_xlabel("optimizer steps")
-    style.draw_levels(upper, [(k, value) for k, value in levels if low <= value <= high], _PANEL)
+    x, y = np.asarray(step, dtype=float), np.asarray(loss, dtype=float)
     for i, (stage, picture) in enumerate(zip(pictured, pictures, strict=True)):
         k_gon(picture, stage.W, stage.b, stage.label)
         # The stage is marked on the curve, and its picture connected to the mark.
@@ -162,6 +134,62 @@ def staircase(
         upper.plot([stage.step], [nearest], zorder=4, clip_on=False, gid=f"stage-{i}",
                    **style.phase_style(stage.label))  # fmt: skip
     return figure
+
+
+def draw_curves(
+    axes: Sequence[Axes],
+    step: ArrayLike,
+    loss: ArrayLike,
+    *,
+    llc_step: ArrayLike | None,
+    llc: ArrayLike | None,
+    llc_stderr: ArrayLike | None,
+    plateaus: Sequence[Mapping[str, Any]],
+    stages: Sequence[tuple[str, float, ArrayLike, ArrayLike]],
+    points: Sequence[CriticalPoint],
+    llc_ok: ArrayLike | None = None,
+    name: str = style.POPULATION_LOSS,
+    log: bool = False,
+) -> None:
+    """Draw one member's loss and, if there are two axes, its LLC; the arguments of `staircase`.
+
+    With `log` the axis of steps is logarithmic, and the loss is shown from its start.
+    """
+    x, y = np.asarray(step, dtype=float), np.asarray(loss, dtype=float)
+    by_label = {p.label: p for p in points}
+    met = style.phase_order(
+        [s[0] for s in stages] + [str(p["nearest"]) for p in plateaus if p["nearest"]]
+    )
+    levels = [(label, by_label[label].loss) for label in met if label in by_label]
+    low, high = style.loss_limits(y, [] if log else [value for _, value in levels])
+    upper = axes[0]
+    style.loss_axis(upper, low, high)
+    upper.plot(x, y, color=style.INK, zorder=3, gid="loss")
+    upper.set_ylabel(name)
+    if len(axes) > 1:
+        at = np.asarray(llc_step, dtype=float)
+        x = np.union1d(x, at)
+        ok = np.ones(at.shape, bool) if llc_ok is None else np.asarray(llc_ok, dtype=bool)
+        theory = []
+        for stage, end in zip(stages, [*(s[1] for s in stages[1:]), x[-1]], strict=False):
+            known = by_label.get(stage[0])
+            if known is not None and known.llc is not None:
+                # Over the plateau at the stage's step, else from there to the next stage.
+                over = [p for p in plateaus if p["start"] <= stage[1] <= p["end"]]
+                steps = (over[-1]["start"], over[-1]["end"]) if over else (stage[1], end)
+                theory.append((stage[0], steps, known.llc))
+        _draw_llc(axes[1], at, np.asarray(llc, dtype=float), llc_stderr, ok, theory)
+    for ax in axes:  # with room for the markers at the last step
+        if log:
+            style.step_axis(ax, x)
+            ax.set_xlim(right=1.1 * float(x.max()))
+        else:
+            style.linear_step_axis(ax, 1.02 * float(x.max()))
+        for plateau in plateaus:
+            colour = style.phase_color(plateau["nearest"])
+            ax.axvspan(plateau["start"], plateau["end"], color=colour, alpha=0.13, lw=0, zorder=0)
+    axes[-1].set_xlabel("optimizer steps")
+    style.draw_levels(upper, [(k, value) for k, value in levels if low <= value <= high], _PANEL)
 
 
 _PANEL = 1.3  # inches

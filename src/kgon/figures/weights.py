@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection, PolyCollection
-from matplotlib.colors import Normalize, to_rgba
+from matplotlib.colors import Normalize, to_hex, to_rgba
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from scipy.spatial import ConvexHull, QhullError
@@ -18,15 +18,17 @@ from kgon.figures.style import INK, Array, hide_axes, new_figure, phase_color, s
 MAX_WEIGHTS = 16
 """Most pictures on one sheet of `weights`."""
 
-# Below this length a column is drawn as dead. Live columns of critical points have length >= 1.
-_DEAD = 0.3
+DEAD = 0.3
+"""Below this length a column is drawn as dead. Live columns of critical points have length >= 1."""
 
 _BIAS_NORM = Normalize(-1.0, 1.0)
 _BIAS = ScalarMappable(_BIAS_NORM, "PuOr_r")
 
 
 @styled
-def k_gon(ax: Axes, W: ArrayLike, b: ArrayLike, label: str) -> None:
+def k_gon(
+    ax: Axes, W: ArrayLike, b: ArrayLike, label: str, *, series: ArrayLike | None = None
+) -> None:
     """Draw one element's columns of W as vectors with their convex hull, and the biases.
 
     The colour of a tip shows the bias. A live column that is switched off by its bias
@@ -35,15 +37,20 @@ def k_gon(ax: Axes, W: ArrayLike, b: ArrayLike, label: str) -> None:
     circle is the unit circle. For n_hidden = 3 there are two pictures, from two sides: along the
     columns' last principal axis and along the first. For other n_hidden the picture is a heat map
     of W^T W with the biases as a last column.
+
+    `series` (N, n_hidden, n_features), if W is one of several in order of time: all are drawn at
+    one scale, and seen along the principal axes of the last.
     """
     W, b = np.asarray(W, dtype=float), np.asarray(b, dtype=float)
+    series = W[None] if series is None else np.asarray(series, dtype=float)
     hide_axes(ax)
     ax.set_title(label)
-    reach = _reach(W)
+    reach = max(map(_reach, series))
     ax.set_aspect("equal")
     ax.set_xlim(-reach, reach)
-    ax.set_ylim(-reach, reach)
-    _draw(ax, W[None], b[None], [label], np.zeros((1, 2)), reach)
+    height = reach / 2 if W.shape[0] == 3 else reach
+    ax.set_ylim(-height, height)
+    _draw(ax, W[None], b[None], [label], np.zeros((1, 2)), reach, np.array([reach]), series[-1:])
 
 
 @styled
@@ -64,14 +71,15 @@ def weights(W: ArrayLike, b: ArrayLike, labels: Sequence[str]) -> Figure:
     x, y = 2.4 * column + 1.2, 2.6 * (rows - 1 - row) + 1.1
     sheet.set_xlim(0.0, 2.4 * max(columns, 2))
     sheet.set_ylim(0.0, 2.6 * rows)
-    _draw(sheet, W, b, labels, np.stack([x, y], 1), 1.0)
+    _draw(sheet, W, b, labels, np.stack([x, y], 1), 1.0, np.array([_reach(w) for w in W]), W)
     for n, label in enumerate(labels):
         sheet.text(x[n], y[n] + 1.05, label, ha="center", va="bottom")
-    bias_key(figure, sheet, _KEY if W.shape[1] in (2, 3) else GRAM_KEY)
+    bias_key(figure, sheet, COLUMNS_KEY if W.shape[1] in (2, 3) else GRAM_KEY)
     return figure
 
 
-_KEY = "bias $b_i$; dead columns: ring +, dot \N{MINUS SIGN}; cross: off by its bias"
+COLUMNS_KEY = "bias $b_i$; dead columns: ring +, dot \N{MINUS SIGN}; cross: off by its bias"
+"""What the marks of columns in the plane or in space mean."""
 GRAM_KEY = "$W^TW$, then $b$ as a last column"
 
 
@@ -83,15 +91,35 @@ def bias_key(figure: Figure, axes: Axes | Sequence[Axes], text: str) -> None:
     bar.set_label(text)
 
 
+def bias_colors(n: int) -> list[str]:
+    """The colours of n evenly spaced biases from -1 to 1, as #rrggbb."""
+    return [to_hex(tuple(rgba)) for rgba in _BIAS.to_rgba(np.linspace(-1, 1, n))]
+
+
 def _reach(W: Array) -> float:
     """Half the side of the square that shows W."""
     length = np.linalg.norm(W, axis=0)
     return max(1.2, 1.12 * float(length.max(initial=0.0, where=np.isfinite(length))))
 
 
-def _draw(ax: Axes, W: Array, b: Array, labels: Sequence[str], centres: Array, half: float) -> None:
+def principal_axes(W: Array) -> Array:
+    """The principal axes of columns W (..., n_hidden, n_features) as rows, the first one first."""
+    axes: Array = np.linalg.svd(np.nan_to_num(W))[0].swapaxes(-1, -2)
+    return axes
+
+
+def _draw(
+    ax: Axes,
+    W: Array,
+    b: Array,
+    labels: Sequence[str],
+    centres: Array,
+    half: float,
+    reach: Array,
+    like: Array,
+) -> None:
     """Draw the picture of each element into the square of side 2 * half around its centre, in units
-    of `ax`."""
+    of `ax`; it shows lengths up to `reach`, from the sides of the element of `like`."""
     finite = np.isfinite(W).all((1, 2)) & np.isfinite(b).all(1)
     for x, y in centres[~finite]:
         ax.text(x, y, "not finite", ha="center", va="center")
@@ -103,17 +131,16 @@ def _draw(ax: Axes, W: Array, b: Array, labels: Sequence[str], centres: Array, h
             gram(ax, W[n], b[n], "gram", (x - half, x + half, y - tall, y + tall))
     elif finite.any():
         colours = [phase_color(label) for label in np.array(labels, dtype=object)[finite]]
-        W, b, centres = W[finite], b[finite], centres[finite]
-        reach = np.array([_reach(each) for each in W])
+        W, b, centres, reach = W[finite], b[finite], centres[finite], reach[finite]
         length = np.linalg.norm(W, axis=1)
         if W.shape[1] == 2:
-            _draw_columns(ax, W, length, b, colours, centres, half / reach)
+            _draw_columns(ax, W, length, b, colours, centres, half, reach)
             return
-        axes = np.linalg.svd(W)[0].swapaxes(1, 2)
+        axes = principal_axes(like[finite])
         for side, rows in ((-1, [0, 1]), (1, [2, 1])):
             seen = axes[:, rows] @ W
             beside = centres + side * np.array([half / 2, 0.0])
-            _draw_columns(ax, seen, length, b, colours, beside, half / 2 / reach)
+            _draw_columns(ax, seen, length, b, colours, beside, half / 2, reach)
 
 
 def gram(
@@ -128,14 +155,21 @@ def gram(
 
 
 def _draw_columns(
-    ax: Axes, W: Array, length: Array, b: Array, colours: list[str], centres: Array, units: Array
+    ax: Axes,
+    W: Array,
+    length: Array,
+    b: Array,
+    colours: list[str],
+    centres: Array,
+    half: float,
+    reach: Array,
 ) -> None:
     """Draw the columns of W's of two rows, which may be projections of columns of this length,
-    around their centres; `units` are length 1 in units of `ax`. What looks alike is one artist for
-    all of them, which is what makes a sheet quick."""
-    live = length >= _DEAD
+    around their centres; lengths up to `reach` fill `half`. What looks alike is one artist for all
+    of them, which is what makes a sheet quick."""
+    live = length >= DEAD
     off = live & (b < -(length**2))
-    unit = units[:, None, None]
+    unit = half / reach[:, None, None]
     roots = np.broadcast_to(centres[:, None], (*live.shape, 2))
     tips = roots + unit * W.swapaxes(1, 2)
     turn = np.linspace(0.0, 2 * np.pi, 73)
@@ -162,8 +196,7 @@ def _draw_columns(
             _lines(ax, spokes, INK, lw=0.7, ls=style, zorder=2)
             _mark(ax, tips[chosen], gid, marker=marker, s=16, c=_BIAS.to_rgba(b[chosen]), lw=0.5)
     row = _row_of_the_dead(b, ~live)
-    apart = 0.3 * np.array([_reach(each) for each in W])[:, None, None]
-    places = roots + unit * apart * np.stack([row, np.zeros_like(row)], -1)
+    places = roots + 0.3 * half * np.stack([row, np.zeros_like(row)], -1)
     for chosen, fill, size, gid in (
         (~live & (b > 0), "white", 20, "dead-positive"),
         (~live & (b <= 0), INK, 4, "dead-negative"),

@@ -57,6 +57,8 @@ def launch(points: Sequence[Point]) -> list[JobReturn]:
             f"hydra/launcher=packed takes jobs of kgon train, not of kgon {wrong.pop()}; "
             "use hydra/launcher=joblib"
         )
+    if any(point.settings["extends"] for point in points):
+        raise ValueError("hydra/launcher=packed starts new runs only: extends must be null")
     # Every job keeps a lock file open, and the limit is usually 1024.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(len(points) + 200, hard)), hard))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from kgon.data import WATCHED
 from kgon.figures import style
 from kgon.figures import training as training_figures
 from kgon.figures import weights as weight_figures
+from kgon.figures.film import film
 from kgon.record import tables
 from kgon.record.run_directory import Run
 from kgon.record.tables import Member, Plateau
@@ -117,7 +119,9 @@ class Drawing:
                 name=self.loss_name,
             )  # fmt: skip
             if self.labels is not None:
-                drawn["staircase"] = self._staircase()
+                drawn["staircase"] = training_figures.staircase(
+                    **self.curves(self.most_transitions())
+                )
         if self.labels is not None:
             steps = self.history.steps("weights").numpy()
             drawn["phases"] = training_figures.phase_counts(steps, self.labels)
@@ -128,17 +132,19 @@ class Drawing:
                 drawn["llc"] = self._llc_by_phase(self.labels, self.verdicts)
         return drawn
 
-    def _staircase(self) -> Figure:
-        """Figure 1 for the member with most transitions; of several, for the lowest final loss."""
-        place, chosen = max(
-            enumerate(self.members),
-            key=lambda pair: (pair[1].n_transitions or 0, -(pair[1].final_loss or np.inf)),
-        )
-        own = [plateau for plateau in self.plateaus if plateau.member == chosen.member]
+    def most_transitions(self) -> int:
+        """The number of the member with most transitions; of several, with lowest final loss."""
+        chosen = max(self.members, key=lambda m: (m.n_transitions or 0, -(m.final_loss or np.inf)))
+        return chosen.member
+
+    def curves(self, member: int) -> dict[str, Any]:
+        """A member's arguments of `figures.training.staircase`."""
+        place = self.place(member)
+        own = [plateau for plateau in self.plateaus if plateau.member == member]
         snapshots = self.history.steps("weights").numpy()
         W, b = (self.column("weights", name)[:, place] for name in ("W", "b"))
         pictures = []
-        for stage in tables.stages(own, chosen.member):
+        for stage in tables.stages(own, member):
             # The snapshot nearest to the middle of the stage's first plateau.
             at = int(np.abs(snapshots - (stage.start + stage.end) / 2).argmin())
             pictures.append((str(stage.nearest), int(snapshots[at]), W[at], b[at]))
@@ -147,15 +153,37 @@ class Drawing:
             mean, stderr = (self.column("llc", name)[:, place] for name in ("mean", "stderr"))
             llc = {"llc_step": self.history.steps("llc").numpy(), "llc": mean}
             llc |= {"llc_stderr": stderr, "llc_ok": self.verdicts[:, place] == "ok"}
-        return training_figures.staircase(
-            self.history.steps("loss").numpy(),
-            self.column("loss", "loss")[:, place],
-            plateaus=[plateau.plain() for plateau in own],
-            stages=pictures,
-            points=self.points,
-            name=self.loss_name,
+        return {
+            "step": self.history.steps("loss").numpy(),
+            "loss": self.column("loss", "loss")[:, place],
+            "plateaus": [plateau.plain() for plateau in own],
+            "stages": pictures,
+            "points": self.points,
+            "name": self.loss_name,
             **llc,
-        )
+        }
+
+    def film(self, path: Path, member: int | None = None, *, log: bool = False) -> Path:
+        """Write the film of a member, of the one with most transitions by default, to `path`.
+
+        Raises:
+            ValueError: there is no such member, or losses or snapshots were not recorded.
+        """
+        if "loss" not in self.history or self.labels is None:
+            raise ValueError("a film needs recorded losses and snapshots")
+        member = self.most_transitions() if member is None else member
+        place = self.place(member)
+        steps = self.history.steps("weights").numpy()
+        W, b = (self.column("weights", name)[:, place] for name in ("W", "b"))
+        return film(path, steps, W, b, self.labels[:, place].tolist(), self.curves(member), log=log)
+
+    def place(self, member: int) -> int:
+        """The position of a member in the columns."""
+        numbers = [m.member for m in self.members]
+        if member not in numbers:
+            there = f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else f"{numbers[0]}"
+            raise ValueError(f"member must be one of the run's ({there}), got {member}")
+        return numbers.index(member)
 
     def _llc_by_phase(self, labels: NDArray[Any], verdicts: NDArray[Any]) -> Figure:
         """The estimates at steps at which phase and loss are known too."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
@@ -17,6 +17,9 @@ from kgon.record import run_directory
 from kgon.record.run_directory import WITHOUT_EFFECT, RunDirectory, leaves
 from kgon.record.sweeps import Sweep
 from kgon.record.tables import RECORDED
+
+if TYPE_CHECKING:
+    from kgon.record.drawing import Drawing
 
 
 @dataclass(frozen=True)
@@ -97,15 +100,30 @@ class Record:
         Raises:
             ValueError: there are several runs, or the run has nothing to draw.
         """
+        return self._drawing("figures").figures()
+
+    def film(self, path: str | Path, member: int | None = None, *, log: bool = False) -> Path:
+        """Write the film of a member of a single run: W, while a cursor runs along loss and LLC.
+
+        Args:
+            path: the file, a .gif.
+            member: its number; by default the member with most transitions.
+            log: whether the axis of steps is logarithmic.
+
+        Raises:
+            ValueError: there are several runs, the run has nothing to draw, or no such member.
+        """
+        return self._drawing("a film").film(Path(path), member, log=log)
+
+    def _drawing(self, what: str) -> "Drawing":
         from kgon.record.drawing import Drawing  # not before: it imports Hydra
 
-        folder = self._one("figures")
+        folder = self._one(what)
         run = run_directory.load(folder)
-        drawn = Drawing.of(run).figures() if run.members else {}
-        if not drawn:
+        if not run.members or (run.loss is None and run.snapshots is None):
             command, state = (run.status.get(name) for name in ("command", "state"))
             raise ValueError(f"{folder} has nothing to draw: it is a {state} run of kgon {command}")
-        return drawn
+        return Drawing.of(run)
 
     def against(self, x: str, y: str) -> Figure:
         """The result y of each run against the setting x, and a line through the means.

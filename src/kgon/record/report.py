@@ -32,13 +32,17 @@ from kgon.record.loss_chart import loss_chart, named
 from kgon.record.run_directory import Run
 from kgon.record.sweeps import Swept
 from kgon.record.tables import Member, Plateau, phases, transitions
+from kgon.record.weight_slider import weight_slider
 from kgon.theory.critical import CriticalPoint
 
 _MEMBER_ROWS = 60_000  # rows of member tables, shared by the runs of a page ...
 _FEWEST_ROWS = 60  # ... with this many a run at least
 _MOST_NAMES = 6  # columns for what varies in a sweep; more share one
 _INLINE_SVG = 1_000_000  # bytes; a larger figure is shown as its PNG
-_FILES = "config.yaml status.json error.txt *.parquet *.safetensors figures/*.png figures/*.svg"
+_FILES = (
+    "config.yaml status.json error.txt *.parquet *.safetensors "
+    "figures/*.png figures/*.svg figures/*.gif"
+)
 
 
 def write_report(runs: Sequence[Run], path: Path) -> Path:
@@ -77,6 +81,7 @@ def _single(run: Run, base: Path) -> str:
             "Loss curves",
             loss_chart(run.loss, _ends(members), points, "curves", 1, _loss_name(run)),
         ),
+        _section("Weights, step by step", weight_slider(run, _loss_name(run))),
         _section("Transitions and plateaus", _transition_tables(run, members, points)),
         _section("Members", _member_table(members)),
         _section("Config", _config(run)),

@@ -172,12 +172,21 @@ class CriticalPoint:
         singular"). For a k-gon with k >= 5 this is (3k - 1 + 3 sigma) / 2 (Chen et al. 2023,
         Sec. 3; with sigma: the same count of directions, derived for this package).
 
-        4-gons with phi = 0: the volume exponent [11 + 2 (n_features - 4) + sigma] / 2 (derived for
-        this package, confirmed by sampling at n_features = 6). The paper lists values that depend
-        on the direction, {4, 4.5, 5, 5.5}, and estimates at finite n lie near those.
+        Cross-polytopes (`2` for n_hidden = 1, the 4-gon, the octahedron `2x2x2`) with phi = 0: the
+        volume exponent, with n_hidden = m and d = n_features - 2m dead columns,
+
+            [2m (m + 1) - m (m - 1) / 2 + m d + sigma] / 2
+
+        (derived for this package, confirmed by sampling). To second order their loss is a function
+        of the direction, homogeneous of degree two. It is positive but for rotations and biases of
+        dead columns: pairs of columns that are not opposite may not come closer, which leaves
+        only rotations. So each other direction counts one half. For 4-gons the paper lists values
+        that depend on the direction, {4, 4.5, 5, 5.5}, and estimates at finite n lie near those.
         """
-        if self.n_hidden == 2 and self.label.rstrip("+") == "4":
-            return (11 + 2 * (self.n_features - 4) + self.sigma) / 2
+        m = self.n_hidden
+        if self.label.rstrip("+") == ("4" if m == 2 else "x".join(["2"] * m)):
+            dead = self.n_features - 2 * m
+            return (2 * m * (m + 1) - m * (m - 1) // 2 + m * dead + self.sigma) / 2
         if self.kind != "minimum" or self.rank is None:
             return None
         isolated = self.rank + self.n_flat == self.W.numel() + self.b.numel()

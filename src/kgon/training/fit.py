@@ -39,8 +39,15 @@ def check_trainer(trainer: L.Trainer) -> None:
         )
 
 
-def train(model: TMS, data: EnsembleData, trainer: L.Trainer, directory: Path) -> None:
-    """Train to the end, from the last checkpoint in the directory if there is one.
+def train(
+    model: TMS,
+    data: EnsembleData,
+    trainer: L.Trainer,
+    directory: Path,
+    extended: Path | None = None,
+) -> None:
+    """Train to the end, from the last checkpoint in the directory if there is one, else from the
+    last one of the run `extended`.
 
     Raises:
         FloatingPointError: every member diverged.
@@ -48,6 +55,8 @@ def train(model: TMS, data: EnsembleData, trainer: L.Trainer, directory: Path) -
     """
     check_trainer(trainer)
     checkpoint = checkpoints.newest(directory / checkpoints.FOLDER)
+    if checkpoint is None and extended is not None:
+        checkpoint = checkpoints.newest(extended / checkpoints.FOLDER)
     with warnings.catch_warnings():
         # A job is one process, on a cluster too.
         warnings.filterwarnings("ignore", message=".*`srun` command is available")

@@ -1,0 +1,172 @@
+"""A film of one member: the columns of W, while a cursor runs along its loss and its LLC.
+
+A film is a GIF: Pillow writes it, which matplotlib needs anyway, and browsers, READMEs and slides
+play it. An animated WebP has about the same size if it has as few colours, and more than three
+times the size if it has all; a video would need ffmpeg.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from numpy.typing import ArrayLike
+from PIL import Image
+from scipy.spatial import KDTree
+
+from kgon.figures import style
+from kgon.figures.style import Array, styled
+from kgon.figures.training import draw_curves
+from kgon.figures.weights import COLUMNS_KEY, GRAM_KEY, bias_key, k_gon
+
+_FRAMES = 240
+_PER_SECOND = 20
+_COLOURS, _FREQUENT = 255, 64  # of a film's palette; a GIF has one more, for what stays
+_SAMPLE = 8  # frames, or somewhat more, that give the palette
+_LAST = 2000  # milliseconds more for the last frame
+
+
+@styled
+def film(
+    path: Path,
+    step: ArrayLike,
+    W: ArrayLike,
+    b: ArrayLike,
+    phase: Sequence[str],
+    curves: dict[str, Any],
+    *,
+    log: bool = False,
+) -> Path:
+    """Write the film of one member to `path` and return it.
+
+    Each frame shows a recorded state, with the cursor at its step: nothing is interpolated. The
+    states are those nearest to evenly spaced points of the axis of steps; one that is nearest to
+    several of them stays for as long.
+
+    Args:
+        path: ends in .gif.
+        step: (S,), of the states, increasing.
+        W, b: (S, n_hidden, n_features) and (S, n_features).
+        phase: S labels.
+        curves: the arguments of `training.staircase` by name.
+        log: whether the axis of steps is logarithmic; otherwise it is linear, as in Fig. 1.
+    """
+    if path.suffix != ".gif":
+        raise ValueError(f"a film is a file that ends in .gif, got {path}")
+    step, W, b = np.asarray(step, dtype=float), np.asarray(W), np.asarray(b)
+    figure = Figure(figsize=(2 * style.WIDTH, 3.2), dpi=144,
+                    layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06))  # fmt: skip
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[1, 1.25])[0]
+    picture = left.add_subplot()
+    bias_key(left, picture, COLUMNS_KEY if W.shape[1] in (2, 3) else GRAM_KEY)
+    panels = right.subplots(1 if curves["llc"] is None else 2, 1, squeeze=False)[:, 0]
+    for ax in panels:
+        style.style_ticks(ax)
+        ax.tick_params(labelbottom=ax is panels[-1])
+    draw_curves(panels, **curves, log=log)
+    cursors = [_Cursor(ax, step[-1]) for ax in panels]
+
+    def draw(n: int) -> None:
+        picture.clear()
+        k_gon(picture, W[n], b[n], phase[n], series=shown)
+        picture.title.set(fontsize=14, color=style.phase_color(phase[n]))
+        picture.text(0.5, 0.0, f"step {step[n]:,.0f}", fontsize=9, ha="center", va="top",
+                     transform=picture.transAxes)  # fmt: skip
+        for cursor in cursors:
+            cursor.move(step[n])
+
+    chosen, times = _evenly_spaced(panels[0], step)
+    # At a large start columns may leave the frame, so that all later ones have room in it.
+    shown = W[chosen[len(chosen) // 8 :]]
+    draw(0)
+    # What moves is left out of the picture that all frames begin with.
+    moving = [picture, *(part for cursor in cursors for part in cursor.parts)]
+    for artist in moving:
+        artist.set_animated(True)
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    figure.set_layout_engine("none")
+    still = canvas.copy_from_bbox(figure.bbox)
+
+    def frame(n: int) -> Array:
+        canvas.restore_region(still)
+        draw(n)
+        for artist in moving:
+            figure.draw_artist(artist)
+        return np.array(canvas.buffer_rgba())[..., :3]
+
+    milliseconds = times * (1000 // _PER_SECOND)
+    milliseconds[-1] += _LAST
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # All phases are in the sample, so that none loses its colour.
+    sample = {*chosen[:: len(chosen) // _SAMPLE + 1],
+              *chosen[np.unique(np.asarray(phase)[chosen], return_index=True)[1]]}  # fmt: skip
+    palette = _palette([frame(n) for n in sample])
+    first, *others = (_with_palette(frame(n), palette) for n in chosen)
+    first.save(path, save_all=True, append_images=others, duration=milliseconds.tolist(), loop=0)
+    return path
+
+
+def _palette(frames: Sequence[Array]) -> Array:
+    """The frames' most frequent colours, which are those of areas, then others that are far from
+    these and from each other, (_COLOURS, 3)."""
+    codes, counts = np.unique(np.concatenate([_codes(f).ravel() for f in frames]),
+                              return_counts=True)  # fmt: skip
+    found = _colours(codes[np.argsort(-counts, kind="stable")])
+    kept = [*range(min(_FREQUENT, len(found)))]
+    distance = KDTree(found[kept]).query(found)[0]
+    while len(kept) < min(_COLOURS, len(found)):
+        kept.append(int(distance.argmax()))
+        distance = np.minimum(distance, np.linalg.norm(found - found[kept[-1]], axis=1))
+    return found[kept]
+
+
+def _with_palette(frame: Array, palette: Array) -> Image.Image:
+    """The frame (height, width, 3) in the nearest colours of a palette."""
+    codes, inverse = np.unique(_codes(frame), return_inverse=True)
+    nearest = KDTree(palette).query(_colours(codes))[1].astype(np.uint8)
+    image = Image.fromarray(nearest[inverse].reshape(frame.shape[:2]))
+    image.putpalette(palette.astype(np.uint8).tobytes())
+    return image
+
+
+def _codes(frame: Array) -> Array:
+    """A number for each pixel's colour."""
+    codes: Array = frame.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.int32)
+    return codes
+
+
+def _colours(codes: Array) -> Array:
+    return np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=1)
+
+
+class _Cursor:
+    """A line at a step, and a veil over what comes after it."""
+
+    def __init__(self, ax: Axes, last: float):
+        self._end, self._last = ax.get_xlim()[1], last
+        across = ax.get_xaxis_transform()
+        self._line = Line2D([0, 0], [0, 1], transform=across, color=style.INK, lw=0.8, zorder=6)
+        self._veil = Rectangle((0, 0), 0, 1, transform=across, color="white", alpha=0.7, lw=0,
+                               zorder=5)  # fmt: skip
+        self.parts = [ax.add_patch(self._veil), ax.add_line(self._line)]
+
+    def move(self, step: float) -> None:
+        self._line.set_xdata([step, step])
+        self._veil.set_bounds(step, 0, self._end - step if step < self._last else 0.0, 1)
+
+
+def _evenly_spaced(ax: Axes, step: Array) -> tuple[Array, Array]:
+    """The states nearest to evenly spaced points of an axis of steps, and to how many points each
+    is the nearest."""
+    place = ax.transData.transform(np.stack([step, np.ones_like(step)], 1))[:, 0]
+    points = np.linspace(place[0], place[-1], _FRAMES)
+    chosen, times = np.unique(np.searchsorted((place[1:] + place[:-1]) / 2, points),
+                              return_counts=True)  # fmt: skip
+    return chosen, times
