@@ -43,15 +43,9 @@ def test_the_page_does_what_it_says(zygote, tmp_path, monkeypatch, capsys):
             with path.open("a") as module:
                 module.write(block + "\n")
         else:
-            exec(compile(block, str(PAGE), "exec"), names | {"Figure": _figure()}, names)
+            exec(compile(block, str(PAGE), "exec"), names)
     assert [command for _, command in parts if command][-1].startswith("kgon figures")
     _check_what_it_left(tmp_path, names)
-
-
-def _figure():
-    from matplotlib.figure import Figure
-
-    return Figure
 
 
 def _check_what_it_left(folder, names):
