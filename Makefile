@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run paper test test-slow bench coverage atlases check format clean
+.PHONY: help setup run paper docs test test-slow bench coverage atlases check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -24,6 +24,11 @@ run: $(READY) ## train the default ensemble and open its record (OVERRIDES="memb
 
 paper: $(READY) ## repeat the paper number by number, an hour; QUICK=1 ten minutes; writes docs/paper
 	$(BIN)/kgon paper $(if $(QUICK),quick=true) $(OVERRIDES)
+
+docs: $(READY) ## make the pages as a site that needs no network: site/index.html
+	$(BIN)/python -m kgon.cli.reference > docs/configuration.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@echo site/index.html
 
 test: $(READY) ## run the tests, but for the slow ones
 	$(BIN)/pytest -m "not slow"
@@ -53,5 +58,5 @@ format: $(READY) ## format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-clean: ## remove the virtual environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache $(shell find src -name __pycache__)
+clean: ## remove the virtual environment, the site and caches
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache $(shell find src -name __pycache__)
