@@ -41,5 +41,11 @@ def test_the_wheel_carries_its_configs_and_trains_from_any_folder(tmp_path):
     printed = kgon(*words)
     assert printed.startswith(str(tmp_path / "installed" / "kgon" / "conf"))
     assert len(list(elsewhere.glob("multirun/*/loss.parquet"))) == 1
+    (elsewhere / "own" / "optimizer").mkdir(parents=True)
+    (elsewhere / "mine.py").write_text("from torch.optim import SGD\n")
+    option = "_target_: mine.SGD\n_partial_: true\nlr: 0.25\n"
+    (elsewhere / "own" / "optimizer" / "mine.yaml").write_text(option)
+    kgon(*words, "--config-dir", "own", "optimizer=mine")
+    assert any("lr: 0.25" in f.read_text() for f in elsewhere.glob("multirun/*/config.yaml"))
     kgon("report", "multirun")
     assert "uPlot" in (elsewhere / "multirun" / "report.html").read_text()

@@ -34,20 +34,31 @@ class Distribution:
 
     def inputs(self, u: Tensor) -> Tensor:
         """Inputs (..., n_features) from independent uniform numbers u (..., n_uniforms)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no method inputs(u)")
 
     def expected_loss(self, importance: Tensor | None) -> Loss:
-        """The loss under this distribution, or, without a closed form, an estimate that is a
-        function of the parameters alone: its inputs are the same for all members and steps."""
-        raise NotImplementedError
+        """The loss under this distribution. A subclass may have a closed form; this is an estimate
+        that is a function of the parameters alone: its inputs are the same for all members and
+        steps."""
+        return self._estimate("expectation", WATCHED, importance)
 
     def reported_loss(self, importance: Tensor | None) -> EstimatedLoss | None:
         """A more precise estimate of the expected loss, independent of `expected_loss`; None if
-        that is exact.
+        that has a closed form.
 
         It is for results: the least of several losses on the same inputs is too low.
         """
-        return None
+        closed = type(self).expected_loss is not Distribution.expected_loss
+        return None if closed else self._estimate("report", REPORTED, importance)
+
+    def _estimate(self, purpose: str, count: int, importance: Tensor | None) -> EstimatedLoss:
+        x, p_active = self.active_inputs(streams.member_keys(0, [0], purpose), count)
+        return EstimatedLoss(x, p_active, importance)
+
+    def active_inputs(self, keys: streams.Keys, count: int) -> tuple[Tensor, float]:
+        """Inputs given that they are not zero, (count, n_features), and the probability of that;
+        or, with probability 1, any inputs."""
+        return draw(self, keys, 0, count)[0], 1.0
 
     def sample_loss(self, x: Tensor, importance: Tensor | None) -> Loss:
         """The loss of a sample x (*batch, n_samples, n_features) of this distribution."""
@@ -109,18 +120,8 @@ class _Bernoulli(Distribution):
         choices, magnitude = u[..., : self.n_features], u[..., self.n_features :]
         return torch.where(self._active(choices), magnitude, 0.0)
 
-    def expected_loss(self, importance: Tensor | None) -> Loss:
-        return self._estimate("expectation", WATCHED, importance)
-
-    def reported_loss(self, importance: Tensor | None) -> EstimatedLoss:
-        return self._estimate("report", REPORTED, importance)
-
-    def _estimate(self, purpose: str, count: int, importance: Tensor | None) -> EstimatedLoss:
-        x, p_active = self.active_inputs(streams.member_keys(0, [0], purpose), count)
-        return EstimatedLoss(x, p_active, importance)
-
     def active_inputs(self, keys: streams.Keys, count: int) -> tuple[Tensor, float]:
-        """Inputs given that they are not zero, (count, n_features), and the probability of that.
+        """As of a `Distribution`.
 
         The choices (of features or pairs) are independent. P(the first that comes true is among
         the first k) = 1 - S_1 ... S_k, relative to that of any; later ones stay independent.
@@ -176,7 +177,14 @@ def draw(distribution: Distribution, keys: streams.Keys, start: int, count: int)
     """Inputs start, ..., start + count - 1 of each stream, (n_keys, count, n_features) float64."""
     width = distribution.n_uniforms
     u = torch.from_numpy(streams.uniforms(keys, start * width, count * width))
-    return distribution.inputs(u.view(len(keys), count, width))
+    x = distribution.inputs(u.view(len(keys), count, width))
+    shape = (len(keys), count, distribution.n_features)
+    if x.shape != shape:
+        raise ValueError(
+            f"data: {type(distribution).__name__}.inputs must return {shape} for u of shape "
+            f"{(*shape[:2], width)}, got {tuple(x.shape)}"
+        )
+    return x
 
 
 class Minibatches(NamedTuple):

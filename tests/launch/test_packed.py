@@ -128,3 +128,77 @@ def test_other_commands_are_not_packed(zygote, tmp_path):
     refused = zygote.run(tmp_path, "llc", "-m", "seed=1,2", PACKED)
     assert refused.status == 1
     assert "hydra/launcher=packed takes jobs of kgon train" in refused.output
+
+
+OWN = """
+import lightning as L
+import torch
+from kgon.callbacks import Recorder
+from kgon.data import Distribution
+
+class Scaled(Distribution):
+    def __init__(self, n_features, n_uniforms, least):
+        super().__init__(n_features)
+        self.n_uniforms = n_uniforms
+        self.scale = torch.linspace(least, 1, n_features, dtype=torch.float64)
+
+    def inputs(self, u):
+        return self.scale * u.mean(-1, keepdim=True)
+
+class Lengths(Recorder):
+    table = "lengths"
+
+    def record(self, module, data):
+        W, b = module.on_cpu()
+        module.history.add("lengths", module.global_step, length=W.norm(dim=-2))
+
+    def metrics(self, module, records):
+        lengths = module.history.column("lengths", "length", records)
+        return {"length/mean": lengths.mean((-1, -2))}
+
+    def finish(self, module, data):
+        module.history.lists["ends"] = [[{"bias": float(b[0])}] for b in module.b]
+
+class Log(L.Callback):
+    def __init__(self, **settings):
+        self.settings = settings
+
+    def on_train_batch_end(self, trainer, module, *_):
+        self.log("mine", 1.0, **self.settings)
+"""
+
+
+def test_own_distributions_with_tensors_and_own_tables_are_as_alone(zygote, tmp_path):
+    words = ("train", "-m", *JOB, "trainer.max_steps=40", "callbacks=[losses,snapshots,phases]",
+             "+callbacks.own._target_=packed_own.Lengths", "+callbacks.own.steps=[0,40]",
+             "data._target_=packed_own.Scaled", "+data.n_uniforms=2,3", "+data.least=0.5,0.1",
+             "seed=1,2")  # fmt: skip
+    words = [word for word in words if not word.startswith(("callbacks.llc", "callbacks.check"))]
+    for name, own in (("packed", [PACKED]), ("alone", [])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "packed_own.py").write_text(OWN)
+        done = zygote.run(tmp_path / name, *words, *own)
+        assert done.status == 0, done.output
+        # Jobs whose inputs take different numbers of uniform numbers are not in one ensemble.
+        assert done.output.count("4 jobs as one ensemble") == 2 * bool(own)
+    one, other = points(tmp_path / "packed"), points(tmp_path / "alone")
+    assert one.keys() == other.keys() and len(one) == 8
+    for name in one:
+        for file in ("loss.parquet", "lengths.parquet", "ends.parquet", "metrics.jsonl"):
+            assert (one[name] / file).read_bytes() == (other[name] / file).read_bytes(), file
+    table = pq.read_table(next(iter(one.values())) / "lengths.parquet")
+    assert table.column_names == ["step", "member", *(f"length_{i}" for i in range(6))]
+    assert table.num_rows == 2 * 3
+
+
+def test_what_a_callback_logs_of_a_whole_pack_is_refused(zygote, tmp_path):
+    (tmp_path / "packed_own.py").write_text(OWN)
+    words = ("train", "-m", *JOB, "trainer.max_steps=40", "callbacks=[losses]", PACKED, "seed=1,2",
+             "+callbacks.log._target_=packed_own.Log")  # fmt: skip
+    words = [word for word in words if not word.startswith(("callbacks.llc", "callbacks.check"))]
+    assert zygote.run(tmp_path, *words).status == 1
+    for path in points(tmp_path).values():
+        error = run_directory.load(path).status["error"]
+        assert "logs 'mine' by self.log" in error and "hydra/launcher=joblib" in error
+    quiet = zygote.run(tmp_path, *words, "+callbacks.log.logger=false")  # for a progress bar
+    assert quiet.status == 0, quiet.output

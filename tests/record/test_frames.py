@@ -12,7 +12,16 @@ from small_job import JOB
 import kgon
 from kgon.record import columns
 from kgon.record.run_directory import RunDirectory
-from kgon.record.tables import RECORDED, LLCEstimate, Loss, Member, Plateau, Snapshot, Transition
+from kgon.record.tables import (
+    RECORDED,
+    LLCEstimate,
+    Loss,
+    Member,
+    Plateau,
+    Snapshot,
+    Transition,
+    own_table,
+)
 
 FRAMES = ("members", "losses", "snapshots", "plateaus", "transitions", "llc")
 
@@ -169,3 +178,19 @@ def test_a_runs_tables_agree_with_each_other(trained):
     )
     assert LLCEstimate.columns().keys() <= set(llc.reset_index().columns)
     assert trained.snapshots["step"].unique().tolist() == trained.step.tolist()
+
+
+def test_a_table_of_an_own_callback_is_read_like_kgons(tmp_path):
+    for name, lr, n in (("a", 0.1, 1), ("b", 0.2, 2)):
+        record(tmp_path / name, settings(1, lr))
+        column = {"length": torch.arange(4.0 * n).view(2, n, 2)}
+        table = own_table(np.array([0, 10]), range(n), column)
+        RunDirectory(tmp_path / name).save_table("lengths", table)
+    record(tmp_path / "c", settings(1, 0.3))
+    frame = kgon.load(tmp_path).table("lengths")
+    assert [*frame] == ["run", "optimizer.lr", "step", "member", "length_0", "length_1"]
+    assert frame["run"].tolist() == ["a", "a", "b", "b", "b", "b"]
+    assert frame["step"].tolist() == [0, 10, 0, 0, 10, 10] and frame["step"].dtype == "int64"
+    assert frame["length_1"].tolist() == [1, 3, 1, 3, 5, 7]
+    with pytest.raises(ValueError, match="no run has a table 'length'; there are lengths, loss"):
+        kgon.load(tmp_path).table("length")

@@ -1,5 +1,6 @@
 """The code that a record names is the code that ran, wherever one stands."""
 
+import hashlib
 import subprocess
 from contextlib import nullcontext
 
@@ -88,3 +89,40 @@ def test_versions_are_those_of_the_running_packages():
     assert {module.__name__ for module in (kgon, devinterp)} <= code.keys()
     for module in (torch, lightning, wandb):
         assert module.__version__ == code[module.__name__]
+
+
+def test_own_modules_are_those_that_a_config_names(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_package").mkdir()
+    for name in ("own_package/__init__.py", "own_package/inner.py", "own_single.py", "unnamed.py"):
+        (tmp_path / name).write_text(f"# {name}\nclass Thing:\n    method = None\n")
+    config = {
+        "a": {"_target_": "own_package.inner.Thing.method"},
+        "b": [{"_target_": "hydra.utils.get_method", "path": "own_single.Thing"}, 3],
+        "c": {"_target_": "torch.optim.SGD", "path": "/a/folder.of/files", "name": "unnamed.Thing"},
+        "d": {"_target_": "kgon.data.Sparse"}, "e": {"_target_": "functools.partial"},
+        "f": {"_target_": "nowhere.Thing"}, "g": {"_target_": "builtins.bool"},
+    }  # fmt: skip
+    files = {"own_package.inner": "own_package/inner.py", "own_single": "own_single.py"}
+    digests = {
+        name: hashlib.sha256((tmp_path / file).read_bytes()).hexdigest()
+        for name, file in files.items()
+    }
+    assert provenance.own_modules(config) == digests
+
+    directory = RunDirectory(tmp_path / "job")
+    with directory.job("train", [], config):
+        pass
+    code = directory.status()["code"]
+    assert code["modules"] == digests
+    assert provenance.changes(code, config) == provenance.changes(None, config) == []
+    (tmp_path / "own_single.py").write_text("# changed")
+    assert provenance.changes(code, config) == [
+        "made with another own_single: the module's file has changed since"
+    ]
+    other = code | {"kgon": "0.0.9", "commit": "a" * 40, "dirty": True}
+    made = "made by kgon 0.0.9 at commit aaaaaaa with changes, and this is kgon "
+    assert provenance.changes(other, config)[0].startswith(made)
+    del config["b"]
+    (gone,) = provenance.changes(code, config)
+    assert gone == "made with the module own_single, which is not found now"

@@ -298,6 +298,10 @@ def _check_run(config: DictConfig) -> None:
             "with the callback snapshots"
         )
     settings = run_directory.load(folder).config
+    try:
+        build(OmegaConf.create(settings).datamodule.distribution)
+    except ValueError as error:  # a distribution of the user's that is not found from here
+        raise ValueError(f"run={folder}: {error}") from error
     if config.loss == "sample" and settings["n_samples"] is None:
         raise ValueError(
             f"loss=sample: run={folder} has no data set (it was trained on fresh inputs, "

@@ -16,7 +16,7 @@ from kgon.cli.terminal import decimal, print_files
 from kgon.launch import command_line, extending
 from kgon.launch import config as configs
 from kgon.launch.jobs import build, check_runs, dtype_of, job
-from kgon.launch.train import build_trainer, check_memory, conclude
+from kgon.launch.train import build_trainer, check_callbacks, check_memory, conclude
 from kgon.record import run_directory
 from kgon.record.metrics_file import MetricsFile
 from kgon.record.results import Results
@@ -47,9 +47,7 @@ def check(config: DictConfig) -> None:
             f"data.n_features must be model.n_features={small.model.n_features}, "
             f"got {data.distribution.n_features}"
         )
-    for callback in build(small.get("callbacks") or {}).values():
-        if isinstance(callback, Recorder):
-            callback.check(data)
+    check_callbacks(build(small.get("callbacks") or {}), data)
     checkpoint = (config.get("callbacks") or {}).get("checkpoint")
     sought = configs.directory(config) / checkpoints.FOLDER
     if checkpoint and Path(checkpoint.folder) != sought:

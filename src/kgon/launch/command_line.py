@@ -14,9 +14,10 @@ from rich.console import Console
 
 from kgon.launch import config as configs
 from kgon.launch import options
-from kgon.launch.jobs import FINISHED
+from kgon.launch.jobs import say_finished
 from kgon.launch.options import CONF
 from kgon.launch.overrides import Composed, check_overrides, first_line
+from kgon.launch.own_folders import with_own_folders
 from kgon.launch.standing import standing_table
 from kgon.record import sweeps
 from kgon.record.run_directory import RunDirectory
@@ -37,6 +38,9 @@ _FOLDERS = {
 _HYDRA_SHOWS = {"--hydra-help", "--info", "-i", "--cfg", "-c"}
 """Flags by which Hydra prints something and runs no job."""
 
+_KGONS_OWN = {"--config-name", "-cn", "--config-path", "-cp"}
+"""Flags of Hydra by which it would compose another config than kgon checks."""
+
 
 def run(command: str, task: Task, check: Callable[[DictConfig], None]) -> None:
     """Check every override of the command line, then run its job or sweep through Hydra.
@@ -45,12 +49,21 @@ def run(command: str, task: Task, check: Callable[[DictConfig], None]) -> None:
     """
     configs.register_resolvers()
     start = hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(task)
+    try:
+        sys.argv[1:] = with_own_folders(command, sys.argv[1:])
+    except ValueError as error:
+        refuse(command, str(error))
+    for word in sys.argv[1:]:
+        if word.partition("=")[0] in _KGONS_OWN:
+            refuse(command, f"{word}: kgon {command} has one config; options of your own are in a "
+                   "folder: --config-dir FOLDER")  # fmt: skip
     if _HYDRA_SHOWS & set(sys.argv):
         start()
         return
-    _take_config_dir(command)
     words = [word for word in sys.argv[1:] if not word.startswith("-")]
     overrides = [word for word in words if "=" in word or word.startswith("~")]
+    # Hydra wants them in one piece, after its flags.
+    sys.argv[1:] = [word for word in sys.argv[1:] if word not in overrides] + overrides
     several = bool({"-m", "--multirun"} & set(sys.argv))
     try:
         composed, swept = composed_and_checked(command, overrides, check, several)
@@ -69,10 +82,8 @@ def run(command: str, task: Task, check: Callable[[DictConfig], None]) -> None:
             "basic": "hydra/sweeper=kgon",
             "optuna": "hydra.sweeper._target_=hydra_plugins.kgon.OptunaSweeper",
         }
-        if word := own.get(composed.hydra.runtime.choices["hydra/sweeper"]):
-            # Beside other overrides, which Hydra wants in one piece.
-            place = sys.argv.index(overrides[-1]) + 1 if overrides else len(sys.argv)
-            sys.argv.insert(place, word)
+        if sweeper := own.get(composed.hydra.runtime.choices["hydra/sweeper"]):
+            sys.argv.append(sweeper)
         name = sweeps.name(command, overrides)
         sys.exit(_sweep(start, sweeps.Sweep(Path(composed.config.runs.dir), name)))
     if swept:
@@ -81,7 +92,7 @@ def run(command: str, task: Task, check: Callable[[DictConfig], None]) -> None:
         directory = RunDirectory(configs.directory(composed.config))
         if directory.path.is_dir() and not os.access(directory.path, os.W_OK, effective_ids=True):
             if directory.status()["state"] == "finished" and not composed.config.runs.overwrite:
-                print(FINISHED.format(directory.path.absolute()))
+                say_finished(directory, configs.written(composed.config))
                 return
             owner = directory.path.owner()
             refuse(command, f"{directory.path} belongs to {owner}; set another folder: runs.dir=")
@@ -93,6 +104,7 @@ def composed_and_checked(
 ) -> tuple[Composed, list[str]]:
     """As `check_overrides`; ValueError also for a key in them, a wrong logger or a wrong folder."""
     account.check_no_key(word.lstrip("+~").partition("=")[::2] for word in overrides)
+    overrides = with_own_folders(command, overrides)
     composed, swept = check_overrides(command, overrides, check)
     account.check_no_key(configs.leaves(composed.config))
     if logger := composed.config.get("logger"):
@@ -100,21 +112,6 @@ def composed_and_checked(
     if "runs" in options.groups(command):
         _check_folders(composed.hydra)
     return composed, swept
-
-
-def _take_config_dir(command: str) -> None:
-    """Replace Hydra's flag --config-dir by an override, with which every config is composed."""
-    for i, word in enumerate(sys.argv):
-        flag, _, folder = word.partition("=")
-        if flag in ("--config-dir", "-cd"):
-            used = 1 if folder else 2
-            path = Path(folder or "".join(sys.argv[i + 1 : i + 2])).absolute()
-            if not path.is_dir():
-                refuse(command, f"{flag}: {path} is not a folder")
-            # The folder with the command's own experiments stays.
-            both = f"hydra.searchpath=[file://{CONF / command},file://{path}]"
-            sys.argv[i : i + used] = [both]
-            return
 
 
 def _check_folders(hydra_config: DictConfig) -> None:

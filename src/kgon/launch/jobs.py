@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from kgon import files
 from kgon.launch import config as configs
-from kgon.record import run_directory, sweeps
+from kgon.launch.own_folders import make_importable, own_folders
+from kgon.record import provenance, run_directory, sweeps
 from kgon.tracking.logger import log_record, tracked
 from kgon.tracking.opening import awaited
 from kgon.training.checkpoints import FOLDER, EndedEarly, Stopped, newest
@@ -36,27 +38,46 @@ rank_zero_only.rank = 0  # type: ignore[attr-defined]
 Work = Callable[[DictConfig, run_directory.Job, Any], Callable[[], None]]
 
 
-FINISHED = "{} has finished before. Use runs.overwrite=true to repeat."
+def say_finished(directory: run_directory.RunDirectory, settings: dict[str, Any]) -> None:
+    """Print that a run has finished before, and whether other code than the present made it."""
+    print(f"{directory.path} has finished before. Use runs.overwrite=true to repeat.")
+    for change in provenance.changes(directory.status().get("code"), settings):
+        print(f"warning: it was {change}; runs.overwrite=true repeats it", file=sys.stderr)
 
 
 def build(config: Any) -> Any:
     """Instantiate a node of a config.
 
     Raises:
-        ValueError: a constructor's own, or in one line that a `_target_` does not exist or does not
-            take its settings.
+        ValueError: a constructor's own, or in one line what is wrong with a `_target_`, its
+            settings or its code.
     """
     try:
         return instantiate(config, _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__
-        if isinstance(cause, ValueError):
-            raise cause from None
-        if isinstance(cause, ImportError | TypeError):
-            key = re.search(r"full_key: (\S+)", str(error))
-            why = " ".join(str(cause).split())
-            raise ValueError(f"{key[1]}: {why}" if key else why) from error
-        raise
+        if cause is None or isinstance(cause, ValueError):
+            raise cause or error from None
+        key = re.search(r"full_key: (\S+)", str(error))
+        raise ValueError(f"{key[1]}: {_why(cause)}" if key else _why(cause)) from error
+
+
+def _why(error: BaseException) -> str:
+    """An error of a `_target_` in one line; with the place, if it is in a user's own module."""
+    inner = error.__cause__  # of Hydra's, that a module cannot be imported
+    if isinstance(error, ImportError) and inner and not isinstance(inner, ImportError):
+        error = inner
+    frames = traceback.extract_tb(error.__traceback__)
+    files = [(Path(frame.filename), frame.lineno) for frame in frames]
+    own = [(file, line) for file, line in files if file.is_file() and provenance.is_own(file)]
+    place = f" ({own[-1][0]}, line {own[-1][1]})" if own else ""
+    why = " ".join(str(error).split())
+    if isinstance(error, TypeError) and "missing" in why and not own:
+        return f"{why} (what kgon gives is left out with _partial_: true)"
+    if why.endswith("is installed?"):
+        why += " The current folder and that of --config-dir were searched, too."
+    plain = isinstance(error, ImportError | TypeError)
+    return f"{why if plain else f'{type(error).__name__}: {why}'}{place}"
 
 
 def dtype_of(config: DictConfig) -> torch.dtype:
@@ -99,6 +120,7 @@ def job(work: Work) -> Callable[[DictConfig], float | None]:
     def task(config: DictConfig) -> float | None:
         end_with_launcher()
         hydra = HydraConfig.get()
+        make_importable(own_folders(hydra.searchpath))
         directory = run_directory.RunDirectory(Path(hydra.runtime.output_dir))
         sweep = sweeps.Sweep.current(Path(config.runs.dir))
         if sweep:
@@ -135,7 +157,7 @@ def perform(
     with directory.lock(wait=config.runs.busy == "wait"):
         status = directory.status()
         if status["state"] == "finished" and not config.runs.overwrite:
-            print(FINISHED.format(directory.path))
+            say_finished(directory, configs.written(config))
             if awaited():
                 # The agent of a W&B sweep waits for the numbers.
                 logger = build(config.logger)

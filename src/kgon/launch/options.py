@@ -1,7 +1,7 @@
 """The settings, groups and options of a command, read from the files in conf/ with comments."""
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,6 +12,9 @@ from omegaconf import OmegaConf
 _PACKAGED = Path(__file__).parents[1] / "conf"
 CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[3] / "conf"
 """The config folder: inside the installed package, or at the top of a checkout."""
+
+GLOBAL = "# @package _global_"
+"""The first line of a config file whose settings are those of all groups."""
 
 _LINE = re.compile(r"( *)(?:- )?([^\s:#]+):(?: ([^#].*?))?(?: # (.*))?")
 """A line of a config file: indentation, key, value, comment."""
@@ -54,36 +57,46 @@ def comments(file: Path) -> list[str]:
     return [line[2:] for line in top if not line.startswith("# @package")]
 
 
-def groups(command: str) -> dict[str, Group]:
-    """The groups of a command by name, in the order of its file."""
+def is_global(file: Path) -> bool:
+    """Whether a config file begins with GLOBAL."""
+    return " ".join(file.read_text().split()[:3]) == GLOBAL
+
+
+def groups(command: str, own: Sequence[Path] = ()) -> dict[str, Group]:
+    """The groups of a command by name, in the order of its file; with the options in a user's own
+    folders."""
     found = {}
     for path, text, comment in _lines(CONF / f"{command}.yaml"):
         if path[0] == "defaults" and len(path) == 2:
-            found[path[1]] = Group(comment, _as_list(_value(text)), _options(command, path[1]))
+            found[path[1]] = Group(comment, _as_list(_value(text)), _options(command, path[1], own))
     if "runs" in found:
         comment = "how the jobs of a sweep (-m) are run"
-        found["hydra/launcher"] = Group(comment, ["basic"], _options(command, "hydra/launcher"))
+        found["hydra/launcher"] = Group(
+            comment, ["basic"], _options(command, "hydra/launcher", own)
+        )
     return found
 
 
-def _options(command: str, group: str) -> dict[str, Path]:
-    folders = (CONF / group, CONF / command / group)
+def _options(command: str, group: str, own: Sequence[Path]) -> dict[str, Path]:
+    folders = (*(folder / group for folder in own), CONF / group, CONF / command / group)
     return {file.stem: file for folder in folders for file in sorted(folder.glob("*.yaml"))}
 
 
-def settings(command: str, choices: Mapping[str, Any]) -> dict[str, Setting]:
+def settings(
+    command: str, choices: Mapping[str, Any], own: Sequence[Path] = ()
+) -> dict[str, Setting]:
     """The settings of a command by dotted name: of its own file, then those of its groups' options.
 
     `choices` are the options chosen in each group. All options count of a group that is not in it,
     or of which it names an option that is not in conf/: a user's own.
     """
     found = dict(settings_of(CONF / f"{command}.yaml"))
-    for name, group in groups(command).items():
+    for name, group in groups(command, own).items():
         chosen = _as_list(choices.get(name, [*group.options]))
-        own = any(option not in group.options for option in chosen)
+        unknown = any(option not in group.options for option in chosen)
         # An experiment changes settings; it has none of its own.
         for option, file in group.options.items() if name != "experiment" else ():
-            if own or option in chosen:
+            if unknown or option in chosen:
                 found |= {k: v for k, v in settings_of(file).items() if k not in found}
     return found
 
@@ -91,8 +104,9 @@ def settings(command: str, choices: Mapping[str, Any]) -> dict[str, Setting]:
 @cache
 def settings_of(file: Path) -> dict[str, Setting]:
     """The settings of a config file by dotted name, without those computed from others."""
-    group = file.parent.relative_to(CONF).parts
-    above = () if file.read_text().startswith("# @package _global_") else group
+    # In a user's own folder a group is a folder, too; groups of groups are Hydra's.
+    group = file.parent.relative_to(CONF if file.is_relative_to(CONF) else file.parents[1]).parts
+    above = () if is_global(file) else group
     return {
         ".".join((*above, *path)): Setting(text, comment)
         for path, text, comment in _lines(file)

@@ -1,26 +1,36 @@
 """Composing configs from overrides, and one-line errors about wrong overrides."""
 
 import copy
-import difflib
 import itertools
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from kgon.launch import config as configs
 from kgon.launch import options
 from kgon.launch.options import CONF
+from kgon.launch.own_folders import (
+    check_used,
+    folders_of,
+    make_importable,
+    nearest,
+    used_files,
+    with_source,
+)
 from kgon.tracking import account
+from kgon.tracking.opening import check_keys
 
 _MOST_CHOICES = 50
 """The most values of one override that are checked before a sweep starts."""
@@ -102,11 +112,16 @@ def check_overrides(
         except HydraException as error:
             raise ValueError(f"cannot read the overrides: {first_line(error)}") from error
 
+        own = folders_of(words)
+        make_importable(own)
+
         def load(job: Sequence[str]) -> DictConfig:
             try:
                 return hydra.compose(command, list(job), return_hydra_config=True)
             except HydraException as error:
-                raise ValueError(_explain(command, job, error)) from error
+                raise ValueError(_explain(command, job, error, own)) from error
+            except yaml.YAMLError as error:  # in a file of the user's own
+                raise ValueError(" ".join(str(error).split())) from error
 
         compose = Composer(load)
         choices = [list(_choices(override)) for override in parsed]
@@ -115,10 +130,19 @@ def check_overrides(
         jobs = [[*first[:i], w, *first[i + 1 :]] for i, own in enumerate(choices) for w in own[1:]]
         for job in [*jobs, first]:
             composed = compose(job)
-            _check_kinds(command, composed, job)
-            check(composed.config)
-            # After the check, because a list of members may be too long to make.
-            configs.resolved(composed.config)
+            files = used_files(own, composed.hydra.runtime.choices)
+            check_used(command, composed.config, files)
+            try:
+                _check_kinds(command, composed, job)
+                check(composed.config)
+                check_keys(composed.config.get("logger") or {})
+                # After the check, because a list of members may be too long to make.
+                configs.resolved(composed.config)
+            except (ValueError, OmegaConfBaseException) as error:
+                key = getattr(error, "full_key", None)
+                message = f"{key}: {first_line(error)}" if key else first_line(error)
+                overridden = [parse(word).key_or_group for word in job]
+                raise ValueError(with_source(message, files, overridden)) from error
         return composed, [str(o.input_line) for o in parsed if _is_sweep(o)]
 
 
@@ -176,16 +200,31 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _explain(command: str, words: Sequence[str], error: HydraException) -> str:
+_WITHOUT_DATA = {
+    "llc": ": its critical points are those of single-feature inputs; run=DIR estimates at the "
+    "snapshots of kgon train on any data",
+    "posterior": ": its exact likelihood is that of single-feature inputs",
+}
+"""Why a command has no group `data`."""
+
+
+def _explain(
+    command: str, words: Sequence[str], error: HydraException, own_folders: Sequence[Path]
+) -> str:
     """What is wrong with the override that Hydra could not apply, and which one may be meant."""
-    groups = options.groups(command)
+    groups = options.groups(command, own_folders)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
+        if group.startswith("experiment/"):
+            name = group.removeprefix("experiment/")
+            return f"an experiment's defaults must say 'override /{name}: {option}'"
         there = sorted(groups[group].options if group in groups else error.options or ())
         return (
-            f"{group}={option}: {group} has no option {option!r}{_nearest(option, there)}; "
+            f"{group}={option}: {group} has no option {option!r}{nearest(option, there)}; "
             f"there are {', '.join(there)}"
         )
+    if refused := re.match(r"(In '.*': Could not override ')(.*?)'", str(error)):
+        return f"{refused[0]}{nearest(refused[2].rpartition('@')[0] or refused[2], [*groups])}"
     named = re.search(r"'([^']+)'", str(error))
     key = named[1] if named else ""
     word = next((word for word in words if parse(word).key_or_group == key), None)
@@ -194,7 +233,8 @@ def _explain(command: str, words: Sequence[str], error: HydraException) -> str:
     if (CONF / key).is_dir() and key not in groups:
         own = [name for name, group in groups.items() if not (group.fixed or "/" in name)]
         there_are = ", ".join(own) or "none"
-        return f"{word}: kgon {command} has no group {key!r}; there are {there_are}"
+        why = _WITHOUT_DATA.get(command, "") if key == "data" else ""
+        return f"{word}: kgon {command} has no group {key!r}; there are {there_are}{why}"
     missing = getattr(error.__cause__, "full_key", "")
     section, _, callback = missing.partition(".")
     if section == "callbacks" and section in groups and callback in groups[section].options:
@@ -205,20 +245,12 @@ def _explain(command: str, words: Sequence[str], error: HydraException) -> str:
         for option, file in group.options.items()
         if not group.fixed and key in options.settings_of(file) and name != "experiment"
     ]
-    known = options.settings(command, {})
+    known = options.settings(command, {}, own_folders)
     if having and missing:
         return f"{word}: {key} is an option of {' or '.join(having)} only"
     if key in known:
         return f"{word}: {first_line(error)}"
-    return f"{word}: there is no option {key!r}{_nearest(key, [*known, *groups])}"
-
-
-def _nearest(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, 1, 0.5)
-    if not near:
-        # A key without its section: n_features for model.n_features.
-        near = [k for k in known if k.rpartition(".")[2] == word.rpartition(".")[2]]
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"{word}: there is no option {key!r}{nearest(key, [*known, *groups])}"
 
 
 def first_line(error: Exception) -> str:

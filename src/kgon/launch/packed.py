@@ -88,7 +88,7 @@ def _key(settings: dict[str, Any]) -> str:
     rates = ("optimizer.lr", "model.optimizer.lr") if compiled else ()
     shared = run_directory.without(settings, (*CARRIED, *rates))
     for parent, name in ((shared, "data"), (shared["datamodule"], "distribution")):
-        parent[name] = {k: parent[name][k] for k in ("_target_", "n_features")}
+        parent[name] = {k: parent[name].get(k) for k in ("_target_", "n_features")}
     return json.dumps(shared, sort_keys=True)
 
 
@@ -144,8 +144,11 @@ def _run(points: Sequence[Point]) -> dict[Path, JobReturn]:
         except Exception as error:
             # The job's directory records the error; the other jobs go on.
             results[point.directory.path] = JobReturn(status=JobStatus.FAILED, _return_value=error)
-    for step in sorted({one.step for one in opened}):
-        results |= _train([one for one in opened if one.step == step])
+    # The number of uniform numbers for an input may depend on a distribution's arguments.
+    together = sorted({(one.step, one.data.distribution.n_uniforms) for one in opened})
+    for step, n in together:
+        alike = [o for o in opened if (o.step, o.data.distribution.n_uniforms) == (step, n)]
+        results |= _train(alike)
     return results
 
 
@@ -157,7 +160,10 @@ def _train(opened: Sequence[_Opened]) -> dict[Path, JobReturn]:
     jobs = [one.model for one in opened]
     try:
         whole = packing.packed_model(jobs)
-        data = packing.packed_data([one.data for one in opened])
+        whole.log = _refuse_log  # type: ignore[method-assign]
+        inputs = [one.point.settings["datamodule"]["distribution"] for one in opened]
+        same = all(settings == inputs[0] for settings in inputs)
+        data = packing.packed_data([one.data for one in opened], same_inputs=same)
         if opened[0].step:
             joined = packing.joined_checkpoint([o.checkpoint for o in opened if o.checkpoint])
             checkpoints.save(pack / checkpoints.FOLDER, lambda path: torch.save(joined, path))
@@ -188,6 +194,16 @@ def _train(opened: Sequence[_Opened]) -> dict[Path, JobReturn]:
         failed = JobReturn(status=JobStatus.FAILED, _return_value=error)
         return {one.path: failed for one in opened}
     return results
+
+
+def _refuse_log(name: str, value: Any, *_: Any, logger: bool | None = None, **__: Any) -> None:
+    """Callbacks log by `LightningModule.log`, for the pack: of its value no job has a share."""
+    if logger is not False:
+        raise ValueError(
+            f"a callback logs {name!r} by self.log, one number of all members of a pack; with "
+            "hydra/launcher=packed a kgon.callbacks.Recorder logs numbers of each job (its method "
+            "metrics), or use hydra/launcher=joblib"
+        )
 
 
 def _callbacks(

@@ -1,5 +1,7 @@
 """The jobs of a sweep: their configs and run directories."""
 
+import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kgon.launch import config as configs
 from kgon.launch.overrides import Composer, parse
-from kgon.record import run_directory, sweeps
+from kgon.record import provenance, run_directory, sweeps
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ def waiting(known: Sequence[Point], config: DictConfig) -> list[Point]:
     """
     sweep = sweeps.Sweep.current(Path(config.runs.dir))
     chosen = {}
+    changed: Counter[str] = Counter()
     for point in known:
         if sweep:
             sweep.add(point.directory.path.name)
@@ -74,4 +77,9 @@ def waiting(known: Sequence[Point], config: DictConfig) -> list[Point]:
         failed = run_directory.has_failed(status) and config.runs.retry != "failed"
         if config.runs.overwrite or not (failed or status["state"] == "finished"):
             chosen[point.directory.path] = point
+        elif status["state"] == "finished":
+            changed.update(provenance.changes(status.get("code"), point.written))
+    for change, count in changed.items():
+        print(f"warning: {count} finished: {change}; runs.overwrite=true repeats all",
+              file=sys.stderr)  # fmt: skip
     return list(chosen.values())

@@ -1,6 +1,7 @@
 """What a training job and a pack of them have in common: trainer, record, memory."""
 
 import logging
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import DictConfig
 from rich.console import Console
 
+from kgon.callbacks.recorder import Recorder
 from kgon.compiled.machine import check_fits
 from kgon.launch import config as configs
 from kgon.record import run_directory
-from kgon.record.results import Results, write
+from kgon.record.results import Results, check_table, write
 from kgon.tracking.logger import log_artifacts, log_results
 from kgon.training.datamodule import EnsembleData
 from kgon.training.model import TMS
@@ -41,6 +43,26 @@ def check_memory(config: DictConfig) -> None:
         f"{len(schedule.losses)} losses and {len(schedule.snapshots)} snapshots",
         "take fewer members, samples, schedule.n_losses or schedule.n_snapshots",
     )
+
+
+def check_callbacks(callbacks: Mapping[str, Any], data: EnsembleData) -> None:
+    """ValueError for what is no callback, and for tables that cannot be recorded."""
+    owners: dict[str, str] = {}
+    for name, callback in callbacks.items():
+        if not isinstance(callback, L.Callback):
+            raise ValueError(
+                f"callbacks.{name} must be a lightning.Callback, made by a _target_; got "
+                f"{type(callback).__name__} (~callbacks.{name} leaves it out)"
+            )
+        if isinstance(callback, Recorder):
+            callback.check(data)
+            check_table(callback)
+            if callback.table in owners:
+                raise ValueError(
+                    f"callbacks.{name}: the table {callback.table!r} is that of "
+                    f"callbacks.{owners[callback.table]}; give it another name"
+                )
+            owners[callback.table] = name
 
 
 def build_trainer(

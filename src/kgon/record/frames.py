@@ -90,6 +90,10 @@ class Record:
         """The estimates of learning coefficients of each member at each recorded step."""
         return self._tables["llc"]
 
+    def table(self, name: str) -> pd.DataFrame:
+        """The table that a callback of one's own recorded; ValueError if no run has it."""
+        return self._tables[name]
+
     def figures(self) -> dict[str, Figure]:
         """The figures of a single run by name, drawn from its record.
 
@@ -239,16 +243,23 @@ class _Tables(dict[str, pd.DataFrame]):
         self._settings = settings
 
     def __missing__(self, name: str) -> pd.DataFrame:
-        schema = RECORDED[name].schema()
+        found = {place: table for place, folder in enumerate(self._folders)
+                 if (table := run_directory.read_table(folder, name))}  # fmt: skip
+        places = [place for place, table in found.items() for _ in range(table.num_rows)]
+        if name in RECORDED:
+            schema = RECORDED[name].schema()
+        elif found:
+            schema = pa.unify_schemas(
+                [t.schema for t in found.values()], promote_options="permissive"
+            )
+        else:
+            there = {file.stem for folder in self._folders for file in folder.glob("*.parquet")}
+            raise ValueError(f"no run has a table {name!r}; there are {', '.join(sorted(there))}")
         # With an empty one there is always a first table.
-        parts, places = [schema.empty_table()], []
-        for place, folder in enumerate(self._folders):
-            table = run_directory.read_table(folder, name)
-            if table is not None:
-                parts.append(_cast(table, schema))
-                places += [place] * table.num_rows
+        parts = [schema.empty_table(), *(_cast(table, schema) for table in found.values())]
         frame = pa.concat_tables(parts).to_pandas()
-        blank = {f.name: "Int64" for f in schema if f.nullable and f.type == pa.int64()}
+        blank = {f.name: "Int64" for f in schema
+                 if name in RECORDED and f.nullable and f.type == pa.int64()}  # fmt: skip
         self[name] = _with_settings(frame.astype(blank), self._settings, places)
         return self[name]
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from kgon.callbacks.recorder import Recorder
 from kgon.data import WATCHED
 from kgon.figures import style
 from kgon.files import finite_or_none
@@ -23,6 +25,19 @@ from kgon.training.datamodule import EnsembleData
 from kgon.training.model import TMS
 
 Rows = list[dict[str, Any]]
+
+_KGONS = {"weights", "phases", "plateau_count", "pictures"}
+"""Tables of the history that are recorded in other forms."""
+
+
+def check_table(recorder: Recorder) -> None:
+    """ValueError if the table of a recorder of a user's own cannot be a file of the record."""
+    table, own = recorder.table, type(recorder).__module__.partition(".")[0] != "kgon"
+    if own and (not table.isidentifier() or table in _KGONS | RECORDED.keys()):
+        taken = ", ".join(sorted(_KGONS | RECORDED.keys()))
+        raise ValueError(
+            f"{type(recorder).__name__}.table must be a word other than {taken}; got {table!r}"
+        )
 
 
 @dataclass(frozen=True)
@@ -186,3 +201,23 @@ class _Trained:
             directory.save_table("snapshots", snapshots)
             W, b = self.column("weights", "W"), self.column("weights", "b")
             directory.save_weights(steps, W, b)
+        for name, table in self._own_tables().items():
+            directory.save_table(name, table)
+
+    def _own_tables(self) -> dict[str, pa.Table]:
+        """What callbacks of a user's own added to the history, with a row for each step and member,
+        or, of a list, for each of its rows."""
+        found = {}
+        members = self.model.members
+        for name in self.history.tables - _KGONS - RECORDED.keys():
+            columns = self.history.columns(name)
+            steps = self.history.steps(name).numpy()
+            if columns:
+                found[name] = tables.own_table(steps, members, columns)
+        for name, lists in self.history.lists.items():
+            if name not in RECORDED:
+                pairs = zip(members, lists, strict=True)
+                found[name] = pa.Table.from_pylist(
+                    [{"member": member, **row} for member, rows in pairs for row in rows]
+                )
+        return found

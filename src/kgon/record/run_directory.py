@@ -183,7 +183,7 @@ class RunDirectory:
         (self.path / "error.txt").unlink(missing_ok=True)
         text = yaml.dump(config, Dumper=yaml.CSafeDumper, sort_keys=False)
         files.write_text(self.path / "config.yaml", text)
-        job = Job(self, command, overrides, self.status())
+        job = Job(self, command, overrides, self.status(), config)
         job.write("running")
         try:
             yield job
@@ -229,7 +229,8 @@ class RunDirectory:
 
 
 class Job:
-    """A running job, which reports its progress; `before` is the status of its last attempt."""
+    """A running job, which reports its progress; `before` is the status of its last attempt,
+    `config` what it runs with."""
 
     def __init__(
         self,
@@ -237,9 +238,12 @@ class Job:
         command: str,
         overrides: Sequence[str],
         before: Mapping[str, Any],
+        config: Mapping[str, Any],
     ):
         self.directory = directory
-        self._status = _new_status("running", command, overrides) | {"code": provenance.code()}
+        modules = provenance.own_modules(config)
+        code = provenance.code() | ({"modules": modules} if modules else {})
+        self._status = _new_status("running", command, overrides) | {"code": code}
         if before["state"] == "interrupted" and before.get("code") not in (
             None,
             self._status["code"],

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Self, get_args, get_type_hints
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from torch import Tensor
 
 from kgon.files import finite_or_none
 from kgon.theory.critical import CriticalPoint
@@ -282,6 +283,23 @@ class Phase(Row):
     llc_ok: int
     llc_tried: int
     theory_llc: float | None
+
+
+def own_table(
+    step: NDArray[Any], members: Sequence[int], columns: Mapping[str, Tensor]
+) -> pa.Table:
+    """A table of a callback of a user's own, with a row for each step and member.
+
+    A column (n_records, n_members, ...) with more axes becomes one for each entry: W_0_1.
+    """
+    rows: dict[str, Any] = {
+        "step": np.repeat(step, len(members)), "member": np.tile(members, len(step))
+    }  # fmt: skip
+    for name, column in columns.items():
+        values = column.flatten(0, 1).numpy()
+        for place in np.ndindex(*values.shape[1:]):
+            rows["_".join([name, *map(str, place)])] = values[:, *place]
+    return pa.table(rows)
 
 
 def stages(plateaus: Iterable[Plateau], member: int) -> list[Plateau]:

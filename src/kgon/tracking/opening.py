@@ -1,5 +1,6 @@
 """Opening the W&B run of a job: which mode, which id, and what is refused."""
 
+import inspect
 import os
 import shutil
 from collections.abc import Mapping
@@ -14,6 +15,12 @@ from kgon.tracking.tracker import Tracker, made_by
 
 MODES = ("auto", "online", "offline", "disabled")
 PROJECT = "kgon"
+
+_USUAL = {
+    "directory", "mode", "artifacts", "system_metrics", "project", "entity", "id", "name", "group",
+    "job_type", "tags", "settings",
+}  # fmt: skip
+"""The settings in conf/logger/wandb.yaml."""
 
 
 def wandb_logger(
@@ -121,6 +128,19 @@ def _kept(init: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in init.items() if name not in ("dir", "reinit")}
     git = {name: init["settings"].get(name) for name in ("disable_git", "git_commit")}
     return kept | {"settings": {"sweep_id": sweep, **git}}
+
+
+def check_keys(config: Mapping[str, Any]) -> None:
+    """ValueError for a setting that neither a logger of W&B nor wandb.init has."""
+    if config.get("_target_") != f"{__name__}.{wandb_logger.__name__}":
+        return
+    others = [name for name in config if name not in _USUAL and not name.startswith("_")]
+    if others:
+        import wandb  # not before: it takes a second
+
+        for name in others:
+            if name not in inspect.signature(wandb.init).parameters:
+                raise ValueError(f"logger.{name}: wandb.init has no such argument")
 
 
 def check(config: Any, *, several: bool) -> None:

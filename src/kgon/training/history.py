@@ -30,9 +30,18 @@ class History:
     def add(self, table: str, step: int, **columns: Tensor) -> None:
         """Append a record."""
         pieces = self._columns.setdefault(table, {name: [] for name in columns})
+        if pieces.keys() != columns.keys():
+            raise ValueError(
+                f"the table {table!r} has the columns {', '.join(pieces)}, got {', '.join(columns)}"
+            )
         self._steps.setdefault(table, []).append(step)
         for name, value in columns.items():
             pieces[name].append(value.detach().cpu().clone()[None])
+
+    @property
+    def tables(self) -> set[str]:
+        """The tables' names."""
+        return set(self._columns)
 
     def __contains__(self, table: str) -> bool:
         return table in self._columns

@@ -82,7 +82,13 @@ class TMS(L.LightningModule):
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.learning_rates = learning_rates
-        W, b = init(self.keys("init"), n_hidden, n_features)
+        start = init(self.keys("init"), n_hidden, n_features)
+        shapes = [(len(self.members), n_hidden, n_features), (len(self.members), n_features)]
+        pair = start if isinstance(start, tuple | list) else [start]
+        got = [tuple(p.shape) if isinstance(p, Tensor) else p for p in pair]
+        if got != shapes:
+            raise ValueError(f"init must return tensors W, b of shapes {shapes}, got {got}")
+        W, b = start
         self.W = nn.Parameter(W.to(dtype))
         self.b = nn.Parameter(b.to(dtype))
         if not isinstance(importance, Tensor):

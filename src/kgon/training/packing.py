@@ -122,11 +122,12 @@ class JobDistributions(Distribution):
         return self.distributions[0][1].sample_loss(x, importance)
 
 
-def packed_data(jobs: Sequence[EnsembleData]) -> EnsembleData:
-    """The data of all jobs, in the order of `packed_model`."""
+def packed_data(jobs: Sequence[EnsembleData], *, same_inputs: bool) -> EnsembleData:
+    """The data of all jobs, in the order of `packed_model`; `same_inputs` says whether all have the
+    same distribution."""
     first = jobs[0]
     distribution: Distribution = first.distribution
-    if any(vars(job.distribution) != vars(distribution) for job in jobs):
+    if not same_inputs:
         each = [job.distribution for job in jobs]
         distribution = JobDistributions(list(zip(places(jobs), each, strict=True)))
     return EnsembleData(
