@@ -13,7 +13,7 @@ from kgon.theory.loss import population_loss
 from kgon.theory.phases import OTHER, classify, phase_labels
 from kgon.theory.shapes import described, in_words, symmetry
 
-SIZES = [(5, 2), (6, 2), (7, 2), (8, 2), (5, 3), (6, 3), (7, 3), (8, 3), (6, 4), (9, 3)]
+SIZES = [(5, 2), (6, 2), (7, 2), (8, 2), (5, 3), (6, 3), (7, 3), (8, 3), (6, 4), (9, 3), (12, 3)]
 
 
 def expected_loss(W, b):
@@ -165,10 +165,12 @@ def test_phases_keep_their_label_under_symmetries_and_small_noise(size):
     expected = [ALMOST_K_GONS.get((p.label, *size), p.label) for p in phases]
     assert classify(W, b) == expected
     assert classify(q @ W[..., order], b[..., order]) == expected
-    # Two minima of (9, 3), 3e-5 apart in loss, differ in outputs by less than the noise.
-    close = {("7d3a+", "7d3b+")} if size == (9, 3) else set()
-    noisy = zip(expected, classify(W + noise, b), strict=True)
-    assert {pair for pair in noisy if pair[0] != pair[1]} <= close
+    # Two minima of (9, 3) and many of (12, 3), less than 1e-4 apart in loss, differ in outputs by
+    # less than the noise.
+    loss = {p.label: p.loss for p in phases}
+    for label, noisy in zip(expected, classify(W + noise, b), strict=True):
+        close = size in ((9, 3), (12, 3)) and abs(loss[label] - loss.get(noisy, 1)) < 1e-4
+        assert label == noisy or close
 
 
 def test_parameters_that_are_nothing_are_other():

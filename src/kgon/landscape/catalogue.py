@@ -95,8 +95,8 @@ class PassRow:
 
 
 SIZES = [
-    *((n, 1) for n in range(2, 10)),
-    *((n, m) for m in (2, 3, 4) for n in range(m, 11)),
+    *((n, 1) for n in range(2, 13)),
+    *((n, m) for m in (2, 3, 4) for n in range(m, 13)),
 ]
 """(n_features, n_hidden) of the atlases in the package, smaller ones first."""
 

@@ -155,7 +155,10 @@ _SOLIDS: dict[tuple[int, int, int, tuple[int, ...], int], str] = {
     (3, 9, 12, (6, 3), 0): "tricapped triangular prism",
     (3, 9, 8, (4, 4, 1), 0): "capped square antiprism",
     (3, 10, 16, (8, 2), 1): "bicapped square antiprism",
+    (3, 11, 10, (5, 5, 1), 0): "capped pentagonal antiprism",
     (3, 12, 120, (12,), 6): "icosahedron",
+    (3, 12, 20, (10, 2), 1): "bicapped pentagonal prism",
+    (3, 12, 48, (12,), 6): "cuboctahedron",
 }
 """Usual names by dimension, number of columns, order of the symmetry group, its orbits, and the
 number of antipodal pairs, which tells an antiprism from a prism."""
