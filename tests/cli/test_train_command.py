@@ -296,40 +296,46 @@ def test_the_end_of_a_run_says_only_what_is_known(
     assert [path.name for path in (tmp_path / "multirun").iterdir()] == [run.path.name]
 
 
-GPU = () if torch.cuda.is_available() else ("trainer=gpu",)
-FILES = {
-    f"{name}={option}": file
+GPU = () if torch.cuda.is_available() else ("gpu",)
+GROUPS = {
+    name: [option for option in group.options if option not in GPU]
     for name, group in options.groups("train").items()
-    for option, file in group.options.items()
     if not (group.fixed or name in ("callbacks", "hydra/launcher"))
 }
-
-
-DRAWN = ("experiment=demo", "experiment=superposition")
+EXPERIMENTS = GROUPS.pop("experiment")
+ROUNDS = range(max(map(len, GROUPS.values())))
+DRAWN = ("demo", "superposition")
 """Figures, pictures and W&B of the others are no different, and would take most of their time."""
 
 
-def is_slow(option):
-    return option.startswith("experiment=") and option not in DRAWN
+@pytest.mark.parametrize("turn", ROUNDS)
+def test_every_option_trains(tmp_path, monkeypatch, turn):
+    """Small jobs, each with one option of every group, that have all options between them."""
+    words = [f"{name}={found[turn % len(found)]}" for name, found in GROUPS.items()]
+    # The step size of rmsprop_sgld is not adapted.
+    step = ["callbacks.llc.lr=1e-3"] if "sampler=rmsprop_sgld" in words else []
+    trains(tmp_path, monkeypatch, *words, *step, *UNDRAWN, *TINY)
 
 
 @pytest.mark.parametrize(
-    "option",
-    [pytest.param(o, marks=pytest.mark.slow if is_slow(o) else ()) for o in FILES if o not in GPU],
+    "name",
+    [pytest.param(e, marks=() if e in DRAWN else pytest.mark.slow) for e in EXPERIMENTS],
 )
-def test_every_option_trains(tmp_path, monkeypatch, option):
-    """Every option of every group, in a small job with what goes with it."""
-    group = option.partition("=")[0]
-    chosen = FILES[option].read_text()
-    bare = group == "experiment" and ("/callbacks" in chosen or "- superposition" in chosen)
+def test_every_experiment_trains(tmp_path, monkeypatch, name):
+    chosen = options.groups("train")["experiment"].options[name].read_text()
+    bare = "/callbacks" in chosen or "- superposition" in chosen
     words = [word for word in TINY if not (bare and ".llc." in word)]
-    if option not in DRAWN:
-        words += ["runs.figures=false", *([] if bare else ["callbacks.pictures.steps=[]"])]
-        words += [] if group == "logger" else ["logger=none"]
-    if option == "sampler=rmsprop_sgld":  # its step size is not adapted
-        words.append("callbacks.llc.lr=1e-3")
+    if name not in DRAWN:
+        words += ["logger=none", *(UNDRAWN[:1] if bare else UNDRAWN)]
+    trains(tmp_path, monkeypatch, f"experiment={name}", *words)
+
+
+UNDRAWN = ("runs.figures=false", "callbacks.pictures.steps=[]")
+
+
+def trains(tmp_path, monkeypatch, *words):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["kgon", "train", option, *words])
+    monkeypatch.setattr(sys, "argv", ["kgon", "train", *words])
     main()
     run = only_run(tmp_path)
     assert run.status["state"] == "finished"

@@ -86,7 +86,7 @@ def test_weights_that_may_not_be_read_are_not_called_missing(shared):
 
 def test_a_finished_run_of_somebody_else_is_finished(shared, colleague):
     status, printed = colleague("train", *SHORT)
-    assert status == 0 and f"{the_run(shared)} has finished before" in printed
+    assert status == 0 and f"{the_run(shared).name} has finished before" in printed
     status, printed = colleague("train", *SHORT, "runs.overwrite=true")
     assert status == 2
     assert printed == (
