@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
-from watching import draw, fit, show
+from watching import fit, report
 
 from kgon.callbacks import LLC, LossPlateaus
 
@@ -44,18 +44,23 @@ def data():
     return [TensorDataset(x[some], y[some]) for some in (order[:1400], order[1400:])]
 
 
-def main(steps=800, every=100, figure=None, **settings):
-    train, test = data()
+def trained(steps, *callbacks):
+    """The network after so many steps, and its training data."""
+    train, _ = data()
     torch.manual_seed(0)
     module = Network()
+    fit(module, DataLoader(train, batch_size=64, shuffle=True), steps, *callbacks)
+    return module, train[:]
+
+
+def main(steps=800, every=100, figure=None, **settings):
+    train, test = data()
     llc = LLC(loss, train[:], every, **CHAINS | settings)
     plateaus = LossPlateaus(loss, train[:], 10, tolerance=0.02, min_length=0.05, name="train")
     other = LossPlateaus(loss, test[:], 10, tolerance=0.02, min_length=0.05, name="test")
-    fit(module, DataLoader(train, batch_size=64, shuffle=True), steps, llc, plateaus, other)
-    show(llc, plateaus, other)
-    if figure:
-        draw(figure, llc, plateaus, other)
-    return module, train[:], llc, plateaus
+    trained(steps, llc, plateaus, other)
+    report(figure, llc, plateaus, other)
+    return llc, plateaus, other
 
 
 if __name__ == "__main__":

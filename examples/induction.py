@@ -12,9 +12,9 @@ import math
 import lightning as L
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, scaled_dot_product_attention
+from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
-from watching import draw, fit, show
+from watching import fit, report
 
 from kgon.callbacks import LLC, LossPlateaus
 
@@ -33,7 +33,9 @@ class Attention(nn.Module):
 
     def forward(self, x):
         q, k, v = self.qkv(x).chunk(3, -1)
-        return x + self.out(scaled_dot_product_attention(q, k, v, is_causal=True))
+        later = torch.ones(x.shape[-2], x.shape[-2], dtype=torch.bool).triu(1)
+        scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(later, -torch.inf)
+        return x + self.out(scores.softmax(-1) @ v)
 
 
 class Transformer(L.LightningModule):
@@ -66,19 +68,23 @@ def data(n, seed):
     return TensorDataset(first.gather(1, torch.arange(LENGTH) % period))
 
 
-def main(steps=1500, every=250, figure=None, **settings):
-    train, fresh = data(20_000, 0), data(N_WATCHED, 1)
+def trained(steps, *callbacks):
+    """The transformer after so many steps, and the sequences whose loss is watched."""
+    train = data(20_000, 0)
     torch.manual_seed(0)
     module = Transformer()
-    watched = train[:N_WATCHED]
+    fit(module, DataLoader(train, batch_size=32, shuffle=True), steps, *callbacks)
+    return module, train[:N_WATCHED]
+
+
+def main(steps=1500, every=250, figure=None, **settings):
+    watched, fresh = data(20_000, 0)[:N_WATCHED], data(N_WATCHED, 1)
     llc = LLC(loss, watched, every, **CHAINS | settings)
     plateaus = LossPlateaus(loss, watched, 10, tolerance=0.1, min_length=0.05, name="train")
     other = LossPlateaus(loss, fresh[:], 10, tolerance=0.1, min_length=0.05, name="test")
-    fit(module, DataLoader(train, batch_size=32, shuffle=True), steps, llc, plateaus, other)
-    show(llc, plateaus, other)
-    if figure:
-        draw(figure, llc, plateaus, other)
-    return module, watched, llc, plateaus
+    trained(steps, llc, plateaus, other)
+    report(figure, llc, plateaus, other)
+    return llc, plateaus, other
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""Grokking: a network learns addition modulo 31 from half of the table, and long after it knows that
-half by heart it knows the other, too (Power et al. 2022, arXiv 2201.02177).
+"""Grokking: a network learns addition modulo 31 from half of the table, and long after it knows
+this half by heart it knows the other, too (Power et al. 2022, arXiv 2201.02177).
 
 python examples/modular_addition.py
 """
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
-from watching import draw, fit, show
+from watching import fit, report
 
 from kgon.callbacks import LLC, LossPlateaus
 
@@ -45,18 +45,23 @@ def data(p=31):
     return [TensorDataset(x[half], x[half].sum(1) % p) for half in halves]
 
 
-def main(steps=2000, every=100, figure=None, **settings):
-    train, test = data()
+def trained(steps, *callbacks):
+    """The network after so many steps, and its half of the table."""
+    train, _ = data()
     torch.manual_seed(0)
     module = Addition()
+    fit(module, DataLoader(train, batch_size=len(train)), steps, *callbacks)
+    return module, train[:]
+
+
+def main(steps=2000, every=250, figure=None, **settings):
+    train, test = data()
     llc = LLC(loss, train[:], every, **CHAINS | settings)
     plateaus = LossPlateaus(loss, train[:], 10, tolerance=0.02, min_length=0.05, name="train")
-    other = LossPlateaus(loss, test[:], 10, tolerance=0.2, min_length=0.05, name="test")
-    fit(module, DataLoader(train, batch_size=len(train)), steps, llc, plateaus, other)
-    show(llc, plateaus, other)
-    if figure:
-        draw(figure, llc, plateaus, other)
-    return module, train[:], llc, other
+    other = LossPlateaus(loss, test[:], 10, tolerance=0.3, min_length=0.05, name="test")
+    trained(steps, llc, plateaus, other)
+    report(figure, llc, plateaus, other)
+    return llc, plateaus, other
 
 
 if __name__ == "__main__":

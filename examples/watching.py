@@ -16,6 +16,13 @@ def fit(module, loader, steps, *callbacks):
     trainer.fit(module, loader)
 
 
+def report(path, llc, plateaus, other):
+    """Print what was found, and draw it where a path is given."""
+    show(llc, plateaus, other)
+    if path is not None:
+        draw(path, llc, plateaus, other)
+
+
 def show(llc: LLC, plateaus: LossPlateaus, other: LossPlateaus):
     """Print the learning coefficients with the losses at their steps, and the plateaus."""
     train, test = ({row["step"]: row["loss"] for row in each.rows} for each in (plateaus, other))

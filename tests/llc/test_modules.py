@@ -235,6 +235,8 @@ def test_data_that_has_no_fixed_sample_is_refused():
 
     with pytest.raises(ValueError, match="this DataLoader has no fixed batches"):
         one_batch(DataLoader(Stream()))
+    with pytest.raises(ValueError, match="this DataLoader is empty"):
+        one_batch(DataLoader(TensorDataset(torch.empty(0, 3))))
     with pytest.raises(ValueError, match=r"starts with float: set nbeta"):
         estimate_module_llc(network(), [0.5], squares, seed=0)
 

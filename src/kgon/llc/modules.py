@@ -255,8 +255,10 @@ def one_batch(data: Any) -> Any:
         return data
     if isinstance(data.dataset, IterableDataset) or data.batch_sampler is None:
         raise ValueError("data: this DataLoader has no fixed batches to join; pass one batch")
+    samples: Any = data.dataset
+    if not len(samples):
+        raise ValueError("data: this DataLoader is empty; a loss needs samples")
     with torch.random.fork_rng([]):
-        samples: Any = data.dataset
         return data.collate_fn([samples[i] for i in range(len(samples))])
 
 
