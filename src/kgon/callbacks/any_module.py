@@ -136,11 +136,10 @@ class LLC(Watch):
         super().__init__(loss, data, every, eval_mode, name)
         self.seed = seed
         self.settings = {"n_chains": 4, "target": 0.1, "budget": 10_000} | settings
-        elsewhere = ("parameters", "chains_at_once", "sampler", "discard")
+        elsewhere = ("parameters", "chains_at_once", "sampler", "discard", "batch_size")
         given = {k: v for k, v in self.settings.items() if k not in elsewhere and v is not None}
         check_settings(**({"nbeta": 1.0, "localization": 1.0} | given))
-        if (sampler := settings.get("sampler")) is not None:
-            check_sampler(sampler, settings.get("lr"))
+        check_sampler(*(settings.get(name) for name in ("sampler", "lr", "batch_size")))
 
     def look(self, module: L.LightningModule, step: int) -> dict[str, Any]:
         keys = streams.member_keys(self.seed, [0], f"llc {step}").reshape(())

@@ -106,7 +106,10 @@ class HMCChains:
             W, b = self.params
             loss, distance, acceptance = self.stack.kernel.hmc(W, b, self.value, move, n_draws)
             observed = loss.new_empty(n_draws, 0, *self.value.shape)
-            draws = Draws(loss.movedim(-1, 0), distance.movedim(-1, 0), acceptance, observed)
+            none = torch.zeros_like(acceptance)
+            draws = Draws(
+                loss.movedim(-1, 0), distance.movedim(-1, 0), acceptance, none, observed
+            )  # fmt: skip
         else:
             draws = self._one_by_one(move, n_draws)
         self.turn += n_draws
@@ -131,7 +134,7 @@ class HMCChains:
             loss[t] = self.value.where(moving, math.nan)
             distance[t] = square(rows(away)).where(moving, math.nan)
             observed[t] = self.stack.observe(self.params).where(moving, math.nan)
-        return Draws(loss, distance, accepted / n_draws, observed)
+        return Draws(loss, distance, accepted / n_draws, torch.zeros_like(accepted), observed)
 
 
 def torch_move(
