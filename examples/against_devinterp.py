@@ -19,7 +19,7 @@ import kgon
 
 SETTINGS = dict(lr=1e-5, localization=100.0)
 EXAMPLES = {"digits": (digits, 800), "modular addition": (modular_addition, 2000),
-            "induction": (induction, 1500)}  # fmt: skip
+            "induction": (induction, 1600)}  # fmt: skip
 
 
 class Whole(torch.utils.data.Dataset):

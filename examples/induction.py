@@ -18,7 +18,7 @@ from watching import fit, report
 
 from kgon.callbacks import LLC, LossPlateaus
 
-TOKENS, LENGTH, PERIODS = 16, 24, (4, 10)
+TOKENS, LENGTH, PERIODS = 32, 40, (8, 16)
 N_WATCHED = 64
 N_LOSSES = N_WATCHED * (LENGTH - 1 - PERIODS[1])  # of tokens, over which the loss is the mean
 CHAINS = dict(nbeta=N_LOSSES / math.log(N_LOSSES), localization=100.0, n_chains=4, budget=400)
@@ -39,7 +39,7 @@ class Attention(nn.Module):
 
 
 class Transformer(L.LightningModule):
-    def __init__(self, dim=32):
+    def __init__(self, dim=16):
         super().__init__()
         self.token, self.place = nn.Embedding(TOKENS, dim), nn.Embedding(LENGTH, dim)
         self.net = nn.Sequential(Attention(dim), Attention(dim), nn.Linear(dim, TOKENS, False))
@@ -51,7 +51,7 @@ class Transformer(L.LightningModule):
         return loss(self, batch)
 
     def configure_optimizers(self):
-        return torch.optim.Adam(self.parameters(), 1e-3)
+        return torch.optim.Adam(self.parameters(), 2e-3)
 
 
 def loss(module, batch):
@@ -77,11 +77,11 @@ def trained(steps, *callbacks):
     return module, train[:N_WATCHED]
 
 
-def main(steps=1500, every=250, figure=None, **settings):
+def main(steps=1600, every=200, figure=None, **settings):
     watched, fresh = data(20_000, 0)[:N_WATCHED], data(N_WATCHED, 1)
     llc = LLC(loss, watched, every, **CHAINS | settings)
-    plateaus = LossPlateaus(loss, watched, 10, tolerance=0.1, min_length=0.05, name="train")
-    other = LossPlateaus(loss, fresh[:], 10, tolerance=0.1, min_length=0.05, name="test")
+    plateaus = LossPlateaus(loss, watched, 10, tolerance=0.15, min_length=0.05, name="train")
+    other = LossPlateaus(loss, fresh[:], 10, tolerance=0.15, min_length=0.05, name="test")
     trained(steps, llc, plateaus, other)
     report(figure, llc, plateaus, other)
     return llc, plateaus, other

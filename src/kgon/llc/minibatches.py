@@ -44,7 +44,7 @@ class Rows:
                 f"got shapes {shapes}"
             )
         self.n, self.size = shapes[0][0], size
-        if not isinstance(given, Integral) or not 1 <= given < self.n:
+        if not isinstance(given, Integral) or not 1 <= size < self.n:
             raise ValueError(
                 f"batch_size must be a whole number from 1 to {self.n - 1}, one less than the "
                 f"samples, got {size!r}"
