@@ -18,7 +18,7 @@ from devinterp.slt.sampler import sample_single_chain
 import kgon
 
 SETTINGS = dict(lr=1e-5, localization=100.0)
-EXAMPLES = {"digits": (digits, 800), "modular addition": (modular_addition, 2000),
+EXAMPLES = {"digits": (digits, 800), "modular addition": (modular_addition, 250),
             "induction": (induction, 1600)}  # fmt: skip
 
 
@@ -55,7 +55,7 @@ def of_devinterp(module, batch, loss, n_chains, n_draws, n_burnin, **settings):
     return torch.tensor(found)
 
 
-def main(names=tuple(EXAMPLES), n_chains=4, n_draws=400, n_burnin=100, steps=None):
+def main(names=tuple(EXAMPLES), n_chains=16, n_draws=400, n_burnin=100, steps=None):
     chains, table = dict(n_chains=n_chains, n_draws=n_draws, n_burnin=n_burnin), {}
     for name in names:
         example, usual = EXAMPLES[name]
@@ -63,18 +63,18 @@ def main(names=tuple(EXAMPLES), n_chains=4, n_draws=400, n_burnin=100, steps=Non
         n = example.CHAINS.get("nbeta") or len(batch[0]) / math.log(len(batch[0]))
         settings = SETTINGS | dict(nbeta=n) | chains
         start = time.process_time()
-        mine = kgon.estimate_module_llc(
+        found = kgon.estimate_module_llc(
             module, batch, example.loss, seed=0, sampler=SGMCMC.sgld, **settings
-        ).per_chain
-        middle = time.process_time()
+        )
+        mine, middle = found.per_chain, time.process_time()
         theirs = of_devinterp(module, batch, example.loss, **settings)
         end = time.process_time()
         mean, other = float(mine.mean()), float(theirs.mean())
         errors = [float(x.std()) / math.sqrt(n_chains) for x in (mine, theirs)]
         table[name] = mean, other, math.hypot(*errors)
         print(
-            f"{name}: kgon {mean:.2f} +- {errors[0]:.2f}, {middle - start:.1f} s; devinterp "
-            f"{other:.2f} +- {errors[1]:.2f}, {end - middle:.1f} s",
+            f"{name}: kgon {mean:.2f} +- {errors[0]:.2f}, {middle - start:.1f} s, {found.verdicts}; "
+            f"devinterp {other:.2f} +- {errors[1]:.2f}, {end - middle:.1f} s",
             flush=True,
         )
     return table

@@ -18,7 +18,7 @@ from watching import fit, report
 
 from kgon.callbacks import LLC, LossPlateaus
 
-TOKENS, LENGTH, PERIODS = 32, 40, (8, 16)
+TOKENS, LENGTH, PERIODS = 32, 24, (4, 8)
 N_WATCHED = 64
 N_LOSSES = N_WATCHED * (LENGTH - 1 - PERIODS[1])  # of tokens, over which the loss is the mean
 CHAINS = dict(nbeta=N_LOSSES / math.log(N_LOSSES), localization=100.0, n_chains=4, budget=400)
@@ -39,10 +39,12 @@ class Attention(nn.Module):
 
 
 class Transformer(L.LightningModule):
-    def __init__(self, dim=16):
+    def __init__(self, dim=32):
         super().__init__()
         self.token, self.place = nn.Embedding(TOKENS, dim), nn.Embedding(LENGTH, dim)
         self.net = nn.Sequential(Attention(dim), Attention(dim), nn.Linear(dim, TOKENS, False))
+        for p in self.parameters():
+            nn.init.normal_(p, 0, 0.02)
 
     def forward(self, tokens):
         return self.net(self.token(tokens) + self.place.weight[: tokens.shape[-1]])
@@ -51,7 +53,7 @@ class Transformer(L.LightningModule):
         return loss(self, batch)
 
     def configure_optimizers(self):
-        return torch.optim.Adam(self.parameters(), 2e-3)
+        return torch.optim.Adam(self.parameters(), 3e-3)
 
 
 def loss(module, batch):
@@ -80,8 +82,8 @@ def trained(steps, *callbacks):
 def main(steps=1600, every=200, figure=None, **settings):
     watched, fresh = data(20_000, 0)[:N_WATCHED], data(N_WATCHED, 1)
     llc = LLC(loss, watched, every, **CHAINS | settings)
-    plateaus = LossPlateaus(loss, watched, 10, tolerance=0.15, min_length=0.05, name="train")
-    other = LossPlateaus(loss, fresh[:], 10, tolerance=0.15, min_length=0.05, name="test")
+    plateaus = LossPlateaus(loss, watched, 10, tolerance=0.05, min_length=0.05, name="train")
+    other = LossPlateaus(loss, fresh[:], 10, tolerance=0.05, min_length=0.05, name="test")
     trained(steps, llc, plateaus, other)
     report(figure, llc, plateaus, other)
     return llc, plateaus, other
