@@ -73,8 +73,8 @@ def main(names=tuple(EXAMPLES), n_chains=16, n_draws=400, n_burnin=100, steps=No
         errors = [float(x.std()) / math.sqrt(n_chains) for x in (mine, theirs)]
         table[name] = mean, other, math.hypot(*errors)
         print(
-            f"{name}: kgon {mean:.2f} +- {errors[0]:.2f}, {middle - start:.1f} s, {found.verdicts}; "
-            f"devinterp {other:.2f} +- {errors[1]:.2f}, {end - middle:.1f} s",
+            f"{name}: kgon {mean:.2f} +- {errors[0]:.2f}, {middle - start:.1f} s, {found.verdicts};"
+            f" devinterp {other:.2f} +- {errors[1]:.2f}, {end - middle:.1f} s",
             flush=True,
         )
     return table

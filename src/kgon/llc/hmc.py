@@ -34,7 +34,8 @@ class HMC:
     """Settings of Hamiltonian Monte Carlo.
 
     A trajectory is as long as the localization's length scale, 1 / sqrt(localization), where that
-    takes at most `max_leapfrog` steps.
+    takes at most `max_leapfrog` steps; times a random number of JITTER = (0.6, 1.2), so that no
+    direction turns by a half period in every trajectory.
 
     Attributes:
         acceptance: mean acceptance that the step size of each point is adapted to.
