@@ -156,6 +156,25 @@ def test_a_resumed_run_goes_on_with_its_rows(tmp_path):
     assert second.rows[:3] == whole.rows[:3]
 
 
+def test_two_of_a_kind_have_names_in_loggers_and_checkpoints(tmp_path):
+    listener = Listener()
+    train, test = (
+        LossPlateaus(loss, data(n)[:], every=6, tolerance=0.1, name=name)
+        for n, name in ((48, "train"), (24, "test"))
+    )
+    trainer = fit(net(), train, test, loggers=[listener])
+    assert train.rows != test.rows
+    for each in (train, test):
+        logged = [
+            row[f"{each.name}/loss"] for _, row in listener.rows if f"{each.name}/loss" in row
+        ]
+        assert logged == [row["loss"] for row in each.rows]
+    trainer.save_checkpoint(tmp_path / "end.ckpt", weights_only=False)
+    states = torch.load(tmp_path / "end.ckpt", weights_only=False)["callbacks"]
+    assert states[train.state_key]["rows"] == train.rows
+    assert states[test.state_key]["rows"] == test.rows
+
+
 def test_plateaus_are_those_of_the_recorded_loss():
     plateaus = LossPlateaus(loss, data()[:], every=1, tolerance=0.02, min_length=0.1)
     assert plateaus.plateaus == []
@@ -198,6 +217,9 @@ def test_settings_out_of_range_are_refused_at_once(callback, message):
         ),
         (lambda: net(nn.BatchNorm1d(6)), {}, r"net.2 \(BatchNorm1d\) is in training mode"),
         (net, {"loss": lambda m, b: loss(m, b) + torch.rand(())}, "loss differs from call to call"),
+        (net, {"loss": lambda m, b: m(b[0])}, r"must return a scalar tensor, .* got \(48, 2\)"),
+        (net, {"loss": lambda m, b: 0.5}, "must return a scalar tensor, .* got float"),
+        (net, {"data": DataLoader(data(0))}, "this DataLoader is empty"),
     ],
 )
 def test_what_cannot_be_watched_is_refused_before_the_first_step(watch, module, options, message):

@@ -177,6 +177,117 @@ def test_a_module_that_vmap_cannot_map_runs_one_chain_at_a_time():
     torch.testing.assert_close(found.trace, expected.trace, rtol=1e-9, atol=1e-12)
 
 
+def noisy_regression(n=64, d=2):
+    """A linear model at the least squares of noisy data, whose gradients at a batch are not 0."""
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(n, d, generator=g).double()
+    y = x.sum(1) + 0.5 * torch.randn(n, generator=g).double()
+    module = nn.Linear(d, 1, bias=False).double()
+    module.weight.data = torch.linalg.lstsq(x, y[:, None]).solution.mT.clone()
+    return module, (x, y[:, None])
+
+
+def mean_of_langevin_chains(module, batch, batch_size, nbeta, localization, lr):
+    """nbeta (E[L] - L(w*)) of endless SGLD chains on minibatches, of a linear model's squares.
+
+    Second moments are closed: with S the mean of x x', e the residuals at w* and v = w - w*, the
+    gradient of a sample is 2 x (x'v - e), and M = E[v v'] solves
+    M = A M A + lr + lr^2 nbeta^2 C / 4, A = 1 - lr (2 nbeta S + localization) / 2, with C the
+    covariance of a minibatch's gradient.
+    """
+    (x, y), w = batch, module.weight.detach()
+    S, e = x.mT @ x / len(x), (y - x @ w.mT)[:, 0]
+    eye = torch.eye(len(S)).double()
+    A, M = eye - lr / 2 * (2 * nbeta * S + localization * eye), torch.zeros_like(S)
+    for _ in range(100_000):
+        size = ((x @ M) * x).sum(-1) + e.square()
+        C = (4 * torch.einsum("i,ij,ik->jk", size, x, x) / len(x) - 4 * S @ M @ S) / batch_size
+        new = A @ M @ A + lr * eye + (lr * nbeta) ** 2 / 4 * C
+        if bool((new - M).abs().max() < 1e-14):
+            break
+        M = new
+    return nbeta * float((S * M).sum()), lr * nbeta**2 * float(C.trace()) / 8
+
+
+@pytest.mark.parametrize("chains_at_once", [None, 1])
+@pytest.mark.parametrize(("batch_size", "verdict"), [(48, "ok"), (2, "biased")])
+def test_minibatches_shift_the_estimate_by_what_is_stated(batch_size, verdict, chains_at_once):
+    module, batch = noisy_regression()
+    settings = dict(nbeta=16.0, localization=8.0, lr=5e-3)
+    # One chain at a time is slow: there a few draws, which need only be near.
+    length = (
+        dict(n_chains=32, n_draws=300) if chains_at_once is None else dict(n_chains=4, n_draws=9)
+    )
+    found = estimate_module_llc(
+        module, batch, squares, **settings, seed=0, sampler=SGMCMC.sgld, n_burnin=200, **length,
+        batch_size=batch_size, chains_at_once=chains_at_once,
+    )  # fmt: skip
+    s = torch.linalg.eigvalsh(batch[0].mT @ batch[0] / len(batch[0]))
+    target = float((16 * s / (2 * 16 * s + 8)).sum())
+    reached, shift = mean_of_langevin_chains(module, batch, batch_size, **settings)
+    assert abs(float(found.mean) - reached) < 4 * float(found.sampling_error)
+    if chains_at_once is None:
+        assert found.verdicts == verdict
+        # The noise is that of the closed form, times 5/4, and the bias bounds the whole shift.
+        assert float(found.noise) == pytest.approx(1.25 * shift, rel=0.1)
+        assert 0 < reached - target < float(found.bias)
+        if verdict == "biased":
+            assert "noise of minibatches: lr=" in found.reasons
+
+
+def test_the_losses_of_draws_are_of_the_whole_sample():
+    module, batch = network(), regression()
+    settings = SETTINGS | dict(sampler=SGMCMC.sgld, lr=1e-3, batch_size=7)
+    found = estimate_module_llc(module, batch, squares, **settings, observables={"L": squares})
+    itself = found.observables["L"]
+    at = float(squares(module, batch).detach())
+    torch.testing.assert_close(50.0 * (itself.mean - at), found.mean)
+    # Draws are 16 steps apart; each looks twice at six minibatches.
+    assert int(found.gradients) == (2 + 12) + 6 * (16 + 12)
+    one = estimate_module_llc(module, batch, squares, **settings, chains_at_once=1)
+    torch.testing.assert_close(found.trace, one.trace, rtol=1e-9, atol=1e-12)
+    bigger = estimate_module_llc(module, batch, squares, **settings | dict(n_chains=5))
+    torch.testing.assert_close(found.trace, bigger.trace[:, :3], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "batch_size=4 is for sampler=SGMCMC.sgld with lr: hmc accepts"),
+        ({"sampler": SGMCMC.sgld}, "batch_size=4 is for plain SGMCMC.sgld with lr"),
+        ({"sampler": SGMCMC.rmsprop_sgld, "lr": 1e-3}, "batch_size=4 is for plain SGMCMC.sgld"),
+        (
+            {"lr": 1e-3, "batch_size": 40},
+            "batch_size must be a whole number from 1 to 39, .* got 40",
+        ),
+        ({"lr": 1e-3, "batch_size": 0}, "batch_size must be a whole number from 1 to 39, .* got 0"),
+        ({"lr": 1e-3, "batch_size": 2.5}, "batch_size must be a whole number .* got 2.5"),
+    ],
+)
+def test_minibatches_that_would_not_do_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        estimate_module_llc(
+            network(), regression(), squares, **SETTINGS | {"batch_size": 4} | options
+        )
+
+
+@pytest.mark.parametrize(
+    ("loss", "batch", "message"),
+    [
+        (
+            lambda m, b: 40 * squares(m, b) * len(b[0]),
+            regression(),
+            "must be the mean over the sam",
+        ),
+        (squares, (regression()[0], torch.zeros(1, 1).double()), "the samples as their first axis"),
+        (squares, (*regression(), 3), "made of tensors, in tuples, lists or dicts; got int"),
+    ],
+)
+def test_data_without_rows_has_no_minibatches(loss, batch, message):
+    with pytest.raises(ValueError, match=message):
+        estimate_module_llc(network(), batch, loss, **SETTINGS, lr=1e-3, batch_size=4)
+
+
 def mixed():
     module = network()
     module[2].float()
@@ -235,6 +346,8 @@ def test_data_that_has_no_fixed_sample_is_refused():
 
     with pytest.raises(ValueError, match="this DataLoader has no fixed batches"):
         one_batch(DataLoader(Stream()))
+    with pytest.raises(ValueError, match="this DataLoader is empty"):
+        one_batch(DataLoader(TensorDataset(torch.empty(0, 3))))
     with pytest.raises(ValueError, match=r"starts with float: set nbeta"):
         estimate_module_llc(network(), [0.5], squares, seed=0)
 

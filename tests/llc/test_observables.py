@@ -27,8 +27,6 @@ def within(found, error, expected, k=4.0):
 
 @pytest.mark.parametrize("batch", [(), (2,)])
 def test_moments_under_a_gaussian_are_known_in_closed_form(batch):
-    # A trajectory is 1 / sqrt(localization) long: no half period pi sqrt(s) of a direction of
-    # variance s, after which w would be -w, and w^2 would move by the step size's jitter only.
     nbeta, localization = 50.0, 10.0
     found = estimate_llc(
         quadratic, torch.zeros(*batch, 3).double(), nbeta=nbeta, localization=localization, seed=0,
@@ -62,6 +60,55 @@ def test_errors_of_covariances_hold():
     z = (found.covariance - CURVATURE[0] * s**2) / found.covariance_error
     # P(|z| > 2) is 5%: of 100 at most 5 and four standard deviations of 2.2.
     assert int((z.abs() > 2).sum()) <= 5 + 4 * math.sqrt(100 * 0.05 * 0.95)
+
+
+def test_errors_hold_where_a_trajectory_is_a_half_period():
+    # A trajectory has the length u / sqrt(localization), u uniform in (0.6, 1.2). In a direction
+    # that turns by pi in it, w becomes -w, and w^2 stays: there only u's range moves w^2.
+    turns = torch.tensor([1 / 1.2, 1.0, 1 / 0.9, 1 / 0.6, 2 / 0.9]).double()  # in units of pi
+    repetitions, nbeta, localization = 30, 50.0, 10.0
+    curvature = CURVATURE.repeat(len(turns), 1, 1)  # (turns, 1, 3)
+    curvature[:, 0, 0] = localization * ((turns * math.pi) ** 2 - 1) / nbeta
+    found = estimate_llc(
+        lambda w: (curvature * w**2).sum(-1) / 2,
+        torch.zeros(len(turns), repetitions, 3).double(),
+        nbeta=nbeta, localization=localization, seed=5, n_draws=300, n_burnin=50,
+        observables={"w": lambda w: w, "square": lambda w: w**2},
+    )  # fmt: skip
+    assert found.verdict.eq(0).all()
+    s = 1 / (nbeta * curvature + localization)
+    w, square = found.observables["w"], found.observables["square"]
+    assert w.verdict.eq(0).all() and square.verdict.eq(0).all()
+    llc = nbeta * (curvature * s).sum(-1) / 2
+    # Of 30 with a chance of 5% each more than 8 miss once in 90,000 times; 35 such numbers.
+    for each, mean in ((found, llc), (w, 0 * s), (square, s)):
+        assert int(((each.mean - mean).abs() > 2 * each.stderr).sum(1).max()) <= 8
+
+
+def test_an_observable_that_mixes_slowly_is_unconverged_though_the_loss_is_ok():
+    # SGLD goes through the stiff direction in 1 / (lr nbeta) steps, and through the flat one, which
+    # the loss does not feel, in 1 / (lr localization): a thousand times as many.
+    def loss(w):
+        return w[..., 0] ** 2 / 2 + 1e-9 * w[..., 1] ** 2
+
+    found = estimate_llc(
+        loss, torch.zeros(2).double(), nbeta=1000.0, localization=1.0, seed=0, lr=2e-4,
+        n_draws=600, n_burnin=100, n_chains=8,
+        observables={"w": lambda w: w, "one": lambda w: torch.ones(len(w))},
+    )  # fmt: skip
+    w, one = found.observables["w"], found.observables["one"]
+    assert w.verdicts == ["ok", "unconverged"] and one.verdicts == "ok"
+    assert float(w.rhat[1]) > 1.1 or float(w.ess[1]) < 40
+
+
+def test_observables_of_one_chain_or_without_value_are_unconverged():
+    settings = dict(nbeta=50.0, localization=10.0, seed=0, n_draws=100, n_burnin=10)
+    functions = {"w": lambda w: w[..., 0], "nan": lambda w: w[..., 0] * math.nan}
+    for n_chains, expected in ((1, "unconverged"), (8, "ok")):
+        found = estimate_llc(
+            quadratic, torch.zeros(3).double(), **settings, n_chains=n_chains, observables=functions
+        ).observables
+        assert found["w"].verdicts == expected and found["nan"].verdicts == "unconverged"
 
 
 @pytest.mark.parametrize("options", [{}, {"sampler": SGMCMC.sgld}, {"n_draws": 40, "n_burnin": 5}])

@@ -34,11 +34,14 @@ class Watch(L.Callback):
         eval_mode: evaluate in evaluation mode, without dropout and with batch norm's running
             statistics. If it is False, a module with either is refused.
 
+        name: what the metrics that loggers get start with; of two callbacks in one Trainer each
+            needs its own.
+
     Attributes:
         rows: a dict for each evaluation, with the step; they are kept in Lightning's checkpoints.
     """
 
-    def __init__(self, loss: ModuleLoss, data: Any, every: int, eval_mode: bool = False):
+    def __init__(self, loss: ModuleLoss, data: Any, every: int, eval_mode: bool, name: str):
         given: Any = every
         if not isinstance(given, Integral) or given < 1:
             raise ValueError(f"every must be a whole number >= 1, got {every!r}")
@@ -48,7 +51,13 @@ class Watch(L.Callback):
         self.data = data
         self.every = every
         self.eval_mode = eval_mode
+        self.name = name
         self.rows: list[dict[str, Any]] = []
+
+    @property
+    def state_key(self) -> str:
+        """The name of the rows in Lightning's checkpoints."""
+        return f"{type(self).__name__}({self.name})"
 
     @abstractmethod
     def look(self, module: L.LightningModule, step: int) -> dict[str, Any]:
@@ -110,11 +119,11 @@ class LLC(Watch):
     """Estimates the local learning coefficient of any LightningModule during training.
 
     Each row has step, mean, stderr, verdict, reason, loss (that at w*), rhat, ess, gradients;
-    loggers get llc/mean, llc/stderr and llc/verdict, an index into `kgon.llc.verdict.VERDICTS`, in
+    loggers get mean, stderr and verdict, an index into `kgon.llc.verdict.VERDICTS`, in
     which 0 is ok.
 
     Args:
-        loss, data, every, eval_mode: as in `Watch`.
+        loss, data, every, eval_mode, name: as in `Watch`.
         seed: of the chains' noise, which depends on the step, too.
         settings: others of `estimate_module_llc`, but observables; by default n_chains=4,
             target=0.1, budget=10_000.
@@ -122,16 +131,15 @@ class LLC(Watch):
 
     def __init__(
         self, loss: ModuleLoss, data: Any, every: int, eval_mode: bool = False, *, seed: int = 0,
-        **settings: Any,
+        name: str = "llc", **settings: Any,
     ):  # fmt: skip
-        super().__init__(loss, data, every, eval_mode)
+        super().__init__(loss, data, every, eval_mode, name)
         self.seed = seed
         self.settings = {"n_chains": 4, "target": 0.1, "budget": 10_000} | settings
-        elsewhere = ("parameters", "chains_at_once", "sampler", "discard")
+        elsewhere = ("parameters", "chains_at_once", "sampler", "discard", "batch_size")
         given = {k: v for k, v in self.settings.items() if k not in elsewhere and v is not None}
         check_settings(**({"nbeta": 1.0, "localization": 1.0} | given))
-        if (sampler := settings.get("sampler")) is not None:
-            check_sampler(sampler, settings.get("lr"))
+        check_sampler(*(settings.get(name) for name in ("sampler", "lr", "batch_size")))
 
     def look(self, module: L.LightningModule, step: int) -> dict[str, Any]:
         keys = streams.member_keys(self.seed, [0], f"llc {step}").reshape(())
@@ -146,9 +154,9 @@ class LLC(Watch):
 
     def metrics(self, row: dict[str, Any]) -> dict[str, float]:
         return {
-            "llc/mean": row["mean"],
-            "llc/stderr": row["stderr"],
-            "llc/verdict": float(VERDICTS.index(row["verdict"])),
+            f"{self.name}/mean": row["mean"],
+            f"{self.name}/stderr": row["stderr"],
+            f"{self.name}/verdict": float(VERDICTS.index(row["verdict"])),
         }
 
 
@@ -159,7 +167,7 @@ class LossPlateaus(Watch):
     now (`kgon.find_plateaus`).
 
     Args:
-        loss, data, every, eval_mode: as in `Watch`.
+        loss, data, every, eval_mode, name: as in `Watch`.
         tolerance: half the largest range of the loss within a plateau, in units of the loss.
         min_length, window: as in `find_plateaus`.
     """
@@ -167,8 +175,9 @@ class LossPlateaus(Watch):
     def __init__(
         self, loss: ModuleLoss, data: Any, every: int, eval_mode: bool = False, *,
         tolerance: float, min_length: float = 0.01, window: int = 1,
+        name: str = "plateaus",
     ):  # fmt: skip
-        super().__init__(loss, data, every, eval_mode)
+        super().__init__(loss, data, every, eval_mode, name)
         self.settings = {"tolerance": tolerance, "min_length": min_length, "window": window}
         find_plateaus(torch.zeros(1), torch.zeros(1), **self.settings)  # type: ignore[arg-type]
 
@@ -189,4 +198,4 @@ class LossPlateaus(Watch):
         return {"loss": loss if math.isfinite(loss) else math.nan}
 
     def metrics(self, row: dict[str, Any]) -> dict[str, float]:
-        return {"plateaus/loss": row["loss"]}
+        return {f"{self.name}/loss": row["loss"]}

@@ -81,6 +81,7 @@ class LLC(Summary):
         sampling_error: the error from the finite number of draws.
         bias: the most that the step size may have shifted the estimate; 0 for HMC, and for samplers
             whose bias is not known (verdict *unchecked*).
+        noise: the part of bias that comes from minibatches (`kgon.llc.minibatches`).
         variance: nbeta^2 Var L, which estimates the same coefficient without L(w*).
         variance_error: its total error. The step shifts the variance by up to 2 bias.
         per_chain: (n_chains, *batch), each chain's own estimate.
@@ -123,6 +124,8 @@ class LLC(Summary):
         for at in np.ndindex(found.shape):
             if found[at] == "step too large":
                 found[at] = f"step too large: lr={float(enough[at]):.1g} would do"
+            if found[at] == "noise of minibatches":
+                found[at] += f": lr={float(enough[at]):.1g} would do, or larger minibatches"
         return found.tolist()
 
 
@@ -227,7 +230,7 @@ def estimate_llc(
                 sampler, stack, keys, strength, pull,
                 None if lr is None else per_point("lr", lr, batch),
                 acceptance=acceptance_for(target * stack.size / 4, stack.size),
-                thin=THIN if n_draws is None else 1,
+                thin=_thin(stack, n_draws),
             )  # fmt: skip
         premises = Premises(
             nbeta=strength,
@@ -290,13 +293,39 @@ def _until_done(
         draws = draws.and_then(chains.draw(int((_GROWTH - 1) * len(draws.loss)), moving))
 
 
-def check_sampler(sampler: HMC | SamplerFactory, lr: float | Tensor | None) -> None:
-    """ValueError if the sampler does not take lr, or needs one."""
+def check_sampler(
+    sampler: HMC | SamplerFactory | None,
+    lr: float | Tensor | None,
+    batch_size: int | None = None,
+) -> None:
+    """ValueError if the sampler does not take lr or minibatches, or needs an lr."""
+    if sampler is None:
+        sampler = HMC() if lr is None else SGLD
+    if batch_size is not None:
+        if isinstance(sampler, HMC):
+            raise ValueError(
+                f"batch_size={batch_size} is for sampler=SGMCMC.sgld with lr: hmc accepts a "
+                "trajectory by the loss of all samples, and by a minibatch's it would sample "
+                "another density"
+            )
+        if lr is None or not is_plain_sgld(sampler):
+            raise ValueError(
+                f"batch_size={batch_size} is for plain SGMCMC.sgld with lr: the bias by the noise "
+                "of minibatches is known for no other sampler, and no step size is adapted to it"
+            )
     if isinstance(sampler, HMC):
         if lr is not None:
             raise ValueError(f"lr={lr} is for sampler=sgld: hmc adapts its own step size")
     elif lr is None and not is_plain_sgld(sampler):
         raise ValueError("lr must be given: it is adapted for plain sgld and for hmc only")
+
+
+def _thin(stack: Stack, n_draws: int | None) -> int:
+    """Langevin steps from draw to draw."""
+    if stack.minibatches:
+        # A draw looks twice at the whole sample. This should not take longer than the steps.
+        return max(THIN, 2 * stack.minibatches.passes)
+    return THIN if n_draws is None else 1
 
 
 def _step_bias(sampler: HMC | SamplerFactory) -> str:

@@ -15,10 +15,8 @@ Shapes: parameters are (n_chains, n_points, ...), see `kgon.llc.stack`.
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from devinterp.optim import SGMCMC
 from devinterp.optim.preconditioner import (
@@ -29,10 +27,10 @@ from devinterp.optim.preconditioner import (
 )
 from devinterp.optim.prior import CompositePrior
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from kgon import streams
-from kgon.compiled.exact_loss import CompiledLoss, Kernel
+from kgon.compiled.exact_loss import CompiledLoss
+from kgon.llc.langevin_steps import ChainNoise, Compiled, Settings, State, metropolis, shaped
 from kgon.llc.stack import Stack, rows, square
 from kgon.llc.verdict import Draws, ratio_spread
 from kgon.theory.loss import EmpiricalLoss, PopulationLoss
@@ -54,15 +52,6 @@ def is_plain_sgld(sampler: SamplerFactory) -> bool:
     if isinstance(sampler, functools.partial):
         return sampler.func == SGLD and not sampler.args and not sampler.keywords
     return sampler == SGLD
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """A sampler and its settings, each (n_points,)."""
-
-    sampler: SamplerFactory
-    nbeta: Tensor
-    localization: Tensor
 
 
 class _Chunk(Protocol):
@@ -89,7 +78,7 @@ class LangevinChains:
 
     Attributes:
         step: (n_points,), the step sizes lr.
-        n_gradients: (n_points,), gradients of each chain until now.
+        n_gradients: (n_points,), gradients of each chain until now; of minibatches, if it has such.
 
     Raises:
         RuntimeError: the step of devinterp's SGLD differs from that of the compiled loop.
@@ -113,18 +102,20 @@ class LangevinChains:
         self.step = 0.1 / (nbeta + localization) if lr is None else lr
         self.acceptance = acceptance
         self.thin = thin
+        self.minibatches = stack.minibatches
         self.n_gradients = torch.zeros_like(nbeta, dtype=torch.int64)
         self.first_step = 0
-        settings = _Settings(sampler, nbeta, localization)
+        settings = Settings(sampler, nbeta, localization)
         self.chunks: list[_Chunk]
         # The compiled loop makes all of its steps at once; observables need each draw.
         if plain and stack.kernel is not None and not stack.observables.size:
             _check_rule(SGLD, *stack.points[0].shape[-2:], stack.kernel.tables.population)
-            self.chunks = [_Compiled(stack, keys, settings)]
+            self.chunks = [Compiled(stack, keys, settings)]
         else:
             at_once = max(1, CHUNK // max(stack.n_points * stack.size, 1))
+            kind = _OnMinibatches if stack.minibatches else _Stepped
             self.chunks = [
-                _Stepped(stack, keys[start : start + at_once], settings, self.step)
+                kind(stack, keys[start : start + at_once], settings, self.step)
                 for start in range(0, len(keys), at_once)
             ]
 
@@ -153,11 +144,13 @@ class LangevinChains:
     def _steps(self, n_draws: int, thin: int, lr: Tensor) -> Draws:
         draws = [each.draw(self.first_step, n_draws, thin, lr) for each in self.chunks]
         self.first_step += n_draws * thin
-        self.n_gradients += (lr > 0) * n_draws * thin
+        looks = 2 * self.minibatches.passes if self.minibatches else 0
+        self.n_gradients += (lr > 0) * n_draws * (thin + looks)
         return Draws(
             torch.cat([each.loss for each in draws], 1),
             torch.cat([each.distance for each in draws], 1),
             torch.cat([each.acceptance for each in draws]),
+            torch.cat([each.noise for each in draws]),
             torch.cat([each.observed for each in draws], 2),
         )
 
@@ -217,62 +210,115 @@ def _is_plain(optimizer: SGMCMC) -> bool:
     )
 
 
-def _shaped(value: Tensor, w: Tensor) -> Tensor:
-    """A setting (n_points,), shaped to multiply a stack (n_chains, n_points, size)."""
-    return value[:, None].to(w)
-
-
 class _Stepped:
     """Chains that the optimizer steps."""
 
-    def __init__(self, stack: Stack, keys: streams.Keys, settings: _Settings, lr: Tensor):
+    def __init__(self, stack: Stack, keys: streams.Keys, settings: Settings, lr: Tensor):
         self.stack = stack
         self.settings = settings
         # The optimizer steps one tensor, (n_chains, n_points, size), which holds all parameters of
         # a chain; the loss gets `params`, views of it.
         self.centre = rows([p[None] for p in stack.points])[0]
         self.w = self.centre.expand(len(keys), *self.centre.shape).clone()
-        pieces = torch.split(self.w, [math.prod(p.shape[1:]) for p in stack.points], -1)
-        self.params = [
-            piece.view(len(keys), *p.shape) for piece, p in zip(pieces, stack.points, strict=True)
-        ]
-        self.steps = StepSizes(_shaped(lr, self.w))
+        self.params = self.split(self.w)
+        self.steps = StepSizes(shaped(lr, self.w))
         self.optimizer = _optimizer(settings, stack, self.w, self.steps)
-        self.noise = _ChainNoise(keys, self.w)
+        self.noise = ChainNoise(keys, self.w)
 
     def draw(self, first_step: int, n_draws: int, thin: int, lr: Tensor) -> Draws:
-        loss, distance = torch.full((2, n_draws, *self.w.shape[:2]), math.nan, dtype=torch.float64)
-        observed = loss.new_full((n_draws, self.stack.observables.size, *loss.shape[1:]), math.nan)
+        record = _Record(self, n_draws, lr > 0)
         accepted = torch.zeros(self.w.shape[:2], dtype=torch.float64)
         plain = _is_plain(self.optimizer)
-        previous: tuple[Tensor, Tensor, Tensor] | None = None
-        nbeta, localization = self.settings.nbeta, self.settings.localization
-        moving = lr > 0
-        self.steps.set(_shaped(lr, self.w))
+        previous: State | None = None
+        self.steps.set(shaped(lr, self.w))
         for t in range(n_draws * thin):
-            value, grads = self.stack.value_and_grad(self.params)
-            self.w.grad = rows(grads)
-            away = self.w - self.centre
-            away_square = square(away)
+            state, grad = self.look(self.w, self.params)
             if t % thin == 0:
-                loss[t // thin] = value.where(moving, math.nan)
-                distance[t // thin] = away_square.where(moving, math.nan)
-                observed[t // thin] = self.stack.observe(self.params).where(moving, math.nan)
+                record.add(t // thin, state)
             if plain:
-                force = _shaped(nbeta, away) * self.w.grad + _shaped(localization, away) * away
-                state = nbeta * value + localization / 2 * away_square, self.w.clone(), force
                 if previous:
-                    accepted += _acceptance(previous, state, lr)
+                    accepted += metropolis(previous, state, lr)
                 previous = state
-            self.noise.draw(first_step + t)
-            with self.noise:
-                self.optimizer.step()
+            self.step(first_step + t, grad)
         n_steps = n_draws * thin - 1
         acceptance = accepted / n_steps if plain and n_steps else accepted + math.nan
-        return Draws(loss, distance, acceptance, observed)
+        return record.draws(acceptance, torch.zeros_like(accepted))
+
+    def split(self, w: Tensor) -> list[Tensor]:
+        """The parameters in a tensor like `w`, as views of it."""
+        points = self.stack.points
+        pieces = torch.split(w, [math.prod(p.shape[1:]) for p in points], -1)
+        return [piece.view(len(w), *p.shape) for piece, p in zip(pieces, points, strict=True)]
+
+    def look(self, w: Tensor, params: list[Tensor]) -> tuple[State, Tensor]:
+        """What Metropolis's rule needs to know of a place, and the loss's gradient there."""
+        value, grads = self.stack.value_and_grad(params)
+        grad, away = rows(grads), w - self.centre
+        away_square = square(away)
+        nbeta, localization = self.settings.nbeta, self.settings.localization
+        force = shaped(nbeta, away) * grad + shaped(localization, away) * away
+        energy = nbeta * value + localization / 2 * away_square
+        return State(energy, w.clone(), force, value, away_square), grad
+
+    def step(self, step: int, grad: Tensor) -> None:
+        """One step of the optimizer."""
+        self.w.grad = grad
+        self.noise.draw(step)
+        with self.noise:
+            self.optimizer.step()
 
 
-def _optimizer(settings: _Settings, stack: Stack, w: Tensor, steps: "StepSizes") -> SGMCMC:
+class _OnMinibatches(_Stepped):
+    """Chains whose gradients are those of minibatches (`kgon.llc.minibatches`).
+
+    At each draw the whole sample gives the loss, the noise of the minibatch's gradient, and the
+    acceptance of a step that the whole gradient would make.
+    """
+
+    def __init__(self, stack: Stack, keys: streams.Keys, settings: Settings, lr: Tensor):
+        super().__init__(stack, keys, settings, lr)
+        self.batch_keys = streams.subkeys(keys.ravel(), 1)[:, 0]
+
+    def draw(self, first_step: int, n_draws: int, thin: int, lr: Tensor) -> Draws:
+        record = _Record(self, n_draws, lr > 0)
+        accepted, noise = torch.zeros((2, *self.w.shape[:2]), dtype=torch.float64)
+        self.steps.set(shaped(lr, self.w))
+        for t in range(n_draws * thin):
+            grad = self.stack.minibatch_gradient(self.params, self.batch_keys, first_step + t)
+            if t % thin == 0:
+                state, whole = self.look(self.w, self.params)
+                record.add(t // thin, state)
+                noise += square(grad - whole)
+                self.noise.draw(first_step + t)
+                size = shaped(lr, self.w)
+                there = self.w - size / 2 * state.force + size.sqrt() * self.noise.noise
+                accepted += metropolis(state, self.look(there, self.split(there))[0], lr)
+            self.step(first_step + t, grad)
+        shift = lr * self.settings.nbeta.square() / 8 * noise / n_draws
+        return record.draws(accepted / n_draws, shift)
+
+
+class _Record:
+    """The draws of some chains as they are made."""
+
+    def __init__(self, chains: _Stepped, n_draws: int, moving: Tensor):
+        shape = chains.w.shape[:2]
+        self.chains, self.moving = chains, moving
+        self.loss, self.distance = torch.full((2, n_draws, *shape), math.nan, dtype=torch.float64)
+        size = chains.stack.observables.size
+        self.observed = self.loss.new_full((n_draws, size, *shape), math.nan)
+
+    def add(self, draw: int, state: State) -> None:
+        self.loss[draw] = state.loss.where(self.moving, math.nan)
+        self.distance[draw] = state.distance.where(self.moving, math.nan)
+        observed = self.chains.stack.observe(self.chains.params)
+        self.observed[draw] = observed.where(self.moving, math.nan)
+
+    def draws(self, acceptance: Tensor, noise: Tensor) -> Draws:
+        return Draws(self.loss, self.distance, acceptance, noise, self.observed)
+
+
+def _optimizer(settings: Settings, stack: Stack, w: Tensor, steps: "StepSizes") -> SGMCMC:
     """The optimizer of a stack w (n_chains, n_points, size), with settings for each point.
 
     The constructors of `SGMCMC` take numbers only: they test nbeta == 1 and localization > 0. So
@@ -283,52 +329,12 @@ def _optimizer(settings: _Settings, stack: Stack, w: Tensor, steps: "StepSizes")
         options["mask"] = _stacked_mask(mask, stack, w)
     optimizer = settings.sampler([w], lr=1.0, nbeta=2.0, localization=1.0, **options)
     (group,) = optimizer.param_groups
-    group["nbeta"] = _shaped(settings.nbeta, w)
+    group["nbeta"] = shaped(settings.nbeta, w)
     for prior in group["prior"].priors:
         if prior.center == "initial":  # the pull, not the sampler's own weight decay
-            prior.localization = _shaped(settings.localization, w)
+            prior.localization = shaped(settings.localization, w)
     group["preconditioner"] = CompositePreconditioner([group["preconditioner"], steps])
     return optimizer
-
-
-def _acceptance(
-    old: tuple[Tensor, Tensor, Tensor], new: tuple[Tensor, Tensor, Tensor], lr: Tensor
-) -> Tensor:
-    """The Metropolis acceptance min(1, pi(w') q(w | w') / (pi(w) q(w' | w))) of a Langevin step.
-
-    The step is from w (`old`) to w' (`new`), each given as (energy, w, force).
-    """
-    half = _shaped(lr, old[1]) / 2
-    forth = square(new[1] - old[1] + half * old[2])
-    back = square(old[1] - new[1] + half * new[2])
-    log_ratio = old[0] - new[0] + (forth - back) / (2 * lr)
-    return log_ratio.double().clamp(max=0).exp()
-
-
-class _ChainNoise(TorchFunctionMode):
-    """Makes `SGMCMC.step` use noise from each chain's own stream.
-
-    devinterp draws the noise of the whole stack in one call of torch.normal, so a chain's noise
-    would depend on the other chains in the stack.
-    """
-
-    def __init__(self, keys: streams.Keys, w: Tensor):
-        super().__init__()
-        self.keys = keys.ravel()
-        self.like = w
-        self.width = w.shape[-1] + w.shape[-1] % 2
-        self.block = torch.empty(keys.size, self.width, dtype=torch.float64)
-        self.noise = w
-
-    def draw(self, step: int) -> None:
-        """Draw the noise of one step."""
-        streams.normals(self.keys, step * self.width, self.block.numpy())
-        self.noise = self.block[:, : self.like.shape[-1]].reshape(self.like.shape).to(self.like)
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.normal:
-            return self.noise * kwargs["std"]  # the sampler's noise_level
-        return func(*args, **(kwargs or {}))
 
 
 class StepSizes(Preconditioner):
@@ -350,27 +356,6 @@ class StepSizes(Preconditioner):
         return self.coefficients
 
 
-class _Compiled:
-    """The same chains in the compiled loop."""
-
-    def __init__(self, stack: Stack, keys: streams.Keys, settings: _Settings):
-        assert stack.kernel is not None
-        self.kernel: Kernel = stack.kernel
-        self.keys = np.ascontiguousarray(keys)
-        self.centre = tuple(stack.points)
-        self.W, self.b = stack.start(len(keys))
-        self.settings = settings
-
-    def draw(self, first_step: int, n_draws: int, thin: int, lr: Tensor) -> Draws:
-        loss, distance, acceptance = self.kernel.langevin(
-            self.W, self.b, n_draws, keys=self.keys, centre=self.centre, lr=lr,
-            nbeta=self.settings.nbeta, localization=self.settings.localization,
-            first_step=first_step, thin=thin,
-        )  # fmt: skip
-        observed = loss.new_empty(n_draws, 0, *loss.shape[:2])
-        return Draws(loss.movedim(-1, 0), distance.movedim(-1, 0), acceptance, observed)
-
-
 @functools.cache
 def _check_rule(sampler: SamplerFactory, n_hidden: int, n_features: int, population: bool) -> None:
     """Compare two steps of the optimizer with those of the compiled loop.
@@ -387,8 +372,8 @@ def _check_rule(sampler: SamplerFactory, n_hidden: int, n_features: int, populat
     stack = Stack(loss, w_star, (1,))
     keys = streams.member_keys(0, [0], "rule")[None]
     nbeta, lr, localization = (torch.tensor([v]).double() for v in (10.0, 0.01, 2.0))
-    settings = _Settings(sampler, nbeta, localization)
-    compiled, stepped = _Compiled(stack, keys, settings), _Stepped(stack, keys, settings, lr)
+    settings = Settings(sampler, nbeta, localization)
+    compiled, stepped = Compiled(stack, keys, settings), _Stepped(stack, keys, settings, lr)
     compiled.draw(0, 2, 1, lr)
     stepped.draw(0, 2, 1, lr)
     looped = rows([compiled.W, compiled.b])

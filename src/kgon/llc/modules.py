@@ -8,7 +8,7 @@ are left as they were.
 
 import fnmatch
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,8 +18,9 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.data import DataLoader, IterableDataset
 
 from kgon import streams
-from kgon.llc.estimate import LLC, estimate_llc
+from kgon.llc.estimate import LLC, check_sampler, estimate_llc
 from kgon.llc.inputs import check_params, default_localization
+from kgon.llc.minibatches import Rows, check_mean, map_tensors
 from kgon.theory.repeatable import check_repeatable
 
 ModuleLoss = Callable[[Any, Any], Tensor]
@@ -36,6 +37,7 @@ def estimate_module_llc(
     nbeta: float | None = None,
     localization: float | None = None,
     chains_at_once: int | None = None,
+    batch_size: int | None = None,
     observables: Mapping[str, ModuleLoss] | None = None,
     **settings: Any,
 ) -> LLC:
@@ -54,6 +56,10 @@ def estimate_module_llc(
         localization: None for `default_localization` of nbeta.
         chains_at_once: chains that are evaluated together, which bounds the memory; None for all.
             With 1 there is no vmap, for modules that it cannot map.
+        batch_size: chains take the gradients of minibatches of so many samples, each chain its own
+            at each step; for `sampler=SGMCMC.sgld` with `lr` (`kgon.llc.minibatches`). Draws are
+            max(16, 2 n / batch_size) steps apart; their losses are of all samples, batch_size at a
+            time. n_burnin, budget and `gradients` count minibatches.
         observables: functions of the module and the batch, as loss_fn, of any shape.
         settings: others of `estimate_llc`: n_chains, target, budget, sampler, lr, n_draws, ...
 
@@ -64,11 +70,12 @@ def estimate_module_llc(
         ValueError: a module, parameters, loss or data of which there is no such estimate
             (docs/own_model.md lists them), and what `estimate_llc` refuses.
     """
+    check_sampler(settings.get("sampler"), settings.get("lr"), batch_size)
     batch = one_batch(data)
     if nbeta is None:
         n = n_samples(batch)
         nbeta = n / math.log(n)
-    loss = LossOfParameters(module, batch, loss_fn, parameters, chains_at_once)
+    loss = LossOfParameters(module, batch, loss_fn, parameters, chains_at_once, batch_size)
     return estimate_llc(
         loss,
         *loss.w_star,
@@ -88,11 +95,13 @@ class LossOfParameters:
     Attributes:
         names: of the parameters.
         w_star: the module's parameters.
+        minibatches: the samples, if there is a batch_size, or None.
     """
 
     def __init__(
         self, module: nn.Module, batch: Any, loss_fn: ModuleLoss,
         parameters: Sequence[str] | None = None, chains_at_once: int | None = None,
+        batch_size: int | None = None,
     ):  # fmt: skip
         if chains_at_once is not None and chains_at_once < 1:
             raise ValueError(f"chains_at_once must be a whole number >= 1, got {chains_at_once}")
@@ -102,12 +111,20 @@ class LossOfParameters:
         self.device = next(iter(chosen.values())).device
         self.w_star = tuple(p.detach().cpu() for p in chosen.values())
         self.chains_at_once = chains_at_once
+        self.minibatches = None if batch_size is None else Rows(batch, batch_size)
         self._module, self._batch, self._loss_fn = module, batch, loss_fn
-        self._value_and_grad(self._moved(self.w_star))
+        w_star = self._moved(self.w_star)
+        self._value_and_grad(w_star, next(self._pieces())[0])
+        if self.minibatches:
+            with torch.no_grad():
+                check_mean(self.minibatches, lambda rows: self._one(loss_fn, rows, *w_star))
         check_repeatable(self, self.w_star)
         if chains_at_once != 1:
             try:
                 self.value_and_grad(*(p[None] for p in self.w_star))
+                if self.minibatches:
+                    first = torch.arange(self.minibatches.size)[None]
+                    self.minibatch_gradient(first, *(p[None] for p in self.w_star))
             except RuntimeError as error:
                 raise ValueError(
                     "torch.vmap cannot evaluate several chains of this module at once; with "
@@ -115,49 +132,88 @@ class LossOfParameters:
                 ) from error
 
     def __call__(self, *params: Tensor) -> Tensor:
-        return self.of(self._loss_fn)(*params)
+        return _sum(
+            (share, (self._evaluate(self._loss_fn, batch, params),))
+            for batch, share in self._pieces()
+        )[0]
 
     def of(self, function: ModuleLoss) -> Callable[..., Tensor]:
         """A function of the module and the batch as one of stacked parameters."""
-
-        def evaluate(*params: Tensor) -> Tensor:
-            with torch.no_grad():
-                if params[0].ndim == self.w_star[0].ndim:
-                    return self._one(function, *self._moved(params)).cpu()
-                if self.chains_at_once == 1:
-                    chains = (self._moved(w) for w in zip(*params, strict=True))
-                    return torch.stack([self._one(function, *w).cpu() for w in chains])
-                mapped = torch.vmap(lambda *w: self._one(function, *w))
-                return torch.cat([mapped(*some).cpu() for some in self._chunks(params)])
-
-        return evaluate
+        return lambda *params: self._evaluate(function, self._batch, params)
 
     def value_and_grad(self, *params: Tensor) -> tuple[Tensor, ...]:
         """The loss and its gradient by each parameter."""
+        return _sum(
+            (share, self._values_and_grads(batch, params, of_each=False))
+            for batch, share in self._pieces()
+        )
+
+    def minibatch_gradient(self, index: Tensor, *params: Tensor) -> tuple[Tensor, ...]:
+        """The gradients of each chain's own samples, at index (n_chains, batch_size)."""
+        assert self.minibatches is not None
+        found = []
+        step = self.chains_at_once or len(index)
+        for start in range(0, len(index), step):
+            some = slice(start, start + step)
+            rows = self.minibatches.take(index[some])
+            found.append(self._values_and_grads(rows, [p[some] for p in params], of_each=True))
+        return tuple(torch.cat(each) for each in zip(*found, strict=True))[1:]
+
+    def _pieces(self) -> Iterator[tuple[Any, float]]:
+        """The whole sample, as much of it as is evaluated at once, and each piece's share."""
+        return self.minibatches.pieces() if self.minibatches else iter([(self._batch, 1.0)])
+
+    def _evaluate(self, function: ModuleLoss, batch: Any, params: Sequence[Tensor]) -> Tensor:
+        """A function of a batch at stacked parameters, or at those of one chain."""
+        with torch.no_grad():
+            if params[0].ndim == self.w_star[0].ndim:
+                return self._one(function, batch, *self._moved(params)).cpu()
+            if self.chains_at_once == 1:
+                chains = (self._moved(w) for w in zip(*params, strict=True))
+                return torch.stack([self._one(function, batch, *w).cpu() for w in chains])
+            mapped = torch.vmap(lambda *w: self._one(function, batch, *w))
+            return torch.cat([mapped(*some).cpu() for some in self._chunks(params)])
+
+    def _values_and_grads(
+        self, batch: Any, params: Sequence[Tensor], of_each: bool
+    ) -> tuple[Tensor, ...]:
+        """The loss and its gradients at stacked parameters, of one batch or of each chain's own."""
         if self.chains_at_once == 1:
-            found = [self._value_and_grad(self._moved(w)) for w in zip(*params, strict=True)]
+
+            def own(chain: int) -> Any:
+                return map_tensors(batch, lambda x: x[chain]) if of_each else batch
+
+            found = [
+                self._value_and_grad(self._moved(w), own(chain))
+                for chain, w in enumerate(zip(*params, strict=True))
+            ]
             return tuple(torch.stack(each).cpu() for each in zip(*found, strict=True))
-        everywhere = tuple(range(len(params)))
-        one = torch.func.grad_and_value(lambda *w: self._one(self._loss_fn, *w), argnums=everywhere)
+        where = tuple(range(1, 1 + len(params)))
+        one = torch.func.grad_and_value(
+            lambda batch, *w: self._one(self._loss_fn, batch, *w), argnums=where
+        )
+        in_dims = (0 if of_each else None, *(0 for _ in params))
         found = [
             (value.cpu(), *(g.cpu() for g in grads))
-            for grads, value in (torch.vmap(one)(*some) for some in self._chunks(params))
+            for grads, value in (
+                torch.vmap(one, in_dims)(batch, *some) for some in self._chunks(params)
+            )
         ]
         return tuple(torch.cat(each) for each in zip(*found, strict=True))
 
-    def _one(self, function: ModuleLoss, *params: Tensor) -> Tensor:
+    def _one(self, function: ModuleLoss, batch: Any, *params: Tensor) -> Tensor:
         """The function of one chain's parameters."""
         # What the loss writes to buffers is forgotten: it gets a copy at each call.
         buffers = {name: b.detach().clone() for name, b in self._module.named_buffers()}
         replaced = buffers | dict(zip(self.names, params, strict=True))
         inside = {f"module.{name}": value for name, value in replaced.items()}
         call = _Call(self._module, function)
-        return torch.func.functional_call(call, inside, (self._batch,))  # type: ignore[no-any-return]
+        return torch.func.functional_call(call, inside, (batch,))  # type: ignore[no-any-return]
 
-    def _value_and_grad(self, params: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def _value_and_grad(self, params: Sequence[Tensor], batch: Any) -> tuple[Tensor, ...]:
         leaves = [p.detach().requires_grad_() for p in params]
         with torch.enable_grad():
-            value = self._one(self._loss_fn, *leaves)
+            value = self._one(self._loss_fn, batch, *leaves)
         if not isinstance(value, Tensor) or value.ndim:
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(
@@ -182,6 +238,15 @@ class LossOfParameters:
         step = self.chains_at_once or len(params[0])
         for start in range(0, len(params[0]), step):
             yield self._moved([p[start : start + step] for p in params])
+
+
+def _sum(pieces: Iterable[tuple[float, tuple[Tensor, ...]]]) -> tuple[Tensor, ...]:
+    """The sum of tensors, each by its share."""
+    total: tuple[Tensor, ...] = ()
+    for share, each in pieces:
+        new = [share * x for x in each]
+        total = tuple(a + b for a, b in zip(total, new, strict=True)) if total else tuple(new)
+    return total
 
 
 class _Call(nn.Module):
@@ -255,8 +320,10 @@ def one_batch(data: Any) -> Any:
         return data
     if isinstance(data.dataset, IterableDataset) or data.batch_sampler is None:
         raise ValueError("data: this DataLoader has no fixed batches to join; pass one batch")
+    samples: Any = data.dataset
+    if not len(samples):
+        raise ValueError("data: this DataLoader is empty; a loss needs samples")
     with torch.random.fork_rng([]):
-        samples: Any = data.dataset
         return data.collate_fn([samples[i] for i in range(len(samples))])
 
 

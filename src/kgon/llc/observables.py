@@ -12,12 +12,22 @@ are those of `verdict.mean_and_error`.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kgon.llc.convergence import convergence, diagnose
-from kgon.llc.verdict import Draws, Premises, kept_chains, mean_and_error
+from kgon.llc.verdict import (
+    ESS,
+    RHAT,
+    VERDICTS,
+    Draws,
+    Premises,
+    kept_chains,
+    mean_and_error,
+    words,
+)
 
 Functions = Mapping[str, Callable[..., Tensor]]
 
@@ -30,9 +40,13 @@ class Observable:
         mean, stderr: E[O] and its sampling error, twice of which hold it 19 times out of 20.
         variance, variance_error: Var O.
         covariance, covariance_error: Cov(O, L) with the loss, without nbeta.
-        rhat: rank-normalised split R-hat of O, NaN where O is constant. The length of the chains
-            and the verdict are those of the loss: an observable that mixes more slowly needs a
-            smaller target, or n_draws.
+        rhat: rank-normalised split R-hat of O, NaN where O is constant.
+        ess: effective number of draws, the smaller of those for the mean and for the ranks of O.
+
+    The chains are as long as the loss needs. An observable that mixes more slowly is *unconverged*
+    by its own R-hat and ESS, at the limits of `kgon.llc.verdict`: it needs a smaller target, or
+    n_draws. Where the verdict of the estimate is not ok, the draws are not those of the density
+    above, and no observable's are.
     """
 
     mean: Tensor
@@ -42,6 +56,19 @@ class Observable:
     covariance: Tensor
     covariance_error: Tensor
     rhat: Tensor
+    ess: Tensor
+
+    @property
+    def verdict(self) -> Tensor:
+        """Indices into VERDICTS of ok or unconverged, (*batch, *shape of O)."""
+        # A constant has no R-hat; draws that are not finite have no ESS; one chain has no error.
+        unsure = (self.rhat > RHAT) | ~(self.ess >= ESS) | self.stderr.isnan()
+        return unsure * VERDICTS.index("unconverged")
+
+    @property
+    def verdicts(self) -> Any:
+        """The verdicts in words, as a nested list."""
+        return words(self.verdict, VERDICTS).tolist()
 
 
 _N_FIELDS = len(fields(Observable))
@@ -90,7 +117,7 @@ class Observables:
         return torch.cat(values, -1).reshape(lead[0], -1, self.size).movedim(-1, 0)
 
     def named(self, found: Tensor) -> dict[str, Observable]:
-        """The observables by name, from what `summarise` found, (7, size, n_points)."""
+        """The observables by name, from what `summarise` found, (n_fields, size, n_points)."""
         pieces = torch.split(found, [math.prod(shape) for shape in self.shapes.values()], 1)
         return {
             name: Observable(*piece.movedim(1, -1).reshape(_N_FIELDS, *self.batch, *shape))
@@ -99,7 +126,7 @@ class Observables:
 
 
 def summarise(draws: Draws, premises: Premises) -> Tensor:
-    """The fields of `Observable`, (7, size, n_points), from the chains that the estimate keeps."""
+    """The fields of `Observable`, (n_fields, size, n_points), from the chains that are kept."""
     _, size, _, n_points = draws.observed.shape
     found = torch.full((_N_FIELDS, size, n_points), math.nan, dtype=torch.float64)
     keep = kept_chains(draws, premises)
@@ -113,5 +140,6 @@ def summarise(draws: Draws, premises: Premises) -> Tensor:
         mean, error = mean_and_error(own, quality.ess_mean)
         away, loss_away = own - mean, loss - loss.mean((0, 1))
         moments = [mean_and_error(x, convergence(x)[1]) for x in (away**2, away * loss_away)]
-        found[..., point] = torch.stack([mean, error, *moments[0], *moments[1], quality.rhat])
+        ess = torch.minimum(quality.ess_bulk, quality.ess_mean)
+        found[..., point] = torch.stack([mean, error, *moments[0], *moments[1], quality.rhat, ess])
     return found

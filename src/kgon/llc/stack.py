@@ -6,11 +6,14 @@ batch axes of w*.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from kgon import streams
 from kgon.compiled.exact_loss import CompiledLoss, Kernel
+from kgon.llc.minibatches import Rows
 from kgon.llc.observables import Functions, Observables
 
 
@@ -28,6 +31,7 @@ class Stack:
         points: w* with one axis for all points, a tensor (n_points, ...) for each parameter.
         size: the number of real parameters of one point.
         kernel: the compiled form of the loss, or None.
+        minibatches: the samples of the loss, if gradients are to be those of minibatches, or None.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class Stack:
         self.n_points = math.prod(batch)
         self.points = [p.detach().reshape(-1, *p.shape[len(batch) :]) for p in w_star]
         self.size = sum(math.prod(p.shape[1:]) for p in self.points)
+        self.minibatches: Rows | None = getattr(loss, "minibatches", None)
         double = all(p.dtype == torch.float64 for p in w_star)
         self.kernel: Kernel | None = None
         if isinstance(loss, CompiledLoss) and double:
@@ -64,6 +69,16 @@ class Stack:
         value, *grads = value_and_grad(self.loss, self._unflattened(params), shape)
         flat = [g.reshape(p.shape) for g, p in zip(grads, params, strict=True)]
         return value.double().reshape(len(value), -1), flat
+
+    def minibatch_gradient(self, params: list[Tensor], keys: streams.Keys, step: int) -> Tensor:
+        """The gradient (n_chains, 1, size) of a step's minibatch, which is each chain's own."""
+        assert self.minibatches is not None
+        size = self.minibatches.size
+        uniform = torch.from_numpy(streams.uniforms(keys, step * size, size))
+        index = (uniform * self.minibatches.n).long()
+        loss: Any = self.loss
+        grads = loss.minibatch_gradient(index, *self._unflattened(params))
+        return rows([g.reshape(p.shape) for g, p in zip(grads, params, strict=True)])
 
     def observe(self, params: list[Tensor]) -> Tensor:
         """The observables (size, n_chains, n_points) in float64."""

@@ -24,7 +24,7 @@ Only draws further below than its 99.9% quantile count.
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,7 @@ REASONS = {
     "few effective draws": "unconverged",
     "R-hat": "unconverged",
     "step too large": "biased",
+    "noise of minibatches": "biased",
     "descent from w*": "escaped",
     "draws below L(w*)": "escaped",
     "draws not finite": "diverged",
@@ -78,19 +79,23 @@ class Draws:
         loss: (n_draws, n_chains, n_points); NaN where nothing was drawn.
         distance: squared distances |w - w*|^2, like loss.
         acceptance: mean acceptance, (n_chains, n_points); NaN where it is not known.
+        noise: the most that noise of minibatch gradients shifts x, (n_chains, n_points); 0 for
+            gradients of the whole sample (`kgon.llc.minibatches`).
         observed: values of observables, (n_draws, size, n_chains, n_points), where size may be 0.
     """
 
     loss: Tensor
     distance: Tensor
     acceptance: Tensor
+    noise: Tensor
     observed: Tensor
 
     def after(self, first: int) -> "Draws":
         """Without the first draws."""
-        return Draws(
-            self.loss[first:], self.distance[first:], self.acceptance, self.observed[first:]
-        )
+        return replace(
+            self, loss=self.loss[first:], distance=self.distance[first:],
+            observed=self.observed[first:],
+        )  # fmt: skip
 
     def and_then(self, more: "Draws") -> "Draws":
         """With the draws that followed."""
@@ -99,6 +104,7 @@ class Draws:
             torch.cat([self.loss, more.loss]),
             torch.cat([self.distance, more.distance]),
             (n * self.acceptance + m * more.acceptance) / (n + m),
+            (n * self.noise + m * more.noise) / (n + m),
             torch.cat([self.observed, more.observed]),
         )
 
@@ -151,6 +157,7 @@ class Summary:
     mean: Tensor
     sampling_error: Tensor
     bias: Tensor
+    noise: Tensor
     variance: Tensor
     variance_error: Tensor
     per_chain: Tensor
@@ -189,8 +196,8 @@ def summarise(draws: Draws, premises: Premises) -> Summary:
     keep = kept_chains(draws, premises)
     kept = keep.sum(0)
     below = (x < -premises.chance).double().mean((0, 1))
-    mean, error, rhat, ess, spread, spread_error, acceptance = (
-        torch.full_like(premises.reference, math.nan) for _ in range(7)
+    mean, error, rhat, ess, spread, spread_error, acceptance, noise = (
+        torch.full_like(premises.reference, math.nan) for _ in range(8)
     )
     # Points that keep all chains are summarised together, others one by one.
     all_kept = kept == x.shape[1]
@@ -207,9 +214,10 @@ def summarise(draws: Draws, premises: Premises) -> Summary:
         square = (own - mean[points]).square()
         spread[points], spread_error[points] = mean_and_error(square, convergence(square)[1])
         acceptance[points] = draws.acceptance[:, points][chains].mean(0)
+        noise[points] = _SAFETY * draws.noise[:, points][chains].mean(0)
     bias = torch.zeros_like(mean)
     if premises.step_bias == "bounded":
-        bias = step_bias(acceptance, premises.size)
+        bias = step_bias(acceptance, premises.size) + noise
     none = torch.zeros_like(all_kept)
     holds = {
         "step bias unknown": none | (premises.step_bias == "unknown"),
@@ -218,6 +226,7 @@ def summarise(draws: Draws, premises: Premises) -> Summary:
         "R-hat": ~(rhat <= RHAT),
         "step too large": (bias > BIAS * mean.abs().clamp(min=1.0))
         | ((premises.step_bias == "bounded") & (acceptance < ACCEPTANCE)),
+        "noise of minibatches": noise > BIAS * mean.abs().clamp(min=1.0),
         "descent from w*": premises.nbeta * premises.drop > premises.chance,
         "draws below L(w*)": (below > BELOW) | ((kept == 0) & finite.any(0)),
         "draws not finite": (~finite).double().mean(0) > LOST_CHAINS,
@@ -228,8 +237,8 @@ def summarise(draws: Draws, premises: Premises) -> Summary:
     # A step that shifts the mean by a share shifts the variance by twice that share.
     spread_error = spread_error + bias
     return Summary(
-        mean, error, bias, spread, spread_error, x.mean(0), rhat, ess, below, acceptance, kept,
-        reason,
+        mean, error, bias, noise, spread, spread_error, x.mean(0), rhat, ess, below, acceptance,
+        kept, reason,
     )  # fmt: skip
 
 
