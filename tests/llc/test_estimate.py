@@ -62,7 +62,7 @@ def test_llc_of_a_normal_crossing_is_its_smaller_exponent(k1, k2):
         nbeta=nbeta,
         lr=2e-4,
         localization=gamma,
-        n_chains=400,
+        n_chains=100,
         n_draws=6000,
         n_burnin=3000,
         seed=1,
@@ -71,6 +71,7 @@ def test_llc_of_a_normal_crossing_is_its_smaller_exponent(k1, k2):
     assert abs(expected - 1 / (2 * k2)) < 0.1
 
 
+@pytest.mark.slow
 def test_the_k_gons_read_as_published_measurements_say():
     # c = 6, n = 5e5 with the population loss: 6.90, 8.41, 8.46 elsewhere; theory 7, 8.5, 8.5.
     n = 500_000
@@ -325,8 +326,10 @@ def test_w_star_is_the_truth_and_not_the_samples_minimum(n):
     x = torch.randn(20, n, 3, generator=g).double()
     y = torch.randn(20, n, generator=g).double()  # the truth is w = 0
 
-    def loss(w):
-        return (torch.einsum("...sf,snf->...sn", w, x) - y).square().mean(-1) / 2
+    xx, xy = x.mT @ x / n, (x * y[..., None]).mean(1)
+
+    def loss(w):  # half the mean of (x w - y)^2
+        return ((w[..., None] * xx).sum(-2) * w / 2 - w * xy).sum(-1) + y.square().mean(-1) / 2
 
     nbeta = n / math.log(n)
     llc = estimate_llc(
@@ -368,7 +371,7 @@ def test_acceptance_falls_with_the_step_size():
 def test_acceptance_is_that_of_the_metropolis_rule_in_one_dimension():
     # L = w^2/2, stationary w ~ N(0, s^2) of the chain itself; the acceptance by quadrature.
     nbeta, lr = 1e3, 1e-3
-    llc = estimate_llc(quadratic, torch.zeros(100, 1).double(), nbeta=nbeta, lr=lr, **SETTINGS)
+    llc = estimate_llc(quadratic, torch.zeros(25, 1).double(), nbeta=nbeta, lr=lr, **SETTINGS)
     s = math.sqrt(sgld_bias(nbeta, lr) / nbeta)
     z = torch.linspace(-7, 7, 1401).double()
     phi = torch.exp(-z * z / 2)
@@ -378,7 +381,7 @@ def test_acceptance_is_that_of_the_metropolis_rule_in_one_dimension():
     log_ratio = nbeta / 2 * (w**2 - new**2) + (noise**2 - back**2) / (2 * lr)
     weight = phi[:, None] * phi[None, :]
     expected = float((log_ratio.clamp(max=0).exp() * weight).sum() / weight.sum())
-    error = float(llc.acceptance.std()) / 10
+    error = float(llc.acceptance.std()) / 5
     assert abs(float(llc.acceptance.mean()) - expected) < 4 * error
 
 
@@ -699,6 +702,7 @@ def test_the_stack_reads_what_devinterps_own_loop_reads():
     assert difference != 0 and spread < abs(float(stack.mean))
 
 
+@pytest.mark.slow
 def test_the_papers_protocol_is_not_ok_at_five_thousand_samples():
     # Chains of Table K.1 have not left their start, and those at 4++ have: of 100 chains 1 stays.
     n, labels = 5000, ("5", "5+", "6", "4++")

@@ -37,7 +37,11 @@ def test_ok_estimates_of_the_callbacks_defaults_lie_within_two_errors(models, re
 
 @pytest.mark.parametrize(
     "name",
-    ["SGLD, steps 10 times too large", "SGLD, 4 chains, 400 draws", "HMC, 2 chains, 50 draws"],
+    [
+        pytest.param("SGLD, steps 10 times too large", marks=pytest.mark.slow),
+        "SGLD, 4 chains, 400 draws",
+        "HMC, 2 chains, 50 draws",
+    ],
 )
 def test_bad_settings_are_refused_or_right(name):
     rows = estimates(name, MODELS[:2], 30)

@@ -177,6 +177,7 @@ def test_only_n_over_twice_the_noise_variance_counts():
     assert torch.equal(one.W, other.W)
 
 
+@pytest.mark.slow
 def test_the_population_posterior_crosses_from_5_to_6_between_n_beta_250_and_280():
     n = torch.tensor([500.0, 560.0])
     posterior = sample_posterior(

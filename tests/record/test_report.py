@@ -457,6 +457,7 @@ def test_ids_are_unique_and_tables_are_accessible(tmp_path):
             assert {len(row) for row in table} == {len(table[0])}
 
 
+@pytest.mark.slow
 def test_three_hundred_runs_stay_small(tmp_path):
     noise = np.random.default_rng(0).random((400, 100))  # 5 digits of noise compress least
     one = _run(tmp_path / "r", n_members=100, n_steps=400)

@@ -71,8 +71,6 @@ _STYLE: Any = {
 }
 
 
-# --------------------------------------------------------------------------------------- phases
-
 _FAMILIES = {3: "#00a5b5", 4: "#004c84", 5: "#b84a00", 6: "#16b886", 7: "#c8589c", 8: "#b49a00"}
 """The colour of the k-gon with sigma = phi = 0, by k."""
 
@@ -140,9 +138,6 @@ def phase_order(labels: Iterable[object]) -> list[str]:
         return (key is None, k, -phi, sigma, label)
 
     return sorted({str(label) for label in labels}, key=rank)
-
-
-# ------------------------------------------------------------------------------------- figures
 
 
 def styled(draw: Callable[P, R]) -> Callable[P, R]:
@@ -220,9 +215,6 @@ def hide_axes(ax: Axes) -> None:
 def name_panel(ax: Axes, text: str) -> None:
     """Write a panel's name above its frame, on the left."""
     ax.set_title(text, loc="left")
-
-
-# ---------------------------------------------------------------------------------------- axes
 
 
 def plain_decimals(value: float, _position: object = None) -> str:

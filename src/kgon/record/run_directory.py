@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from kgon import files
@@ -79,11 +80,8 @@ _REPORT_SECONDS = 1.0
 
 
 def has_failed(status: Mapping[str, Any]) -> bool:
-    """Whether a run failed once it had begun, by its status.
-
-    A sweep does not repeat such a run by itself. One that never began, because Slurm could not
-    start it for instance, is tried again.
-    """
+    """Whether a run failed once it had begun. A sweep does not repeat it by itself, but one that
+    never began, because Slurm could not start it for instance."""
     return bool(status["state"] == "failed" and status["started"])
 
 
@@ -112,9 +110,8 @@ class RunDirectory:
         return status
 
     def _read_status(self) -> dict[str, Any]:
-        file = self.path / "status.json"
         try:
-            status: dict[str, Any] = json.loads(file.read_text())
+            status: dict[str, Any] = json.loads((self.path / "status.json").read_text())
             return _new_status(status["state"], "", []) | status
         except FileNotFoundError:
             return {"state": "missing"}
@@ -205,8 +202,8 @@ class RunDirectory:
         """Remove the results of an earlier run of the same config, its checkpoints first."""
         for name in ("checkpoints", "figures", "points", "wandb", "csv", "tensorboard"):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        for pattern in ("*.parquet", "*.safetensors", "metrics.jsonl"):
-            for file in self.path.glob(pattern):
+        for file in self.path.iterdir():
+            if file.suffix in (".parquet", ".safetensors") or file.name == "metrics.jsonl":
                 file.unlink()
 
     def save_table(self, name: str, table: pa.Table) -> None:
@@ -320,17 +317,18 @@ class Run:
     def weights(self) -> dict[str, NDArray[Any]]:
         """The arrays step, W and b of the snapshots."""
         file = self.path / "weights.safetensors"
-        file.open(
-            "rb"
-        ).close()  # safetensors says of a file that it may not read that it is missing
-        return load_file(file)
+        # Of a file that it may not read, safetensors says that it is missing.
+        with file.open("rb"):
+            try:
+                return load_file(file)
+            except SafetensorError as error:
+                raise ValueError(f"{file} is damaged: {error}") from error
 
 
 def load(path: Path) -> Run:
     """Read a run directory, finished or not; ValueError if a file is damaged."""
     if not (path / "status.json").exists():
         raise ValueError(f"{path} is not a run directory: it has no status.json")
-
     members, plateaus = read_table(path, "members"), read_table(path, "plateaus")
     return Run(
         path=path,
