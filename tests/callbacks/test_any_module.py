@@ -175,6 +175,16 @@ def test_two_of_a_kind_have_names_in_loggers_and_checkpoints(tmp_path):
     assert states[test.state_key]["rows"] == test.rows
 
 
+def test_training_that_diverges_is_recorded_and_goes_on():
+    watch = LLC(loss, data()[:], every=6, **CHAINS)
+    module = net()
+    module.lr = 1e30
+    trainer = fit(module, watch)
+    assert trainer.global_step == 12
+    assert [row["verdict"] for row in watch.rows][1:] == ["diverged"] * 2
+    assert math.isnan(watch.rows[-1]["mean"]) and "training" in watch.rows[-1]["reason"]
+
+
 def test_plateaus_are_those_of_the_recorded_loss():
     plateaus = LossPlateaus(loss, data()[:], every=1, tolerance=0.02, min_length=0.1)
     assert plateaus.plateaus == []

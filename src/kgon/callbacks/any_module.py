@@ -142,14 +142,18 @@ class LLC(Watch):
         check_sampler(*(settings.get(name) for name in ("sampler", "lr", "batch_size")))
 
     def look(self, module: L.LightningModule, step: int) -> dict[str, Any]:
+        with torch.no_grad():
+            loss = self.loss(module, self.data)
+        if self.rows and not bool(loss.isfinite()):  # at the first step this is a wrong setting
+            numbers = dict.fromkeys(("mean", "stderr", "rhat", "ess", "loss"), math.nan)
+            why = "training: the loss at w* is not finite"
+            return numbers | {"verdict": "diverged", "reason": why, "gradients": 0}
         keys = streams.member_keys(self.seed, [0], f"llc {step}").reshape(())
         found = estimate_module_llc(module, self.data, self.loss, seed=keys, **self.settings)
-        with torch.no_grad():
-            loss = float(self.loss(module, self.data))
         numbers = {name: float(getattr(found, name)) for name in ("mean", "stderr", "rhat", "ess")}
         return numbers | {
             "verdict": found.verdicts, "reason": found.reasons,
-            "loss": loss, "gradients": int(found.gradients),
+            "loss": float(loss), "gradients": int(found.gradients),
         }  # fmt: skip
 
     def metrics(self, row: dict[str, Any]) -> dict[str, float]:
