@@ -365,8 +365,8 @@ def spread_apart(position: Array, gap: float) -> Array:
     return np.clip((up + down) / 2, 0.0, 1.0 - gap * max(len(position) - 1, 0)) + steps
 
 
-BELOW_FRAME = "below frame: lower loss near"
-"""What a negative estimate of a learning coefficient means."""
+BELOW_FRAME = "below frame"
+"""Legend's word for negative estimates of a learning coefficient, which mean lower loss near w*."""
 
 
 def mark_below_frame(ax: Axes, x: Array) -> None:
