@@ -42,7 +42,7 @@ def test_an_extended_run_ends_where_a_long_one_does(zygote, short, tmp_path):
     ("words", "message"),
     [
         (["trainer.max_steps=1000"], "trainer.max_steps must be larger than the 1000 of extends="),
-        (["trainer.max_steps=1500", "optimizer.lr=0.1"], "optimizer.lr must be 0.005 as in"),
+        (["trainer.max_steps=1500", "optimizer.lr=0.1"], "optimizer.lr must be 0.005 (got 0.1)"),
         (["trainer.max_steps=1500", "scheduler=cosine"], "depend on trainer.max_steps"),
         (["trainer.max_steps=1500", "extends=nowhere"], "extends: nowhere is not a run directory"),
         (["-m", "trainer.max_steps=1500", "hydra/launcher=packed"], "extends must be null"),

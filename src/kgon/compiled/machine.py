@@ -3,8 +3,9 @@
 import functools
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -13,19 +14,42 @@ import torch
 _WORTH_A_THREAD = 200e-6
 
 
+_threads: int | None = None
+"""The most threads of a compiled loop; None: as many as torch uses."""
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """In this context torch's own operations take one thread, and compiled loops those it had.
+
+    An ensemble's tensors are small, so torch's threads mostly wait for each other: with two of
+    them a job took seven times as long on a machine that was also doing other things.
+    """
+    global _threads
+    before, n_threads = _threads, torch.get_num_threads()
+    _threads = before or n_threads
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+        _threads = before
+
+
 @functools.cache
 def _pool(n_threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(n_threads, thread_name_prefix="kgon")
 
 
 def share_out(work: Callable[[slice], None], n: int, seconds_each: float) -> None:
-    """Call `work` on slices that make up range(n), on up to as many threads as torch uses.
+    """Call `work` on slices that make up range(n), on up to as many threads as torch uses (see
+    `one_torch_thread`).
 
     `work` must release the GIL for this to be faster. A thread gets at least 200 us of work, by the
     estimate `seconds_each` for one element; the calling thread takes one slice itself.
     """
     worth = int(n * seconds_each / _WORTH_A_THREAD)
-    n_threads = max(1, min(torch.get_num_threads(), n, worth))
+    n_threads = max(1, min(_threads or torch.get_num_threads(), n, worth))
     cuts = [n * i // n_threads for i in range(n_threads + 1)]
     slices = [slice(a, z) for a, z in itertools.pairwise(cuts)]
     if n_threads > 1:

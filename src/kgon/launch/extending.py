@@ -46,11 +46,13 @@ def check(config: DictConfig) -> None:
         dict(run_directory.leaves(run_directory.without(settings, _MAY_DIFFER)))
         for settings in (configs.written(config), run_directory.read_config(path))
     )
-    for key in sorted(own.keys() | theirs.keys()):
-        if own.get(key) != theirs.get(key):
-            raise ValueError(
-                f"{key} must be {theirs.get(key)} as in extends={path}, got {own.get(key)}"
-            )
+    differ = [k for k in sorted(own.keys() | theirs.keys()) if own.get(k) != theirs.get(k)]
+    if differ:
+        wrong = ", ".join(f"{k} must be {theirs.get(k)} (got {own.get(k)})" for k in differ)
+        words = " ".join(run.status["overrides"])
+        raise ValueError(
+            f"extends={path}: {wrong}; repeat the words of that run: kgon train {words}"
+        )
 
 
 _MAY_DIFFER = (*run_directory.WITHOUT_EFFECT, "extends", "trainer.max_steps")

@@ -24,6 +24,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from kgon import files
+from kgon.compiled.machine import one_torch_thread
 from kgon.launch import config as configs
 from kgon.launch.own_folders import make_importable, own_folders
 from kgon.record import provenance, run_directory, sweeps
@@ -175,7 +176,11 @@ def perform(
         # Instantiating a node resolves its references in place, which would change the
         # identity.
         plain = OmegaConf.create(configs.resolved(config))
-        with directory.job(plain.command, overrides, settings) as running, stoppable():
+        with (
+            directory.job(plain.command, overrides, settings) as running,
+            stoppable(),
+            one_torch_thread(),
+        ):
             logger = build(plain.logger)
             with tracked(logger, settings):
                 print_results = work(plain, running, logger)

@@ -23,6 +23,7 @@ from kgon.callbacks import Checkpoints, Loggers, Progress, Status
 from kgon.callbacks.loggers import send
 from kgon.callbacks.recorder import Recorder, logged_rows
 from kgon.compiled import training_steps
+from kgon.compiled.machine import one_torch_thread
 from kgon.launch.jobs import build, objective, stoppable
 from kgon.launch.points import Point
 from kgon.launch.train import build_trainer, check_memory, conclude
@@ -70,7 +71,7 @@ def launch(points: Sequence[Point]) -> list[JobReturn]:
     if sweep:
         for point in points:
             sweep.add(point.directory.path.name)
-    with stoppable():
+    with stoppable(), one_torch_thread():
         for group in groups.values():
             for pack in _that_fit(group):
                 results |= _run(pack)
