@@ -25,6 +25,12 @@ def no_account(monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
 
 
+@pytest.fixture(autouse=True)
+def no_word_of_compiling(monkeypatch):
+    """What a test reads on stderr does not depend on whether code has been compiled before."""
+    monkeypatch.setattr("kgon.jit._say", lambda _: None)
+
+
 @pytest.fixture(scope="session")
 def zygote(tmp_path_factory):
     """Runs kgon commands in processes of their own."""

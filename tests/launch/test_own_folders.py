@@ -220,7 +220,7 @@ def test_a_sweep_finds_modules_and_says_when_they_have_changed(zygote, tmp_path,
     with (tmp_path / "own" / "inside.py").open("a") as module:
         module.write("# changed\n")
     again = zygote.run(tmp_path, *words)
-    said = "made with another inside: the module's file has changed since; runs.overwrite=true"
+    said = "made with another version of the module inside; runs.overwrite=true"
     assert again.status == 0 and f"warning: 2 finished: {said}" in again.output
     alone = zygote.run(
         tmp_path, *(word for word in words if word not in ("-m", "seed=1,2")), "seed=2"

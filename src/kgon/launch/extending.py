@@ -12,6 +12,8 @@ from kgon.launch import config as configs
 from kgon.record import run_directory
 from kgon.training import checkpoints
 
+_MAY_DIFFER = (*run_directory.WITHOUT_EFFECT, "extends", "trainer.max_steps")
+
 
 def extended(config: DictConfig) -> Path | None:
     """The folder of the run that this one extends."""
@@ -53,6 +55,3 @@ def check(config: DictConfig) -> None:
         raise ValueError(
             f"extends={path}: {wrong}; repeat the words of that run: kgon train {words}"
         )
-
-
-_MAY_DIFFER = (*run_directory.WITHOUT_EFFECT, "extends", "trainer.max_steps")

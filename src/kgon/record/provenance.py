@@ -114,7 +114,7 @@ def changes(before: Mapping[str, Any] | None, config: Any) -> list[str]:
         if module not in present:
             lines.append(f"made with the module {module}, which is not found now")
         elif present[module] != digest:
-            lines.append(f"made with another {module}: the module's file has changed since")
+            lines.append(f"made with another version of the module {module}")
     return lines
 
 
