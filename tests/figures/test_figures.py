@@ -68,6 +68,10 @@ def _staircase_data():
     return step, loss, plateaus, stages
 
 
+def _staircase(*curves, **more):
+    return training_figures.staircase(training_figures.Curves(*curves, **more))
+
+
 def _draw(figure):
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -124,8 +128,8 @@ def _all_figures():
         ),
     )
     yield "loss, no phases", training_figures.loss_curves(step, members, _points())
-    yield "staircase", training_figures.staircase(step, loss, **llc, **rest)
-    yield "staircase without LLC", training_figures.staircase(step, loss, **none, **rest)
+    yield "staircase", _staircase(step, loss, **llc, **rest)
+    yield "staircase without LLC", _staircase(step, loss, **none, **rest)
     yield "weights", weights(np.tile(W, (4, 1, 1)), np.tile(b, (4, 1)), ["4++-"] * 16)
     yield "gram", weights(np.ones((3, 3, 6)), np.zeros((3, 6)), ["other"] * 3)
     yield "phases", training_figures.phase_counts(step, [phases] * 8)
@@ -329,7 +333,7 @@ def test_a_level_of_zero_makes_the_loss_axis_linear():
 def test_staircase_plots_loss_llc_theory_plateaus_and_pictures():
     step, loss, plateaus, stages = _staircase_data()
     llc, stderr = np.linspace(-60, 8, 8), np.full(8, 0.3)
-    figure = training_figures.staircase(
+    figure = _staircase(
         step,
         loss,
         llc_step=step,
@@ -367,7 +371,7 @@ def test_staircase_plots_loss_llc_theory_plateaus_and_pictures():
 def test_estimates_that_are_not_ok_look_different_and_the_legend_says_so():
     step, loss, plateaus, stages = _staircase_data()
     ok = np.arange(8) % 2 == 0
-    figure = training_figures.staircase(
+    figure = _staircase(
         step,
         loss,
         llc_step=step,
@@ -397,7 +401,7 @@ def test_estimates_that_are_not_ok_look_different_and_the_legend_says_so():
 
 def test_a_staircases_legend_explains_what_is_off_scale_where_no_theory_is_known():
     step, loss, plateaus, stages = _staircase_data()
-    figure = training_figures.staircase(
+    figure = _staircase(
         step,
         loss,
         llc_step=step,
@@ -413,12 +417,10 @@ def test_a_staircases_legend_explains_what_is_off_scale_where_no_theory_is_known
 def test_staircase_without_llc_has_one_panel():
     step, loss, plateaus, stages = _staircase_data()
     none = {"llc_step": None, "llc": None, "llc_stderr": None}
-    figure = training_figures.staircase(
-        step, loss, **none, plateaus=plateaus, stages=stages, points=_points()
-    )
+    figure = _staircase(step, loss, **none, plateaus=plateaus, stages=stages, points=_points())
     assert len(figure.axes) == 1 + len(stages)
     assert not _with_gid(figure, "llc")
-    assert training_figures.staircase(step, loss, **none, plateaus=[], stages=[], points=[]).axes
+    assert _staircase(step, loss, **none, plateaus=[], stages=[], points=[]).axes
 
 
 def _hulls(figure):

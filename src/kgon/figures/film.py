@@ -1,8 +1,8 @@
 """A film of one member: the columns of W, while a cursor runs along its loss and its LLC.
 
-A film is a GIF: Pillow writes it, which matplotlib needs anyway, and browsers, READMEs and slides
-play it. An animated WebP has about the same size if it has as few colours, and more than three
-times the size if it has all; a video would need ffmpeg.
+A film is a GIF, which browsers, READMEs and slides play, and which Pillow writes, which matplotlib
+needs anyway. An animated WebP is about as large with as few colours, and more than three times as
+large with all; a video would need ffmpeg.
 """
 
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ from scipy.spatial import KDTree
 
 from kgon.figures import style
 from kgon.figures.style import Array, styled
-from kgon.figures.training import draw_curves
+from kgon.figures.training import Curves, draw_curves
 from kgon.figures.weights import COLUMNS_KEY, GRAM_KEY, bias_key, k_gon
 
 _FRAMES = 240
 _PER_SECOND = 20
-_COLOURS, _FREQUENT = 255, 64  # of a film's palette; a GIF has one more, for what stays
-_SAMPLE = 8  # frames, or somewhat more, that give the palette
-_LAST = 2000  # milliseconds more for the last frame
+_COLOURS, _FREQUENT = 255, 64  # in the palette; a GIF needs one more, for what does not change
+_SAMPLE = 8  # frames, or somewhat more, from which the palette is made
+_LAST = 2000  # milliseconds for which the last frame stays longer
 
 
 @styled
@@ -39,37 +39,37 @@ def film(
     W: ArrayLike,
     b: ArrayLike,
     phase: Sequence[str],
-    curves: dict[str, Any],
+    curves: Curves,
     *,
     log: bool = False,
 ) -> Path:
     """Write the film of one member to `path` and return it.
 
-    Each frame shows a recorded state, with the cursor at its step: nothing is interpolated. The
-    states are those nearest to evenly spaced points of the axis of steps; one that is nearest to
-    several of them stays for as long.
+    Each frame shows a recorded state, with the cursor at its step; nothing is interpolated. The
+    states are those nearest to evenly spaced points of the axis of steps. A state that is nearest
+    to several points is shown for longer.
 
     Args:
         path: ends in .gif.
-        step: (S,), of the states, increasing.
+        step: (S,), the steps of the states, increasing.
         W, b: (S, n_hidden, n_features) and (S, n_features).
         phase: S labels.
-        curves: the arguments of `training.staircase` by name.
+        curves: the loss and the LLC of the member.
         log: whether the axis of steps is logarithmic; otherwise it is linear, as in Fig. 1.
     """
     if path.suffix != ".gif":
-        raise ValueError(f"a film is a file that ends in .gif, got {path}")
+        raise ValueError(f"the file of a film must end in .gif, got {path}")
     step, W, b = np.asarray(step, dtype=float), np.asarray(W), np.asarray(b)
     figure = Figure(figsize=(2 * style.WIDTH, 3.2), dpi=144,
                     layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06))  # fmt: skip
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[1, 1.25])[0]
     picture = left.add_subplot()
     bias_key(left, picture, COLUMNS_KEY if W.shape[1] in (2, 3) else GRAM_KEY)
-    panels = right.subplots(1 if curves["llc"] is None else 2, 1, squeeze=False)[:, 0]
+    panels = right.subplots(1 if curves.llc is None else 2, 1, squeeze=False)[:, 0]
     for ax in panels:
         style.style_ticks(ax)
         ax.tick_params(labelbottom=ax is panels[-1])
-    draw_curves(panels, **curves, log=log)
+    draw_curves(panels, curves, log=log)
     cursors = [_Cursor(ax, step[-1]) for ax in panels]
 
     def draw(n: int) -> None:
@@ -82,10 +82,10 @@ def film(
             cursor.move(step[n])
 
     chosen, times = _evenly_spaced(panels[0], step)
-    # At a large start columns may leave the frame, so that all later ones have room in it.
+    # The scale is set by the last 7/8 of the film: large columns at the start may leave the frame.
     shown = W[chosen[len(chosen) // 8 :]]
     draw(0)
-    # What moves is left out of the picture that all frames begin with.
+    # All frames begin with a picture of what does not move.
     moving = [picture, *(part for cursor in cursors for part in cursor.parts)]
     for artist in moving:
         artist.set_animated(True)
@@ -104,7 +104,7 @@ def film(
     milliseconds = times * (1000 // _PER_SECOND)
     milliseconds[-1] += _LAST
     path.parent.mkdir(parents=True, exist_ok=True)
-    # All phases are in the sample, so that none loses its colour.
+    # The sample has all phases, so that each keeps its colour.
     sample = {*chosen[:: len(chosen) // _SAMPLE + 1],
               *chosen[np.unique(np.asarray(phase)[chosen], return_index=True)[1]]}  # fmt: skip
     palette = _palette([frame(n) for n in sample])
@@ -114,8 +114,8 @@ def film(
 
 
 def _palette(frames: Sequence[Array]) -> Array:
-    """The frames' most frequent colours, which are those of areas, then others that are far from
-    these and from each other, (_COLOURS, 3)."""
+    """The frames' most frequent colours, which fill areas, then the others that are farthest from
+    all chosen so far, (_COLOURS, 3)."""
     codes, counts = np.unique(np.concatenate([_codes(f).ravel() for f in frames]),
                               return_counts=True)  # fmt: skip
     found = _colours(codes[np.argsort(-counts, kind="stable")])
@@ -147,7 +147,7 @@ def _colours(codes: Array) -> Array:
 
 
 class _Cursor:
-    """A line at a step, and a veil over what comes after it."""
+    """A line at a step, and a veil over the curve after it."""
 
     def __init__(self, ax: Axes, last: float):
         self._end, self._last = ax.get_xlim()[1], last
@@ -163,8 +163,8 @@ class _Cursor:
 
 
 def _evenly_spaced(ax: Axes, step: Array) -> tuple[Array, Array]:
-    """The states nearest to evenly spaced points of an axis of steps, and to how many points each
-    is the nearest."""
+    """The states nearest to _FRAMES evenly spaced points of an axis of steps, and for each the
+    number of points to which it is the nearest."""
     place = ax.transData.transform(np.stack([step, np.ones_like(step)], 1))[:, 0]
     points = np.linspace(place[0], place[-1], _FRAMES)
     chosen, times = np.unique(np.searchsorted((place[1:] + place[:-1]) / 2, points),

@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from kgon.figures import style
-from kgon.figures.style import Array, styled
+from kgon.figures.style import styled
 from kgon.figures.weights import k_gon
 from kgon.theory.critical import CriticalPoint
 
@@ -22,18 +23,8 @@ from kgon.theory.critical import CriticalPoint
 # megabyte. Axes and text remain vectors.
 _VECTOR_POINTS = 50_000
 
-
-class Stage(NamedTuple):
-    """A member's parameters at one step, to be drawn: W (n_hidden, n_features), b (n_features)."""
-
-    label: str
-    step: float
-    W: Array
-    b: Array
-
-
 MOST_LEVELS = 20
-"""Most critical levels in a figure of loss curves: the paper's 18 for six features fit."""
+"""The largest number of critical levels in a figure of loss curves. The paper has 18 for c = 6."""
 
 
 @styled
@@ -50,10 +41,10 @@ def loss_curves(
     Args:
         step: (S,), increasing.
         loss: (S, M), NaN where a member has stopped.
-        points: critical points; levels in the frame are drawn and labelled; if there are more than
-            MOST_LEVELS, only those at which a member ends.
+        points: critical points. Levels in the frame are drawn and labelled, or if there are more
+            than MOST_LEVELS, those at which a member ends.
         final_phase: M labels that colour the curves.
-        name: what the loss is called (`style.loss_name`).
+        name: the label of the loss axis (`style.loss_name`).
     """
     x, y = np.asarray(step, dtype=float), np.asarray(loss, dtype=float)
     n_members = y.shape[1]
@@ -75,7 +66,7 @@ def loss_curves(
     style.step_axis(ax, x)
     style.loss_axis(ax, low, high)
     ax.set(xlabel="optimizer steps", ylabel=name)
-    # Rare phases last, so that they are not buried.
+    # Rare phases last, so that they are on top.
     for m in sorted(range(n_members), key=lambda m: -counts[phases[m]]):
         line = style.phase_linestyle(phases[m]) if final_phase is not None else "-"
         ax.plot(x, y[:, m], color=style.phase_color(phases[m]), ls=line, lw=0.7, zorder=2,
@@ -87,98 +78,88 @@ def loss_curves(
     return figure
 
 
+@dataclass(frozen=True)
+class Curves:
+    """One member along training.
+
+    Attributes:
+        step, loss: (S,), its population loss.
+        plateaus: mappings with `start`, `end` and `nearest`.
+        stages: its stages in order: label, step, and W (n_hidden, n_features) and b (n_features)
+            at this step.
+        points: critical points, for losses and learning coefficients by theory.
+        llc_step, llc, llc_stderr: (T,), its estimates of the LLC; None without estimates.
+        llc_ok: (T,), whether the verdict on an estimate is ok; None if all are.
+        name: the label of the loss axis (`style.loss_name`).
+    """
+
+    step: ArrayLike
+    loss: ArrayLike
+    plateaus: Sequence[Mapping[str, Any]]
+    stages: Sequence[tuple[str, float, ArrayLike, ArrayLike]]
+    points: Sequence[CriticalPoint]
+    llc_step: ArrayLike | None = None
+    llc: ArrayLike | None = None
+    llc_stderr: ArrayLike | None = None
+    llc_ok: ArrayLike | None = None
+    name: str = style.POPULATION_LOSS
+
+
 @styled
-def staircase(
-    step: ArrayLike,
-    loss: ArrayLike,
-    *,
-    llc_step: ArrayLike | None,
-    llc: ArrayLike | None,
-    llc_stderr: ArrayLike | None,
-    plateaus: Sequence[Mapping[str, Any]],
-    stages: Sequence[tuple[str, float, ArrayLike, ArrayLike]],
-    points: Sequence[CriticalPoint],
-    llc_ok: ArrayLike | None = None,
-    name: str = style.POPULATION_LOSS,
-) -> Figure:
+def staircase(curves: Curves) -> Figure:
     """One member's opposing staircases (Fig. 1): the loss falls and the LLC rises in steps.
 
-    Args:
-        step, loss: (S,), the member's population loss.
-        llc_step, llc, llc_stderr: (T,), its estimates, or None when there are none.
-        plateaus: mappings with `start`, `end` and `nearest`, drawn as shaded intervals.
-        stages: the stages in order of time; each gets a picture.
-        points: critical points, for the stages' losses and theory LLCs.
-        llc_ok: (T,), whether an estimate's verdict is ok; the others are hollow.
-        name: what the loss is called (`style.loss_name`).
+    Above the curves is a picture of the weights at each stage.
     """
-    pictured = [Stage(s[0], s[1], np.asarray(s[2]), np.asarray(s[3])) for s in stages]
-    path = " \N{RIGHTWARDS ARROW} ".join(s.label for s in pictured)
+    path = " \N{RIGHTWARDS ARROW} ".join(label for label, *_ in curves.stages)
     title = f"Stages of one member: {path}" if 0 < len(path) <= 30 else "One member"
-    with_llc = llc is not None and llc_step is not None
-    figure, pictures, axes = _staircase_axes(title, len(pictured), 1 + with_llc)
-    draw_curves(axes, step, loss, llc_step=llc_step, llc=llc, llc_stderr=llc_stderr,
-                plateaus=plateaus, stages=stages, points=points, llc_ok=llc_ok,
-                name=name)  # fmt: skip
+    n_panels = 1 if curves.llc is None else 2
+    figure, pictures, axes = _staircase_axes(title, len(curves.stages), n_panels)
+    draw_curves(axes, curves)
     upper = axes[0]
-    x, y = np.asarray(step, dtype=float), np.asarray(loss, dtype=float)
-    for i, (stage, picture) in enumerate(zip(pictured, pictures, strict=True)):
-        k_gon(picture, stage.W, stage.b, stage.label)
+    x, y = np.asarray(curves.step, dtype=float), np.asarray(curves.loss, dtype=float)
+    for i, ((label, step, W, b), picture) in enumerate(zip(curves.stages, pictures, strict=True)):
+        k_gon(picture, W, b, label)
         # The stage is marked on the curve, and its picture connected to the mark.
-        nearest = y[int(np.argmin(np.abs(x - stage.step)))]
-        mark = (stage.step, float(np.clip(nearest, *upper.get_ylim())))
+        nearest = y[int(np.argmin(np.abs(x - step)))]
+        mark = (step, float(np.clip(nearest, *upper.get_ylim())))
         figure.add_artist(
             ConnectionPatch((0.5, 0.0), mark, picture.transAxes, upper.transData, zorder=5,
-                            color=style.phase_color(stage.label), lw=0.8)
+                            color=style.phase_color(label), lw=0.8)
         )  # fmt: skip
-        upper.plot([stage.step], [nearest], zorder=4, clip_on=False, gid=f"stage-{i}",
-                   **style.phase_style(stage.label))  # fmt: skip
+        upper.plot([step], [nearest], zorder=4, clip_on=False, gid=f"stage-{i}",
+                   **style.phase_style(label))  # fmt: skip
     return figure
 
 
-def draw_curves(
-    axes: Sequence[Axes],
-    step: ArrayLike,
-    loss: ArrayLike,
-    *,
-    llc_step: ArrayLike | None,
-    llc: ArrayLike | None,
-    llc_stderr: ArrayLike | None,
-    plateaus: Sequence[Mapping[str, Any]],
-    stages: Sequence[tuple[str, float, ArrayLike, ArrayLike]],
-    points: Sequence[CriticalPoint],
-    llc_ok: ArrayLike | None = None,
-    name: str = style.POPULATION_LOSS,
-    log: bool = False,
-) -> None:
-    """Draw one member's loss and, if there are two axes, its LLC; the arguments of `staircase`.
+def draw_curves(axes: Sequence[Axes], curves: Curves, *, log: bool = False) -> None:
+    """Draw one member's loss and, if there are two axes, its LLC.
 
-    With `log` the axis of steps is logarithmic, and the loss is shown from its start.
+    Plateaus are shaded. With `log` the axis of steps is logarithmic, and the loss is shown from its
+    start.
     """
-    x, y = np.asarray(step, dtype=float), np.asarray(loss, dtype=float)
-    by_label = {p.label: p for p in points}
-    met = style.phase_order(
-        [s[0] for s in stages] + [str(p["nearest"]) for p in plateaus if p["nearest"]]
-    )
-    levels = [(label, by_label[label].loss) for label in met if label in by_label]
+    x, y = np.asarray(curves.step, dtype=float), np.asarray(curves.loss, dtype=float)
+    stages, plateaus = curves.stages, curves.plateaus
+    by_label = {p.label: p for p in curves.points}
+    met = [label for label, *_ in stages] + [str(p["nearest"]) for p in plateaus if p["nearest"]]
+    levels = [(k, by_label[k].loss) for k in style.phase_order(met) if k in by_label]
     low, high = style.loss_limits(y, [] if log else [value for _, value in levels])
     upper = axes[0]
     style.loss_axis(upper, low, high)
     upper.plot(x, y, color=style.INK, zorder=3, gid="loss")
-    upper.set_ylabel(name)
+    upper.set_ylabel(curves.name)
     if len(axes) > 1:
-        at = np.asarray(llc_step, dtype=float)
-        x = np.union1d(x, at)
-        ok = np.ones(at.shape, bool) if llc_ok is None else np.asarray(llc_ok, dtype=bool)
+        x = np.union1d(x, np.asarray(curves.llc_step, dtype=float))
         theory = []
-        for stage, end in zip(stages, [*(s[1] for s in stages[1:]), x[-1]], strict=False):
-            known = by_label.get(stage[0])
+        ends = [*(step for _, step, *_ in stages[1:]), x[-1]]
+        for (label, step, *_), end in zip(stages, ends, strict=False):
+            known = by_label.get(label)
             if known is not None and known.llc is not None:
                 # Over the plateau at the stage's step, else from there to the next stage.
-                over = [p for p in plateaus if p["start"] <= stage[1] <= p["end"]]
-                steps = (over[-1]["start"], over[-1]["end"]) if over else (stage[1], end)
-                theory.append((stage[0], steps, known.llc))
-        _draw_llc(axes[1], at, np.asarray(llc, dtype=float), llc_stderr, ok, theory)
+                over = [p for p in plateaus if p["start"] <= step <= p["end"]]
+                interval = (over[-1]["start"], over[-1]["end"]) if over else (step, end)
+                theory.append((label, interval, known.llc))
+        _draw_llc(axes[1], curves, theory)
     for ax in axes:  # with room for the markers at the last step
         if log:
             style.step_axis(ax, x)
@@ -192,7 +173,7 @@ def draw_curves(
     style.draw_levels(upper, [(k, value) for k, value in levels if low <= value <= high], _PANEL)
 
 
-_PANEL = 1.3  # inches
+_PANEL = 1.3  # height in inches
 
 
 def _staircase_axes(
@@ -214,24 +195,21 @@ def _staircase_axes(
 
 
 def _draw_llc(
-    ax: Axes,
-    step: Array,
-    llc: Array,
-    stderr: ArrayLike | None,
-    ok: Array,
-    theory: Sequence[tuple[str, tuple[float, float], float]],
+    ax: Axes, curves: Curves, theory: Sequence[tuple[str, tuple[float, float], float]]
 ) -> None:
-    """Draw estimates with error bars, hollow if not ok, and the theory as (label, steps, LLC)."""
+    """Draw estimates with error bars, hollow if not ok, and theory as (label, interval, LLC)."""
+    step, llc = np.asarray(curves.llc_step, dtype=float), np.asarray(curves.llc, dtype=float)
+    ok = np.ones(step.shape, bool) if curves.llc_ok is None else np.asarray(curves.llc_ok, bool)
     values = [*llc[np.isfinite(llc)], *(value for *_, value in theory)] or [0.0, 1.0]
     top = max(values)
-    # Far from critical points estimates can be very negative; the frame does not show all of them.
+    # Far from critical points estimates can be very negative; those are below the frame.
     floor = max(min(min(values), 0.0), -0.25 * max(top, 1.0))
     margin = 0.1 * (top - floor or 1.0)
     ax.set_ylim(floor - 0.5 * margin, top + margin)
     ax.set_ylabel(r"LLC $\hat\lambda$ ($\pm$ error)")
-    ax.errorbar(step, llc, yerr=stderr, color=style.INK, lw=0.8, elinewidth=0.6, zorder=3).lines[
-        0
-    ].set_gid("llc")
+    bars = ax.errorbar(step, llc, curves.llc_stderr, color=style.INK, lw=0.8, elinewidth=0.6,
+                       zorder=3)  # fmt: skip
+    bars.lines[0].set_gid("llc")
     for chosen, fill, label in ((ok, style.INK, "estimate"), (~ok, "white", "not ok")):
         if chosen.any():
             ax.plot(step[chosen], llc[chosen], ls="", marker="o", ms=2.6, color=style.INK, mfc=fill,
@@ -242,7 +220,7 @@ def _draw_llc(
     if theory:
         ax.plot([], [], color=style.GREY, ls="--", lw=1.2, label="theory")
     style.mark_below_frame(ax, step[llc < floor])
-    # Above the frame it covers no estimate.
+    # Above the frame the legend covers no estimate.
     ax.legend(loc="upper right", bbox_to_anchor=(1.0, 1.12), ncols=4)
 
 
@@ -254,7 +232,7 @@ def phase_counts(step: ArrayLike, labels: ArrayLike) -> Figure:
     """The number of members in each phase against steps, stacked: step (T,), labels (T, M)."""
     x, phase = np.asarray(step, dtype=float), np.asarray(labels).astype(str)
     n_members = phase.shape[1]
-    # Colour is not the only difference: phases whose biases switch columns off are hatched.
+    # Phases with phi > 0 are hatched, so that they differ in more than colour.
     styles: dict[str, dict[str, Any]] = {
         label: {
             "facecolor": style.phase_color(label),
@@ -291,8 +269,8 @@ def llc_by_phase(
 ) -> Figure:
     """LLC estimates against the loss at snapshots, coloured by phase; arguments are (N,).
 
-    Crosses are the theory values of the phases that occur, where one is known. Estimates whose
-    verdict is not ok are pale.
+    Crosses are the theory values of the phases that occur, as far as known. Estimates whose verdict
+    is not ok are pale.
     """
     x, y = np.asarray(loss, dtype=float), np.asarray(llc, dtype=float)
     phase = np.asarray([str(label) for label in labels])
@@ -307,17 +285,8 @@ def llc_by_phase(
     if not ok.all():
         legend.append(style.pale_handle())
     if (y < floor).any():
-        legend.append(
-            Line2D(
-                [],
-                [],
-                ls="",
-                marker="v",
-                ms=3,
-                color=style.INK,
-                label=style.BELOW_FRAME,
-            )
-        )
+        legend.append(Line2D([], [], ls="", marker="v", ms=3, color=style.INK,
+                             label=style.BELOW_FRAME))  # fmt: skip
     title = f"LLC against loss, {len(x)} snapshots" + "; crosses: theory" * bool(crosses)
     figure, (ax,) = style.new_panels(title, [2.0], legend)
     ax.set(xlabel=name.replace("\n", " "), ylabel=r"LLC $\hat\lambda$")
@@ -342,12 +311,8 @@ def llc_by_phase(
     # Names above the frame, each tied to its cross.
     to_axes = ax.transData + ax.transAxes.inverted()
     across = np.array([to_axes.transform((p.loss, 0.0))[0] for p in crosses])
-    gap = (
-        0.62
-        * style.LINE
-        * max((len(p.label) + 1 for p in crosses), default=0)
-        / (style.WIDTH - 0.5)
-    )
+    longest = max((len(p.label) + 1 for p in crosses), default=0)
+    gap = 0.62 * style.LINE * longest / (style.WIDTH - 0.5)
     for point, value, place in zip(crosses, known, style.spread_apart(across, gap), strict=True):
         ax.annotate(
             point.label,

@@ -10,33 +10,33 @@ import numpy as np
 
 from kgon.files import finite_or_none
 from kgon.paper.ensemble import Array, Ensemble, during
-from kgon.paper.rows import Published, Row, Table
+from kgon.paper.rows import Published, Row, Table, mean_and_error
 from kgon.posterior.transitions import SampledTransition
 from kgon.theory.critical import CriticalPoint
 from kgon.theory.free_energy import critical_sample_size
-from kgon.theory.intervals import widening
 
 ANTECEDENT, NONE, INCONCLUSIVE = "antecedent", "no antecedent", "inconclusive"
 LEAST_CROSSED = 0.5
-"""Share of data sets in which the sampled posterior must move for its transition to count."""
+"""The sampled posterior makes a transition if at least this share of data sets does."""
 SURE = 2.0
+"""Estimates have changed if they differ by more than so many standard errors."""
 
 
 @dataclass(frozen=True)
 class TransitionInTraining:
-    """A transition between critical levels that members make in training, beside the Bayesian one.
+    """A transition between critical levels in training, beside the same one of the posterior.
 
     Attributes:
-        alpha, beta: labels of the levels.
-        members: how many make it.
-        delta_loss, delta_llc_theory: beta's less alpha's, by theory.
-        delta_llc_estimate, delta_llc_stderr: of the estimates, paired by member; the error is the
-            standard one times Student's factor for so few pairs (`widening`).
-        paired: members with estimates in both stages.
-        n_cr_theory, n_cr_estimate: where free energies with these lambdas cross.
-        posterior_crossed: share of data sets in which the sampled posterior moves too.
-        posterior_crossing: the mean n where it does.
-        in_posterior: what the sampled posterior does, in words, whatever the verdict is.
+        alpha, beta: the labels of the levels before and after.
+        members: how many members make it.
+        delta_loss, delta_llc_theory: beta's value minus alpha's, by theory.
+        delta_llc_estimate, delta_llc_stderr: the same from the estimates, paired by member
+            (`mean_and_error`).
+        paired: how many members have estimates in both stages.
+        n_cr_theory, n_cr_estimate: the n at which free energies with these lambdas cross.
+        posterior_crossed: the share of data sets in which the sampled posterior makes it, too.
+        posterior_crossing: the mean n at which it does.
+        in_posterior: what the sampled posterior does, in words.
         verdict, reason: by the rules of `antecedents`.
     """
 
@@ -62,15 +62,15 @@ def antecedents(
 ) -> list[TransitionInTraining]:
     """Every dynamical transition, most frequent first, beside the Bayesian one.
 
-    Changes of lambda are the theory's, where it has both values, and the estimates': means over
-    each member's estimates while it is in the stage, paired by member. The verdict:
+    The estimate of a stage is the mean of a member's estimates in it. The verdict is
 
-    1. *antecedent*, if in the sampled posterior the odds of beta against alpha pass through 1 in at
-       least LEAST_CROSSED of the data sets (`posterior`, by label), at the mean crossing n;
-    2. else, as the loss falls in all of them, by the order of the estimates, which is what the
-       paper uses them for: *antecedent* if lambda-hat rises by more than SURE errors (the free
-       energies with these estimates cross at n_cr), *no antecedent* if it falls by as much,
-       *inconclusive* else, or where too few members have estimates in both stages.
+    1. *antecedent* if in the sampled posterior (`posterior`, by label) the odds of beta against
+       alpha pass through 1 in at least LEAST_CROSSED of the data sets;
+    2. otherwise *no antecedent* if the loss does not fall;
+    3. otherwise by the order of the estimates, as in the paper: *antecedent* if lambda-hat rises by
+       more than SURE errors (the free energies with these estimates then cross at n_cr), *no
+       antecedent* if it falls by as much, and *inconclusive* if it does neither or if too few
+       members have estimates in both stages.
     """
     points = {point.label: point for point in many.points}
     sampled = {(t.alpha, t.beta): t for t in posterior if t.by == "label"}
@@ -82,7 +82,7 @@ def antecedents(
 
 
 def _passages(many: Ensemble) -> dict[tuple[str, str], list[tuple[float, float]]]:
-    """For each transition the mean estimates before and after it, of each member that makes it."""
+    """The mean estimates before and after each transition, of each member that makes it."""
     step, llc = many.curve("llc", "mean")
     column = {row["member"]: i for i, row in enumerate(many.run.members)}
     seen = defaultdict(list)
@@ -97,13 +97,10 @@ def _passages(many: Ensemble) -> dict[tuple[str, str], list[tuple[float, float]]
 def _compared(
     alpha: CriticalPoint, beta: CriticalPoint, estimates: Array, sampled: SampledTransition | None
 ) -> TransitionInTraining:
-    """One transition; estimates (n_members, 2) are before and after."""
-    change = np.diff(estimates[np.isfinite(estimates).all(1)])[:, 0]
-    mean = float(change.mean()) if len(change) else None
-    error = None
-    if (n := len(change)) > 1:
-        error = float(change.std(ddof=1) / math.sqrt(n) * widening(n - 1))
-    before, after = (_nanmean(column) for column in estimates.T)
+    """One transition, from the estimates before and after it, (n_members, 2)."""
+    change = np.diff(estimates)[:, 0]
+    mean, error = map(finite_or_none, mean_and_error(change))
+    before, after = (mean_and_error(column)[0] for column in estimates.T)
     n_cr_theory = n_cr_estimate = theory = None
     if alpha.llc is not None and beta.llc is not None:
         theory = beta.llc - alpha.llc
@@ -121,11 +118,11 @@ def _compared(
         delta_llc_theory=theory,
         delta_llc_estimate=mean,
         delta_llc_stderr=error,
-        paired=len(change),
+        paired=int(np.isfinite(change).sum()),
         n_cr_theory=n_cr_theory,
         n_cr_estimate=n_cr_estimate,
         posterior_crossed=crossed,
-        posterior_crossing=sampled.crossing if sampled and crossed else None,
+        posterior_crossing=sampled.crossing if sampled else None,
         in_posterior=_in_words(sampled),
         verdict=verdict,
         reason=reason,
@@ -143,7 +140,7 @@ def _in_words(sampled: SampledTransition | None) -> str:
 
 
 def _preferred(first: float | None, last: float | None) -> str:
-    """Which phase the log odds prefer between the smallest and the largest n."""
+    """Which phase the log odds at the smallest and at the largest n prefer."""
     known = [v for v in (first, last) if v is not None]
     if known and min(known) > 0:
         return "`to` preferred at all n"
@@ -166,19 +163,11 @@ def _verdict(
     return (ANTECEDENT, "λ̂ rises") if mean > 0 else (NONE, "λ̂ falls")
 
 
-def _nanmean(values: Array) -> float:
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if len(finite) else math.nan
-
-
 def antecedent_rows(table: Sequence[TransitionInTraining], n_runs: int) -> list[Row]:
-    """What the hypothesis says, and what the table shows."""
+    """The claims of the hypothesis, compared with the table."""
     verdicts = Counter(row.verdict for row in table)
-    runs = Counter[str]()
-    for row in table:
-        runs[row.verdict] += row.members
     where = "Sec. 5, Bayesian antecedent hypothesis"
-    final = any((row.alpha, row.beta) == ("5", "6") for row in table)
+    seen = any((row.alpha, row.beta) == ("5", "6") for row in table)
     measured = sum(
         row.posterior_crossed is not None and row.posterior_crossed >= LEAST_CROSSED
         for row in table
@@ -194,12 +183,11 @@ def antecedent_rows(table: Sequence[TransitionInTraining], n_runs: int) -> list[
             remark="the rule for existence is kgon's (above the table); the paper's is an order of "
             "estimates"),
         Row("inconclusive transitions", float(verdicts[INCONCLUSIVE]), digits=0,
-            published=Published(2.0, ("P",), where), stderr=None if n_runs == 0 else
-            max(1.0, math.sqrt(verdicts[INCONCLUSIVE])),
+            published=Published(2.0, ("P",), where),
+            stderr=max(1.0, math.sqrt(verdicts[INCONCLUSIVE])),
             remark="another number of runs sees other rare transitions; the error is Poisson's"),
-        Row("the Bayesian 5 → 6 is not seen dynamically", not final,
-            Published(True, ("P",), where),
-            text="not seen" if not final else "seen"),
+        Row("the Bayesian 5 → 6 is not seen dynamically", not seen,
+            Published(True, ("P",), where), text="seen" if seen else "not seen"),
         Row("kinds of transitions whose crossing is seen in the sampled posterior too",
             float(measured), digits=0, text=f"{measured} of {len(table)}",
             remark="labels by descent; " + ", ".join(f"{n}: {words}" for words, n in others)),

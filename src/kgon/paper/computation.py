@@ -4,10 +4,10 @@ The model y' = ReLU(W2 ReLU(W1 x) + b) is trained on y = |x|. A feature x_i is 0
 S and else uniform on [-1, 1]; its error weighs 0.8^i. Two neurons, ReLU(x_i) and ReLU(-x_i), make
 an absolute value.
 
-**Without superposition** each neuron reads and writes one feature. With p = 1 - S, a feature
-without a neuron is best served by its mean p/2, at the loss p/3 - p^2/4; with one neuron it has
-p/6 - p^2 / (16 - 6 p), and with two none. The second neuron saves at least what the first does, so
-the best are pairs for the m/2 most important features (`dedicated`).
+**Without superposition** each neuron reads and writes one feature. With p = 1 - S, the best output
+for a feature without a neuron is its mean p/2, at the loss p/3 - p^2/4. With one neuron its loss is
+p/6 - p^2 / (16 - 6 p), with two it is 0. The second neuron saves at least as much as the first, so
+it is best to give pairs to the m/2 most important features (`dedicated`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,14 +24,15 @@ from kgon.paper.section import Block, Picture, Section, item_command
 
 DECAY = 0.8
 COMPUTED = 0.5
-"""A feature is computed if alone, at +1 and at -1, it raises its output by at least this."""
+"""A feature is computed if by itself, at +1 and at -1, it raises its output by at least this."""
 SERVES = 0.2
-"""A neuron serves a feature if it contributes at least this to the slope of its output, 1."""
-_EVALUATED = 100_000
+"""A neuron serves a feature if it contributes at least this to the slope of the feature's output,
+which should be 1."""
+_EVALUATED = 100_000  # inputs
 
 
 class AbsoluteValues(nn.Module):
-    """A stack of models from different starts: x (k, batch, n) to (k, batch, n)."""
+    """A stack of k models from different starts; maps (k, batch, n) to (k, batch, n)."""
 
     def __init__(self, starts: int, n: int, m: int, rng: torch.Generator):
         super().__init__()
@@ -63,20 +64,15 @@ def inputs(starts: int, count: int, n: int, sparsity: float, rng: torch.Generato
     return torch.where(torch.rand(x.shape, generator=rng) < sparsity, 0.0, x)
 
 
-def train(
-    sparsities: Sequence[float], *, n: int, m: int, starts: int, steps: int, batch: int, lr: float
-) -> list[dict[str, Any]]:
+def train(sparsities: Sequence[float], **settings: Any) -> list[dict[str, Any]]:
     """The best of some starts at each sparsity: chosen by one sample, its loss from another."""
-    return [
-        _train(sparsity, torch.Generator().manual_seed(i), n, m, starts, steps, batch, lr)
-        for i, sparsity in enumerate(sparsities)
-    ]
+    return [_train(sparsity, seed, **settings) for seed, sparsity in enumerate(sparsities)]
 
 
 def _train(
-    sparsity: float, rng: torch.Generator, n: int, m: int, starts: int, steps: int, batch: int,
-    lr: float,
-) -> dict[str, Any]:  # fmt: skip
+    sparsity: float, seed: int, *, n: int, m: int, starts: int, steps: int, batch: int, lr: float
+) -> dict[str, Any]:
+    rng = torch.Generator().manual_seed(seed)
     model = AbsoluteValues(starts, n, m, rng)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -94,7 +90,9 @@ def _train(
         )  # fmt: skip
         best = int(first.mean(1).argmin())
         alone = torch.eye(n).expand(starts, n, n)
-        outputs = [model(x * alone).diagonal(dim1=1, dim2=2)[best] for x in (1.0, -1.0, 0.0)]
+        plus, minus, zero = (
+            model(x * alone).diagonal(dim1=1, dim2=2)[best] for x in (1.0, -1.0, 0.0)
+        )
     slope = (model.W1.mT * model.W2)[best].abs().T.detach()  # (n, m)
     return {
         "sparsity": sparsity,
@@ -102,7 +100,7 @@ def _train(
         "loss_stderr": float(second[best].std()) / _EVALUATED**0.5,
         "starts": second.mean(1).tolist(),
         "dedicated": dedicated(n, m, sparsity),
-        "computed": (torch.minimum(*outputs[:2]) - outputs[2] >= COMPUTED).tolist(),
+        "computed": (torch.minimum(plus, minus) - zero >= COMPUTED).tolist(),
         "slope": slope.tolist(),
     }
 
@@ -110,22 +108,19 @@ def _train(
 Found = Sequence[Mapping[str, Any]]
 
 
-def serving(one: Mapping[str, Any]) -> NDArray[Any]:
+def serving(one: Mapping[str, Any]) -> NDArray[np.bool_]:
     """Which feature is served by which neuron, (n, m)."""
-    slope: NDArray[Any] = np.array(one["slope"])
-    return slope >= SERVES
+    return np.array(one["slope"]) >= SERVES
 
 
-def in_superposition(one: Mapping[str, Any]) -> NDArray[Any]:
-    """The computed features of which a neuron serves another computed feature, too."""
+def in_superposition(one: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """Which computed features share a neuron with another computed feature, (n,)."""
     serves = serving(one) & np.array(one["computed"])[:, None]
-    shared: NDArray[Any] = serves[:, serves.sum(0) > 1]
-    found: NDArray[Any] = np.any(shared, axis=1)
-    return found
+    return np.asarray(serves[:, serves.sum(0) > 1].any(1))
 
 
 def rows(found: Found) -> list[Row]:
-    """The loss over that without superposition; at S = 0 no other solution is described."""
+    """The loss divided by the least one without superposition, which is the best at S = 0."""
     m = len(found[0]["slope"][0])
     shown = []
     for one in found:
@@ -146,15 +141,15 @@ def rows(found: Found) -> list[Row]:
 
 
 def table(found: Found) -> Table:
-    """What becomes of features and neurons, by sparsity."""
+    """Counts of computed features, and of neurons by how many features they serve."""
     body = []
     for one in found:
-        serves = serving(one)
+        served = serving(one).sum(0)
+        counts = (sum(one["computed"]), in_superposition(one).sum(), (served == 1).sum(),
+                  (served > 1).sum(), served.max())  # fmt: skip
         body.append(
             [f"{one['sparsity']:g}", f"{one['loss']:.5f} ± {one['loss_stderr']:.5f}",
-             f"{one['dedicated']:.5f}", str(sum(one["computed"])),
-             str(int(in_superposition(one).sum())), str(int((serves.sum(0) == 1).sum())),
-             str(int((serves.sum(0) > 1).sum())), str(int(serves.sum(0).max()))]
+             f"{one['dedicated']:.5f}", *map(str, counts)]
         )  # fmt: skip
     header = ["S", "loss", "without superposition", "features computed",
               "of these in superposition", "neurons serving one", "several", "at most"]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The page's figures: each a function of data as they are written beside it."""
+"""The page's figures: functions of the data files that are written beside them."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -47,17 +47,10 @@ from kgon.theory.critical import critical_points
 
 def staircase(data: Data) -> Figure:
     """Figure 1."""
-    return training_figures.staircase(
-        data["step"],
-        data["loss"],
-        llc_step=data["llc_step"],
-        llc=data["llc"],
-        llc_stderr=data["llc_stderr"],
-        llc_ok=data["llc_ok"],
-        plateaus=data["plateaus"],
-        stages=[tuple(stage) for stage in data["stages"]],
-        points=critical_points(data["n_features"]),
-    )
+    names = ("step", "loss", "llc_step", "llc", "llc_stderr", "llc_ok", "plateaus", "stages")
+    curves = {name: data[name] for name in names}
+    points = critical_points(data["n_features"])
+    return training_figures.staircase(training_figures.Curves(**curves, points=points))
 
 
 def losses(data: Data) -> Figure:
@@ -71,12 +64,12 @@ def losses(data: Data) -> Figure:
 
 
 _FEWEST = 5
-"""A phase with fewer members than this at a step is left out there."""
+"""A phase with fewer members than this at a step is not drawn at this step."""
 
 
 @styled
 def llc_against_time(data: Data) -> Figure:
-    """Figure 3, the learning coefficients: median and quartiles of the members in each phase."""
+    """Figure 3, the learning coefficients: median and quartiles over the members in each phase."""
     rows = [row for row in data["rows"] if row["members"] >= _FEWEST and row["phase"] != "other"]
     top = max(row["high"] for row in rows)
     floor = max(min(row["low"] for row in rows), -0.5 * max(top, 1.0))
@@ -184,8 +177,8 @@ def approach(data: Data) -> Figure:
     labels = dict.fromkeys(label for edge in edges for label in (edge["from"], edge["to"]))
     legend = [phase_handle(label, ls="") for label in phase_order(labels)]
     legend.append(Line2D([], [], ls="", marker="x", color=INK, label="pass"))
-    figure, axes = new_panels("Runs from one phase to another", [2.0], legend,
-                              columns=len(edges))  # fmt: skip
+    title = "Runs from one phase to another"
+    figure, axes = new_panels(title, [2.0], legend, columns=len(edges))
     for ax, edge in zip(axes, edges, strict=True):
         for path in edge["paths"]:
             ax.plot(path["distance"], path["loss"], lw=0.5, alpha=0.35, zorder=1,

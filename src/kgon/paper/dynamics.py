@@ -1,15 +1,15 @@
-"""Items about training: staircases, and what changes them."""
+"""Items about training: staircases, final phases, first transitions."""
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from kgon.paper.ensemble import Array, Ensemble, during
+from kgon.paper.ensemble import Ensemble, during
 from kgon.paper.rows import Published, Row, Table, share_stderr
 from kgon.record.tables import LEVEL_TOLERANCE
 
@@ -21,16 +21,18 @@ PATH = ("4++-", "4+", "5")
 
 
 def figure_1(one: Ensemble, many: Ensemble) -> tuple[list[Row], dict[str, Any]]:
-    """The opposing staircases of one member, and how usual its path is among many."""
+    """The opposing staircases of one member, and how many of many members take its path."""
     member = one.run.members[0]["member"]
     passed, path = one.stages[member], one.path(member)
     step, loss = one.curve("loss", "loss")
     llc_step, llc = one.curve("llc", "mean")
     _, stderr = one.curve("llc", "stderr")
     ok = one.curve("llc", "verdict")[1][:, 0] == "ok"
-    lasting = one.lasting(member)
-    levels = [during(llc_step, llc[:, 0], stage) for stage in lasting]
-    trusted = [_share_ok(llc_step, ok, stage) for stage in lasting]
+    levels, trusted = [], []
+    for stage in one.lasting(member):
+        levels.append(during(llc_step, llc[:, 0], stage))
+        inside = ok[(llc_step >= stage["start"]) & (llc_step <= stage["end"])]
+        trusted.append(f"{stage['nearest']} {inside.sum()} of {len(inside)}")
     rises = all(
         (after[0] - before[0]) > 2 * math.hypot(after[1], before[1])
         for before, after in pairwise(levels)
@@ -75,20 +77,17 @@ def figure_1(one: Ensemble, many: Ensemble) -> tuple[list[Row], dict[str, Any]]:
     return rows, data
 
 
-def _share_ok(step: Array, ok: Array, stage: Mapping[str, Any]) -> str:
-    """How many of a stage's estimates have the verdict ok, in words."""
-    inside = ok[(step >= stage["start"]) & (step <= stage["end"])]
-    return f"{stage['nearest']} {inside.sum()} of {len(inside)}"
-
-
 _ENDS_NEAR_ZERO = {"4+": 26, "4++": 14, "4": 11}
 _PATHS_NEAR_ZERO = {("4+", "5"): 8, ("4++", "5+"): 5}
 _ENDS_NORMAL = {"5": 25, "4": 15, "5+": 12, "6": 5, "4+": 3}
 _TRIED = 64
+"""Runs of an independent reproduction: how many end on a level, or take a path, of _TRIED."""
+_RECORDS = 80
+"""About how many steps of each loss curve the figure shows."""
 
 
 def figure_3(many: Ensemble) -> tuple[list[Row], dict[str, Any], dict[str, Any]]:
-    """Many runs from 4-gons: which levels they meet, where they end."""
+    """Many runs from 4-gons: rows about their levels, and data of the losses and of the LLCs."""
     met = {stage["nearest"] for passed in many.stages.values() for stage in passed}
     points = many.points
     gaps = [abs(a.loss - b.loss) for a, b in pairwise(points)]
@@ -101,7 +100,6 @@ def figure_3(many: Ensemble) -> tuple[list[Row], dict[str, Any], dict[str, Any]]
     where = "Fig. 3"
     c = many.n_features
     settled = sum(d <= LEVEL_TOLERANCE for d in off)
-    lowest = ["6"] if c == 6 else []
     rows = [
         Row(f"c = {c}: critical levels drawn", float(len(points)), digits=0,
             published=Published(18.0, ("P", "I"), f"{where}, Sec. 3") if c == 6 else None),
@@ -113,19 +111,24 @@ def figure_3(many: Ensemble) -> tuple[list[Row], dict[str, Any], dict[str, Any]]
             settled / many.n_members, digits=3,
             text=f"{settled} of {many.n_members}",
             remark="the paper shows that losses settle on the levels, without a number"),
-        *(Row(f"c = {c}: no run from a 4-gon ends on {label}",
-              many.final_phases.count(label) == 0,
-              Published(True, ("P",), "Sec. 5", text="5 → 6 not seen dynamically"),
-              text=f"{many.final_phases.count(label)} of {many.n_members}")
-          for label in lowest),
     ]  # fmt: skip
-    return rows, loss_data(many), llc_data(many)
+    if c == 6:
+        n_on_6 = many.final_phases.count("6")
+        rows.append(
+            Row("c = 6: no run from a 4-gon ends on 6", n_on_6 == 0,
+                Published(True, ("P",), "Sec. 5", text="5 → 6 not seen dynamically"),
+                text=f"{n_on_6} of {many.n_members}")
+        )  # fmt: skip
+    return rows, _loss_data(many), _llc_data(many)
 
 
-def loss_data(many: Ensemble, most_records: int = 80) -> dict[str, Any]:
-    """The loss of all members, thinned in steps, with final phases."""
+def _loss_data(many: Ensemble) -> dict[str, Any]:
+    """The loss of all members with their final phases, at steps that are about evenly spaced on the
+    figure's logarithmic axis."""
     step, loss = many.curve("loss", "loss")
-    kept = _thinned(step, most_records)
+    place = np.log1p(step / max(float(step[step > 0].min()), 1.0))
+    wanted = np.linspace(place[0], place[-1], _RECORDS)
+    kept = np.unique(np.abs(place[None] - wanted[:, None]).argmin(1))
     return {
         "n_features": many.n_features,
         "step": step[kept].tolist(),
@@ -134,15 +137,8 @@ def loss_data(many: Ensemble, most_records: int = 80) -> dict[str, Any]:
     }
 
 
-def _thinned(step: Array, most: int) -> Array:
-    """Indices of about `most` steps that look even on the logarithmic axis of the figure."""
-    place = np.log1p(step / max(float(step[step > 0].min()), 1.0))
-    wanted = np.linspace(place[0], place[-1], most)
-    return np.unique(np.abs(place[None] - wanted[:, None]).argmin(1))
-
-
-def llc_data(many: Ensemble) -> dict[str, Any]:
-    """Estimates against time: for each phase at the step, quartiles over the members in it."""
+def _llc_data(many: Ensemble) -> dict[str, Any]:
+    """Quartiles of the estimates at each step over the members that are then in each phase."""
     step, llc = many.curve("llc", "mean")
     at, phases = many.curve("snapshots", "phase")
     rows = []
@@ -158,7 +154,7 @@ def llc_data(many: Ensemble) -> dict[str, Any]:
 
 
 def near_zero_starts(runs: Ensemble) -> list[Row]:
-    """Starts with biases near 0: which runs stay on a level, and which paths the others take."""
+    """Starts with biases near 0: shares that stay on a level or take a path."""
     paths = Counter(runs.path(member) for member in runs.stages)
     name = "biases near 0: share that"
     return [
@@ -170,7 +166,7 @@ def near_zero_starts(runs: Ensemble) -> list[Row]:
 
 
 def normal_starts(runs: Ensemble) -> list[Row]:
-    """Starts W, b ~ N(0, 1): the level of the last plateau."""
+    """Starts W, b ~ N(0, 1): the level of the last stage."""
     ends = Counter(path[-1] for member in runs.stages if (path := runs.path(member)))
     return [
         _share_row(f"W, b ~ N(0, 1): share that ends on {label}", ends[label], runs, count)
@@ -179,7 +175,7 @@ def normal_starts(runs: Ensemble) -> list[Row]:
 
 
 def _share_row(name: str, count: int, runs: Ensemble, published: int) -> Row:
-    """A share of runs against that of the _TRIED runs of whoever collected the paper's facts."""
+    """A share of runs beside the share in the independent reproduction."""
     reference = Published(
         published / _TRIED, ("D",), "64 runs of an independent reproduction",
         spread=share_stderr(published, _TRIED), text=f"{published}/{_TRIED}",
@@ -193,14 +189,14 @@ def _share_row(name: str, count: int, runs: Ensemble, published: int) -> Row:
 
 @dataclass(frozen=True)
 class FirstTransition:
-    """When the members of a run leave their first plateau, in learning rate times steps.
+    """When the members of a run leave their first plateau; times are learning rate x steps.
 
     Attributes:
-        members: those with a plateau at all; the others are left out.
+        members: how many have a plateau at all; the others are left out.
         left: how many of them leave it by the end of the run.
         share, share_stderr: left / members.
-        low, median, high: quartiles over those that leave; they say less where few do.
-        end: of the run.
+        low, median, high: quartiles of the time, over those that leave.
+        end: the time of the run's end.
     """
 
     batch_size: int
@@ -246,22 +242,19 @@ class Survival:
     members: int
     survived: int
     ends: dict[str, int]
-    loss: float
 
 
 def survival(ensemble: Ensemble) -> Survival:
-    """How many members are still in the phase where they started."""
+    """How many members are still in the phase of their start."""
     config = ensemble.run.config
     label = str(config["model"]["init"]["label"])
     counts = Counter(ensemble.final_phases)
-    losses = [m["final_loss"] for m in ensemble.run.members if m["final_loss"] is not None]
     return Survival(
         sparsity=float(config["datamodule"]["distribution"]["sparsity"]),
         label=label,
         members=ensemble.n_members,
         survived=counts[label],
         ends=dict(counts.most_common()),
-        loss=float(np.mean(losses)),
     )
 
 

@@ -1,8 +1,8 @@
-"""A training run as the items read it: stages, curves, final phases."""
+"""What the items read from a training run: stages, curves, final phases."""
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kgon.paper.rows import mean_and_error
 from kgon.record.run_directory import Run
 from kgon.record.tables import Plateau, stages
 from kgon.theory.atlas import built
-from kgon.theory.critical import CriticalPoint, critical_points
-from kgon.theory.intervals import widening
+from kgon.theory.critical import CriticalPoint
 
 Rows = list[dict[str, Any]]
 Array = NDArray[Any]
@@ -23,13 +23,13 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Ensemble:
-    """A training run, and what the items read off it."""
+    """A training run."""
 
     run: Run
 
     @cached_property
     def stages(self) -> dict[int, Rows]:
-        """The critical levels that each member passes (`record.tables.stages`)."""
+        """The stages of each member (`record.tables.stages`), by its number."""
         plateaus = defaultdict(list)
         for plateau in self.run.plateaus:
             plateaus[plateau["member"]].append(Plateau.of(plateau))
@@ -47,19 +47,16 @@ class Ensemble:
         return int(self.run.config["model"]["n_features"])
 
     @property
-    def points(self) -> list[CriticalPoint]:
-        """The k-gons; elsewhere than in the plane the atlas's phases."""
-        n_hidden = int(self.run.config["model"]["n_hidden"])
-        if n_hidden != 2:
-            return list(built(self.n_features, n_hidden).phases)
-        return critical_points(self.n_features)
+    def points(self) -> Sequence[CriticalPoint]:
+        """The phases of the atlas; for n_hidden = 2 and up to six features, the k-gons."""
+        return built(self.n_features, int(self.run.config["model"]["n_hidden"])).phases
 
     def path(self, member: int) -> tuple[str, ...]:
-        """The levels that a member passes, in order."""
+        """The critical levels of a member's stages, in order."""
         return tuple(stage["nearest"] for stage in self.stages[member])
 
     def curve(self, table: str, column: str) -> tuple[Array, Array]:
-        """step (S,) and a column (S, M) of the tables loss, llc or snapshots."""
+        """The steps (S,) and a column (S, M) of the table loss, llc or snapshots."""
         rows = getattr(self.run, table)
         if rows is None:
             raise ValueError(f"{self.run.path} has no table {table}")
@@ -72,7 +69,7 @@ class Ensemble:
         return [row["phase"] or "other" for row in self.run.members]
 
     def lasting(self, member: int) -> Rows:
-        """A member's stages, each up to the end of the last plateau at its level."""
+        """A member's stages, with `end` moved to the end of the stage's last plateau."""
         plateaus = [p for p in self.run.plateaus if p["member"] == member]
         lasting = []
         for stage, following in zip_longest(self.stages[member], self.stages[member][1:]):
@@ -87,14 +84,5 @@ class Ensemble:
 
 
 def during(step: Array, llc: Array, stage: Mapping[str, Any]) -> tuple[float, float]:
-    """Mean of the estimates within a stage and its error; NaN for too few of them.
-
-    The error is the standard one times Student's factor for so few estimates (`widening`).
-    """
-    inside = llc[(step >= stage["start"]) & (step <= stage["end"]) & np.isfinite(llc)]
-    if not len(inside):
-        return math.nan, math.nan
-    mean, n = float(inside.mean()), len(inside)
-    if n == 1:
-        return mean, math.nan
-    return mean, float(inside.std(ddof=1) / math.sqrt(n) * widening(n - 1))
+    """The `mean_and_error` of the estimates within a stage."""
+    return mean_and_error(llc[(step >= stage["start"]) & (step <= stage["end"])])

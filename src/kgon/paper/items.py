@@ -1,4 +1,4 @@
-"""The items of the page: which experiments each needs, and what is made of their results."""
+"""The items of the page: the jobs that each needs, and the section made from their results."""
 
 from dataclasses import asdict
 
@@ -88,14 +88,14 @@ def _figure_2(results: Results) -> Section:
             "labelling rules; vertical lines: crossings of leading-order free energies."
         )
         pictures.append(Picture(name, "shares", data, caption))
-    found_in_the_limit = results.once(
+    of_expected_loss = results.once(
         "population_posterior",
         bayes.population_posterior,
         sizes=[300, 400, 500, 550, 600, 700],
         n_particles=256 if results.quick else 1024,
         n_replicates=4,
     )
-    row, table = bayes.population_crossing(found_in_the_limit)
+    row, table = bayes.population_crossing(of_expected_loss)
     blocks.append(Block(item_command("figure_2"), [row]))
     return Section(
         blocks,
@@ -255,7 +255,7 @@ def _more_features(results: Results) -> Section:
     ]  # fmt: skip
     return Section(
         [Block(job_command("normal_start_more", results), rows)],
-        [dynamics.final_phases(found), theory.other_features((4, 5, 7, 8, 12))],
+        [dynamics.final_phases(found), theory.other_features()],
     )
 
 
@@ -358,7 +358,7 @@ ITEMS: tuple[Item, ...] = (
 
 
 def check_names(names: list[str]) -> None:
-    """ValueError for an item that there is not."""
+    """Raise ValueError for an unknown item."""
     known = [item.name for item in ITEMS]
     for name in names:
         if name not in known:

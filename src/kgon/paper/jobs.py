@@ -1,9 +1,9 @@
-"""The runs that the items need, and access to what they have left."""
+"""The runs that the items need, and access to their results."""
 
 import itertools
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,40 +20,39 @@ class Job:
     Attributes:
         command: train, llc, posterior or atlas.
         overrides: Hydra overrides.
-        sweep: the swept keys, each with its values as text.
+        sweep: the values of each swept key, separated by semicolons.
         quick: overrides added for the ten-minute version.
     """
 
     command: str
     overrides: tuple[str, ...]
-    sweep: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    sweep: Mapping[str, str] = field(default_factory=dict)
     quick: tuple[str, ...] = ()
 
     def words(self, quick: bool) -> list[str]:
-        """What follows `kgon`."""
-        swept = [f"{key}={','.join(values)}" for key, values in self.sweep]
+        """The command line after `kgon`."""
+        swept = [f"{key}={values.replace(';', ',')}" for key, values in self.sweep.items()]
         flag = ["-m"] if self.sweep else []
         return [self.command, *flag, *self.overrides, *(self.quick if quick else ()), *swept]
 
     def text(self, quick: bool) -> str:
-        """The command as typed."""
+        """The command line as typed in a shell."""
         return " ".join(["kgon", *(f"'{w}'" if "[" in w else w for w in self.words(quick))])
 
     def runs(self, quick: bool) -> list[list[str]]:
-        """The overrides of each of its runs."""
+        """The overrides of each run."""
         fixed = [*self.overrides, *(self.quick if quick else ())]
-        values = [[f"{key}={value}" for value in values] for key, values in self.sweep]
+        values = [[f"{key}={v}" for v in values.split(";")] for key, values in self.sweep.items()]
         return [[*fixed, *chosen] for chosen in itertools.product(*values)]
 
 
-def _train(experiment: str, *overrides: str, quick: tuple[str, ...] = (), **sweep: Any) -> Job:
-    swept = tuple((key, tuple(values.split(";"))) for key, values in sweep.pop("sweep", {}).items())
-    return Job("train", (f"experiment={experiment}", *overrides), swept, quick)
+def _train(experiment: str, *overrides: str, **more: Any) -> Job:
+    return Job("train", (f"experiment={experiment}", *overrides), **more)
 
 
 def _posterior(experiment: str) -> Job:
     few = ("n_samples=[100,200,400,600,800,1200]", "n_datasets=2", "smc.n_particles=256")
-    return Job("posterior", (f"experiment={experiment}",), (), few)
+    return Job("posterior", (f"experiment={experiment}",), quick=few)
 
 
 _FEW = ("members=60",)
@@ -64,7 +63,7 @@ JOBS: Mapping[str, Job] = {
     "figure_3": _train("figure_3", quick=("members=100", "callbacks.llc.n_chains=2")),
     "figure_3_c5": _train("figure_3_c5", quick=_FEW),
     "figure_3_c4": _train("figure_3_c4", quick=_FEW),
-    # Many snapshots and no estimates: where runs pass between two phases.
+    # Many snapshots show where runs pass between two phases; estimates are not needed.
     "passes": _train("figure_3", "schedule.n_snapshots=1000",
                      "callbacks=[losses,snapshots,phases,checkpoint,progress]",
                      quick=("members=100",)),
@@ -122,17 +121,17 @@ JOBS: Mapping[str, Job] = {
     "correlated": _train("correlated_pairs", quick=("trainer.max_steps=5000",)),
     "anticorrelated": _train("anticorrelated_pairs", quick=("trainer.max_steps=5000",)),
 }  # fmt: skip
-"""Everything that `kgon paper` runs, by name."""
+"""All jobs of `kgon paper`, by name."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """The finished runs, by job, in the order of `Job.runs`.
+    """The finished runs of all jobs.
 
     Attributes:
-        folders: the run directories.
+        folders: the run directories of each job, in the order of `Job.runs`.
         quick: whether the ten-minute version was run.
-        kept: folder for results that are computed here and take long.
+        kept: the folder that stores the results of `once`.
     """
 
     folders: Mapping[str, list[Path]]
@@ -140,19 +139,21 @@ class Results:
     kept: Path
 
     def once(self, name: str, compute: Callable[..., Any], **settings: Any) -> Any:
-        """compute(**settings) as JSON returns it, computed only once for given settings."""
+        """The result of compute(**settings) after a round trip through JSON.
+
+        It is stored under the name, and computed again only for other settings.
+        """
         file = self.kept / f"{name}.json"
-        if file.exists():
+        stored = json.loads(file.read_text()) if self.has(name) else {}
+        if stored.get("settings") != json.loads(json.dumps(settings)):
+            stored = {"settings": settings, "result": compute(**settings)}
+            self.kept.mkdir(parents=True, exist_ok=True)
+            write_text(file, json.dumps(stored))
             stored = json.loads(file.read_text())
-            if stored["settings"] == json.loads(json.dumps(settings)):
-                return stored["result"]
-        result = compute(**settings)
-        self.kept.mkdir(parents=True, exist_ok=True)
-        write_text(file, json.dumps({"settings": settings, "result": result}))
-        return json.loads(file.read_text())["result"]
+        return stored["result"]
 
     def has(self, name: str) -> bool:
-        """Whether `once` has a result of this name."""
+        """Whether `once` has stored a result under this name."""
         return (self.kept / f"{name}.json").exists()
 
     def all(self, job: str) -> list[Run]:

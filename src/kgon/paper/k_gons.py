@@ -1,4 +1,4 @@
-"""k-gons by their length l and bias b, and the two equations of App. E.1 that they solve."""
+"""The length l and bias b of a k-gon, and the two equations of App. E.1 that they solve."""
 
 import math
 from typing import NamedTuple
@@ -17,7 +17,7 @@ def length_and_bias(point: CriticalPoint) -> tuple[float, float]:
 
 
 def polygon(k: int, length: float, angle: float | None = None) -> Tensor:
-    """k columns of a length, (2, k), each turned by an angle (2 pi / k) from the one before."""
+    """k columns of equal length, (2, k), with `angle` (default 2 pi / k) from one to the next."""
     turn = (2 * math.pi / k if angle is None else angle) * torch.arange(k, dtype=torch.float64)
     return length * torch.stack([turn.cos(), turn.sin()])
 
@@ -84,7 +84,7 @@ def polynomial_roots(k: int) -> list[Root]:
         if abs(root.imag) > 1e-9 or u >= -1e-9 or first(u) == 0:
             continue
         square = float(one(u) / first(u))
-        # Both sides vanish at u = -1, which is no solution unless l^2 follows from it.
+        # At u = -1 both numerators are 0: a root of the product, but not of the two equations.
         if square > 1e-9 and max(map(abs, polynomials(k, math.sqrt(square), u * square))) < 1e-6:
             found.append(Root(math.sqrt(square), u * square, edge < u))
     return sorted(found)

@@ -1,4 +1,7 @@
-"""Which transitions of training follow an edge of the atlas's graph, and how close to the pass."""
+"""Which transitions of training follow an edge of the atlas's graph, and how close to the pass.
+
+The graph has the atlas's phases as vertices and its passes (saddles of index 1) as edges.
+"""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -25,17 +28,18 @@ from kgon.theory.loss import population_loss
 from kgon.theory.phases import OTHER, phase_codes, phase_labels
 
 DESCENTS, ASIDE = 100, 0.01
-"""Descents from each phase that is left, and the normal displacement (as of training's starts)."""
+"""Descents from each phase that runs leave, and the standard deviation of their displacement from
+it, which is that of the starts of training."""
 _POINTS = 40
-"""Points of a path that are kept for the figure."""
+"""Points of a path in the figure."""
 _CONTROLS = 60
-"""Runs that stay in a phase, of which the least distance from the pass is taken, at most."""
+"""Most runs that stay in a phase, as controls for those that leave it."""
 
 Found = Mapping[str, Any]
 
 
 def transitions(folder: str) -> dict[str, Any]:
-    """The transitions of a run, the edges that they follow, and where descents from phases end."""
+    """A run's transitions, the edges that they follow, and where descents from their starts end."""
     run = run_directory.load(Path(folder))
     weights = run.weights()
     steps, W, b = (torch.from_numpy(weights[name]) for name in ("step", "W", "b"))
@@ -69,10 +73,11 @@ def _path(
     point: CriticalPoint, crossing: Crossing, labels: NDArray[Any], steps: Tensor, W: Tensor,
     b: Tensor,
 ) -> dict[str, Any]:  # fmt: skip
-    """The path of a run from one phase to the other.
+    """The path of a run from one phase to the other, past the point nearest to the pass.
 
-    It begins as long before the nearest point as it takes from there to the phase beyond, but not
-    before the run is in the phase that it leaves, and goes on for as long again.
+    From the nearest point to the arrival in the next phase it takes some time T. The path begins T
+    before the nearest point, or when the run comes into the first phase if that is later, and ends
+    T after the arrival.
     """
     assert crossing.nearest is not None
     member, lag = crossing.member, crossing.arrived - crossing.nearest
@@ -87,7 +92,7 @@ def _path(
 
 
 def _since(labels: NDArray[Any], phase: str) -> int:
-    """The place from which on a run is in a phase until the last of these labels."""
+    """The index of the first label of the stay in a phase that lasts to the end of the labels."""
     elsewhere = ~np.isin(labels, (phase, OTHER))
     left = int(elsewhere.nonzero()[0].max(initial=-1))
     return left + 1 + int((labels[left + 1 :] == phase).argmax())
@@ -96,7 +101,7 @@ def _since(labels: NDArray[Any], phase: str) -> int:
 def _staying(
     point: CriticalPoint, phase: str, labels: NDArray[Any], W: Tensor, b: Tensor
 ) -> list[float]:
-    """The least distances from the pass of runs that stay in a phase to the end."""
+    """The least distance from the pass of each run that stays in a phase to the end."""
     found = []
     for member in np.flatnonzero(labels[-1] == phase)[:_CONTROLS]:
         since = _since(labels[:, member], phase)
@@ -106,7 +111,7 @@ def _staying(
 
 
 def _descents(start: CriticalPoint) -> dict[str, int]:
-    """Where gradient descent ends from the phase, displaced."""
+    """How many descents from displaced copies of the phase end in which phase."""
     rng = torch.Generator().manual_seed(0)
     W, b = (
         x + ASIDE * torch.randn(DESCENTS, *x.shape, generator=rng, dtype=torch.float64)
@@ -118,7 +123,7 @@ def _descents(start: CriticalPoint) -> dict[str, int]:
 
 
 def by_kind(found: Found) -> list[tuple[tuple[str, str, str], list[dict[str, Any]]]]:
-    """(from, to, pass) and the transitions of that kind, most frequent first."""
+    """Each (from, to, pass) with its transitions, most frequent first."""
     kinds = defaultdict(list)
     for crossing in found["crossings"]:
         kinds[crossing["start"], crossing["end"], crossing["way"]].append(crossing)
@@ -126,12 +131,17 @@ def by_kind(found: Found) -> list[tuple[tuple[str, str, str], list[dict[str, Any
 
 
 def _of(found: Found, start: str, end: str) -> dict[str, Any]:
-    """The edge between two phases, with the least distances of the runs along it."""
+    """The edge between two phases, with the least distance of each run along it (`least`), and how
+    many of these and of those that stay come closer than half of the phase's own (`away`)."""
     (edge,) = (e for e in found["edges"] if (e["from"], e["to"]) == (start, end))
     away = float(edge["phases"][start][0])
-    own = [c["distance"] for c in found["crossings"] if (c["start"], c["end"]) == (start, end)]
-    return {**edge, "away": away, "near": away / 2, "least": np.array(own),
-            "staying": np.array(edge["staying"])}  # fmt: skip
+    least = np.array([
+        c["distance"] for c in found["crossings"] if (c["start"], c["end"]) == (start, end)
+    ])  # fmt: skip
+    close, staying_close = (
+        sum(distance < away / 2 for distance in some) for some in (least, edge["staying"])
+    )
+    return {**edge, "away": away, "least": least, "close": close, "staying_close": staying_close}
 
 
 def rows(found: Found) -> list[Row]:
@@ -154,17 +164,16 @@ def rows(found: Found) -> list[Row]:
         if not way:
             continue
         edge = _of(found, start, end)
-        least, staying, near = edge["least"], edge["staying"], edge["near"]
-        close = int((least < near).sum())
+        least, staying, close = edge["least"], edge["staying"], edge["close"]
         lag = np.median([c["arrived"] - c["nearest"] for c in own]) / edge["growth"]
         remark = (
             f"{close} of {len(own)}; {start} is at {edge['away']:.3f}, the least distance of runs "
             f"has the median {np.median(least):.3f} ({least.min():.3f} to {least.max():.3f}); "
             f"it is reached {lag:.1f} (median) e-folding times of the pass before {end} is"
         )
-        if len(staying):
+        if staying:
             remark += (
-                f"; of {len(staying)} runs that stay in {start} {int((staying < near).sum())} come "
+                f"; of {len(staying)} runs that stay in {start} {edge['staying_close']} come "
                 f"as close, median {np.median(staying):.3f}"
             )
         shown.append(
@@ -183,13 +192,13 @@ def table(found: Found) -> Table:
         cells = ["-"] * 5
         if way:
             edge = _of(found, start, end)
-            least, staying, near = edge["least"], edge["staying"], edge["near"]
+            least = edge["least"]
             cells = [
                 f"{edge['loss'] - edge['phases'][start][1]:.5f}",
                 f"{edge['away']:.3f}",
                 f"{np.median(least):.3f} ({least.min():.3f} .. {least.max():.3f})",
-                f"{int((least < near).sum())} of {len(least)}",
-                f"{int((staying < near).sum())} of {len(staying)}",
+                f"{edge['close']} of {len(least)}",
+                f"{edge['staying_close']} of {len(edge['staying'])}",
             ]
         body.append([f"{start} → {end}", str(len(own)), way or "none", *cells,
                      f"{falls} of {DESCENTS}"])  # fmt: skip

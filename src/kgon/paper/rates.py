@@ -1,4 +1,4 @@
-"""Items about how fast a phase is left: by Langevin dynamics, and by SGD."""
+"""Items about the rate at which a phase is left, by Langevin dynamics and by SGD."""
 
 import math
 from collections import Counter, defaultdict
@@ -22,7 +22,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def langevin_rows(rates: Rows) -> list[Row]:
-    """Measured rates over those of the Eyring-Kramers law, and how they fall with 1 / T.
+    """Measured rates divided by those of the Eyring-Kramers law, and how they fall with 1 / T.
 
     Args:
         rates: rows of `landscape.rates.Escape`.
@@ -69,7 +69,7 @@ def langevin_rows(rates: Rows) -> list[Row]:
 
 
 def _exposure(rate: Mapping[str, Any]) -> float:
-    """The time in the phase, summed over chains: the error is sqrt(n, at least 1) / time."""
+    """The time in the phase, summed over chains: the error is max(1, sqrt(escapes)) / time."""
     return math.sqrt(rate["n_escapes"] or 1) / float(rate["error"])
 
 
@@ -112,8 +112,8 @@ class Left:
     Attributes:
         ratio: batch size / learning rate.
         members, left: how many there are, and how many left.
-        ends: for which phases.
-        rate: left / (steps in the phase x learning rate).
+        ends: how many left for which phase.
+        rate: left / (learning rate x steps in the phase, summed over members).
     """
 
     batch_size: int
@@ -128,8 +128,8 @@ class Left:
 def leaving(run: Ensemble) -> Left:
     """The rate at which SGD leaves the phase of its start.
 
-    A member has left at the first snapshot in another phase of the atlas, and was in its phase
-    until the middle between this and its last snapshot there.
+    A member leaves halfway between its first snapshot in another phase of the atlas and the last
+    one before it in the phase of the start.
     """
     config = run.run.config
     start, lr = str(config["model"]["init"]["label"]), float(config["optimizer"]["lr"])
@@ -149,8 +149,8 @@ def leaving(run: Ensemble) -> Left:
 
 
 FROM = 20.0
-"""Batch size / learning rate from which on the fall of the rate is fitted: below it members leave
-within few records."""
+"""The least batch size / learning rate in the fit of the rate; below it members leave within a few
+snapshots."""
 
 
 def sgd_rows(runs: Sequence[Left]) -> list[Row]:
@@ -193,7 +193,8 @@ def sgd_rows(runs: Sequence[Left]) -> list[Row]:
 
 
 def arrhenius(runs: Sequence[Left], least: float = FROM) -> tuple[float, float, float] | None:
-    """`fall` of the rate with batch size / learning rate from a ratio on; None for too few runs."""
+    """`fall` of the rate with batch size / learning rate, from `least` on; None for fewer than two
+    ratios."""
     fitted = [run for run in runs if run.ratio >= least and run.left]
     if len({run.ratio for run in fitted}) < 2:
         return None

@@ -1,26 +1,30 @@
-"""One line of the comparison with the paper, and the rules of its verdict.
+"""A row of the comparison with the paper, and the rules of its verdict.
 
-Let d = kgon - published. Rounding of a published number to the unit u of its last digit counts as
-a uniform error, of standard deviation u / sqrt(12).
+Let d = kgon - published. A published number is rounded to the unit u of its last digit, which
+counts as a uniform error of standard deviation u / sqrt(12).
 
-- No published number: a value of kgon alone. A reference that is not the paper's (marked D alone:
-  derived by the authors of kgon's sources) is compared by the rules below, and the verdict stays
-  "no published number".
-- A computed number, without a standard error: reproduced if |d| <= u / 2, or, where the published
-  number has an uncertainty of its own, by the next rule.
-- A measured number: with z = d / sqrt(stderr^2 + spread^2 + u^2 / 12), reproduced if |z| <= 2,
-  with a remark if 2 < |z| <= 3 (one comparison in twenty is there by chance), else not reproduced.
-- An interval: as a measured number, d being the distance to the interval.
-- A statement: reproduced if it is found true.
-- Whatever is reproduced under a remark, or rests on an inference (I) or a proposal, is reproduced
+- No published number: kgon's value stands alone. A reference from outside the paper (without the
+  mark P or R) is compared by the rules below, but the verdict stays "no published number".
+- A computed number, without a standard error, is reproduced if |d| <= u / 2. If the published
+  number has an uncertainty of its own, the next rule applies.
+- A measured number: with z = d / sqrt(stderr^2 + spread^2 + u^2 / 12), it is reproduced if
+  |z| <= 2, reproduced with a remark if 2 < |z| <= 3 (by chance, one comparison in twenty has
+  |z| > 2), and not reproduced beyond.
+- An interval is compared like a measured number, with d the distance to the interval.
+- A statement is reproduced if it is found true.
+- What is reproduced but has a remark, or rests on an inference (I) or a proposal, is reproduced
   with a remark.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from kgon.files import finite_or_none
+from kgon.theory.intervals import widening
 
 REPRODUCED = "reproduced"
 REMARK = "reproduced with a remark"
@@ -53,7 +57,7 @@ class Published:
         marks: how sure it is, among MARKS.
         where: the place in the source.
         spread: its own uncertainty, taken as a standard error.
-        digits: decimals in print; None where it is exact (a count, 7, 8.5).
+        digits: printed decimals; None if the number is exact (a count, 7, 8.5).
         text: printed instead of the number.
     """
 
@@ -71,7 +75,7 @@ class Published:
 
     @property
     def in_the_paper(self) -> bool:
-        """Whether the paper has it, at first or second hand; else it is a reference of others."""
+        """Whether the paper has it, as read there (P) or in a reproduction that quotes it (R)."""
         return bool(set(self.marks) & {"P", "R"})
 
     @property
@@ -114,7 +118,7 @@ class Row:
 
     @property
     def difference(self) -> float | None:
-        """kgon less published; None where there is nothing to subtract."""
+        """kgon - published; None if there is nothing to subtract."""
         if self.published is None or self.value is None or not math.isfinite(self.value):
             return None
         against = self.published.value
@@ -126,7 +130,7 @@ class Row:
 
     @property
     def standard_errors(self) -> float | None:
-        """The difference in standard errors; None where neither side has any."""
+        """The difference in standard errors; None if neither side has one."""
         if self.difference is None or self.published is None:
             return None
         own, theirs = self.stderr, self.published.spread
@@ -139,7 +143,7 @@ class Row:
 
     @property
     def agreement(self) -> str:
-        """The verdict as if the reference were the paper's (module docstring)."""
+        """The verdict by the rules above, wherever the published number is from."""
         if self.published is None:
             return UNPUBLISHED
         if isinstance(self.published.value, bool):
@@ -165,28 +169,22 @@ class Row:
         return self.agreement
 
     def plain(self) -> dict[str, Any]:
-        """As a row of a machine-readable table."""
-        published, against, z = self.published, None, self.standard_errors
-        if published is not None:
-            against = (
-                list(published.value) if isinstance(published.value, tuple) else published.value
-            )
+        """The row for results.json."""
+        published = self.published
         return {
             "quantity": self.quantity,
-            "published": against,
-            "published_text": None if published is None else str(published),
+            "published": published and published.value,
+            "published_text": published and str(published),
             "published_spread": published and published.spread,
             "published_digits": published and published.digits,
-            "kgon": None
-            if isinstance(self.value, float) and math.isnan(self.value)
-            else self.value,
+            "kgon": finite_or_none(self.value),
             "stderr": self.stderr,
             "difference": self.difference,
-            "standard_errors": None if z is None else finite_or_none(z),
+            "standard_errors": finite_or_none(self.standard_errors),
             "verdict": self.verdict,
-            "agrees_with_reference": None if published is None else self.agreement != NOT,
+            "agrees_with_reference": published and self.agreement != NOT,
             "marks": list(published.marks) if published else [],
-            "source": published.where if published else None,
+            "source": published and published.where,
             "remark": self.remark,
         }
 
@@ -215,7 +213,20 @@ class Row:
 
 
 def share_stderr(count: int, total: int) -> float:
-    """Standard error of a share count / total; a count of 0 or total is moved inwards by a half, so
-    that its error is not zero."""
+    """Standard error of a share count / total.
+
+    A count of 0 or of total is moved inwards by 1/2, so that its error is not zero.
+    """
     p = min(max(count, 0.5), total - 0.5) / total
     return math.sqrt(p * (1 - p) / total)
+
+
+def mean_and_error(values: Iterable[float]) -> tuple[float, float]:
+    """The mean of the finite values and its error; NaN where there are too few.
+
+    The error is the standard error times Student's factor for so few values (`widening`).
+    """
+    finite = np.array([value for value in values if math.isfinite(value)])
+    n = len(finite)
+    error = finite.std(ddof=1) / math.sqrt(n) * widening(n - 1) if n > 1 else math.nan
+    return (float(finite.mean()) if n else math.nan), float(error)

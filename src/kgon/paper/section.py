@@ -1,4 +1,4 @@
-"""The items of the page, and what a section of it shows."""
+"""An item of the page, and the section that shows it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure: its name, the function of `drawings`, its data, its caption."""
+    """A figure: its name, the name of its function in `drawings`, its data, its caption."""
 
     name: str
     drawing: str
@@ -28,7 +28,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """What an item shows."""
+    """The part of the page about one item."""
 
     blocks: list[Block] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
@@ -41,13 +41,13 @@ class Item:
     """One heading of the page.
 
     Attributes:
-        name: in `kgon paper item=...` and in the table of results.
+        name: its name in `kgon paper item=...` and in the table of results.
         title: the heading.
-        needs: names of JOBS.
+        needs: names of the JOBS whose runs it reads.
         make: makes the section from the results.
         origin: "paper", "beyond" or "elhage".
-        slow: a result that it computes without a job (`Results.once`) in more than seconds: it is
-            then on the page if it was asked for, or if the result is there.
+        slow: the name of a result that takes minutes without being a job (`Results.once`). Such an
+            item is on the page only if it was asked for, or if the result is stored.
     """
 
     name: str

@@ -1,5 +1,5 @@
 """Items after Elhage et al. (2022), "Toy Models of Superposition": features against sparsity and
-importance. Of each run the member with the lowest loss is shown, as there, and the spread of all."""
+importance. As there, the member with the lowest loss stands for a run; its spread is shown, too."""
 
 import math
 from collections import Counter
@@ -24,9 +24,9 @@ ORTHOGONAL, ANTIPODAL = 0.3, 0.8
 """|cos| below which a pair counts as orthogonal, and -cos above which as antipodal."""
 
 STATES = ("not represented", "dedicated dimension", "superposition")
-"""What may become of a feature for which there is no dimension."""
+"""What may become of the last feature, for which there is no dimension."""
 UNDECIDED, MARGIN = "undecided", 2.0
-"""Where the best start of another kind has a loss within so many standard errors."""
+"""The state is undecided if the best start with another state is within MARGIN standard errors."""
 
 
 def final_weights(run: Run) -> tuple[Array, Array]:
@@ -36,9 +36,9 @@ def final_weights(run: Run) -> tuple[Array, Array]:
 
 
 def best_member(run: Run) -> int:
-    """The place of the member with the lowest loss at the end, on the inputs along training.
+    """The index of the member with the lowest last loss in the table `loss`.
 
-    Its `final_loss` is on other inputs, so the choice does not make it too low.
+    Its `final_loss` is on other inputs, so it is not biased by this choice.
     """
     assert run.loss is not None
     losses = run.loss["loss"].to_numpy()[-len(run.members) :]
@@ -50,7 +50,7 @@ def sparsity(run: Run) -> float:
 
 
 def best_weights(runs: Iterable[Run]) -> dict[str, Any]:
-    """The best member of each run, by sparsity, and what became of all members."""
+    """The best member of each run, in order of sparsity, and results of all members."""
     return {"pictures": [_picture(run) for run in sorted(runs, key=sparsity)]}
 
 
@@ -74,7 +74,7 @@ def _picture(run: Run) -> dict[str, Any]:
 
 
 def _starts(picture: Mapping[str, Any]) -> str:
-    """The loss of the best start, and where all of them have ended."""
+    """The loss of the best start, and how many features each start ends with, in words."""
     ends = Counter(int(k) for k in picture["starts"]["represented"])
     return (
         f"loss {picture['loss']:.5f} ± {picture['loss_stderr']:.5f}; of {ends.total()} starts "
@@ -84,7 +84,8 @@ def _starts(picture: Mapping[str, Any]) -> str:
 
 
 def polygon_rows(data: Mapping[str, Any]) -> list[Row]:
-    """How many features are represented at each sparsity; Elhage et al. show it for 5 in 2."""
+    """How many features are represented at each sparsity; Elhage et al. show this for 5 in 2
+    dimensions."""
     expected = {0.0: "two, orthogonal", 0.8: "four, in antipodal pairs", 0.9: "five, a pentagon"}
     rows = []
     for picture in data["pictures"]:
@@ -103,24 +104,28 @@ def dimension_rows(data: Mapping[str, Any]) -> list[Row]:
     rows = []
     for picture in data["pictures"]:
         W, D = np.array(picture["W"]), np.array(picture["dimensionality"])
-        pairs = int((np.abs(D - 0.5) < 0.05).sum())
         rows.append(
             Row(f"dimensions per feature m / |W|², sparsity {picture['sparsity']:g}",
                 len(W) / float((W**2).sum()), digits=3,
-                remark=f"{int((D > 0.1).sum())} of {len(D)} features represented, {pairs} with "
+                remark=f"{(D > 0.1).sum()} of {len(D)} features represented, {_halves(D)} with "
                 f"dimensionality 1/2 ± 0.05; {_starts(picture)}")
         )  # fmt: skip
     return rows
 
 
-def phase_change(runs: Iterable[Run]) -> dict[str, Any]:
-    """One dimension fewer than features: what becomes of the last feature, in the best member.
+def _halves(dimensionality: Array) -> int:
+    """How many features have dimensionality 1/2, as in an antipodal pair."""
+    return int((np.abs(dimensionality - 0.5) < 0.05).sum())
 
-    It shares its dimension if another column's projection on it has the length of a represented
-    feature. `agree` counts the members of which the same is true as of the best one.
+
+def phase_change(runs: Iterable[Run]) -> dict[str, Any]:
+    """What becomes of the last feature in the best member, with a dimension fewer than features.
+
+    The feature is in superposition if the squared projections of the other columns on it sum to
+    more than the square of a represented feature's least length. `agree` counts the members with
+    the same state as the best one.
     """
     cells = []
-    n_features, members = 0, 0
     for run in runs:
         W = torch.from_numpy(final_weights(run)[0])
         last = geometry.represented(W)[:, -1]
@@ -134,13 +139,12 @@ def phase_change(runs: Iterable[Run]) -> dict[str, Any]:
         cells.append({"sparsity": sparsity(run), "importance": relative[-1] / relative[0],
                       "state": STATES[best] if decided else UNDECIDED,
                       "agree": state.count(best)})  # fmt: skip
-        members, n_features = len(W), W.shape[-1]
     cells.sort(key=lambda c: (c["importance"], c["sparsity"]))
-    return {"n_features": n_features, "members": members, "cells": cells}
+    return {"n_features": W.shape[-1], "members": len(W), "cells": cells}
 
 
 def phase_change_rows(data: Mapping[str, Any]) -> list[Row]:
-    """From which sparsity on the last feature shares its dimension, for each importance."""
+    """The least sparsity at which the last feature is in superposition, for each importance."""
     rows = []
     for importance in dict.fromkeys(cell["importance"] for cell in data["cells"]):
         own = [c for c in data["cells"] if c["importance"] == importance]
@@ -178,7 +182,7 @@ JUMP, WITHIN = 0.2, 1.25
 
 
 def dynamics_rows(data: Mapping[str, Any]) -> list[Row]:
-    """How many features jump in dimensionality after they have come to be represented."""
+    """How many features jump in dimensionality while they are represented."""
     step, D = np.array(data["step"], dtype=float), np.array(data["dimensionality"])
     shown = np.array(data["represented"])
     jumps = []
@@ -195,18 +199,18 @@ def dynamics_rows(data: Mapping[str, Any]) -> list[Row]:
             f"factor {WITHIN:g} of steps", float(len(jumps)), digits=0,
             remark=f"from steps {min(jumps):.0f} to {max(jumps):.0f}" if jumps else ""),
         Row("features represented at the end", float(shown[-1].sum()), digits=0,
-            remark=f"{int((np.abs(D[-1] - 0.5) < 0.05).sum())} with dimensionality 1/2 ± 0.05"),
+            remark=f"{_halves(D[-1])} with dimensionality 1/2 ± 0.05"),
     ]  # fmt: skip
 
 
 def feature_sparsity(run: Run) -> dict[str, Any]:
-    """Features that differ in sparsity: the best member, and the lengths of columns of all."""
+    """Features that differ in sparsity: the best member, and the column lengths of all members."""
     W, _ = final_weights(run)
     return _picture(run) | {"length": np.linalg.norm(W, axis=1).tolist()}
 
 
 def feature_sparsity_rows(data: Mapping[str, Any]) -> list[Row]:
-    """Which features are represented, by how often they are active."""
+    """How often the represented features are active, and how often the others."""
     active = 1 - np.array(data["sparsity"])
     shown = np.array(data["length"][data["best"]]) > geometry.REPRESENTED
     return [
@@ -219,40 +223,36 @@ def feature_sparsity_rows(data: Mapping[str, Any]) -> list[Row]:
 
 
 def pairs(runs: Mapping[str, Run]) -> dict[str, Any]:
-    """The angle between the two features of a pair, by kind of pair: all members, and a picture."""
+    """The cosines between the two features of pairs, and the best member, for each kind of pair."""
     kinds = []
     for name, run in runs.items():
         W, b = final_weights(run)
         represented = geometry.represented(torch.from_numpy(W)).numpy()
         direction = W / np.linalg.norm(W, axis=1, keepdims=True)
-        cosines = []
-        for i in range(0, W.shape[2], 2):
-            cosine = (direction[:, :, i] * direction[:, :, i + 1]).sum(1)
-            cosines += cosine[represented[:, i] & represented[:, i + 1]].tolist()
+        cosines = (direction[..., ::2] * direction[..., 1::2]).sum(1).T
+        both = (represented[:, ::2] & represented[:, 1::2]).T
         at = best_member(run)
-        kinds.append({"kind": name, "cosines": cosines, "W": W[at].tolist(), "b": b[at].tolist(),
-                      "members": len(W), "sparsity": sparsity(run)})  # fmt: skip
+        kinds.append({"kind": name, "cosines": cosines[both].tolist(), "W": W[at].tolist(),
+                      "b": b[at].tolist(), "members": len(W),
+                      "sparsity": sparsity(run)})  # fmt: skip
     return {"kinds": kinds}
 
 
-def pair_rows(data: Mapping[str, Any]) -> list[Row]:
-    """Which shares of pairs are orthogonal and antipodal."""
-    expected = {"correlated": "orthogonal", "anticorrelated": "antipodal"}
-    rows = []
-    for kind in data["kinds"]:
-        cosines = np.array(kind["cosines"])
-        shares = {
-            "orthogonal": float((np.abs(cosines) < ORTHOGONAL).mean()),
-            "antipodal": float((cosines < -ANTIPODAL).mean()),
-        }
-        for name, share in shares.items():
-            likes = expected[kind["kind"]] == name
-            rows.append(
-                Row(f"{kind['kind']} pairs that are {name}, of {len(cosines)}", share, digits=2,
-                    stderr=math.sqrt(max(share * (1 - share), 0.25 / len(cosines)) / len(cosines)),
-                    remark="what Elhage et al. describe" if likes else "")
-            )  # fmt: skip
-    return rows
+def pair_rows(kind: Mapping[str, Any]) -> list[Row]:
+    """The shares of a kind of pairs that are orthogonal, and antipodal."""
+    cosines = np.array(kind["cosines"])
+    n = len(cosines)
+    described = {"correlated": "orthogonal", "anticorrelated": "antipodal"}[kind["kind"]]
+    shares = {
+        "orthogonal": float((np.abs(cosines) < ORTHOGONAL).mean()),
+        "antipodal": float((cosines < -ANTIPODAL).mean()),
+    }
+    return [
+        Row(f"{kind['kind']} pairs that are {name}, of {n}", share, digits=2,
+            stderr=math.sqrt(max(share * (1 - share), 0.25 / n) / n),
+            remark="what Elhage et al. describe" if name == described else "")
+        for name, share in shares.items()
+    ]  # fmt: skip
 
 
 _BELOW = (
@@ -350,11 +350,9 @@ def dimensions_section(results: Results) -> Section:
 
 
 def pairs_section(results: Results) -> Section:
-    kinds = ("correlated", "anticorrelated")
-    data = pairs({kind: results.one(kind) for kind in kinds})
+    data = pairs({kind: results.one(kind) for kind in ("correlated", "anticorrelated")})
     blocks = [
-        Block(job_command(kind, results), pair_rows({"kinds": [entry]}))
-        for kind, entry in zip(kinds, data["kinds"], strict=True)
+        Block(job_command(entry["kind"], results), pair_rows(entry)) for entry in data["kinds"]
     ]
     caption = (
         "Pairs a, a' and b, b' of features that are active together (left) or never together "

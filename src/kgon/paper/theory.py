@@ -1,9 +1,8 @@
-"""Items that need no run: Lemma 3.1, k-gons, free energies."""
+"""The items that need no run: Lemma 3.1, k-gons, free energies."""
 
 import itertools
 import math
-from collections.abc import Iterable
-from typing import Any
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -16,14 +15,14 @@ from kgon.theory.free_energy import critical_sample_size, prior_constant
 from kgon.theory.loss import population_loss
 
 LARGEST = 203
-"""The search for k-gons with k = n_features goes up to here."""
+"""The largest k in the search for k-gons with k = n_features."""
 
 
 # ----------------------------------------------------------------------------------- Lemma 3.1
 
 
 def lemma_as_printed(W: Tensor, b: Tensor) -> float:
-    """Lemma 3.1, eq. (4), term by term: L = (1 / 3c) sum_i H_i of one parameter."""
+    """Lemma 3.1, eq. (4), term by term: L = (1 / 3c) sum_i H_i at one parameter."""
     A, c = (W.mT @ W).tolist(), len(b)
     total = 0.0
     for i, bias in enumerate(b.tolist()):
@@ -42,7 +41,7 @@ def lemma_as_printed(W: Tensor, b: Tensor) -> float:
 
 
 def quadrature(W: Tensor, b: Tensor) -> float:
-    """E ||x - f(x)||^2 of one parameter by Gauss-Legendre quadrature between the kinks."""
+    """E ||x - f(x)||^2 at one parameter, by Gauss-Legendre quadrature between the kinks."""
     A, bias, c = (W.mT @ W).numpy(), b.numpy(), len(b)
     nodes, weights = np.polynomial.legendre.leggauss(8)
     total = 0.0
@@ -57,7 +56,7 @@ def quadrature(W: Tensor, b: Tensor) -> float:
 
 
 def lemma(draws: int = 40) -> list[Row]:
-    """The closed form against quadrature and against the lemma as it is printed."""
+    """The closed form of the loss against quadrature and against the lemma as printed."""
     generator = torch.Generator().manual_seed(0)
     worst = {"quadrature": 0.0, "lemma": 0.0}
     for r, c, _ in itertools.product(range(1, 5), range(2, 9), range(draws)):
@@ -166,46 +165,33 @@ def table_a1() -> tuple[list[Row], list[Table]]:
         Row("App. E.1's two polynomials vanish at (l*, b*), k = 5..8, 12", equations < 1e-11,
             Published(True, ("P", "D"), "App. E.1"), text=f"largest residual {equations:.1e}")
     )  # fmt: skip
-    return rows, [_gon_table()]
-
-
-def _gon_table() -> Table:
     body = []
     for k in SIDES:
         point = critical_point(k, k)
-        body.append(
-            [
-                str(k),
-                *(f"{x:.8f}" for x in length_and_bias(point)),
-                f"{3 * k * point.loss:.8f}",
-                f"{point.loss:.8f}",
-                "-" if point.llc is None else f"{point.llc:g}",
-                point.kind,
-            ]
-        )
+        numbers = (*length_and_bias(point), 3 * k * point.loss, point.loss)
+        body.append([str(k), *(f"{x:.8f}" for x in numbers), _llc(point), point.kind])
     header = ["k", "l*", "b*", "h_k", "L, c = k", "λ, c = k", "kind"]
-    return "k-gons with k = c, solved to rounding", header, body
+    return rows, [("k-gons with k = c, solved to rounding", header, body)]
+
+
+def _llc(point: CriticalPoint) -> str:
+    return "-" if point.llc is None else f"{point.llc:g}"
 
 
 def search() -> tuple[list[Row], list[int]]:
-    """For which k = n_features <= LARGEST a standard k-gon exists."""
-    found = [k for k in range(4, LARGEST + 1) if _exists(k)]
-    names = ", ".join(map(str, found))
+    """The k = n_features <= LARGEST for which a standard k-gon exists."""
+    found = []
+    for k in range(4, LARGEST + 1):
+        with suppress(ValueError):
+            critical_point(k, k)
+            found.append(k)
     row = Row(
         f"all k = c, 4 <= k <= {LARGEST}, for which a k-gon exists",
         float(len(found)),
-        text=names,
+        text=", ".join(map(str, found)),
         remark="the paper says for which k no root exists; its list is not at hand",
     )
     return [row], found
-
-
-def _exists(k: int) -> bool:
-    try:
-        critical_point(k, k)
-    except ValueError:
-        return False
-    return True
 
 
 # -------------------------------------------------------------------------------- free energies
@@ -214,7 +200,7 @@ _CONSTANTS = {"4": 2.0, "4+": 2.00347, "5": 3.62417, "5+": 3.62764, "6": 6.37764
 
 
 def free_energies() -> tuple[list[Row], list[Table]]:
-    """Eq. (9): constants, crossings for both conventions of the likelihood."""
+    """Eq. (9): constants c_alpha, and crossings under both conventions of the likelihood."""
     point = {label: critical_point(label, 6) for label in ("4", "4+", "5", "5+", "6")}
     rows = [
         Row(f"c_α of {label}", prior_constant(point[label]),
@@ -241,19 +227,16 @@ def free_energies() -> tuple[list[Row], list[Table]]:
             remark='"about" is read as one unit of the last digit, ± 10; 381 at c = 6 (D)'),
         Row("n_cr(5 → 6), likelihood exp(-n L / 2)", critical_sample_size(five, six, halved=True),
             Published(1316.0, ("D",), "eq. (9), halved", digits=0), digits=1),
+        Row("n_cr(5 → 6) without c_α, likelihood exp(-n L / 2)",
+            _without_constants(five, six, halved=True), digits=1),
+        Row("n_cr(4+ → 5) with λ(4+) = 5, likelihood exp(-n L / 2)",
+            critical_sample_size(four, five, halved=True, llc={"4+": 5.0}), digits=1),
     ]  # fmt: skip
-    no_number = {
-        "n_cr(5 → 6) without c_α, likelihood exp(-n L / 2)": _without_constants(five, six, True),
-        "n_cr(4+ → 5) with λ(4+) = 5, likelihood exp(-n L / 2)": critical_sample_size(
-            four, five, halved=True, llc={"4+": 5.0}
-        ),
-    }
-    rows += [Row(name, value, digits=1) for name, value in no_number.items()]
     return rows, [_crossing_table(c) for c in (6, 5)]
 
 
-def _without_constants(alpha: CriticalPoint, beta: CriticalPoint, halved: bool = False) -> float:
-    # A prior that is flat on the scale of the critical points leaves no constant.
+def _without_constants(alpha: CriticalPoint, beta: CriticalPoint, *, halved: bool = False) -> float:
+    # With a prior that is flat on the scale of the critical points, the constants are equal.
     return critical_sample_size(alpha, beta, halved=halved, prior_std=1e12)
 
 
@@ -265,32 +248,26 @@ def _crossing_table(c: int) -> Table:
         if beta.loss >= alpha.loss or beta.llc <= alpha.llc:
             continue
         numbers = [
-            critical_sample_size(alpha, beta),
-            _without_constants(alpha, beta),
-            critical_sample_size(alpha, beta, halved=True),
-            _without_constants(alpha, beta, True),
+            crossing(alpha, beta, halved=halved)
+            for halved in (False, True)
+            for crossing in (critical_sample_size, _without_constants)
         ]
         body.append(
             [f"{alpha.label} → {beta.label}", f"{beta.loss - alpha.loss:.5f}",
-             f"{beta.llc - alpha.llc:g}", *(_whole(n) for n in numbers)]
+             f"{beta.llc - alpha.llc:g}",
+             *("-" if math.isnan(n) else f"{n:.0f}" for n in numbers)]
         )  # fmt: skip
     header = ["from → to", "ΔL", "Δλ", "n_cr", "n_cr, no c_α", "n_cr halved", "halved, no c_α"]
     title = f"every pair at c = {c} whose loss falls while λ (theory) rises"
     return title, header, body
 
 
-def _whole(n: float) -> str:
-    return "-" if math.isnan(n) else f"{n:.0f}"
-
-
-def other_features(sizes: Iterable[int]) -> Table:
+def other_features() -> Table:
     """Beyond the paper: the k-gons of other n_features, their losses and learning coefficients."""
-    body: list[list[Any]] = []
-    for c in sizes:
-        for point in critical_points(c):
-            if point.phi == 0 and point.sigma in (0, c - point.k):
-                body.append(
-                    [str(c), point.label, f"{point.loss:.5f}",
-                     "-" if point.llc is None else f"{point.llc:g}", point.kind]
-                )  # fmt: skip
+    body = [
+        [str(c), point.label, f"{point.loss:.5f}", _llc(point), point.kind]
+        for c in (4, 5, 7, 8, 12)
+        for point in critical_points(c)
+        if point.phi == 0 and point.sigma in (0, c - point.k)
+    ]
     return "k-gons without φ, σ none or all", ["c", "label", "L", "λ", "kind"], body

@@ -1,12 +1,9 @@
 """The item on three dimensions: phases of the posterior against n, and transitions of training."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
-from kgon.files import finite_or_none
 from kgon.paper import bayes
 from kgon.paper.antecedents import (
     ANTECEDENT,
@@ -25,54 +22,37 @@ from kgon.theory.atlas import built
 from kgon.theory.free_energy import critical_sample_size
 
 PAIR, LABELS = ("6", "7"), ("2x2x2", "7d3a")
-"""The families whose odds are followed, and the phases of theirs: octahedra, capped octahedra."""
+"""Two families and the phase of each: octahedra and capped octahedra."""
 
 
 def rows(found: PhaseDiagram) -> tuple[list[Row], dict[str, Any]]:
-    """The measured crossing, the predicted one, and the shares."""
-    crossing = next((t for t in found.transitions() if (t.alpha, t.beta) == PAIR), None)
-    mean, sd, stderr, count = math.nan, math.nan, None, 0
-    if crossing is not None:
-        (mean, sd), count = crossing.location, crossing.n_crossed
-        stderr = finite_or_none(crossing.error)
+    """Rows and the figure's data: shares against n, the measured and the predicted crossing."""
+    crossing = bayes.crossing_of(found, PAIR)
     alpha, beta = (built(7, 3)[label] for label in LABELS)
     predicted = critical_sample_size(alpha, beta, halved=True)
     shown = [
-        Row("7 features in 3 dimensions, exp(-n L / 2): n of 6 → 7", mean, stderr=stderr, digits=0,
-            remark=f"{count} of {len(found.datasets)} data sets cross, sd {sd:.0f} between them"),
+        Row("7 features in 3 dimensions, exp(-n L / 2): n of 6 → 7", crossing.mean,
+            stderr=crossing.error, digits=0,
+            remark=f"{crossing.n_crossed} of {len(found.datasets)} data sets cross, "
+            f"sd {crossing.sd:.0f} between them"),
         Row("where leading-order free energies cross, exp(-n L / 2)", predicted, digits=0,
             remark=f"λ({alpha.label}) = {alpha.llc:g}, a volume exponent, λ({beta.label}) = "
             f"{beta.llc:g}; terms of order 1 are left out"),
+        bayes.ok_row(found, "posteriors with the verdict ok"),
     ]  # fmt: skip
-    verdicts = [row.verdict for row in found.posteriors]
-    shown.append(
-        Row("posteriors with the verdict ok", verdicts.count("ok") / len(verdicts),
-            text=f"{verdicts.count('ok')} of {len(verdicts)}",
-            remark="replicates agree, chains move")
-    )  # fmt: skip
-    data = {
-        "posteriors": [asdict(row) for row in found.posteriors],
-        "shares": [asdict(row) for row in found.shares if row.by == "k"],
-        "agreement": [asdict(row) for row in found.agreement if row.by == "k"],
-        "n_draws": found.n_draws,
-        "pair": list(PAIR),
-        "crossing": [finite_or_none(mean), finite_or_none(sd)],
-        "predicted": {"exp(-n L / 2)": predicted},
-    }
-    return shown, data
+    return shown, bayes.shares_data(found, PAIR, {"exp(-n L / 2)": predicted})
 
 
-def _kinds(table: Sequence[TransitionInTraining], n_runs: int) -> list[Row]:
+def _kinds(table: Sequence[TransitionInTraining], n_runs: int) -> Row:
     """How many kinds of transitions have a Bayesian antecedent."""
     verdicts = Counter(row.verdict for row in table)
     against = [f"{row.alpha} → {row.beta}" for row in table if row.verdict == NONE]
-    return [
-        Row(f"kinds of transitions in training with a Bayesian antecedent, of {n_runs} runs",
-            float(verdicts[ANTECEDENT]), digits=0,
-            text=f"{verdicts[ANTECEDENT]} of {len(table)}",
-            remark=f"{verdicts[INCONCLUSIVE]} inconclusive, {verdicts[NONE]} without"
-            + (f" ({', '.join(against)})" if against else "")),
-    ]  # fmt: skip
+    return Row(
+        f"kinds of transitions in training with a Bayesian antecedent, of {n_runs} runs",
+        float(verdicts[ANTECEDENT]), digits=0, text=f"{verdicts[ANTECEDENT]} of {len(table)}",
+        remark=f"{verdicts[INCONCLUSIVE]} inconclusive, {verdicts[NONE]} without"
+        + (f" ({', '.join(against)})" if against else ""),
+    )  # fmt: skip
 
 
 def section(results: Results) -> Section:
@@ -89,7 +69,7 @@ def section(results: Results) -> Section:
     return Section(
         [Block(job_command("three_dimensions", results), own),
          Block(job_command("three_dimensions_training", results),
-               _kinds(table, many.n_members))],
+               [_kinds(table, many.n_members)])],
         [antecedent_table(table)],
         [Picture("three_dimensions", "shares", data, caption)],
         ["Training starts near octahedra with biases N(0, 1), as the paper's near 4-gons. The "

@@ -18,6 +18,7 @@ from kgon.figures import style
 from kgon.figures import training as training_figures
 from kgon.figures import weights as weight_figures
 from kgon.figures.film import film
+from kgon.figures.training import Curves, staircase
 from kgon.record import tables
 from kgon.record.run_directory import Run
 from kgon.record.tables import Member, Plateau
@@ -119,9 +120,7 @@ class Drawing:
                 name=self.loss_name,
             )  # fmt: skip
             if self.labels is not None:
-                drawn["staircase"] = training_figures.staircase(
-                    **self.curves(self.most_transitions())
-                )
+                drawn["staircase"] = staircase(self.curves(self.most_transitions()))
         if self.labels is not None:
             steps = self.history.steps("weights").numpy()
             drawn["phases"] = training_figures.phase_counts(steps, self.labels)
@@ -137,8 +136,8 @@ class Drawing:
         chosen = max(self.members, key=lambda m: (m.n_transitions or 0, -(m.final_loss or np.inf)))
         return chosen.member
 
-    def curves(self, member: int) -> dict[str, Any]:
-        """A member's arguments of `figures.training.staircase`."""
+    def curves(self, member: int) -> Curves:
+        """A member's loss, stages and LLC along training."""
         place = self.place(member)
         own = [plateau for plateau in self.plateaus if plateau.member == member]
         snapshots = self.history.steps("weights").numpy()
@@ -148,20 +147,20 @@ class Drawing:
             # The snapshot nearest to the middle of the stage's first plateau.
             at = int(np.abs(snapshots - (stage.start + stage.end) / 2).argmin())
             pictures.append((str(stage.nearest), int(snapshots[at]), W[at], b[at]))
-        llc: dict[str, Any] = {"llc_step": None, "llc": None, "llc_stderr": None}
+        llc: dict[str, Any] = {}
         if self.verdicts is not None:
             mean, stderr = (self.column("llc", name)[:, place] for name in ("mean", "stderr"))
             llc = {"llc_step": self.history.steps("llc").numpy(), "llc": mean}
             llc |= {"llc_stderr": stderr, "llc_ok": self.verdicts[:, place] == "ok"}
-        return {
-            "step": self.history.steps("loss").numpy(),
-            "loss": self.column("loss", "loss")[:, place],
-            "plateaus": [plateau.plain() for plateau in own],
-            "stages": pictures,
-            "points": self.points,
-            "name": self.loss_name,
+        return Curves(
+            step=self.history.steps("loss").numpy(),
+            loss=self.column("loss", "loss")[:, place],
+            plateaus=[plateau.plain() for plateau in own],
+            stages=pictures,
+            points=self.points,
+            name=self.loss_name,
             **llc,
-        }
+        )
 
     def film(self, path: Path, member: int | None = None, *, log: bool = False) -> Path:
         """Write the film of a member, of the one with most transitions by default, to `path`.
