@@ -1,4 +1,4 @@
-"""The figure of an atlas: phases and the passes between them, by loss."""
+"""Figures of an atlas: phases and the passes between them, and rates of leaving a phase."""
 
 from collections.abc import Sequence
 
@@ -12,15 +12,15 @@ from kgon.landscape.rates import Escape
 from kgon.theory.critical import CriticalPoint
 
 MOST = 24
-"""Passes that are drawn, from the lowest."""
+"""The largest number of passes in the figure; the lowest are drawn."""
 
 
 @styled
 def passes(points: Sequence[CriticalPoint], ways: Sequence[Pass]) -> Figure:
-    """Phases from left to right in order of loss, and an arch over the loss of each pass.
+    """Phases from left to right in order of loss, and an arch up to the loss of each pass.
 
-    Of `points`, in order of loss, those at the end of a pass are drawn. An arch over one phase is a
-    pass between two points of it.
+    Of `points`, in order of loss, those at the ends of passes are drawn, or without passes the
+    first eight. An arch over one phase is a pass between two of its points.
     """
     drawn = [way for way in ways if "" not in way.ends][:MOST]
     used = {label for way in drawn for label in way.ends}
@@ -35,7 +35,7 @@ def passes(points: Sequence[CriticalPoint], ways: Sequence[Pass]) -> Figure:
         if first == second:
             x += (-0.25, 0.25)
         t = np.linspace(0, 1, 41)
-        # Two halves of parabolas, from either phase up to the pass.
+        # Two halves of parabolas, from each phase up to the pass.
         end = np.where(t < 0.5, height[first], height[second])
         y = way.point.loss - (way.point.loss - end) * (2 * t - 1) ** 2
         ax.plot(x[0] + (x[1] - x[0]) * t, y, lw=0.6, color=GREY, zorder=1)

@@ -44,7 +44,7 @@ def against_theory(rows: Rows) -> Figure:
         legend.append(Line2D([], [], ls="", marker="x", color=GREY, label="published"))
     figure, (ax,) = new_panels("LLC ± error at critical points", [1.75], legend)
     for row in rows:
-        # The estimates of one n stand a little beside each other.
+        # The estimates of one n are side by side.
         place = labels.index(row["label"]) - (len(labels) - 1) / 2
         x = sizes.index(row["n_samples"]) + 0.5 * place / len(labels)
         _estimate(ax, x, row, row["label"])
@@ -70,7 +70,7 @@ def _estimate(ax: Axes, x: float, row: Mapping[str, Any], label: str) -> None:
 
 
 def _theory_lines(ax: Axes, theory: Mapping[str, float]) -> None:
-    """A dashed line for each value; phases with the same value alternate along it."""
+    """A dashed line for each value; the dashes of phases with the same value alternate."""
     dash = 4.0
     for label, value in theory.items():
         same = [other for other, its in theory.items() if its == value]
@@ -125,9 +125,9 @@ def calibration(
 
     Args:
         localization, nbeta: the grid (A,), (B,).
-        mean, stderr, ok: (A, B). Estimates that are ok are full markers, others hollow.
-        chosen: the chosen setting, ringed.
-        theory: the learning coefficient, dashed.
+        mean, stderr, ok: (A, B). Estimates that are not ok have hollow markers.
+        chosen: the place in the grid of the chosen setting, which has a ring.
+        theory: the learning coefficient, a dashed line.
     """
     x, temperatures = (np.asarray(v, dtype=float) for v in (localization, nbeta))
     y, error, good = np.asarray(mean), np.asarray(stderr), np.asarray(ok, dtype=bool)
@@ -157,7 +157,7 @@ def calibration(
         ax.plot(x[chosen[0]], y[chosen], "o", ms=11, mfc="none", mec=INK, zorder=4, gid="chosen")
     if theory is not None:
         ax.axhline(theory, color=INK, lw=0.8, ls="--", zorder=1)
-    # One frame for theory and the estimates, unless they are far below, as escaped chains are.
+    # The frame has theory and the estimates, but not those far below, of chains that escaped.
     inside = [*y[good], *([] if theory is None else [theory])] or y[np.isfinite(y)].tolist() or [0]
     top = max(inside)
     low = min(inside + [v for v in y[np.isfinite(y)] if 0 <= v <= top])

@@ -5,7 +5,6 @@ Bands and error bars are over data sets.
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from kgon.figures.style import (
     GREY,
     INK,
     Array,
-    name_panel,
     new_panels,
     phase_color,
     phase_handle,
@@ -51,9 +49,9 @@ def phases(
     rules.
 
     Args:
-        predicted: predicted crossings by name, drawn as vertical lines. A value outside the sizes,
-            or None, is only listed in the legend.
-        pair: the two families of k-gons that `predicted` and `crossing` refer to.
+        predicted: predicted crossings by name, drawn as vertical lines. A crossing outside the
+            sizes, or None, is only listed in the legend.
+        pair: the two families of k-gons to which `predicted` and `crossing` refer.
         crossing: mean and standard deviation of the measured crossing, drawn at a share of 1/2.
     """
     n = np.array(diagram.n_samples, dtype=float)
@@ -73,7 +71,7 @@ def phases(
                 _band(ax, n, found[rule][phase], phase_color(phase), f"{rule}-{phase}")
         ax.set_ylim(0, 1)
         ax.set_yticks([0, 0.5, 1] if first else [0, 1])
-        name_panel(ax, f"labels by {rule}" + " (reference)" * (first and len(rules) > 1))
+        ax.set_title(f"labels by {rule}" + " (reference)" * (first and len(rules) > 1), loc="left")
         ax.set_ylabel("share of the posterior" if first else "share")
     notes = _predictions(axes[: len(rules)], predicted, pair, n)
     mean, sd = crossing
@@ -94,7 +92,7 @@ def phases(
         ax.set_ylim(min(0.5, float(diagram.agreement_with(rules[-1]).min())), 1)
         ax.set_ylabel("agreement")
         words = ", ".join(f"{m} {r}" for m, r in zip("●■", rules[1:], strict=False))
-        name_panel(ax, f"same $k$ as by {rules[0]}: {words}")
+        ax.set_title(f"same $k$ as by {rules[0]}: {words}", loc="left")
     _size_axis(axes[-1], n)
     return figure
 
@@ -157,7 +155,9 @@ def starts(diagram: PhaseDiagram) -> Figure | None:
                 ax.plot(n, mean, color=phase_color(phase), lw=0.9, ls="--")
         ax.set_ylim(0, 1)
         ax.set_yticks([0, 0.5, 1])
-        name_panel(ax, f"NUTS from {_a_start(start)}" if start else "SMC, which has no start")
+        ax.set_title(
+            f"NUTS from {_in_words(start)}" if start else "SMC, which has no start", loc="left"
+        )
         if len(n) > 1:
             ax.set_xscale("log")
             ax.set_xlim(n[0] / 1.1, n[-1] * 1.1)
@@ -173,13 +173,13 @@ def starts(diagram: PhaseDiagram) -> Figure | None:
     return figure
 
 
-def _a_start(start: str) -> str:
+def _in_words(start: str) -> str:
     return "draws of the prior" if start == PRIOR else f"critical point {start}"
 
 
 @styled
 def log_evidence(diagram: PhaseDiagram) -> Figure:
-    """-log Z against n, with the error of log Z from the replicates below."""
+    """-log Z against n; below, the error of log Z of each data set, from its replicates."""
     n = np.array(diagram.n_samples, dtype=float)
     figure, (upper, lower) = new_panels(f"Free energy, {_over(diagram)}", [1.5, 0.8])
     _band(upper, n, -diagram.column("log_evidence"), INK, "evidence", "o")
@@ -189,7 +189,7 @@ def log_evidence(diagram: PhaseDiagram) -> Figure:
     upper.set_ylabel(r"$-\log Z_n$")
     lower.set_ylabel("its error")
     _size_axis(lower, n)
-    name_panel(lower, "error of each data set, from replicates")
+    lower.set_title("error of each data set, from replicates", loc="left")
     return figure
 
 
@@ -198,39 +198,29 @@ def llc(diagram: PhaseDiagram) -> Figure | None:
     """The learning coefficient of the posterior within each phase against n, with theory.
 
     Dots are means over the data sets in which the phase has a share of at least LEAST_SHARE, bars
-    their standard deviations, and dashed lines theory. Shown are the phases with the largest
-    shares. None if there is no estimate.
+    standard deviations, and dashed lines theory. The phases are those with the largest shares. None
+    if there is no estimate.
     """
-    rows = [
-        asdict(row)
-        for row in diagram.llc
-        if row.llc is not None and (row.share or 0.0) >= LEAST_SHARE
-    ]
-    weight: dict[str, float] = {}
-    for row in rows:
-        weight[row["phase"]] = weight.get(row["phase"], 0.0) + row["share"]
-    chosen = phase_order(sorted(weight, key=lambda p: -weight[p])[:_MOST_PHASES])
-    if not chosen:
+    rows = [r for r in diagram.llc if r.llc is not None and (r.share or 0.0) >= LEAST_SHARE]
+    if not rows:
         return None
+    share = {row.phase: 0.0 for row in rows}
+    for row in rows:
+        share[row.phase] += row.share or 0.0
+    chosen = phase_order(sorted(share, key=lambda phase: -share[phase])[:_MOST_PHASES])
     legend = [*(phase_handle(p, lw=0.9) for p in chosen), theory_handle()]
     figure, (ax,) = new_panels("LLC of the posterior in each phase", [1.9], legend)
     n = np.array(diagram.n_samples, dtype=float)
     for i, phase in enumerate(chosen):
-        own = [row for row in rows if row["phase"] == phase]
-        sizes = np.array(sorted({row["n_samples"] for row in own}))
-        values = [[row["llc"] for row in own if row["n_samples"] == size] for size in sizes]
+        own = [row for row in rows if row.phase == phase]
+        sizes = np.array(sorted({row.n_samples for row in own}))
+        values = [np.array([r.llc for r in own if r.n_samples == size]) for size in sizes]
         shift = 0.012 * (n[-1] - n[0]) * (i - (len(chosen) - 1) / 2)
-        ax.errorbar(
-            sizes + shift,
-            [np.mean(some) for some in values],
-            yerr=[np.std(some, ddof=1) if len(some) > 1 else 0.0 for some in values],
-            elinewidth=0.7,
-            zorder=3,
-            lw=0.9,
-            **phase_style(phase),
-        ).lines[0].set_gid(f"llc-{phase}")
-        if own[0]["theory"] is not None:
-            ax.axhline(own[0]["theory"], color=phase_color(phase), ls="--", zorder=1,
+        sd = [some.std(ddof=1) if len(some) > 1 else 0.0 for some in values]
+        ax.errorbar(sizes + shift, [some.mean() for some in values], sd, elinewidth=0.7, zorder=3,
+                    lw=0.9, **phase_style(phase)).lines[0].set_gid(f"llc-{phase}")  # fmt: skip
+        if own[0].theory is not None:
+            ax.axhline(own[0].theory, color=phase_color(phase), ls="--", zorder=1,
                        gid=f"theory-{phase}")  # fmt: skip
     _size_axis(ax, n)
     ax.set_ylabel(r"$n\beta\,(E[L_n] - L_n(w^*))$ in the phase")
@@ -238,7 +228,7 @@ def llc(diagram: PhaseDiagram) -> Figure | None:
 
 
 def _large(found: Iterable[Mapping[str, Tensor]]) -> list[str]:
-    """The phases whose mean share reaches LEAST_SHARE somewhere."""
+    """The phases whose mean share reaches LEAST_SHARE at some n."""
     return phase_order(
         phase
         for shares in found
@@ -253,7 +243,7 @@ def _over(diagram: PhaseDiagram) -> str:
 
 
 def _band(ax: Axes, n: Array, share: Tensor, colour: str, gid: str, marker: Any = None) -> None:
-    """Mean and range over the second axis."""
+    """Draw the mean and the range of shares (n_sizes, n_datasets) over data sets."""
     values = share.numpy()
     low, high = np.nanmin(values, 1), np.nanmax(values, 1)
     ax.fill_between(n, low, high, color=colour, alpha=0.2, lw=0).set_gid(f"band-{gid}")

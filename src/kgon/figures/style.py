@@ -1,8 +1,8 @@
 """The style of kgon's figures: size, colours, markers, axes, names of levels, legends; and `save`.
 
-Every figure is half a page wide and has no text below 7 pt. Figures use `matplotlib.figure.Figure`
-without pyplot, so there is no global state and no display. A phase has the same colour everywhere,
-and a marker and a line style that identify it without colour.
+Every figure is half a page wide and has no text below 7 pt. Figures are made without pyplot, so
+there is no global state and no display. A phase has the same colour everywhere, and a marker and a
+line style by which it is known without colour.
 """
 
 import math
@@ -33,14 +33,14 @@ R = TypeVar("R")
 WIDTH = 3.4
 """Width of a figure in inches: half a page."""
 
-FONT = 7.0  # points, the smallest size in use
+FONT = 7.0  # points
 LINE = FONT * 1.25 / 72  # inches from one line of text to the next
 INK = "#222222"
 GREY = "#757575"
 PALE = 0.35
 """Opacity of estimates whose verdict is not ok."""
 
-_LEGEND = 72  # characters that fit side by side in a legend, with its marks
+_LEGEND = 72  # characters in a row of a legend, with about 7 for each mark
 _STYLE: Any = {
     "text.usetex": False,
     "font.size": FONT,
@@ -86,15 +86,15 @@ def k_sigma_phi(label: object) -> tuple[int, int, int] | None:
 def phase_color(label: object, *, dark: bool = False) -> str:
     """The colour of a phase as #rrggbb.
 
-    The hue is given by k, for shapes that are not polygons by their name; each sigma makes it
-    lighter, and each phi shifts the hue. `other` is grey. `dark` is for a dark background.
+    The hue follows from k, or for a shape that is not a polygon from its name. Each sigma makes the
+    colour lighter, and each phi shifts the hue. `other` is grey. `dark` is for a dark background.
     """
     key = k_sigma_phi(label)
     if key is None:
         return "#8c8c8c" if dark else GREY
     k, sigma, phi = key
     shape = str(label).rstrip("+-")
-    # Families beyond the table take steps of the golden ratio, which never repeat.
+    # The hues of other families are multiples of the golden ratio, which never repeat.
     place = k if shape.isdigit() else crc32(shape.encode())
     hue, saturation, value = (
         rgb_to_hsv(to_rgb(_FAMILIES[place]))
@@ -141,7 +141,7 @@ def phase_order(labels: Iterable[object]) -> list[str]:
 
 
 def styled(draw: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a function that draws, so that text, lines and legends have kgon's style."""
+    """Decorate a function that draws: text, lines and legends get kgon's style."""
 
     @wraps(draw)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -170,7 +170,7 @@ def new_panels(
     columns: int = 1,
     share_x: bool = True,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with rows of axes of about these heights, in inches, and the axes row by row.
+    """A figure with rows of axes of about these heights in inches, and a list of the axes by row.
 
     With `share_x`, the axes of a column share x, and only the lowest has tick labels.
     """
@@ -185,7 +185,7 @@ def new_panels(
 
 
 def style_ticks(ax: Axes) -> None:
-    """Set the style of ticks, which are made when a figure is drawn and so escape `styled`."""
+    """Set the style of ticks, which `styled` does not reach because they are made at the end."""
     ax.tick_params(which="major", width=0.6, length=2.5, labelsize=FONT, colors=INK, pad=2.0)
     ax.tick_params(which="minor", width=0.4, length=1.5)
 
@@ -210,11 +210,6 @@ def hide_axes(ax: Axes) -> None:
     ax.set_xticks([])
     ax.set_yticks([])
     ax.spines[:].set_visible(False)
-
-
-def name_panel(ax: Axes, text: str) -> None:
-    """Write a panel's name above its frame, on the left."""
-    ax.set_title(text, loc="left")
 
 
 def plain_decimals(value: float, _position: object = None) -> str:
@@ -244,7 +239,7 @@ def step_axis(ax: Axes, step: Array) -> None:
         ax.set_xlim(0 if start else first, last)
     decades = 10.0 ** np.arange(math.ceil(math.log10(first)), math.floor(math.log10(last)) + 1)
     if start:
-        # A decade right beside the 0 would be printed onto it.
+        # The label of a decade near 0 would overlap that of 0.
         decades = decades[decades > first * 10 ** (0.09 * math.log10(last / first) - 0.3)]
     ticks = decades[:: math.ceil(len(decades) / 6)] if len(decades) else np.unique([first, last])
     grid = (10.0 ** np.arange(-1, 16))[:, None] * np.arange(1, 10)
@@ -274,9 +269,9 @@ def loss_axis(ax: Axes, low: float, high: float) -> None:
 
 
 def decimal_ticks(axis: Axis, subs: Sequence[float], most: int) -> None:
-    """Ticks of a logarithmic axis at these multiples of powers of ten, with plain decimals.
+    """Set ticks of a logarithmic axis at these multiples of powers of ten, with plain decimals.
 
-    If there would be more than `most`, they are at powers of ten, and at fewer of these if need be.
+    If they would be more than `most`, there are ticks at powers of ten only, at most so many.
     """
     low, high = axis.get_view_interval()
     decades = math.log10(high / low)
@@ -290,8 +285,8 @@ POPULATION_LOSS = "population loss $L(w)$"
 
 
 def loss_name(n_inputs: int | None, weighted: bool) -> str:
-    """What a loss axis shows: the population loss, or an estimate of it from n_inputs inputs;
-    weighted by importance or not."""
+    """The label of a loss axis: the population loss, or its estimate from n_inputs inputs, possibly
+    weighted by importance."""
     name = "loss, weighted by importance" if weighted else POPULATION_LOSS
     return name if n_inputs is None else f"{name}\n(estimate from {n_inputs:,} inputs)"
 
@@ -299,9 +294,9 @@ def loss_name(n_inputs: int | None, weighted: bool) -> str:
 def loss_limits(loss: Array, levels: Sequence[float]) -> tuple[float, float]:
     """The limits (low, high) of a loss axis for curves and critical levels.
 
-    They include the levels near the curves, and the curves up to a little above the highest level;
-    curves may begin above the frame, unless there are no levels. A level of zero makes the axis
-    linear (low = 0).
+    The frame has the levels near the curves, and ends a little above the highest of these, so
+    curves may begin above it; without levels it has all of the curves. A level of zero makes the
+    axis linear (low = 0).
     """
     finite = loss[np.isfinite(loss)]
     if not finite.size:
@@ -321,8 +316,9 @@ def loss_limits(loss: Array, levels: Sequence[float]) -> tuple[float, float]:
 def draw_levels(ax: Axes, levels: Sequence[tuple[str, float]], height: float) -> None:
     """Draw a horizontal line at each (label, value), with its label at the right margin.
 
-    Labels are at least one line of text apart, each connected to its line; equal values share a
-    label. If `height` inches have no room for all labels, an evenly spaced selection is shown.
+    Labels are at least one line of text apart, and connected to their lines. Equal values share a
+    label. If the axes' `height` in inches has no room for all labels, every second, third, ... one
+    is shown.
     """
     names: dict[float, list[str]] = {}
     for label, value in levels:
@@ -354,9 +350,9 @@ def leader(label: str) -> dict[str, Any]:
 
 
 def spread_apart(position: Array, gap: float) -> Array:
-    """Move sorted positions until they are at least `gap` apart, in [0, 1] if there is room.
+    """Move sorted positions until they are at least `gap` apart, within [0, 1] if there is room.
 
-    The result is the mean of moving them only up and moving them only down.
+    Each ends halfway between where it would be if all moved only up, and only down.
     """
     steps = gap * np.arange(len(position))
     flat = position - steps
@@ -366,11 +362,12 @@ def spread_apart(position: Array, gap: float) -> Array:
 
 
 BELOW_FRAME = "below frame"
-"""Legend's word for negative estimates of a learning coefficient, which mean lower loss near w*."""
+"""The name in legends of estimates of a learning coefficient that are too negative for the frame,
+because there is lower loss near w*."""
 
 
 def mark_below_frame(ax: Axes, x: Array) -> None:
-    """Triangles on the lower edge of the frame, at the x of values below it."""
+    """Draw triangles on the lower edge of the frame, at the x of values below it."""
     if x.size:
         ax.plot(x, np.full(x.size, 0.03), ls="", marker="v", ms=3, color=INK, clip_on=False,
                 transform=ax.get_xaxis_transform(), zorder=3, label=BELOW_FRAME,
@@ -378,7 +375,7 @@ def mark_below_frame(ax: Axes, x: Array) -> None:
 
 
 def rendering() -> AbstractContextManager[None]:
-    """In this context figures are written: without LaTeX, and the same figure as the same bytes."""
+    """A context for writing figures: without LaTeX, and the same bytes each time."""
     return matplotlib.rc_context({"text.usetex": False, "svg.hashsalt": "kgon"})
 
 

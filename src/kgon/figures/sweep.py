@@ -10,7 +10,7 @@ from kgon.figures import style
 from kgon.figures.style import Array, styled
 
 _MOST_PANELS = 5
-_MOST_PLACES = 8  # values that have a place each; more are on a numeric axis
+_MOST_PLACES = 8  # so many values are evenly spaced; more numbers are on a numeric axis
 
 
 @styled
@@ -23,9 +23,16 @@ def against_parameter(
 ) -> Figure | None:
     """Each result against a parameter: a dot for each run, and a line through the means.
 
-    `values` are the parameter's, and `results` what each run found, by name. Results by phase
-    (`final/llc/5`, `final/llc/5+`) share a panel; a missing count (`final/phase/5`) is 0. Results
-    that are the same in all runs are left out unless `constant`: None if no result is left.
+    Results by phase (`final/llc/5`, `final/llc/5+`) share a panel; a missing count
+    (`final/phase/5`) is 0.
+
+    Args:
+        values: the parameter's value in each run.
+        results: the results of each run by name.
+        constant: whether results that are the same in all runs are shown, too.
+
+    Returns:
+        The figure; None if there is no result to show.
     """
     panels: dict[str, dict[str, Array]] = {}
     for key in dict.fromkeys(key for run in results for key in run):
@@ -51,7 +58,7 @@ def against_parameter(
     figure, axes = style.new_panels(f"Results against {name}", heights, legend)
     x = _place(axes[-1], values)
     for ax, (panel, lines) in zip(axes, shown.items(), strict=True):
-        style.name_panel(ax, panel)
+        ax.set_title(panel, loc="left")
         for label, y in lines.items():
             marks = style.phase_style(label) if label else {"color": style.INK, "marker": "o"}
             ax.plot(x, y, ls="", ms=3, alpha=0.5, **marks)

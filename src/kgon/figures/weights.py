@@ -19,7 +19,7 @@ MAX_WEIGHTS = 16
 """Most pictures on one sheet of `weights`."""
 
 DEAD = 0.3
-"""Below this length a column is drawn as dead. Live columns of critical points have length >= 1."""
+"""A shorter column is drawn as dead. Live columns of critical points have length >= 1."""
 
 _BIAS_NORM = Normalize(-1.0, 1.0)
 _BIAS = ScalarMappable(_BIAS_NORM, "PuOr_r")
@@ -29,17 +29,18 @@ _BIAS = ScalarMappable(_BIAS_NORM, "PuOr_r")
 def k_gon(
     ax: Axes, W: ArrayLike, b: ArrayLike, label: str, *, series: ArrayLike | None = None
 ) -> None:
-    """Draw one element's columns of W as vectors with their convex hull, and the biases.
+    """Draw the columns of W as vectors with their convex hull, and the biases.
 
     The colour of a tip shows the bias. A live column that is switched off by its bias
     (b_i < -|W_i|^2, counted in phi) is dotted and ends in a cross. Dead columns are in a row at the
     origin: a ring for a positive bias (counted in sigma), a dot for a negative one. The dashed
-    circle is the unit circle. For n_hidden = 3 there are two pictures, from two sides: along the
-    columns' last principal axis and along the first. For other n_hidden the picture is a heat map
-    of W^T W with the biases as a last column.
+    circle is the unit circle. For n_hidden = 3 there are two pictures, seen along the columns' last
+    principal axis and along the first. For other n_hidden the picture is a heat map of W^T W with
+    the biases as a last column.
 
-    `series` (N, n_hidden, n_features), if W is one of several in order of time: all are drawn at
-    one scale, and seen along the principal axes of the last.
+    Args:
+        series: (N, n_hidden, n_features), if W is one of several in order of time. All of them are
+            then drawn at one scale, and seen along the principal axes of the last.
     """
     W, b = np.asarray(W, dtype=float), np.asarray(b, dtype=float)
     series = W[None] if series is None else np.asarray(series, dtype=float)
@@ -62,7 +63,7 @@ def weights(W: ArrayLike, b: ArrayLike, labels: Sequence[str]) -> Figure:
     columns = min(4, len(W))
     rows = math.ceil(len(W) / columns)
     figure = new_figure(f"Weights of {len(W)} member{'s' * (len(W) != 1)}", 0.9 * rows + 0.4)
-    # One frame for all pictures, because axes for each would take five times as long.
+    # All pictures are in one frame, because axes for each would take five times as long.
     sheet = figure.add_subplot()
     hide_axes(sheet)
     sheet.set_aspect("equal")
@@ -79,12 +80,12 @@ def weights(W: ArrayLike, b: ArrayLike, labels: Sequence[str]) -> Figure:
 
 
 COLUMNS_KEY = "bias $b_i$; dead columns: ring +, dot \N{MINUS SIGN}; cross: off by its bias"
-"""What the marks of columns in the plane or in space mean."""
+"""The key to the marks of columns in the plane or in space."""
 GRAM_KEY = "$W^TW$, then $b$ as a last column"
 
 
 def bias_key(figure: Figure, axes: Axes | Sequence[Axes], text: str) -> None:
-    """The scale of biases and of W^T W, below the axes."""
+    """Draw the colour scale of biases and of W^T W below the axes."""
     bar = figure.colorbar(_BIAS, ax=axes, location="bottom", ticks=[-1, 0, 1], aspect=30,
                           shrink=0.6, pad=0.02)  # fmt: skip
     bar.outline.set_linewidth(0.4)
@@ -103,7 +104,7 @@ def _reach(W: Array) -> float:
 
 
 def principal_axes(W: Array) -> Array:
-    """The principal axes of columns W (..., n_hidden, n_features) as rows, the first one first."""
+    """The principal axes of the columns of W (..., n_hidden, n_features), as rows in order."""
     axes: Array = np.linalg.svd(np.nan_to_num(W))[0].swapaxes(-1, -2)
     return axes
 
@@ -118,13 +119,13 @@ def _draw(
     reach: Array,
     like: Array,
 ) -> None:
-    """Draw the picture of each element into the square of side 2 * half around its centre, in units
-    of `ax`; it shows lengths up to `reach`, from the sides of the element of `like`."""
+    """Draw the picture of each W[n] in the square of side 2 * half around its centre, in units of
+    `ax`. It shows lengths up to `reach`, along the principal axes of like[n]."""
     finite = np.isfinite(W).all((1, 2)) & np.isfinite(b).all(1)
     for x, y in centres[~finite]:
         ax.text(x, y, "not finite", ha="center", va="center")
     if W.shape[1] not in (2, 3):
-        # The heat map is two columns wider than high, and as wide as the square.
+        # The heat map has two columns more than rows, and is as wide as the square.
         tall = half * b.shape[1] / (b.shape[1] + 2)
         for n in np.flatnonzero(finite):
             x, y = centres[n]
@@ -164,9 +165,9 @@ def _draw_columns(
     half: float,
     reach: Array,
 ) -> None:
-    """Draw the columns of W's of two rows, which may be projections of columns of this length,
-    around their centres; lengths up to `reach` fill `half`. What looks alike is one artist for all
-    of them, which is what makes a sheet quick."""
+    """Draw the columns of each W[n] (2, n_features) around its centre; a length of `reach` is drawn
+    as `half`. `length` has the columns' lengths before projection to the plane. All marks that look
+    alike are one artist, because that is quick."""
     live = length >= DEAD
     off = live & (b < -(length**2))
     unit = half / reach[:, None, None]
@@ -206,14 +207,14 @@ def _draw_columns(
 
 
 def _row_of_the_dead(b: Array, dead: Array) -> Array:
-    """The position of each dead column in its row, in order of decreasing bias; 1 apart, mean 0."""
+    """The position of each dead column in the row: 1 apart, mean 0, by decreasing bias."""
     order = np.argsort(np.where(dead, -b, np.inf), axis=1, kind="stable")
     rank: Array = np.argsort(order, axis=1) - (dead.sum(1, keepdims=True) - 1) / 2
     return rank
 
 
 def _lines(ax: Axes, points: Array, colour: str, **style: Any) -> None:
-    """Lines (number, points, 2)."""
+    """Draw lines (n_lines, n_points, 2)."""
     ax.add_collection(LineCollection(list(points), colors=colour, **style), autolim=False)
 
 
@@ -222,7 +223,7 @@ def _mark(ax: Axes, at: Array, gid: str, **style: Any) -> None:
 
 
 def _hull(xy: Array) -> Array:
-    """The vertices of the convex hull of points (n, 2), counter-clockwise; none without an area."""
+    """The vertices of the convex hull of points (n, 2), counter-clockwise; none without area."""
     try:
         return xy[ConvexHull(xy).vertices] if len(xy) > 2 else xy[:0]
     except QhullError:

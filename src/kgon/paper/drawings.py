@@ -19,7 +19,6 @@ from kgon.figures.style import (
     INK,
     POPULATION_LOSS,
     linear_step_axis,
-    name_panel,
     new_panels,
     phase_color,
     phase_handle,
@@ -190,7 +189,7 @@ def approach(data: Data) -> Figure:
         margin = 0.15 * (max(losses) - min(losses))
         ax.set_ylim(min(losses) - margin, max(losses) + margin)
         ax.set_xlim(0, 1.15 * max(away for away, _ in edge["phases"].values()))
-        name_panel(ax, f"{len(edge['paths'])} runs by {edge['way']}")
+        ax.set_title(f"{len(edge['paths'])} runs by {edge['way']}", loc="left")
         ax.set_xlabel("distance from the pass")
     axes[0].set_ylabel(POPULATION_LOSS)
     return figure

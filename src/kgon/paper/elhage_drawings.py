@@ -1,4 +1,4 @@
-"""The page's figures about Elhage et al. (2022); see `drawings`."""
+"""The page's figures after Elhage et al. (2022); see `drawings`."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,6 @@ from kgon.figures.style import (
     INK,
     Array,
     loss_axis,
-    name_panel,
     new_panels,
     phase_color,
     step_axis,
@@ -29,7 +28,7 @@ Data = Mapping[str, Any]
 
 
 def grid(ax: Axes, columns: list[str], rows: list[str]) -> None:
-    """Axes whose unit squares have names."""
+    """Label axes of unit squares with names of columns and rows."""
     ax.set(xlim=(0, len(columns)), ylim=(0, len(rows)))
     ax.set_xticks(np.arange(len(columns)) + 0.5, columns)
     ax.set_yticks(np.arange(len(rows)) + 0.5, rows)
@@ -41,7 +40,7 @@ def _weights_of(picture: Data) -> tuple[Array, Array]:
 
 @styled
 def polygons(data: Data) -> Figure:
-    """The columns of W in the plane, and W^T W below, by sparsity."""
+    """The columns of W in the plane, W^T W below, then the losses of all starts, by sparsity."""
     pictures = data["pictures"]
     n = len(pictures)
     title = f"{len(pictures[0]['b'])} features in 2 dimensions, best member"
@@ -57,7 +56,7 @@ def polygons(data: Data) -> Figure:
 
 
 def _starts(axes: Sequence[Axes], pictures: Sequence[Data]) -> None:
-    """Every start's loss against the number of features that it represents."""
+    """The loss of every start against the number of features that it represents."""
     for ax, picture in zip(axes, pictures, strict=True):
         starts = picture["starts"]
         ax.plot(starts["represented"], starts["loss"], ls="", marker="o", ms=3, mfc="none",
@@ -75,7 +74,8 @@ def _starts(axes: Sequence[Axes], pictures: Sequence[Data]) -> None:
 
 @styled
 def grams(data: Data) -> Figure:
-    """W^T W and b by sparsity, with the dimensionality of each feature below."""
+    """W^T W and b, the dimensionality of each feature below, then the losses of all starts, by
+    sparsity."""
     pictures = data["pictures"]
     n = len(pictures)
     m, c = np.shape(pictures[0]["W"])
@@ -141,7 +141,7 @@ def _geometries(ax: Axes) -> None:
 
 @styled
 def learning_dynamics(data: Data) -> Figure:
-    """The loss and the dimensionality of each feature against steps."""
+    """The loss, and below it the dimensionality of each feature, against steps."""
     D = np.array(data["dimensionality"])
     n, m = D.shape[1], data["n_hidden"]
     title = f"{n} equal features in {m} dimensions, S = {data['sparsity']:g}"
@@ -161,7 +161,7 @@ def learning_dynamics(data: Data) -> Figure:
 
 @styled
 def feature_sparsity(data: Data) -> Figure:
-    """Length and dimensionality of features against how often they are active."""
+    """Length and dimensionality of features against the probability of being active."""
     active = 1 - np.array(data["sparsity"])
     title = f"{len(active)} features that differ in sparsity, {len(data['W'])} dimensions"
     figure, (upper, lower) = new_panels(title, [1.0, 1.0])
@@ -241,7 +241,7 @@ def pairs(data: Data) -> Figure:
 
 @styled
 def computation(data: Data) -> Figure:
-    """Slopes that each neuron contributes to absolute values, by sparsity."""
+    """What each neuron contributes to the slopes of the absolute values, by sparsity."""
     pictures = data["pictures"]
     one, several = phase_color("4"), phase_color("5")
     legend = [Patch(fc=colour, label=f"a neuron that serves {words}")
@@ -262,7 +262,7 @@ def computation(data: Data) -> Figure:
                    lw=0.3, ec="white", color=several if counts[neuron] > 1 else one)  # fmt: skip
         ax.set_xticks([])
         ratio = picture["loss"] / picture["dedicated"]
-        name_panel(ax, f"S = {picture['sparsity']:g}: {ratio:.2f}")
+        ax.set_title(f"S = {picture['sparsity']:g}: {ratio:.2f}", loc="left")
         ax.set_ylim(0, top)
         ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     for place, ax in enumerate(axes):

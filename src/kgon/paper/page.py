@@ -1,9 +1,9 @@
-"""The page on the paper: sections in; Markdown, figures, their data and a table of results out."""
+"""Writing the page on the paper: Markdown, figures, their data and a table of results."""
 
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ from kgon.figures.style import save
 from kgon.files import finite_or_none, write_text
 from kgon.paper.drawings import DRAWINGS
 from kgon.paper.items import ITEMS
-from kgon.paper.rows import MARKS, NOT, REMARK, REPRODUCED, UNPUBLISHED, VERDICTS, Row, Table
-from kgon.paper.section import Block, Item, Picture, Section
+from kgon.paper.rows import MARKS, NOT, VERDICTS, Row, Table
+from kgon.paper.section import Item, Picture, Section
 
 _ORIGINS = {
     "paper": ("The paper", "Chen, Lau, Mendel, Wei, Murfet 2023, arXiv 2310.06301."),
@@ -43,10 +43,10 @@ def write_page(folder: Path, sections: Mapping[str, Section | None], how: str) -
     """Write README.md, results.json, figures/ and data/ into a folder; return the results.
 
     Args:
-        folder: the page's; it is made if it does not exist.
-        sections: by item; None for an item whose experiments have not been run. It keeps what an
-            earlier page in the folder says of it.
-        how: one sentence: the command that made the page, and what it ran.
+        folder: made if it does not exist.
+        sections: by item. An item whose jobs have not been run has None, and keeps its section of
+            the earlier page in the folder, if there is one.
+        how: a sentence about the command that made the page, and what it ran.
     """
     folder.mkdir(parents=True, exist_ok=True)
     texts, rows = _earlier(folder)
@@ -57,8 +57,18 @@ def write_page(folder: Path, sections: Mapping[str, Section | None], how: str) -
         for picture in section.pictures:
             draw(folder, picture)
         texts[item.name] = _section(item, section)
-        rows[item.name] = _plain_rows(item.name, section)
-    results = table_of_results({item.name: rows.get(item.name) for item in ITEMS})
+        rows[item.name] = [
+            {"item": item.name, "command": block.command, **row.plain()}
+            for block in section.blocks
+            for row in block.rows
+        ]
+    known = [row for item in ITEMS for row in rows.get(item.name, ())]
+    counts = Counter(row["verdict"] for row in known)
+    results = {
+        "verdicts": {verdict: counts[verdict] for verdict in VERDICTS},
+        "not_run": [item.name for item in ITEMS if item.name not in rows],
+        "rows": known,
+    }
     write_text(folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     page = _page(texts, results, how)
     write_text(folder / "README.md", "\n".join(page).rstrip() + "\n")
@@ -66,12 +76,12 @@ def write_page(folder: Path, sections: Mapping[str, Section | None], how: str) -
 
 
 def _earlier(folder: Path) -> tuple[dict[str, list[str]], dict[str, list[dict[str, Any]]]]:
-    """The text and the rows of each item on the page that is in the folder, if there is one."""
+    """The text and the rows of each item on the earlier page in the folder, if there is one."""
     page, results = folder / "README.md", folder / "results.json"
     if not (page.exists() and results.exists()):
         return {}, {}
-    rows: dict[str, list[dict[str, Any]]] = {}
     stored = json.loads(results.read_text(encoding="utf-8"))
+    rows: dict[str, list[dict[str, Any]]] = {}
     for row in stored["rows"]:
         rows.setdefault(row["item"], []).append(row)
     parts = re.split(r"\n(?=#{2,3} )", page.read_text(encoding="utf-8"))
@@ -81,7 +91,7 @@ def _earlier(folder: Path) -> tuple[dict[str, list[str]], dict[str, list[dict[st
 
 
 def draw(folder: Path, picture: Picture) -> None:
-    """Write the picture's data and draw what the file says, so that the two cannot differ."""
+    """Write the picture's data and draw the figure from that file, so that the two agree."""
     (folder / "data").mkdir(parents=True, exist_ok=True)
     file = folder / "data" / f"{picture.name}.json"
     content = {"drawing": picture.drawing, "caption": picture.caption, **_rounded(picture.data)}
@@ -91,8 +101,8 @@ def draw(folder: Path, picture: Picture) -> None:
 
 
 def _rounded(node: Any) -> Any:
-    """Round floats to six significant digits, more than a figure shows; NaN and infinity to
-    None."""
+    """The data with floats of six significant digits, more than a figure shows, and None in place
+    of NaN and infinity."""
     if isinstance(node, Mapping):
         return {str(k): _rounded(v) for k, v in node.items()}
     if isinstance(node, list | tuple):
@@ -100,25 +110,6 @@ def _rounded(node: Any) -> Any:
     if isinstance(node, float):
         return finite_or_none(float(f"{node:.6g}"))
     return node
-
-
-def _plain_rows(name: str, section: Section) -> list[dict[str, Any]]:
-    return [
-        {"item": name, "command": block.command, **row.plain()}
-        for block in section.blocks
-        for row in block.rows
-    ]
-
-
-def table_of_results(rows: Mapping[str, Sequence[dict[str, Any]] | None]) -> dict[str, Any]:
-    """The rows of every item, None for one that was not run, and how many have each verdict."""
-    known = [row for some in rows.values() for row in some or ()]
-    counts = Counter(row["verdict"] for row in known)
-    return {
-        "verdicts": {verdict: counts[verdict] for verdict in VERDICTS},
-        "not_run": [name for name, some in rows.items() if some is None],
-        "rows": known,
-    }
 
 
 def _page(texts: Mapping[str, list[str]], results: Mapping[str, Any], how: str) -> list[str]:
@@ -152,22 +143,17 @@ def _page(texts: Mapping[str, list[str]], results: Mapping[str, Any], how: str) 
 
 
 def _summary(results: Mapping[str, Any]) -> list[str]:
-    short = {REPRODUCED: "reproduced", REMARK: "with a remark", NOT: "not reproduced",
-             UNPUBLISHED: "no published number"}  # fmt: skip
-    lines = ["| item | " + " | ".join(short.values()) + " |", "|---|" + "--:|" * len(short)]
+    heads = [verdict.removeprefix("reproduced ") for verdict in VERDICTS]
+    lines = ["| item | " + " | ".join(heads) + " |", "|---|" + "--:|" * len(heads)]
     for item in ITEMS:
         counts = Counter(r["verdict"] for r in results["rows"] if r["item"] == item.name)
         not_run = item.name in results["not_run"]
-        cells = ["not run" if not_run else str(counts[verdict]) for verdict in short]
-        lines.append(f"| [{item.title}](#{_anchor(item)}) | " + " | ".join(cells) + " |")
-    total = results["verdicts"]
-    lines.append("| **all** | " + " | ".join(f"**{total[v]}**" for v in short) + " |")
-    return lines
-
-
-def _anchor(item: Item) -> str:
-    kept = "".join(c for c in item.title.lower() if c.isalnum() or c in " -_")
-    return kept.replace(" ", "-")
+        cells = ["not run" if not_run else str(counts[verdict]) for verdict in VERDICTS]
+        anchor = "".join(c for c in item.title.lower() if c.isalnum() or c in " -_")
+        link = f"[{item.title}](#{anchor.replace(' ', '-')})"
+        lines.append(f"| {link} | " + " | ".join(cells) + " |")
+    totals = [f"**{results['verdicts'][verdict]}**" for verdict in VERDICTS]
+    return [*lines, "| **all** | " + " | ".join(totals) + " |"]
 
 
 def _section(item: Item, section: Section) -> list[str]:
@@ -180,7 +166,8 @@ def _section(item: Item, section: Section) -> list[str]:
             f"*{picture.caption}* ([data](data/{picture.name}.json))",
             "",
         ]
-    lines += _rows(section.blocks)
+    lines += [f"| {' | '.join(_COLUMNS)} |", "|---|--:|--:|--:|---|---|---|---|"]
+    lines += [row_line(row, block.command) for block in section.blocks for row in block.rows]
     for note in section.notes:
         lines += ["", note]
     for table in section.tables:
@@ -192,24 +179,16 @@ _COLUMNS = ("quantity", "published", "kgon", "difference in s.e.", "verdict", "c
             "source, how sure", "remark")  # fmt: skip
 
 
-def _rows(blocks: Sequence[Block]) -> list[str]:
-    lines = [f"| {' | '.join(_COLUMNS)} |", "|---|--:|--:|--:|---|---|---|---|"]
-    lines += [
-        line for block in blocks for row in block.rows for line in [row_line(row, block.command)]
-    ]
-    return lines
-
-
 def row_line(row: Row, command: str) -> str:
     """A row of the page's tables, in Markdown."""
     published = row.published
-    shown = "-"
-    if published is not None:
-        shown = str(published) if published.in_the_paper else f"*{published}*"
+    shown = source = "-"
     verdict = f"**{row.verdict}**" if row.verdict == NOT else row.verdict
-    if published is not None and not published.in_the_paper:
-        verdict += " (disagrees with the reference)" if row.agreement == NOT else " (agrees)"
-    source = "-" if published is None else f"{published.where} [{', '.join(published.marks)}]"
+    if published is not None:
+        shown, source = str(published), f"{published.where} [{', '.join(published.marks)}]"
+        if not published.in_the_paper:
+            shown = f"*{published}*"
+            verdict += " (disagrees with the reference)" if row.agreement == NOT else " (agrees)"
     commands = "<br>".join(f"`{part}`" for part in command.split(" ; "))
     cells = [row.quantity, shown, row.shown, row.shown_difference, verdict, commands, source,
              row.remark]  # fmt: skip
