@@ -12,7 +12,7 @@ from kgon.launch import options
 from kgon.launch.options import CONF
 from kgon.launch.overrides import Composer, _choices, parse
 from kgon.record import run_directory
-from kgon.tracking.config import logged
+from kgon.tracking.tracker import logged
 from kgon.training.schedule import Schedule
 
 RATES = st.floats(1e-6, 1.0).map(lambda x: f"{x!r}")

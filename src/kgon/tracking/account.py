@@ -12,42 +12,42 @@ from pathlib import Path
 from typing import Any
 
 PROBE_SECONDS = 2
-"""How long a job waits for the server before it records offline."""
+"""How long a job waits for an answer of the server before it records offline."""
 
 ANSWER_SECONDS = 20
-"""How long a command waits for an answer."""
+"""How long a command waits for an answer of the server."""
 
 _ENDING_SECONDS = 10.0
-"""How long the client's process may take to end."""
+"""How long the client's process may take to end before it is killed."""
 
 
 class NoKey(ValueError):
-    """No API key is configured, or one of the wrong form."""
+    """No API key is configured, or it has the wrong form."""
 
 
 _KEY = re.compile(r"(?<![\w./-])([0-9a-fA-F]{40}|local-\S{40,}|wandb_v\d+_\S{20,})(?![\w./-])")
-"""What W&B's API keys look like: of its cloud, of a server of one's own, and newer ones.
+"""The forms of W&B's API keys: of its cloud, of one's own server, and newer ones.
 
-A part of a path is none, because folders are named by hashes, too."""
+A part of a path does not match, because hashes are names of folders, too."""
 
 
 class NoAnswer(ConnectionError):
-    """The server does not answer or refuses the key; the message says which."""
+    """The server does not answer, or refuses the key."""
 
 
 def configured() -> Any:
-    """The settings that the W&B client is configured with: by WANDB_... variables, and by the
-    settings files that `wandb offline`, `wandb disabled` and `wandb init` write."""
+    """The settings of the W&B client, from WANDB_... variables and from the settings files that
+    `wandb offline`, `wandb disabled` and `wandb init` write."""
     import wandb
 
     return wandb.setup(settings=wandb.Settings(silent=True)).settings
 
 
 def require_key() -> None:
-    """Raise NoKey unless the client has an API key of the right form. It asks no server."""
+    """Raise NoKey unless the client has an API key of the right form; no server is asked."""
     import wandb
 
-    # The caller wants to be online, even if the client is configured to be offline.
+    # The caller wants to be online, whatever mode the client is configured for.
     wandb.setup(settings=wandb.Settings(silent=True, mode="online"))
     shown, wandb.run = wandb.run, None  # while there is one, wandb.login does nothing
     try:
@@ -61,9 +61,9 @@ def require_key() -> None:
 
 
 def check_no_key(settings: Iterable[tuple[str, Any]]) -> None:
-    """ValueError if a setting, given by name and value, is an API key or looks like one.
+    """Raise ValueError if a setting (name, value) is an API key or looks like one.
 
-    Settings are written to files and shown, and an API key must not be.
+    Settings are written to files and shown; an API key must not be.
     """
     for name, value in settings:
         called = name.rpartition(".")[2].lower().replace("-", "_") in ("api_key", "wandb_api_key")
@@ -78,7 +78,8 @@ def check_no_key(settings: Iterable[tuple[str, Any]]) -> None:
 def connect(seconds: int) -> Any:
     """A `wandb.Api` whose server has accepted the key; it waits `seconds` for each answer.
 
-    Else it raises NoKey or NoAnswer.
+    Raises:
+        NoKey, NoAnswer: there is no such server.
     """
     import wandb
 
@@ -92,8 +93,8 @@ def connect(seconds: int) -> Any:
 def end_client() -> None:
     """End the W&B client of this process with all of its runs, in about ten seconds at most.
 
-    After a request that has timed out, the client's process can miss the message to end, and
-    `wandb.teardown` then waits for it for ten minutes (wandb 0.31). So it is killed before that.
+    After a request has timed out, the client's process can miss the message to end, and
+    `wandb.teardown` waits ten minutes for it (wandb 0.31). So it is killed before that.
     """
     import wandb
 
@@ -103,7 +104,7 @@ def end_client() -> None:
     before = signal.signal(signal.SIGALRM, lambda *_: _kill_client())
     signal.setitimer(signal.ITIMER_REAL, _ENDING_SECONDS)
     try:
-        # A client that was killed cannot be reached, or would end this process with its status.
+        # If the client was killed, teardown fails, or ends this process with the client's status.
         with suppress(SystemExit, *client_errors()):
             wandb.teardown()
     finally:
@@ -112,7 +113,7 @@ def end_client() -> None:
 
 
 def client_errors() -> tuple[type[Exception], ...]:
-    """What the W&B client raises if its process or the server fails."""
+    """The exceptions of the W&B client if its process or the server fails."""
     import wandb
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
     from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
@@ -123,9 +124,9 @@ def client_errors() -> tuple[type[Exception], ...]:
 
 
 def start_run(mode: Any, **init: Any) -> Any:
-    """`wandb.init`, in a new client if that of an earlier run has been killed.
+    """Call `wandb.init`, in a new client if the client was killed with an earlier run.
 
-    `wandb.run` stays what it is.
+    It does not change `wandb.run`.
     """
     import wandb
     from wandb.sdk.lib import module
@@ -145,7 +146,7 @@ def start_run(mode: Any, **init: Any) -> Any:
 
 
 def show(run: Any) -> None:
-    """Let `wandb.run`, `wandb.log` and the like mean this run."""
+    """Make this run the one of `wandb.run`, `wandb.log` and the like."""
     from wandb.sdk.lib import module
 
     module.set_global(  # type: ignore[no-untyped-call]
@@ -156,8 +157,8 @@ def show(run: Any) -> None:
 
 
 def was_deleted(error: BaseException) -> bool:
-    """Whether W&B refuses a run's id because a run of this id was deleted."""
-    # The server has no other sign for it: its status 409 can mean a passing conflict.
+    """Whether W&B refuses a run's id because a run with this id was deleted."""
+    # Only the message says so: status 409 can also mean a conflict that will pass.
     return "previously created and deleted" in str(error)
 
 
@@ -173,7 +174,7 @@ def _kill_client() -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or the error's name if it has no message."""
+    """The first line of an error's message, or the name of its class if it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 

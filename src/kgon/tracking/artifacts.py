@@ -9,22 +9,24 @@ from kgon.files import write_text
 from kgon.tracking import account
 
 RETRIES = 5
-"""How often a refused download is tried again, which takes half a minute."""
+"""How often a refused download is tried again; five times take half a minute."""
 
 _NAME = ".artifact"
-"""A file in a downloaded artifact's folder, with the artifact's name."""
+"""The file in a downloaded artifact's folder that has the artifact's name."""
 
 FORM = "[entity/]project/name:alias"
-"""The form of an artifact's name, such as entity/project/run-train-0123456789:latest."""
+"""The form of an artifact's name, as in entity/project/run-train-0123456789:latest."""
 
 
 def download(name: str, folder: Path) -> Path:
     """Download an artifact that `kgon train logger.artifacts=true` logged as run-<run>.
 
-    Its name is stored in the folder, for `downloaded_artifact`.
+    Returns its folder <folder>/<entity>/<project>/<name>-<version>, in which its name is stored for
+    `downloaded_artifact`. The version is in the path because an alias such as `latest` can mean
+    another version later. Existing files are not downloaded again.
 
-    Returns <folder>/<entity>/<project>/<name>-<version>: an alias such as `latest` can name another
-    version later. Existing files are not downloaded again. ValueError if it cannot be downloaded.
+    Raises:
+        ValueError: the name has the wrong form, or the artifact cannot be downloaded.
     """
     parts = name.split("/")
     if len(parts) not in (2, 3) or not all(parts) or parts[-1].count(":") != 1:
@@ -49,7 +51,7 @@ def download(name: str, folder: Path) -> Path:
 
 @contextmanager
 def _giving_up() -> Iterator[None]:
-    """Let the client give up a refused request after RETRIES; by itself it tries for 20 minutes."""
+    """Let the client give up a refused request after RETRIES; by default it takes 20 minutes."""
     from wandb.sdk.artifacts import artifact
     from wandb.sdk.artifacts.storage_policies import wandb_storage_policy
 

@@ -1,8 +1,8 @@
 """A W&B workspace of kgon's runs, and a report with the same sections.
 
 Metrics whose names depend on the run (`phase/5+`) are selected by a pattern, or shown in a figure.
-Building needs no network. It needs wandb-workspaces (the extra kgon[dashboards]), which takes
-seconds to import.
+Building one needs no network, but wandb-workspaces (the extra kgon[dashboards]), whose import takes
+seconds.
 """
 
 import hashlib
@@ -16,14 +16,14 @@ PARAMETERS = (
     "model.n_features", "model.n_hidden", "data._target_", "n_samples", "batch_size",
     "optimizer.lr", "seed",
 )  # fmt: skip
-"""Config entries on the axes of a sweep's overview, in order."""
+"""The settings on the axes of a sweep's overview, in order."""
 
 RESULTS = ("final/loss", "final/transitions", "final/diverged")
-"""Numbers of a training run's summary on the axes of a sweep's overview."""
+"""The results on the axes of a sweep's overview, from the summary of training runs."""
 
 
 def sections(parameters: Sequence[str]) -> dict[str, list[Any]]:
-    """The panels of each section; `parameters` are on the axes of the sweep's overview."""
+    """The panels of each section; the axes of the sweep's overview are `parameters` and RESULTS."""
     from kgon.llc.verdict import VERDICTS  # imports torch, which --help must not
 
     wr = _reports()
@@ -107,7 +107,7 @@ def sections(parameters: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def _reports() -> Any:
-    """The module of panels and reports, untyped because its stubs export no names."""
+    """The module of panels and reports; as Any, because its stubs export no names."""
     return importlib.import_module("wandb_workspaces.reports.v2")
 
 
@@ -128,9 +128,12 @@ def view(
     *,
     as_report: bool,
 ) -> Any:
-    """An unsaved `wandb_workspaces.workspaces.Workspace`, or `wandb_workspaces.reports.v2.Report`.
+    """An unsaved workspace, or a report, of the runs of a sweep.
 
-    It shows the runs of a group, `sweep`; None shows all runs of the project, grouped by sweep.
+    Args:
+        sweep: the sweep, which is a group of W&B; None for all runs of the project, by group.
+        as_report: whether to return a `wandb_workspaces.reports.v2.Report` instead of a
+            `wandb_workspaces.workspaces.Workspace`.
 
     Raises:
         ValueError: W&B does not take the name.
@@ -146,7 +149,7 @@ def view(
         "pinned_columns": columns(parameters),
     }
     if as_report:
-        # Without entity and project, which are then the report's own: naming them would need an
+        # Entity and project are left out, so they are the report's own; to name them would need an
         # answer from the server.
         runs |= {"name": sweep or "runs", "groupby": [] if sweep else ["group"]}
         blocks: list[Any] = [wr.TableOfContents()]
@@ -170,9 +173,9 @@ def view(
 
 
 def save(unsaved: Any, api: Any) -> str:
-    """Save a workspace or a report in place of that of the user's last call; return its address.
+    """Save a workspace or a report in place of the last one of this user; return its address.
 
-    A report to which somebody has added blocks of another kind is left alone, and a new one saved.
+    A report to which somebody has added blocks of other kinds stays, and a new one is saved.
     """
     if isinstance(unsaved, _reports().Report):
         unsaved.id = _last_report(unsaved, api) or ""
@@ -183,7 +186,8 @@ def save(unsaved: Any, api: Any) -> str:
 
 
 def _take_place(workspace: Any, user: str) -> None:
-    """Give a workspace a fixed internal name, and the id of the saved one of that name."""
+    """Give a workspace an internal name that follows from the user and its public name, and the id
+    of the saved workspace with this internal name."""
     # The package has no public function for this.
     from wandb_workspaces.workspaces import internal
 
@@ -198,7 +202,7 @@ def _take_place(workspace: Any, user: str) -> None:
 
 
 def _last_report(unsaved: Any, api: Any) -> str | None:
-    """The id of the user's saved report of the same title and only of kgon's blocks, or None."""
+    """The id of the user's saved report with the same title and only kgon's blocks, or None."""
     wr = _reports()
     own = (wr.TableOfContents, wr.H2, wr.PanelGrid)
     for saved in api.reports(f"{unsaved.entity}/{unsaved.project}"):
@@ -212,6 +216,6 @@ def _last_report(unsaved: Any, api: Any) -> str | None:
 
 
 def as_json(unsaved: Any) -> str:
-    """The JSON of a workspace or a report, as it is sent to the server."""
+    """A workspace or a report as the JSON that is sent to the server."""
     # The package has no public function for this.
     return str(unsaved._to_model().spec.model_dump_json(by_alias=True, exclude_none=True, indent=2))

@@ -1,4 +1,4 @@
-"""Loggers: they get a job's settings and results, and are closed with its exit code."""
+"""What jobs send to loggers: settings, results, artifacts, and their exit code."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -12,21 +12,20 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from kgon.record.metrics_file import MetricsFile
 from kgon.record.run_directory import RunDirectory
 from kgon.tracking.artifacts import downloaded_artifact
-from kgon.tracking.config import logged
 from kgon.tracking.outbox import ArtifactFiles, Results, Rows
-from kgon.tracking.tracker import Tracker
+from kgon.tracking.tracker import Tracker, logged
 from kgon.training.checkpoints import EndedEarly, Stopped
 
 INTERRUPTED = 255
-"""The exit code of a W&B run that can go on, as W&B has it for Ctrl-C."""
+"""The exit code of a W&B run that can be resumed; W&B uses it for Ctrl-C."""
 
 
 @contextmanager
 def tracked(logger: Logger | bool, settings: dict[str, Any]) -> Iterator[None]:
     """Log a job's settings at its start, and finish its logger with the exit code at its end.
 
-    The next job of a sweep would continue a W&B run that is not finished, and a run that is
-    finished without a code looks like a success.
+    Without this, the next job of a sweep would continue the W&B run, and a run that failed would
+    look like a success.
     """
     if not isinstance(logger, Logger):
         yield
@@ -59,7 +58,7 @@ def log_results(
     tables: Mapping[str, Rows],
     figures: dict[str, Path],
 ) -> None:
-    """Send a job's results to its logger: numbers, and tables and figures if it can show them."""
+    """Send a job's results to its logger: the summary, and to W&B also tables and figures."""
     if isinstance(logger, Tracker):
         directory = logger.outbox.directory
         results = Results(
@@ -79,13 +78,13 @@ def log_results(
 
 
 def follow(logger: Logger | bool, trainer: Trainer) -> None:
-    """Let `wandb.log` of a user's callback add to the rows of a training job."""
+    """See `Tracker.follow`; other loggers need nothing."""
     if isinstance(logger, Tracker):
         logger.follow(trainer)
 
 
 def log_record(logger: Logger | bool, directory: Path) -> None:
-    """Send a finished job's whole record to a new W&B run."""
+    """Send the whole record of a finished job to a new W&B run."""
     if isinstance(logger, Tracker):
         logger.log_rows(MetricsFile(directory).rows())
         logger.log_results(logger.outbox.results())
@@ -101,8 +100,9 @@ def log_artifacts(
 ) -> None:
     """Log files of a run's directory as artifacts <type>-<directory>, if logger.artifacts=true.
 
-    `files` has patterns of files below the directory, by type of artifact; `texts` replace the
-    content of files, by name.
+    Args:
+        files: for each type of artifact, the patterns of its files, separated by spaces.
+        texts: by file name, the text that replaces the file's content.
     """
     if not isinstance(logger, Tracker) or not logger.artifacts or not logger.recorded:
         return
@@ -118,7 +118,7 @@ def log_artifacts(
 
 
 def log_use(logger: Logger | bool, folder: Path) -> None:
-    """Tell W&B that the job uses the artifact that was downloaded to a folder, if one was."""
+    """If a folder is a downloaded artifact, tell W&B that the job uses it."""
     name = downloaded_artifact(folder)
     if name and isinstance(logger, Tracker) and logger.recorded:
         results = logger.outbox.results()
@@ -128,7 +128,7 @@ def log_use(logger: Logger | bool, folder: Path) -> None:
 
 
 def where_to_look(logger: Logger | bool) -> list[str]:
-    """The commands that show the logged run."""
+    """The address of the W&B run, or the commands that show or send it."""
     if not isinstance(logger, Tracker) or not logger.recorded:
         return []
     if logger.online:

@@ -1,4 +1,4 @@
-"""Opening the W&B run of a job: which mode, which id, and what is refused."""
+"""Opening the W&B run of a job: its mode, its id, and the checks of the logger's settings."""
 
 import inspect
 import os
@@ -31,29 +31,29 @@ def wandb_logger(
     system_metrics: bool = False,
     **init: Any,
 ) -> Tracker:
-    """Start a W&B run of the job in `directory`.
+    """Start the W&B run of the job in `directory`.
 
     Args:
         directory: the job's directory.
         mode: online (needs a key; offline if the server does not answer), offline, disabled, or
             auto, which is the mode that the W&B client is configured for, but offline if there is
             no key or no answer.
-        settings, init: arguments of `wandb.Settings` and `wandb.init`. Without a project, an id or
-            tags, they are those that the W&B client is configured with, else PROJECT and the id of
-            the attempt.
+        settings, init: arguments of `wandb.Settings` and `wandb.init`. A missing project, id or
+            tags are those that the W&B client is configured with, else PROJECT, the id of the
+            attempt, and none.
         artifacts: whether weights and tables are logged as artifacts.
         system_metrics: whether the client measures processor, memory and GPU.
 
     Raises:
-        ValueError: there is no such mode, or mode is online and there is no key; or the id was
-            given, and W&B has another run of this id.
+        ValueError: the mode is unknown, or is online and there is no key; or W&B has another run
+            with the given id.
     """
     import wandb
 
     _check_mode(mode)
     outbox = Outbox(Path(directory).absolute())
     init = {name: value or None for name, value in init.items()}
-    # The client would name the commit of the folder that the run is in.
+    # By default the client names the commit of the folder that the run is in.
     own = {"disable_git": True, "git_commit": made_by(outbox).get("commit")}
     own["x_disable_stats"] = not system_metrics
     init |= {"dir": directory, "settings": own | settings, "reinit": "create_new"}
@@ -79,7 +79,7 @@ def wandb_logger(
         mine = awaited() or init["id"] == outbox.own_id() or outbox.has_run(init["id"])
         init["resume"] = "allow" if mine else "never"
         # Before the run is made, so that a job that is killed now resumes it.
-        outbox.add_run(_kept(init))
+        outbox.add_run(init)
         try:
             if mode == "online":
                 run = open_online(outbox, init)
@@ -92,8 +92,8 @@ def wandb_logger(
             outbox.remove_run(init["id"])
             raise ValueError(f"id {init['id']} of a W&B run: {first_line(error)}") from error
         except account.client_errors() as error:
-            # Without the client's own record, because the client still holds the run's id; its end
-            # would end all runs of this process.
+            # Not even the client's offline record can be written, because the client still holds
+            # the run's id, and ending the client would end all runs of this process.
             if mode == "online":
                 _UNREACHABLE[configured.base_url] = first_line(error)
             _say_offline(first_line(error), outbox)
@@ -103,9 +103,9 @@ def wandb_logger(
 
 
 def open_online(outbox: Outbox, init: dict[str, Any]) -> Any:
-    """Start a W&B run that shows the outbox's folder, and record it there.
+    """Start a W&B run of the outbox's folder, and record it there.
 
-    If a run of this attempt was deleted on W&B, the attempt and `init` get another id.
+    If the run of this attempt was deleted on W&B, the attempt and `init` get another id.
     """
     try:
         run = account.start_run("online", **init)
@@ -115,23 +115,15 @@ def open_online(outbox: Outbox, init: dict[str, Any]) -> Any:
         outbox.remove_run(init["id"])
         outbox.renew_id()
         init["id"] = outbox.own_id()
-        outbox.add_run(_kept(init))
+        outbox.add_run(init)
         run = account.start_run("online", **init)
     init |= {"entity": run.entity, "resume": "allow"}
-    outbox.add_run(_kept(init))
+    outbox.add_run(init)
     return run
 
 
-def _kept(init: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `wandb.init` that say which run it is, and how it is shown."""
-    sweep = init["settings"].get("sweep_id") or os.environ.get("WANDB_SWEEP_ID")
-    kept = {name: value for name, value in init.items() if name not in ("dir", "reinit")}
-    git = {name: init["settings"].get(name) for name in ("disable_git", "git_commit")}
-    return kept | {"settings": {"sweep_id": sweep, **git}}
-
-
 def check_keys(config: Mapping[str, Any]) -> None:
-    """ValueError for a setting that neither a logger of W&B nor wandb.init has."""
+    """Raise ValueError for a setting that W&B does not know."""
     if config.get("_target_") != f"{__name__}.{wandb_logger.__name__}":
         return
     others = [name for name in config if name not in _USUAL and not name.startswith("_")]
@@ -144,15 +136,16 @@ def check_keys(config: Mapping[str, Any]) -> None:
 
 
 def check(config: Any, *, several: bool) -> None:
-    """ValueError, before any job starts, for a wrong config of a logger of W&B.
+    """Raise ValueError for a wrong config of the W&B logger; `several` jobs may have this config.
 
-    `several` says whether several jobs have this config.
+    The configs of other loggers are not checked.
     """
     if "mode" not in config:
         return
     _check_mode(config.mode)
-    given = f"logger.id={config.id}" if config.get("id") else None
-    if several and not awaited() and (given := given or _variable("WANDB_RUN_ID")):
+    variable = os.environ.get("WANDB_RUN_ID")
+    given = f"logger.id={config.id}" if config.get("id") else f"WANDB_RUN_ID={variable}"
+    if several and not awaited() and (config.get("id") or variable):
         raise ValueError(f"{given} names one W&B run, and -m makes one for each job; leave it out")
     if config.mode == "online":
         started = "WANDB_SERVICE" in os.environ
@@ -161,13 +154,8 @@ def check(config: Any, *, several: bool) -> None:
         except account.NoKey as error:
             raise ValueError(f"logger.mode=online: {error}") from error
         finally:
-            if not started:  # else jobs on other machines would look for this process's client
+            if not started:  # otherwise jobs on other machines would look for this client
                 account.end_client()
-
-
-def _variable(name: str) -> str | None:
-    """NAME=value of an environment variable, or None."""
-    return f"{name}={os.environ[name]}" if os.environ.get(name) else None
 
 
 def _check_mode(mode: Any) -> None:
@@ -176,16 +164,16 @@ def _check_mode(mode: Any) -> None:
 
 
 def awaited() -> bool:
-    """Whether the agent of a W&B sweep started this process and waits for its run."""
+    """Whether the agent of a W&B sweep has started this process and waits for its run."""
     return bool(os.environ.get("WANDB_SWEEP_ID"))
 
 
 _UNREACHABLE: dict[str, str] = {}
-"""Why a server cannot be used, by its address, so that only one job of a sweep waits for it."""
+"""Why a server cannot be used, by its address. Thus only one job of a sweep waits for an answer."""
 
 
 def _reachable_mode(mode: str, outbox: Outbox) -> str:
-    """The mode that can be used; ValueError if mode is online and there is no key."""
+    """The mode to use for online or auto; NoKey if mode is online and there is no key."""
     configured = account.configured()
     url = configured.base_url
     # WANDB_MODE still takes the older names.

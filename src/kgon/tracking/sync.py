@@ -1,8 +1,8 @@
-"""Sending to W&B what it lacks of the records in runs' folders.
+"""Sending to W&B what it lacks of the records in the folders of runs.
 
-Before and after sending, `wandb.Api` is asked what the server has. What it lacks is replayed from
-the record through the client, into the W&B run of the same id, which the client resumes at the
-server's last step. So it is always safe to call this again.
+`wandb.Api` is asked what the server has. What it lacks is replayed from the record through the
+client, into the W&B run with the same id, which the client resumes at the server's last step. Then
+the server is asked again. It is always safe to repeat this.
 """
 
 import os
@@ -26,7 +26,7 @@ from kgon.tracking.outbox import Outbox, Results
 from kgon.tracking.tracker import Tracker
 
 EXIT_CODES = {"finished": 0, "failed": 1}
-"""The exit code of a W&B run by the state of the job; in other states INTERRUPTED."""
+"""The exit code of a W&B run by the state of the job; INTERRUPTED in other states."""
 
 SETTINGS = {
     "x_save_requirements": False,
@@ -46,13 +46,13 @@ SETTINGS = {
 }
 
 Report = Callable[[Path, str, str], None]
-"""Takes a run's folder, what became of it (`sent`, `already there`, `running`, `failed` or
-`not sent`), and details."""
+"""Takes a run's folder, its outcome (`sent`, `already there`, `running`, `failed` or `not sent`),
+and details."""
 
 
 @dataclass
 class Record:
-    """What the server should have of a W&B run; `init` are the arguments of `wandb.init`."""
+    """The record of a W&B run in its folder; `init` are the arguments of `wandb.init`."""
 
     outbox: Outbox
     init: dict[str, Any]
@@ -83,7 +83,7 @@ class Record:
         return self.outbox.results()
 
     def read(self) -> None:
-        """Read all files, before a W&B run is opened for them; ValueError if one is damaged."""
+        """Read all files before a W&B run is opened; raise ValueError if one is damaged."""
         _ = self.config, self.rows, self.results
 
     @property
@@ -95,8 +95,8 @@ class Record:
         return self.status["metrics"] if self.status["state"] == "finished" else {}
 
     def sent_before(self) -> list[tuple[Path, Path]]:
-        """The media files of earlier attempts, each with the folder to which its name on the
-        server is relative."""
+        """The media files that earlier runs of the client have left, each with its folder, to which
+        its name on the server is relative."""
         return [
             (file, files)
             for files in sorted(self.outbox.folder.glob(f"run-*-{self.init['id']}/files"))
@@ -107,7 +107,8 @@ class Record:
 
 @dataclass
 class Lacking:
-    """What the server lacks of a record, in words, and the media files of earlier attempts."""
+    """What the server lacks of a record: in words, and the `media` files that earlier runs of the
+    client have left."""
 
     rows: str = ""
     results: str = ""
@@ -120,7 +121,12 @@ class Lacking:
 
 
 def lacking(api: Any, record: Record) -> Lacking:
-    """Ask the server what it lacks; `wandb.Error` if it does not answer."""
+    """Ask the server what it lacks of a record.
+
+    Raises:
+        wandb.Error: the server does not answer.
+        ValueError: the id was given, and W&B has another run with it.
+    """
     import wandb
     from wandb.apis.public.runs import RunNotFoundError
 
@@ -140,7 +146,7 @@ def lacking(api: Any, record: Record) -> Lacking:
     if there < last or run.historyLineCount < len(record.rows):
         lacks.rows = f"some of {len(record.rows)} rows up to step {last}"
         if run.summary_metrics.get("_step", -1) > there:
-            # The client resumes after the later of the two.
+            # The client would resume after the summary's step.
             run.summary.update({"_step": there})
     keys = [*record.summary, *(f"tables/{name}" for name in results.tables)]
     keys += [f"figures/{name}" for name in results.figures]
@@ -169,7 +175,8 @@ def replay(tracker: Tracker, record: Record, lacks: Lacking) -> None:
     tracker.log_settings(record.config)
     tracker.log_rows(record.rows)
     if lacks.results or lacks.rows:
-        # The server may have the row of tables and figures of an earlier attempt without the files.
+        # The server may have the row of the tables and figures, but not their files; so that the
+        # row is sent again, it comes after the server's last one.
         tracker.next_step = max(tracker.next_step, tracker.first_step)
         tracker.log_results(record.results)
     for file, root in lacks.media:
@@ -178,8 +185,7 @@ def replay(tracker: Tracker, record: Record, lacks: Lacking) -> None:
 
 
 def find(folders: Sequence[Path]) -> list[Record]:
-    """The W&B runs that show the run folders in and below the given ones; ValueError without
-    any."""
+    """The records of W&B runs in and below some folders; ValueError if there is none."""
     found = []
     for folder in folders:
         for at, below, _ in os.walk(folder):
@@ -224,7 +230,7 @@ def sync(records: Sequence[Record], api: Any, parallel: int, report: Report) -> 
 
 
 def _begin(record: Record, api: Any) -> Tracker | tuple[str, str]:
-    """Replay what the server lacks; or say why not."""
+    """Begin to send what the server lacks; or return the outcome and details for `Report`."""
     with ExitStack() as until_sent:
         lock = record.outbox.lock()
         if lock is not None:
@@ -245,7 +251,7 @@ def _begin(record: Record, api: Any) -> Tracker | tuple[str, str]:
 
 
 def _end(record: Record, tracker: Tracker, api: Any) -> tuple[str, str]:
-    """Wait until everything is sent, then ask the server whether it has everything."""
+    """Wait until all is sent, ask the server again, and return the outcome and details."""
     tracker.finish(record.exit_code)
     if lacks := str(lacking(api, record)):
         fault = f" ({tracker.fault})" if tracker.fault else ""

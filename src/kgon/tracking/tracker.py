@@ -1,4 +1,4 @@
-"""A W&B run of the record in a run's folder."""
+"""The logger for W&B."""
 
 import functools
 import os
@@ -15,10 +15,10 @@ from kgon.callbacks.recorder import Row
 from kgon.record.run_directory import RunDirectory
 from kgon.tracking import account
 from kgon.tracking.account import first_line
-from kgon.tracking.config import logged
 from kgon.tracking.outbox import ArtifactFiles, Outbox, Results
 
 STEP = "trainer/global_step"
+_LOGGED_LEVELS = 3
 
 
 class Tracker(WandbLogger):
@@ -27,11 +27,13 @@ class Tracker(WandbLogger):
     A job that resumes logs all of its rows again, from its checkpoint. Rows before `first_step` are
     already on the server and are not sent again.
 
-    Errors of the network or of the client do not fail the job. After the first one nothing more is
-    sent; the record is in the run's folder, and `kgon sync` sends what is missing.
+    Errors of the network or of the client do not fail the job. After the first error nothing more
+    is sent; the record is in the run's folder, and `kgon sync` sends what is missing.
 
-    `finish` releases the outbox's lock; `artifacts` says whether `log_artifacts` logs any, and
-    `recorded` whether the outbox has the run, so that `kgon sync` can send it.
+    Args:
+        lock: the outbox's, which `finish` releases.
+        artifacts: whether `log_artifacts` logs any.
+        recorded: whether the outbox has the run, so that `kgon sync` can send it.
     """
 
     def __init__(
@@ -51,7 +53,7 @@ class Tracker(WandbLogger):
             self.attempt(functools.partial(run.define_metric, name, **settings))
 
     def attempt(self, send: Callable[[], Any]) -> None:
-        """Call `send`, which uses the client. Its first error is printed and ends all sending."""
+        """Call `send`, which uses the client. The first error is printed and ends all sending."""
         if self.fault:
             return
         failures: tuple[type[Exception], ...] = (account.NoKey, *account.client_errors())
@@ -73,18 +75,18 @@ class Tracker(WandbLogger):
             self.attempt(lambda: self._log({**metrics, STEP: step}, step=row))
 
     def show(self) -> None:
-        """Let `wandb.run`, `wandb.log` and the like mean this run, unless they mean another."""
+        """Make this run the one of `wandb.run` and `wandb.log`, unless there already is one."""
         import wandb
 
         if wandb.run is None:
             account.show(self.experiment)
 
     def follow(self, trainer: Trainer) -> None:
-        """Let `wandb.log` of a callback add to the row of the current training step.
+        """Let `wandb.log` in a user's callback add to the row of the current training step.
 
-        Numbers go to all loggers, so they are in the record too, at the step that they belong to;
-        W&B's own log would count calls, and W&B would drop kgon's rows below that count. A step
-        that is given is left out for the same reason.
+        Numbers go to all loggers, so they are in the record, too. By itself `wandb.log` takes the
+        number of its calls as the step, and W&B would drop kgon's rows below it; a step that the
+        caller gives is ignored for the same reason.
         """
         import wandb
 
@@ -103,14 +105,13 @@ class Tracker(WandbLogger):
             wandb.log = log
 
     def log_settings(self, settings: dict[str, Any]) -> None:
-        """Set the run's config: a job's settings, as config.yaml has them, and the code that the
-        job's status names."""
+        """Set the run's config: the settings of config.yaml, and the code that made the record."""
         code = made_by(self.outbox)
         config = logged(settings) | ({"code": code} if code else {})
         self.attempt(lambda: self.experiment.config.update(config, allow_val_change=True))
 
     def log_rows(self, rows: Sequence[Row]) -> None:
-        """Send those rows of a record that the server lacks."""
+        """Send the rows of a record from `first_step` on."""
         for row in rows:
             self.next_step = max(self.next_step, row.step + 1)
             if row.step >= self.first_step:
@@ -125,7 +126,7 @@ class Tracker(WandbLogger):
     ) -> None:
         """Send tables and figures, in the row after the last training step, and artifacts.
 
-        `texts` replace the content of files in artifacts.
+        `texts` replace the content of an artifact's files, by name.
         """
 
         def send_all() -> None:
@@ -146,7 +147,7 @@ class Tracker(WandbLogger):
         try:
             self.experiment.use_artifact(name)
         except refused as error:
-            # It may have been deleted since; that is no reason to send nothing more.
+            # The artifact may have been deleted; other results can still be sent.
             account.say(f"the use of the artifact {name} could not be noted: {first_line(error)}")
 
     def _log_artifact(self, files: ArtifactFiles, texts: Mapping[str, str]) -> None:
@@ -163,11 +164,11 @@ class Tracker(WandbLogger):
 
     @contextmanager
     def _sending_files(self) -> Iterator[None]:
-        """Log tables and artifacts in this context: their files wait in the run's folder.
+        """A context for logging tables and artifacts, whose files then wait in the run's folder.
 
-        The client's default folder for waiting files is in the home directory, where they may be
-        gone by the time that `wandb sync` is called; it can only be set by this variable. The
-        server is asked first, because the client takes 20 s to find out that there is none.
+        By default they wait in the home directory, where they may be gone by the time `wandb sync`
+        is called; only this variable sets another folder. The server is asked first, because the
+        client takes 20 s to find out that there is none.
         """
         if self.online:
             self.attempt(lambda: account.connect(account.PROBE_SECONDS))
@@ -186,12 +187,29 @@ class Tracker(WandbLogger):
         from wandb.sdk.lib import module
 
         self.attempt(lambda: self.experiment.finish(exit_code=exit_code))
-        if wandb.run is self.experiment:  # because of a fault it was not finished
+        if wandb.run is self.experiment:  # an error has kept it from being finished
             module.unset_globals()  # type: ignore[no-untyped-call]
         if self.lock is not None:
             self.lock.close()
 
 
 def made_by(outbox: Outbox) -> dict[str, Any]:
-    """The code that has made the record, by the run's status."""
+    """The code that made the record, from the run's status."""
     return dict(RunDirectory(outbox.directory).status().get("code") or {})
+
+
+def logged(settings: dict[str, Any], level: int = 1) -> dict[str, Any]:
+    """The settings of config.yaml for a logger: each value once, in three levels at most.
+
+    References are left out. A dict below the third level becomes a string: its `_target_` if it has
+    one, else its text.
+    """
+    kept = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            value = logged(value, level + 1)
+            if value and level >= _LOGGED_LEVELS:
+                value = value.get("_target_", str(value))
+        if value != {} and not (isinstance(value, str) and "${" in value):
+            kept[name] = value
+    return kept
