@@ -122,7 +122,7 @@ def test_what_hydra_or_wandb_would_find_is_one_line_too(folder, monkeypatch, cap
 
 IN_OPTION = {
     "_traget_: ownmodule.sgd\n": "no setting optimizer._traget_; did you mean _target_?",
-    "_target_: ownmodule.sgd\nlr: 0.1\n": "'params' (what kgon gives is left out with _partial_",
+    "_target_: ownmodule.sgd\nlr: 0.1\n": "'params' (with _partial_: true, kgon gives",
     "_target_: broken.f\n_partial_: true\n": "SyntaxError: invalid syntax (broken.py, line 1)",
     "_target_: ownmodule.wrong\n_partial_: true\nlr: 1.0\n": "NameError: name 'absent' is not def",
 }

@@ -33,13 +33,13 @@ _FOLDERS = {
     ("sweep", "subdir"): "${kgon.identity:}",
     ("job", "chdir"): False,
 }
-"""Settings of Hydra that say where a run's folder is (conf/runs/default.yaml)."""
+"""The values of Hydra's settings for a run's folder, from conf/runs/default.yaml."""
 
 _HYDRA_SHOWS = {"--hydra-help", "--info", "-i", "--cfg", "-c"}
-"""Flags by which Hydra prints something and runs no job."""
+"""Flags with which Hydra prints something and runs no job."""
 
-_KGONS_OWN = {"--config-name", "-cn", "--config-path", "-cp"}
-"""Flags of Hydra by which it would compose another config than kgon checks."""
+_REFUSED = {"--config-name", "-cn", "--config-path", "-cp"}
+"""Flags with which Hydra would compose another config than the one that kgon checks."""
 
 
 def run(command: str, task: Task, check: Callable[[DictConfig], None]) -> None:
@@ -54,15 +54,15 @@ def run(command: str, task: Task, check: Callable[[DictConfig], None]) -> None:
     except ValueError as error:
         refuse(command, str(error))
     for word in sys.argv[1:]:
-        if word.partition("=")[0] in _KGONS_OWN:
-            refuse(command, f"{word}: kgon {command} has one config; options of your own are in a "
-                   "folder: --config-dir FOLDER")  # fmt: skip
+        if word.partition("=")[0] in _REFUSED:
+            refuse(command, f"{word}: kgon {command} has one config; for options of your own give "
+                   "their folder: --config-dir FOLDER")  # fmt: skip
     if _HYDRA_SHOWS & set(sys.argv):
         start()
         return
     words = [word for word in sys.argv[1:] if not word.startswith("-")]
     overrides = [word for word in words if "=" in word or word.startswith("~")]
-    # Hydra wants them in one piece, after its flags.
+    # Hydra takes overrides only without flags between them.
     sys.argv[1:] = [word for word in sys.argv[1:] if word not in overrides] + overrides
     several = bool({"-m", "--multirun"} & set(sys.argv))
     try:
@@ -77,7 +77,7 @@ def run(command: str, task: Task, check: Callable[[DictConfig], None]) -> None:
                 "-m: WANDB_SWEEP_ID is set, so the agent of a W&B sweep expects one run; leave out "
                 "-m, or unset WANDB_SWEEP_ID",
             )
-        # Not in the defaults list: there an experiment could not choose another sweeper.
+        # Set here, because a default in conf/ would keep an experiment from choosing a sweeper.
         own = {
             "basic": "hydra/sweeper=kgon",
             "optuna": "hydra.sweeper._target_=hydra_plugins.kgon.OptunaSweeper",
@@ -102,7 +102,8 @@ def run(command: str, task: Task, check: Callable[[DictConfig], None]) -> None:
 def composed_and_checked(
     command: str, overrides: list[str], check: Callable[[DictConfig], None], several: bool
 ) -> tuple[Composed, list[str]]:
-    """As `check_overrides`; ValueError also for a key in them, a wrong logger or a wrong folder."""
+    """As `check_overrides`. It also raises ValueError for an API key in the overrides, a wrong
+    setting of the logger or of the run's folder."""
     account.check_no_key(word.lstrip("+~").partition("=")[::2] for word in overrides)
     overrides = with_own_folders(command, overrides)
     composed, swept = check_overrides(command, overrides, check)
@@ -115,7 +116,7 @@ def composed_and_checked(
 
 
 def _check_folders(hydra_config: DictConfig) -> None:
-    """ValueError if Hydra would have another folder for a run than the run's own."""
+    """Raise ValueError if a setting of Hydra would change the folder of a run."""
     written: Any = OmegaConf.to_container(hydra_config, resolve=False)
     for (section, name), own in _FOLDERS.items():
         if written[section][name] != own:
@@ -127,7 +128,7 @@ def _check_folders(hydra_config: DictConfig) -> None:
 
 
 def _sweep(start: Callable[[], None], sweep: sweeps.Sweep) -> int:
-    """Run a sweep, show the states of its jobs however it ends, and return the exit status."""
+    """Run a sweep, show the states of its jobs in any case, and return the exit status."""
     os.environ[sweeps.VARIABLE] = sweep.name
     status = 0
     try:
@@ -141,6 +142,6 @@ def _sweep(start: Callable[[], None], sweep: sweeps.Sweep) -> int:
 
 
 def refuse(command: str, message: str) -> NoReturn:
-    """End the process with one line about bad input."""
+    """End the process with a one-line error about bad input and status 2."""
     print(f"kgon {command}: error: {message}", file=sys.stderr)
     sys.exit(2)

@@ -1,7 +1,7 @@
 """Completion of command lines in a shell: eval "$(kgon -sc install=bash)".
 
-The shell then calls `kgon -sc query=bash` with the line in COMP_LINE. Hydra completes the settings
-and options of one config, so it is handed the line without the name of the command.
+The shell then calls `kgon -sc query=bash` with the command line in COMP_LINE. Hydra completes the
+settings and options of a single config, so it gets the line without the name of the command.
 """
 
 import os
@@ -15,7 +15,7 @@ from kgon.launch.options import CONF
 
 
 def complete(commands: Sequence[str], configured: Sequence[str], words: Sequence[str]) -> None:
-    """Print what may follow in COMP_LINE, or the script that installs completion.
+    """Print the completions of COMP_LINE, or the script that installs completion.
 
     Args:
         commands: all commands.
@@ -32,7 +32,7 @@ def complete(commands: Sequence[str], configured: Sequence[str], words: Sequence
         if command not in configured:
             return
         os.environ["COMP_LINE"] = " ".join([program, *rest])
-    # The only resolver that finding options needs; the others would import torch.
+    # Finding options needs only this resolver; the others would import torch.
     OmegaConf.register_new_resolver("kgon.conf", lambda: str(CONF), replace=True)
     # Hydra installs completion for the program's own name.
     sys.argv = ["kgon", *(word for word in words if word not in configured)]

@@ -1,4 +1,4 @@
-"""Configs: their resolvers, the form in which they are recorded, and a job's identity."""
+"""Configs: their resolvers, the form in which they are recorded, and the folder of a job's run."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -12,12 +12,13 @@ from kgon.record import run_directory
 
 _RESOLVER = re.compile(r"\$\{([\w.]+):")
 _OWN_SETTINGS = {"kgon.members", "kgon.schedule", "kgon.dtype", "oc.select"}
-"""Resolvers that only read the config itself."""
+"""Resolvers that read only the config itself."""
 _FROM_IDENTITY = {"kgon.identity", "kgon.directory"}
+"""Resolvers that need the identity, which is a function of the recorded config."""
 
 
 def count_members(members: Any) -> int:
-    """The number of members that the setting `members`, a number or a list, stands for."""
+    """The number of members that the setting `members` asks for, by a number or a list."""
     if isinstance(members, int) and not isinstance(members, bool) and members > 0:
         return members
     if isinstance(members, Sequence) and not isinstance(members, str) and members:
@@ -36,7 +37,7 @@ def _members(members: Any) -> list[int]:
 
 
 def _schedule(kind: str, _root_: DictConfig) -> DictConfig:
-    # Not the steps themselves, because a config of thousands of numbers is slow to resolve.
+    # A function of the steps, because a config of thousands of steps is slow to resolve.
     settings = {"max_steps": _root_.trainer.max_steps, **_root_.schedule}
     return OmegaConf.create({"_target_": "kgon.training.schedule.steps", "kind": kind, **settings})
 
@@ -68,10 +69,10 @@ def register_resolvers() -> None:
 
 
 def written(config: DictConfig) -> dict[str, Any]:
-    """The config as a person would write it: plain containers, without Hydra's part and the logger.
+    """The config as it is recorded: in plain containers, without Hydra's part and the logger.
 
-    References to other settings, such as ${members}, stay references, so each value appears once.
-    References to anything else, such as ${oc.env:NAME}, are replaced by their values.
+    References to other settings, such as ${members}, stay, so each value appears once, as a person
+    would write it. References to anything else, such as ${oc.env:NAME}, are replaced by values.
     """
     tree: Any = OmegaConf.to_container(config, resolve=False)
     own = {k: v for k, v in tree.items() if k not in ("hydra", "logger")}

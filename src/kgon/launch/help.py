@@ -8,11 +8,11 @@ from kgon.launch import options
 from kgon.launch.options import Group, Setting
 
 _COLUMN = 40
-"""Column at which comments begin."""
+"""The column at which comments begin."""
 
 
 def help_text(command: str) -> str:
-    """Usage, the command's settings with their defaults, and its groups with their options."""
+    """The usage, the settings with their defaults, the groups with their options, the flags."""
     groups = options.groups(command)
     own = options.settings(
         command, {n: list(g.options) if g.fixed else [] for n, g in groups.items()}
@@ -53,7 +53,8 @@ def _groups(groups: Mapping[str, Group]) -> Iterator[str]:
 
 
 def _row(left: str, right: str) -> list[str]:
-    """Lines in two columns; a long left side gets its own line."""
+    """Lines with `left` in the first column and `right` wrapped in the second; if `left` is long,
+    it has a line of its own."""
     width = max(shutil.get_terminal_size().columns, _COLUMN + 40)
     indent = " " * _COLUMN
     rows = textwrap.wrap(right, width, initial_indent=indent, subsequent_indent=indent,

@@ -40,7 +40,7 @@ Work = Callable[[DictConfig, run_directory.Job, Any], Callable[[], None]]
 
 
 def say_finished(directory: run_directory.RunDirectory, settings: dict[str, Any]) -> None:
-    """Print that a run has finished before, and whether other code than the present made it."""
+    """Print that a run has finished before, and whether that was with other code."""
     print(f"{directory.path} has finished before. Use runs.overwrite=true to repeat.")
     for change in provenance.changes(directory.status().get("code"), settings):
         print(f"warning: it was {change}; runs.overwrite=true repeats it", file=sys.stderr)
@@ -50,7 +50,7 @@ def build(config: Any) -> Any:
     """Instantiate a node of a config.
 
     Raises:
-        ValueError: a constructor's own, or in one line what is wrong with a `_target_`, its
+        ValueError: the constructor's own; or one line about what is wrong with a `_target_`, its
             settings or its code.
     """
     try:
@@ -64,8 +64,8 @@ def build(config: Any) -> Any:
 
 
 def _why(error: BaseException) -> str:
-    """An error of a `_target_` in one line; with the place, if it is in a user's own module."""
-    inner = error.__cause__  # of Hydra's, that a module cannot be imported
+    """An error of a `_target_` in one line, with the place if it is in a user's own module."""
+    inner = error.__cause__  # the error in the module, if Hydra's says that it cannot be imported
     if isinstance(error, ImportError) and inner and not isinstance(inner, ImportError):
         error = inner
     frames = traceback.extract_tb(error.__traceback__)
@@ -74,7 +74,7 @@ def _why(error: BaseException) -> str:
     place = f" ({own[-1][0]}, line {own[-1][1]})" if own else ""
     why = " ".join(str(error).split())
     if isinstance(error, TypeError) and "missing" in why and not own:
-        return f"{why} (what kgon gives is left out with _partial_: true)"
+        return f"{why} (with _partial_: true, kgon gives what is missing)"
     if why.endswith("is installed?"):
         why += " The current folder and that of --config-dir were searched, too."
     plain = isinstance(error, ImportError | TypeError)
@@ -82,7 +82,7 @@ def _why(error: BaseException) -> str:
 
 
 def dtype_of(config: DictConfig) -> torch.dtype:
-    """The dtype of parameters; ValueError if there is no such dtype."""
+    """The dtype of parameters; ValueError unless it is float64 or float32."""
     dtypes = {"float64": torch.float64, "float32": torch.float32}
     if config.dtype not in dtypes:
         raise ValueError(f"dtype must be float64 or float32, got {config.dtype}")
@@ -90,7 +90,7 @@ def dtype_of(config: DictConfig) -> torch.dtype:
 
 
 def check_runs(config: DictConfig) -> None:
-    """ValueError if a value of `runs` is not allowed, or runs.dir cannot be written."""
+    """Raise ValueError if a value of `runs` is not allowed, or runs.dir is not writable."""
     for name, allowed in {"retry": (None, "failed"), "busy": ("leave", "wait")}.items():
         if config.runs[name] not in allowed:
             words = " or ".join("null" if word is None else word for word in allowed)
@@ -112,9 +112,9 @@ def check_runs(config: DictConfig) -> None:
 def job(work: Work) -> Callable[[DictConfig], float | None]:
     """Make a Hydra task from `work(config, job, logger)`, which returns a function that prints.
 
-    The task does nothing if the job has finished before (runs.overwrite=true repeats it) or another
+    The task does nothing if the job has finished before (unless runs.overwrite=true) or another
     process is running it. In a sweep, a job that failed before fails again at once unless
-    runs.retry=failed. The task returns the number in the summary that runs.objective names.
+    runs.retry=failed. The task returns the result that runs.objective names.
     """
 
     @functools.wraps(work)
@@ -154,15 +154,19 @@ def perform(
     overrides: list[str],
     in_sweep: bool = False,
 ) -> Callable[[], None] | None:
-    """Do a job in its folder; return what prints its results, None if it has finished before."""
+    """Do a job in its folder.
+
+    Returns a function that prints its results, or None if the job has finished before.
+    """
+    settings = configs.written(config)
     with directory.lock(wait=config.runs.busy == "wait"):
         status = directory.status()
         if status["state"] == "finished" and not config.runs.overwrite:
-            say_finished(directory, configs.written(config))
+            say_finished(directory, settings)
             if awaited():
-                # The agent of a W&B sweep waits for the numbers.
+                # The agent of a W&B sweep waits for the results.
                 logger = build(config.logger)
-                with tracked(logger, configs.written(config)):
+                with tracked(logger, settings):
                     log_record(logger, directory.path)
             return None
         again = config.runs.overwrite or config.runs.retry == "failed"
@@ -172,9 +176,7 @@ def perform(
             )
         if config.runs.overwrite:
             directory.clear()
-        settings = configs.written(config)
-        # Instantiating a node resolves its references in place, which would change the
-        # identity.
+        # Instantiating a node resolves its references in place, which would change the identity.
         plain = OmegaConf.create(configs.resolved(config))
         with (
             directory.job(plain.command, overrides, settings) as running,
@@ -183,12 +185,11 @@ def perform(
         ):
             logger = build(plain.logger)
             with tracked(logger, settings):
-                print_results = work(plain, running, logger)
-        return print_results
+                return work(plain, running, logger)
 
 
 def objective(name: str | None, status: dict[str, Any]) -> float | None:
-    """The number in a finished job's summary that runs.objective names; None without a name."""
+    """The result of a finished job that runs.objective names; None if it names none."""
     if name is None:
         return None
     if not isinstance(status["metrics"].get(name), int | float):
@@ -198,13 +199,13 @@ def objective(name: str | None, status: dict[str, Any]) -> float | None:
 
 
 PARENT = "KGON_PARENT"
-"""Environment variable with the process id of a launcher, for its worker processes."""
+"""Environment variable with the process id of the launcher, for its worker processes."""
 
 
 def end_with_launcher() -> None:
-    """In a worker process, begin to send SIGTERM to it once its launcher is gone.
+    """Let a worker process send itself SIGTERM every second once its launcher is gone.
 
-    The first one stops the job, the next one ends the process or stops a job that it had in store.
+    The first SIGTERM stops the job. The next one stops the worker's next job, or else the process.
     """
     parent = os.environ.get(PARENT)
     if parent == str(os.getppid()):
@@ -221,10 +222,9 @@ def _watch(parent: int) -> None:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Raise `Stopped` if a signal stops the job, and RuntimeError if the job itself exits.
+    """Raise `Stopped` if a signal stops the job (`signals_stop`), and RuntimeError if it exits.
 
-    SIGTERM and Ctrl-C stop a job unless they already have handlers (submitit's). An exit of the job
-    itself is an error like any other, after which a sweep runs its next job.
+    The exit of a job is an error like any other, after which a sweep runs its next job.
     """
     try:
         with signals_stop():
@@ -239,13 +239,13 @@ def stoppable() -> Iterator[None]:
 
 @contextmanager
 def signals_stop() -> Iterator[None]:
-    """Let SIGTERM and Ctrl-C raise `Stopped`, unless somebody else has handlers for them.
+    """Let SIGTERM and Ctrl-C raise `Stopped`, unless they have other handlers, as submitit's.
 
     A second Ctrl-C ends the process at once.
     """
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        # The status is being written when the next signal arrives.
+        # A later signal may arrive while the status is being written.
         for each in ours:
             signal.signal(each, signal.SIG_DFL if each == signal.SIGINT else signal.SIG_IGN)
         raise Stopped(128 + signum)

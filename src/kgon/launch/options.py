@@ -1,4 +1,4 @@
-"""The settings, groups and options of a command, read from the files in conf/ with comments."""
+"""The settings, groups and options of a command with their comments, read from files in conf/."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -11,10 +11,10 @@ from omegaconf import OmegaConf
 
 _PACKAGED = Path(__file__).parents[1] / "conf"
 CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[3] / "conf"
-"""The config folder: inside the installed package, or at the top of a checkout."""
+"""The config folder: in the installed package, or at the top of a checkout."""
 
 GLOBAL = "# @package _global_"
-"""The first line of a config file whose settings are those of all groups."""
+"""The first line of a config file that can set settings of any group."""
 
 _LINE = re.compile(r"( *)(?:- )?([^\s:#]+):(?: ([^#].*?))?(?: # (.*))?")
 """A line of a config file: indentation, key, value, comment."""
@@ -22,7 +22,7 @@ _LINE = re.compile(r"( *)(?:- )?([^\s:#]+):(?: ([^#].*?))?(?: # (.*))?")
 
 @dataclass(frozen=True)
 class Setting:
-    """A value that a config file sets: the default as written there, and the line's comment.
+    """A setting in a config file: the text of its default, and the comment on its line.
 
     The text of a section, which contains settings, is empty.
     """
@@ -38,7 +38,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Group:
-    """A config group of a command: what it chooses, its default options, each option's file."""
+    """A config group of a command: its comment, its default options, the file of each option."""
 
     comment: str
     chosen: Collection[str]
@@ -46,12 +46,12 @@ class Group:
 
     @property
     def fixed(self) -> bool:
-        """Whether there is a single option: its settings are then the command's own."""
+        """Whether there is a single option, whose settings then count as the command's own."""
         return len(self.options) == 1
 
 
 def comments(file: Path) -> list[str]:
-    """The comment at the top of a config file; its first line is a summary."""
+    """The lines of the comment at the top of a config file; the first one is a summary."""
     lines = file.read_text().splitlines()
     top = lines[: next((i for i, line in enumerate(lines) if not line.startswith("#")), None)]
     return [line[2:] for line in top if not line.startswith("# @package")]
@@ -63,8 +63,8 @@ def is_global(file: Path) -> bool:
 
 
 def groups(command: str, own: Sequence[Path] = ()) -> dict[str, Group]:
-    """The groups of a command by name, in the order of its file; with the options in a user's own
-    folders."""
+    """The groups of a command by name, in the order of its file; the `own` folders of a user may
+    have more options."""
     found = {}
     for path, text, comment in _lines(CONF / f"{command}.yaml"):
         if path[0] == "defaults" and len(path) == 2:
@@ -87,8 +87,8 @@ def settings(
 ) -> dict[str, Setting]:
     """The settings of a command by dotted name: of its own file, then those of its groups' options.
 
-    `choices` are the options chosen in each group. All options count of a group that is not in it,
-    or of which it names an option that is not in conf/: a user's own.
+    `choices` has the options chosen in each group. If it lacks a group, or chooses an option that
+    has no file, all options of the group count.
     """
     found = dict(settings_of(CONF / f"{command}.yaml"))
     for name, group in groups(command, own).items():
@@ -104,7 +104,7 @@ def settings(
 @cache
 def settings_of(file: Path) -> dict[str, Setting]:
     """The settings of a config file by dotted name, without those computed from others."""
-    # In a user's own folder a group is a folder, too; groups of groups are Hydra's.
+    # In a user's own folder, the folder of the file is the group.
     group = file.parent.relative_to(CONF if file.is_relative_to(CONF) else file.parents[1]).parts
     above = () if is_global(file) else group
     return {
@@ -116,7 +116,7 @@ def settings_of(file: Path) -> dict[str, Setting]:
 
 
 def _lines(file: Path) -> Iterator[tuple[tuple[str, ...], str, str]]:
-    """The path of keys, the value and the comment of each line that has a key."""
+    """The path of keys, the text of the value and the comment of each line that has a key."""
     above: list[tuple[int, str]] = []
     for line in file.read_text().splitlines():
         if match := _LINE.fullmatch(line):

@@ -1,8 +1,8 @@
 """hydra/launcher=packed: train the jobs of a sweep as one ensemble, in one process.
 
-Each job has its own directory, lock, status and record, the same as if it had run alone, except for
-figures, which take longer to draw than such a job takes to train (kgon figures draws them from the
-record). Its W&B run is written at the end.
+Each job has its own directory, lock, status and record, the same as if it had run alone, but no
+figures, because drawing them takes longer than training such a job (`kgon figures` draws them from
+the record). Its W&B run is written at the end.
 """
 
 import hashlib
@@ -43,15 +43,15 @@ CARRIED = (
     "datamodule.seed", "datamodule.members", "datamodule.block",
     "callbacks.pictures", "callbacks.checkpoint", "callbacks.progress",
 )  # fmt: skip
-"""Settings in which the jobs of a pack may differ. So may the distribution's arguments except
-n_features, and the learning rate where the steps are compiled."""
+"""Settings in which the jobs of a pack may differ. The distribution's arguments except n_features
+may differ, too, and the learning rate if the steps are compiled."""
 
 _REPORT_SECONDS = 10.0
 """Time between two status reports, each of which writes a file per job."""
 
 
 def launch(points: Sequence[Point]) -> list[JobReturn]:
-    """Run the jobs of a sweep, those that can share an ensemble together; return their results."""
+    """Run the jobs of a sweep, those that can share an ensemble together; return the results."""
     wrong = {point.command for point in points} - {"train"}
     if wrong:
         raise ValueError(
@@ -79,7 +79,7 @@ def launch(points: Sequence[Point]) -> list[JobReturn]:
 
 
 def _key(settings: dict[str, Any]) -> str:
-    """A string that is equal for jobs that can share an ensemble."""
+    """A string that is the same for all jobs that can share an ensemble."""
     optimizer = build(OmegaConf.create(settings["optimizer"]))([nn.Parameter(torch.zeros(1))])
     schedule = settings.get("scheduler")
     scheduler = build(OmegaConf.create(schedule))(optimizer) if schedule else None
@@ -94,7 +94,7 @@ def _key(settings: dict[str, Any]) -> str:
 
 
 def _that_fit(points: Sequence[Point]) -> list[list[Point]]:
-    """The jobs in packs that fit into memory; a pack that does not is halved."""
+    """The jobs in packs that fit into memory; a pack that does not fit is halved."""
     config = OmegaConf.create(points[0].settings)
     config.members = sum(len(point.settings["datamodule"]["members"]) for point in points)
     try:
@@ -145,7 +145,7 @@ def _run(points: Sequence[Point]) -> dict[Path, JobReturn]:
         except Exception as error:
             # The job's directory records the error; the other jobs go on.
             results[point.directory.path] = JobReturn(status=JobStatus.FAILED, _return_value=error)
-    # The number of uniform numbers for an input may depend on a distribution's arguments.
+    # How many uniform numbers an input takes may depend on the distribution's arguments.
     together = sorted({(one.step, one.data.distribution.n_uniforms) for one in opened})
     for step, n in together:
         alike = [o for o in opened if (o.step, o.data.distribution.n_uniforms) == (step, n)]
@@ -198,7 +198,7 @@ def _train(opened: Sequence[_Opened]) -> dict[Path, JobReturn]:
 
 
 def _refuse_log(name: str, value: Any, *_: Any, logger: bool | None = None, **__: Any) -> None:
-    """Callbacks log by `LightningModule.log`, for the pack: of its value no job has a share."""
+    """Refuse `LightningModule.log` in callbacks: its number is of the pack, not of a job."""
     if logger is not False:
         raise ValueError(
             f"a callback logs {name!r} by self.log, one number of all members of a pack; with "
@@ -210,7 +210,7 @@ def _refuse_log(name: str, value: Any, *_: Any, logger: bool | None = None, **__
 def _callbacks(
     config: DictConfig, opened: Sequence[_Opened], pack: Path
 ) -> tuple[list[L.Callback], list[Recorder]]:
-    """The callbacks of a pack, and the recorders among them, which are those of its jobs."""
+    """The callbacks of a pack, and the recorders among them, which also record for each job."""
     nodes = dict((config.get("callbacks") or {}).items())
     checkpoint = nodes.pop("checkpoint", None) or {}
     for name in ("pictures", "progress"):
@@ -224,7 +224,7 @@ def _callbacks(
             one.model.history = whole.history.of_members(place, LAST)
             rows = logged_rows(recorders, one.model, LAST)
             metrics = {k: v for row in rows for k, v in row.metrics.items()}
-            # Waiting for the disk a thousand times would slow down the pack.
+            # Without sync, because waiting for the disk for each of a thousand jobs is slow.
             one.running.report(done, metrics, sync=False)
 
     own = [

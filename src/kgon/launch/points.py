@@ -18,8 +18,14 @@ from kgon.record import provenance, run_directory, sweeps
 
 @dataclass(frozen=True)
 class Point:
-    """One job of a sweep: its overrides, its config from `configs.written`, its logger's config,
-    and its run's directory."""
+    """One job of a sweep.
+
+    Attributes:
+        overrides: its overrides.
+        written: its config by `configs.written`, which leaves out the logger.
+        logger_written: the config of its logger.
+        directory: the directory of its run.
+    """
 
     overrides: tuple[str, ...]
     written: dict[str, Any]
@@ -60,11 +66,11 @@ def points(
 
 
 def waiting(known: Sequence[Point], config: DictConfig) -> list[Point]:
-    """The jobs that a sweep has to run, without duplicates; all are added to the sweep, and have
-    the status `pending` if they had none.
+    """The jobs that a sweep has to run, without duplicates.
 
-    These have not finished and, unless runs.retry=failed, did not fail after they had begun; with
-    runs.overwrite=true they are all jobs.
+    With runs.overwrite=true these are all jobs, otherwise those that have not finished and, unless
+    runs.retry=failed, have not failed after they had begun. All jobs are added to the sweep, and
+    become `pending` if they had no status.
     """
     sweep = sweeps.Sweep.current(Path(config.runs.dir))
     chosen = {}

@@ -1,7 +1,7 @@
 """Slurm: submitting the jobs of a sweep through submitit, and waiting until they have ended.
 
-submitit reads the state of a job from sacct, which needs an accounting database. Without one, it
-waits forever for a job that died. This module uses squeue, which needs no database.
+submitit reads the state of a job from sacct. Without an accounting database, it waits forever for a
+job that died. This module uses squeue, which needs no database.
 """
 
 import os
@@ -24,29 +24,28 @@ _ENDED = (
     "REVOKED", "SPECIAL_EXIT", "TIMEOUT",
 )  # fmt: skip
 _FORGOTTEN = "COMPLETED"
-"""The state assumed for a job that squeue no longer lists, because it ended minutes ago."""
+"""The state of a job that squeue no longer lists, because it ended some minutes ago."""
 
 _RESULT_SECONDS = 10.0
 """How long to wait for a result on a network file system after its job has ended."""
 _RETRY_SECONDS = 60.0
 """How long to keep asking a Slurm controller that does not answer."""
 
-
 _OF_AN_ALLOCATION = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
 """Prefixes of variables that Slurm and submitit set in a job."""
 _OF_THE_USER = {
     "SLURM_CLUSTERS", "SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_SACK_KEY",
 }  # fmt: skip
-"""Variables that say which Slurm is meant."""
+"""Variables among these that only say which Slurm to use."""
 
 _USUAL_REASONS = {
     "BeginTime", "Cleaning", "Dependency", "JobArrayTaskLimit", "None", "Priority", "Resources",
 }  # fmt: skip
-"""Why jobs wait on a cluster that will start them."""
+"""Reasons for which jobs wait on a cluster that will start them."""
 
 
 class SubmissionError(Exception):
-    """Slurm or submitit refuses the jobs of a sweep, for this reason."""
+    """Slurm or submitit refuses the jobs of a sweep; the message says why."""
 
 
 def submit(
@@ -54,8 +53,10 @@ def submit(
 ) -> list[Any]:
     """Submit jobs in arrays that are no longer than the cluster allows; return submitit's jobs.
 
-    A job calls `launcher`, which has the settings `params`, with its overrides. `first` is the
-    number of the first job.
+    Args:
+        launcher: the function that a job calls with its overrides.
+        params: the settings of the launcher.
+        first: the number of the first job.
 
     Raises:
         SubmissionError: a setting is wrong, there is no Slurm, or it refuses the jobs.
@@ -96,9 +97,9 @@ def submit(
 
 @contextmanager
 def _outside_allocation() -> Iterator[None]:
-    """Without the variables that describe the Slurm job in which this process runs, if any.
+    """A context without the variables of the Slurm job in which this process runs, if any.
 
-    sbatch hands them to the new job, in which srun takes them for its own options: the
+    sbatch would hand them to the new job, and srun there takes them for options: for instance, the
     SLURM_MEM_PER_CPU of an allocation clashes with the SLURM_MEM_PER_NODE of the new job.
     """
     inherited = {
@@ -119,12 +120,11 @@ def _outside_allocation() -> Iterator[None]:
 def wait(job_ids: Sequence[str], poll_seconds: float) -> None:
     """Wait until all jobs have ended and none is queued to start again.
 
-    An unusual reason for which jobs are not started is printed, once.
+    If jobs wait for an unusual reason, it is printed once.
     """
     told = set(_USUAL_REASONS)
     while job_ids:
-        states = _states()
-        reasons = _reasons()
+        states, reasons = _listed("%T", "all"), _listed("%r", "pending")
         for reason in sorted({reasons.get(job, "None") for job in job_ids} - told):
             print(f"Slurm does not start jobs: {reason} (squeue shows which)", file=sys.stderr)
             told.add(reason)
@@ -133,17 +133,9 @@ def wait(job_ids: Sequence[str], poll_seconds: float) -> None:
             time.sleep(poll_seconds)
 
 
-def _states() -> dict[str, str]:
-    """The state of each of the user's jobs that squeue lists, by id such as 12_3."""
-    return _listed("%T", "all")
-
-
-def _reasons() -> dict[str, str]:
-    """Why each of the user's jobs that has not been started is not, by id such as 12_3."""
-    return _listed("%r", "pending")
-
-
 def _listed(field: str, states: str) -> dict[str, str]:
+    """A field of squeue (%T: state, %r: why it waits) for each of the user's jobs in some states,
+    by id such as 12_3."""
     listing = _run(
         "squeue", "--noheader", "--array", f"--states={states}", f"--format=%i {field}",
         f"--user={os.getuid()}",
@@ -163,7 +155,7 @@ def errors_of(jobs: Sequence[Any]) -> list[str | None]:
             error = job.exception()
             errors.append(None if error is None else str(error).strip().splitlines()[-1])
         else:
-            state = _states().get(str(job.job_id), "no longer listed")
+            state = _listed("%T", "all").get(str(job.job_id), "no longer listed")
             errors.append(f"Slurm job {job.job_id} ended without a result ({state}); "
                           f"see its log: {job.paths.stderr}")  # fmt: skip
     return errors

@@ -1,4 +1,4 @@
-"""The states of runs, as a table on the screen."""
+"""The table of the states of runs, for the terminal."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -15,7 +15,7 @@ _BY_URGENCY = ("failed", "interrupted", "running", "missing", "pending", "finish
 
 
 def standing_table(runs: Sequence[Standing], title: str, most: int = _MOST_ROWS) -> Table:
-    """A table with a row for each run; if there are more than `most`, for the most urgent ones."""
+    """A table with a row for each run, or for the `most` most urgent ones if there are more."""
     shown = sorted(runs, key=lambda run: _BY_URGENCY.index(run.state))[:most]
     left_out = f", {len(runs) - most} more" if len(runs) > most else ""
     shared = shared_by([run.overrides for run in runs]) if len(runs) > 1 else []

@@ -1,4 +1,4 @@
-"""What a training job and a pack of them have in common: trainer, record, memory."""
+"""The parts that a training job shares with a pack of them: checks, trainer, record."""
 
 import logging
 from collections.abc import Mapping
@@ -25,17 +25,17 @@ from kgon.training.schedule import Schedule
 
 
 def check_memory(config: DictConfig) -> None:
-    """ValueError if the data sets and the history of a job do not fit into memory."""
-    # Counted, because the list of members may itself be too long to make.
+    """Raise ValueError if the data sets and the history of a job do not fit into memory."""
+    # Only counted, because the list of members may itself be too long.
     n_members = configs.count_members(config.members)
     n, m = config.model.n_features, config.model.n_hidden
-    # A data set is stored as inputs and, per amplitude, as sorted values, three running sums and a
-    # line of eight numbers.
+    # For each sample: n inputs, and for its amplitude a sorted value, three running sums and eight
+    # more numbers.
     data = 8 * n_members * (config.n_samples or 0) * (n + 12)
     # A loss uses every pair of features.
     pairs = 8 * n_members * n**2
     schedule = Schedule(max_steps=config.trainer.max_steps, **config.schedule)
-    # The history is copied once more when it is written.
+    # Twice, because writing the history copies it.
     record = 2 * schedule.bytes_recorded(n_members, m, n)
     check_fits(
         data + pairs + record,
@@ -46,7 +46,7 @@ def check_memory(config: DictConfig) -> None:
 
 
 def check_callbacks(callbacks: Mapping[str, Any], data: EnsembleData) -> None:
-    """ValueError for what is no callback, and for tables that cannot be recorded."""
+    """Raise ValueError for an object that is not a callback, or a table that cannot be recorded."""
     owners: dict[str, str] = {}
     for name, callback in callbacks.items():
         if not isinstance(callback, L.Callback):
@@ -59,8 +59,8 @@ def check_callbacks(callbacks: Mapping[str, Any], data: EnsembleData) -> None:
             check_table(callback)
             if callback.table in owners:
                 raise ValueError(
-                    f"callbacks.{name}: the table {callback.table!r} is that of "
-                    f"callbacks.{owners[callback.table]}; give it another name"
+                    f"callbacks.{name}: callbacks.{owners[callback.table]} already has a table "
+                    f"{callback.table!r}; give it another name"
                 )
             owners[callback.table] = name
 
@@ -68,17 +68,16 @@ def check_callbacks(callbacks: Mapping[str, Any], data: EnsembleData) -> None:
 def build_trainer(
     config: DictConfig, callbacks: list[L.Callback], logger: Any, folder: Path
 ) -> L.Trainer:
-    """The trainer of a config, for one process; `folder` is for what Lightning itself writes."""
+    """The trainer of a config, for one process; Lightning's own files go to `folder`."""
     # At level INFO Lightning lists devices and advertises products.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     make_trainer = instantiate(config.trainer, _partial_=True, _convert_="all")
-    # What callbacks log by `self.log` is kept at the end of every block of steps.
-    every = config.trainer.get("log_every_n_steps", 1)
     trainer: L.Trainer = make_trainer(
-        log_every_n_steps=every,
+        # So that a value that a callback logs by `self.log` is kept for every block of steps.
+        log_every_n_steps=config.trainer.get("log_every_n_steps", 1),
         callbacks=callbacks,
         logger=logger,
-        # Else Lightning adds a checkpoint callback of its own.
+        # Otherwise Lightning adds a checkpoint callback of its own.
         enable_checkpointing=any(isinstance(each, Checkpoint) for each in callbacks),
         default_root_dir=folder,
         # A job is one process, whatever the cluster's environment says.
@@ -91,12 +90,12 @@ def conclude(
     running: run_directory.Job, model: TMS, data: EnsembleData, logger: Any, *, draw: bool
 ) -> Results:
     """Write the record of a trained ensemble and log its results."""
-    # On a terminal only.
+    # Rich shows this on a terminal only.
     with Console().status("drawing figures") if draw else nullcontext():
         results = write(running.directory, model, data, draw=draw)
     running.report(1.0, results.summary)
     log_results(logger, results.summary, results.tables, results.figures)
-    # The artifact `run` is all that kgon llc run=FOLDER needs.
+    # The artifact `run` has all that kgon llc run=FOLDER needs.
     run = "config.yaml status.json weights.safetensors members.parquet"
     artifacts, texts = {"run": run, "llc": "llc.parquet"}, {"status.json": running.as_finished()}
     log_artifacts(logger, running.directory.path, artifacts, results.summary, texts)
