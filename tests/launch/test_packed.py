@@ -114,6 +114,14 @@ def test_a_point_that_diverges_fails_alone(zygote, tmp_path):
     assert run_directory.load(path).status["error"] == found["failed"].status["error"]
 
 
+def test_a_point_without_the_objective_does_not_fail_the_others(zygote, tmp_path):
+    """A result may be missing in one run only, such as a learning coefficient that is never ok."""
+    zygote.run(tmp_path, "train", "-m", *JOB, "trainer.max_steps=400", "seed=1,2", PACKED,
+               "runs.objective=nothing")  # fmt: skip
+    states = {run_directory.load(path).status["state"] for path in points(tmp_path).values()}
+    assert states == {"finished"}
+
+
 def test_what_is_finished_is_not_run_again_and_a_wider_sweep_shares_it(zygote, tmp_path):
     job = [*JOB, "trainer.max_steps=400"]
     zygote.run(tmp_path, "train", "-m", *job, "seed=1,2", PACKED)

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from kgon.data import SingleFeature
 from kgon.paper import dynamics
 from kgon.paper.antecedents import (
     ANTECEDENT,
@@ -56,6 +57,13 @@ def antecedent(llc, posterior=()):
 RISING = [[4, 4.1, 3.9]] * 2 + [[5, 4.8, 5.1]] + [[7, 7.2, 6.9]] * 3
 FALLING = RISING[::-1]
 LEVEL = [[5, 4, 6]] * 3 + [[4.5, 5.0, 5.6]] * 3
+
+
+@pytest.mark.parametrize("n_features", [6, 7])  # with six features the phases are the k-gons
+def test_the_points_are_those_that_name_the_stages_of_runs(n_features):
+    config = {"model": {"n_features": n_features, "n_hidden": 2}}
+    points = Ensemble(Run(Path("run"), config, {}, [], None, None, [], None)).points
+    assert list(points) == SingleFeature(n_features).critical_points(2, None)
 
 
 def test_a_transition_is_counted_with_its_changes():

@@ -250,11 +250,8 @@ def _conclude(one: _Opened, recorders: Sequence[Recorder]) -> JobReturn:
                     send(row, loggers)
                 conclude(one.running, one.model, one.data, logger, draw=False)
             packing.leave_pack(one.folder, None)
+        found = objective(one.point.settings["runs"]["objective"], one.point.directory.status())
+        return JobReturn(status=JobStatus.COMPLETED, _return_value=found)
     except Exception as error:
         # The job's directory records the error; the other jobs go on.
         return JobReturn(status=JobStatus.FAILED, _return_value=error)
-    status = one.point.directory.status()
-    return JobReturn(
-        status=JobStatus.COMPLETED,
-        _return_value=objective(one.point.settings["runs"]["objective"], status),
-    )
