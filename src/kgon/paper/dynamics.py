@@ -90,23 +90,20 @@ def figure_3(many: Ensemble) -> tuple[list[Row], dict[str, Any], dict[str, Any]]
     """Many runs from 4-gons: rows about their levels, and data of the losses and of the LLCs."""
     met = {stage["nearest"] for passed in many.stages.values() for stage in passed}
     points = many.points
-    gaps = [abs(a.loss - b.loss) for a, b in pairwise(points)]
-    resting = [
-        row["final_loss"]
+    gap = min(abs(a.loss - b.loss) for a, b in pairwise(points))
+    settled = sum(
+        min(abs(row["final_loss"] - p.loss) for p in points) <= LEVEL_TOLERANCE
         for row, passed in zip(many.run.members, many.stages.values(), strict=True)
         if passed and row["final_loss"] is not None
-    ]
-    off = [min(abs(loss - p.loss) for p in points) for loss in resting]
-    where = "Fig. 3"
+    )
     c = many.n_features
-    settled = sum(d <= LEVEL_TOLERANCE for d in off)
     rows = [
         Row(f"c = {c}: critical levels drawn", float(len(points)), digits=0,
-            published=Published(18.0, ("P", "I"), f"{where}, Sec. 3") if c == 6 else None),
+            published=Published(18.0, ("P", "I"), "Fig. 3, Sec. 3") if c == 6 else None),
         Row(f"c = {c}: of these met as plateaus by some run", float(len(met)), digits=0,
             text=f"{len(met)}: {', '.join(p.label for p in points if p.label in met)}",
-            remark=f"nearest two levels differ by {min(gaps):.4f}, a plateau counts within "
-            f"{LEVEL_TOLERANCE:g}" if len(gaps) else ""),
+            remark=f"nearest two levels differ by {gap:.4f}, a plateau counts within "
+            f"{LEVEL_TOLERANCE:g}"),
         Row(f"c = {c}: runs that end within {LEVEL_TOLERANCE:g} of a critical level",
             settled / many.n_members, digits=3,
             text=f"{settled} of {many.n_members}",

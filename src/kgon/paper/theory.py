@@ -110,61 +110,40 @@ def table_a1() -> tuple[list[Row], list[Table]]:
                 Published(known, ("P", "D"), "Table A.1, App. E.1", digits=digits))
             for name, value, known in (("l*", l_star, known_length), ("b*", b_star, known_bias))
         ]  # fmt: skip
-    for k in (7, 8, 12):
-        l_star, b_star = length_and_bias(critical_point(k, k))
-        remark = "the paper tabulates further k; its digits are not at hand"
-        rows += [
-            Row(f"{k}-gon, l*", l_star, remark=remark),
-            Row(f"{k}-gon, b*", b_star, remark=remark),
-        ]
-    for c, levels in _LEVELS.items():
-        rows += [
-            Row(
-                f"L({label}), c = {c}",
-                critical_point(label, c).loss,
-                Published(value, ("D", "P"), "Sec. 3 (formula D, values P)", digits=5),
-            )
-            for label, value in levels.items()
-        ]
+    remark = "the paper tabulates further k; its digits are not at hand"
     rows += [
-        Row(
-            f"h_{k} = 3 c L - (c - k)",
-            3 * k * critical_point(k, k).loss,
-            Published(value, ("D", "P"), "Sec. 3 (formula D, values P)", digits=5),
-        )
-        for k, value in _H.items()
+        Row(f"{k}-gon, {name}", value, remark=remark)
+        for k in (7, 8, 12)
+        for name, value in zip(("l*", "b*"), length_and_bias(critical_point(k, k)), strict=True)
     ]
     step = critical_point("4-", 6).loss - critical_point("4", 6).loss
-    rows.append(
-        Row("loss added by each phi, c = 6", step, Published(1 / 18, ("D",), "Sec. 3", text="1/18",
-                                                             digits=12))
-    )  # fmt: skip
-    rows += [
-        Row(f"λ({label}), c = 6", critical_point(label, 6).llc, digits=1,
-            published=Published(value, ("P", "D"), "Sec. 3, Table A.1"))
-        for label, value in _LLC.items()
-    ]  # fmt: skip
-    rows += [
-        Row(f"λ({label}), c = 6, volume exponent", critical_point(label, 6).llc, digits=1,
-            published=Published(value, ("D",), "volume exponent"),
-            remark="the paper lists values that depend on the direction, {4, 4.5, 5, 5.5} (P)")
-        for label, value in _VOLUME.items()
-    ]  # fmt: skip
-    rows.append(
-        Row("families of k-gons at c = 6", float(len(critical_points(6))), digits=0,
-            published=Published(18.0, ("P", "I"), "Sec. 3 (count P, the reading of φ I)"))
-    )  # fmt: skip
     gradient = max(gradient_norm(p.W, p.b) for c in (4, 5, 6) for p in critical_points(c))
-    rows.append(
-        Row("the gradient vanishes at every family, c = 4, 5, 6", gradient < 1e-12,
-            Published(True, ("D",), "Sec. 3", text="< 1e-15"), text=f"largest {gradient:.1e}")
-    )  # fmt: skip
     residuals = (polynomials(k, *length_and_bias(critical_point(k, k))) for k in SIDES if k > 4)
     equations = max(abs(residual) for pair in residuals for residual in pair)
-    rows.append(
+    where = "Sec. 3 (formula D, values P)"
+    rows += [
+        *(Row(f"L({label}), c = {c}", critical_point(label, c).loss,
+              Published(value, ("D", "P"), where, digits=5))
+          for c, levels in _LEVELS.items() for label, value in levels.items()),
+        *(Row(f"h_{k} = 3 c L - (c - k)", 3 * k * critical_point(k, k).loss,
+              Published(value, ("D", "P"), where, digits=5))
+          for k, value in _H.items()),
+        Row("loss added by each phi, c = 6", step,
+            Published(1 / 18, ("D",), "Sec. 3", text="1/18", digits=12)),
+        *(Row(f"λ({label}), c = 6", critical_point(label, 6).llc, digits=1,
+              published=Published(value, ("P", "D"), "Sec. 3, Table A.1"))
+          for label, value in _LLC.items()),
+        *(Row(f"λ({label}), c = 6, volume exponent", critical_point(label, 6).llc, digits=1,
+              published=Published(value, ("D",), "volume exponent"),
+              remark="the paper lists values that depend on the direction, {4, 4.5, 5, 5.5} (P)")
+          for label, value in _VOLUME.items()),
+        Row("families of k-gons at c = 6", float(len(critical_points(6))), digits=0,
+            published=Published(18.0, ("P", "I"), "Sec. 3 (count P, the reading of φ I)")),
+        Row("the gradient vanishes at every family, c = 4, 5, 6", gradient < 1e-12,
+            Published(True, ("D",), "Sec. 3", text="< 1e-15"), text=f"largest {gradient:.1e}"),
         Row("App. E.1's two polynomials vanish at (l*, b*), k = 5..8, 12", equations < 1e-11,
-            Published(True, ("P", "D"), "App. E.1"), text=f"largest residual {equations:.1e}")
-    )  # fmt: skip
+            Published(True, ("P", "D"), "App. E.1"), text=f"largest residual {equations:.1e}"),
+    ]  # fmt: skip
     body = []
     for k in SIDES:
         point = critical_point(k, k)
