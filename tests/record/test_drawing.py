@@ -85,7 +85,7 @@ def test_a_film_shows_recorded_states_and_the_last_one_longest(runs, zygote, tmp
     assert again.read_bytes() == (run.folders[0] / "figures" / "film.gif").read_bytes()
     with pytest.raises(ValueError, match=r"^member must be one of the run's \(0 to 2\), got 9$"):
         run.film(tmp_path / "none.gif", member=9)
-    with pytest.raises(ValueError, match=r"a film is a file that ends in \.gif, got .*none\.mp4"):
+    with pytest.raises(ValueError, match=r"must end in \.gif, got .*none\.mp4"):
         run.film(tmp_path / "none.mp4")
 
 
