@@ -1,8 +1,8 @@
 """A film of one member: the columns of W, while a cursor runs along its loss and its LLC.
 
-A film is a GIF, which browsers, READMEs and slides play, and which Pillow writes, which matplotlib
-needs anyway. An animated WebP is about as large with as few colours, and more than three times as
-large with all; a video would need ffmpeg.
+A film is a GIF: browsers, READMEs and slides play it, and Pillow, which matplotlib needs anyway,
+writes it. An animated WebP is about as large with as few colours, and more than three times as
+large with all colours; a video would need ffmpeg.
 """
 
 from collections.abc import Sequence

@@ -60,7 +60,7 @@ def phases(
     shown = _large(found.values())
     legend = [Line2D([], [], color=phase_color(k), lw=1.4, label=k) for k in shown]
     heights = [1.3] + [0.8] * (len(rules) - 1) + [0.7] * (len(rules) > 1)
-    # The notes below the legend are a title of several lines of the first panel.
+    # The first panel has the notes above it, as a legend of its own.
     n_notes = len(predicted) + math.isfinite(crossing[0])
     heights[0] += 0.12 * n_notes
     figure, axes = new_panels(f"Posterior: {_over(diagram)}", heights, legend)
@@ -140,7 +140,7 @@ def starts(diagram: PhaseDiagram) -> Figure | None:
     figure, axes = new_panels(title, [1.0] * rows, legend, columns=2)
     for i, ax in enumerate(axes):
         if i >= len(panels):
-            # The panel above is the last of its column.
+            # Nothing is in this place, so the panel above is the lowest of its column.
             axes[i - 2].tick_params(labelbottom=True)
             axes[i - 2].set_xlabel("sample size $n$")
             ax.remove()

@@ -185,7 +185,7 @@ def new_panels(
 
 
 def style_ticks(ax: Axes) -> None:
-    """Set the style of ticks, which `styled` does not reach because they are made at the end."""
+    """Set the style of ticks; `styled` cannot, because they are made when a figure is drawn."""
     ax.tick_params(which="major", width=0.6, length=2.5, labelsize=FONT, colors=INK, pad=2.0)
     ax.tick_params(which="minor", width=0.4, length=1.5)
 
@@ -294,9 +294,9 @@ def loss_name(n_inputs: int | None, weighted: bool) -> str:
 def loss_limits(loss: Array, levels: Sequence[float]) -> tuple[float, float]:
     """The limits (low, high) of a loss axis for curves and critical levels.
 
-    The frame has the levels near the curves, and ends a little above the highest of these, so
-    curves may begin above it; without levels it has all of the curves. A level of zero makes the
-    axis linear (low = 0).
+    The frame includes the levels near the curves and ends a little above the highest of these, so
+    curves may begin above it. Without levels it includes all of the curves. A level of zero makes
+    the axis linear (low = 0).
     """
     finite = loss[np.isfinite(loss)]
     if not finite.size:
@@ -317,8 +317,7 @@ def draw_levels(ax: Axes, levels: Sequence[tuple[str, float]], height: float) ->
     """Draw a horizontal line at each (label, value), with its label at the right margin.
 
     Labels are at least one line of text apart, and connected to their lines. Equal values share a
-    label. If the axes' `height` in inches has no room for all labels, every second, third, ... one
-    is shown.
+    label. If the axes' `height` in inches has no room for all labels, only every n-th is shown.
     """
     names: dict[float, list[str]] = {}
     for label, value in levels:
@@ -362,8 +361,8 @@ def spread_apart(position: Array, gap: float) -> Array:
 
 
 BELOW_FRAME = "below frame"
-"""The name in legends of estimates of a learning coefficient that are too negative for the frame,
-because there is lower loss near w*."""
+"""The name in legends of LLC estimates below the frame. They are so negative because there is lower
+loss near w*."""
 
 
 def mark_below_frame(ax: Axes, x: Array) -> None:

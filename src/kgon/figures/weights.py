@@ -16,7 +16,7 @@ from scipy.spatial import ConvexHull, QhullError
 from kgon.figures.style import INK, Array, hide_axes, new_figure, phase_color, styled
 
 MAX_WEIGHTS = 16
-"""Most pictures on one sheet of `weights`."""
+"""The largest number of pictures in the figure `weights`."""
 
 DEAD = 0.3
 """A shorter column is drawn as dead. Live columns of critical points have length >= 1."""

@@ -65,7 +65,7 @@ def build(config: Any) -> Any:
 
 def _why(error: BaseException) -> str:
     """An error of a `_target_` in one line, with the place if it is in a user's own module."""
-    inner = error.__cause__  # the error in the module, if Hydra's says that it cannot be imported
+    inner = error.__cause__  # of Hydra's import error: the error in the module
     if isinstance(error, ImportError) and inner and not isinstance(inner, ImportError):
         error = inner
     frames = traceback.extract_tb(error.__traceback__)

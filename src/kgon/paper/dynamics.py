@@ -81,9 +81,9 @@ _ENDS_NEAR_ZERO = {"4+": 26, "4++": 14, "4": 11}
 _PATHS_NEAR_ZERO = {("4+", "5"): 8, ("4++", "5+"): 5}
 _ENDS_NORMAL = {"5": 25, "4": 15, "5+": 12, "6": 5, "4+": 3}
 _TRIED = 64
-"""Runs of an independent reproduction: how many end on a level, or take a path, of _TRIED."""
+"""How many runs of an independent reproduction end on a level, or take a path, of _TRIED runs."""
 _RECORDS = 80
-"""About how many steps of each loss curve the figure shows."""
+"""The number of steps of the loss curves in the figure, at most."""
 
 
 def figure_3(many: Ensemble) -> tuple[list[Row], dict[str, Any], dict[str, Any]]:

@@ -33,7 +33,7 @@ it, which is that of the starts of training."""
 _POINTS = 40
 """Points of a path in the figure."""
 _CONTROLS = 60
-"""Most runs that stay in a phase, as controls for those that leave it."""
+"""The largest number of runs that stay in a phase, which are controls for those that leave it."""
 
 Found = Mapping[str, Any]
 
@@ -131,8 +131,9 @@ def by_kind(found: Found) -> list[tuple[tuple[str, str, str], list[dict[str, Any
 
 
 def _of(found: Found, start: str, end: str) -> dict[str, Any]:
-    """The edge between two phases, with the least distance of each run along it (`least`), and how
-    many of these and of those that stay come closer than half of the phase's own (`away`)."""
+    """The edge between two phases, with the least distance from the pass of each run along it
+    (`least`), the distance of the phase that they leave (`away`), and how many runs, leaving and
+    staying, come closer than half of this."""
     (edge,) = (e for e in found["edges"] if (e["from"], e["to"]) == (start, end))
     away = float(edge["phases"][start][0])
     least = np.array([
