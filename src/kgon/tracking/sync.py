@@ -56,35 +56,27 @@ class Record:
 
     outbox: Outbox
     init: dict[str, Any]
+    config: dict[str, Any] = field(init=False)
+    rows: list[Row] = field(init=False)
+    results: Results = field(init=False)
 
     @property
     def folder(self) -> Path:
         return self.outbox.directory
 
     @cached_property
-    def config(self) -> dict[str, Any]:
-        file = self.folder / "config.yaml"
-        try:
-            config: dict[str, Any] = yaml.load(file.read_text(), Loader=yaml.CSafeLoader)
-        except yaml.YAMLError as error:
-            raise ValueError(f"{file} is damaged: {first_line(error)}") from error
-        return config
-
-    @cached_property
     def status(self) -> dict[str, Any]:
         return RunDirectory(self.folder).status()
 
-    @cached_property
-    def rows(self) -> list[Row]:
-        return MetricsFile(self.folder).rows()
-
-    @cached_property
-    def results(self) -> Results:
-        return self.outbox.results()
-
     def read(self) -> None:
-        """Read all files before a W&B run is opened; raise ValueError if one is damaged."""
-        _ = self.config, self.rows, self.results
+        """Read `config`, `rows` and `results` from their files; ValueError if one is damaged."""
+        file = self.folder / "config.yaml"
+        try:
+            self.config = yaml.load(file.read_text(), Loader=yaml.CSafeLoader)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{file} is damaged: {first_line(error)}") from error
+        self.rows = MetricsFile(self.folder).rows()
+        self.results = self.outbox.results()
 
     @property
     def exit_code(self) -> int:
