@@ -4,10 +4,11 @@ import math
 import sys
 
 import matplotlib.colors
-import pyarrow.parquet as pq
 import pytest
+from small_job import read
 
 from kgon.cli import main
+from kgon.cli.llc import TABLES, TABLES_OF_A_RUN
 from kgon.figures import llc as llc_figures
 from kgon.figures.style import phase_color
 from kgon.record import run_directory
@@ -57,7 +58,7 @@ def test_critical_points_give_the_papers_table_a_file_and_a_figure(kgon, tmp_pat
     printed = kgon("llc", "point=[5,5+,4++]", "n_samples=[5000,50000]", *TINY)
     path = only_run(tmp_path)
     assert run_directory.load(path).status["state"] == "finished"
-    rows = pq.read_table(path / "estimates.parquet").to_pylist()
+    rows = read(path, TABLES)["estimates"]
     assert [(r["label"], r["n_samples"]) for r in rows] == [
         (label, n) for n in (5000, 50000) for label in ("5", "5+", "4++")
     ]
@@ -80,7 +81,7 @@ def test_a_points_estimate_does_not_depend_on_the_others_asked_for(kgon, tmp_pat
     for i, points in enumerate(("[5,6]", "[6]")):
         kgon("llc", f"point={points}", f"runs.dir=multirun{i}", "dtype=float32", *TINY)
         (path,) = run_directory.find([tmp_path / f"multirun{i}"])
-        rows = pq.read_table(path / "estimates.parquet").to_pylist()
+        rows = read(path, TABLES)["estimates"]
         found += [row["llc"] for row in rows if row["label"] == "6"]
     # The noise is the same; the mean over another shape of array may round otherwise.
     assert found[0] == pytest.approx(found[1], rel=1e-12)
@@ -89,7 +90,7 @@ def test_a_points_estimate_does_not_depend_on_the_others_asked_for(kgon, tmp_pat
 def test_other_samplers_have_the_exact_value_beside_them_and_reasons_below(kgon, tmp_path):
     words = ["sampler=rmsprop_sgld", "lr=1e-6", "point=6", "loss=population"]
     printed = kgon("llc", *words, *TINY)
-    (row,) = pq.read_table(only_run(tmp_path) / "estimates.parquet").to_pylist()
+    (row,) = read(only_run(tmp_path), TABLES)["estimates"]
     assert row["lr"] == 1e-6 and math.isnan(row["acceptance"])
     assert row["verdict"] == "unconverged" and row["exact_verdict"] == "ok"
     assert f"{row['exact']:.2f}" in printed and f"{row['llc']:.2f} ± {row['stderr']:.2f}" in printed
@@ -98,7 +99,7 @@ def test_other_samplers_have_the_exact_value_beside_them_and_reasons_below(kgon,
 
 def test_chains_run_until_the_target_by_default(kgon, tmp_path):
     kgon("llc", "point=5", "loss=population", "target=0.1", "logger=none")
-    (row,) = pq.read_table(only_run(tmp_path) / "estimates.parquet").to_pylist()
+    (row,) = read(only_run(tmp_path), TABLES)["estimates"]
     assert row["verdict"] == "ok" and row["stderr"] <= 0.1 * row["llc"] and row["lr"] is None
     assert row["exact"] is None and 0.5 < row["acceptance"] <= 1
 
@@ -108,12 +109,25 @@ def test_calibration_draws_the_grid_and_chooses_from_it(kgon, tmp_path):
     printed = kgon("llc", "calibrate=true", "point=6", "loss=population", *words)
     assert "Chosen settings" in printed
     path = only_run(tmp_path)
-    grid = pq.read_table(path / "calibration.parquet").to_pylist()
+    tables = read(path, TABLES)
+    grid, (row,) = tables["calibration"], tables["chosen"]
     assert len(grid) == 5 * 2
     (chosen,) = [row for row in grid if row["chosen"]]
+    assert row == {name: value for name, value in chosen.items() if name != "chosen"}
     assert chosen["verdict"] == "ok"
     assert f"{chosen['llc']:.2f} ± {chosen['stderr']:.2f}" in printed
     assert (path / "figures" / "calibration-6-5000.png").exists()
+
+
+def test_where_no_setting_is_ok_the_chosen_one_is_blank(kgon, tmp_path):
+    words = ["budget=20", "n_chains=8", "logger=none"]
+    kgon("llc", "calibrate=true", "point=6", "loss=population", *words)
+    tables = read(only_run(tmp_path), TABLES)
+    assert not any(row["verdict"] == "ok" or row["chosen"] for row in tables["calibration"])
+    (row,) = tables["chosen"]
+    assert {name for name, value in row.items() if value is not None} == {
+        "label", "n_samples", "theory",
+    }  # fmt: skip
 
 
 def test_snapshots_of_a_training_run(kgon, tmp_path):
@@ -124,7 +138,7 @@ def test_snapshots_of_a_training_run(kgon, tmp_path):
     for words in ([], ["loss=population", "n_samples=300"]):
         kgon("llc", f"run={trained}", "snapshots=2", "members=2", *words, *TINY, "runs.dir=other")
     paths = run_directory.find([tmp_path / "other"])
-    tables = [pq.read_table(path / "estimates.parquet").to_pylist() for path in paths]
+    tables = [read(path, TABLES_OF_A_RUN)["estimates"] for path in paths]
     for rows in tables:
         assert [(r["step"], r["member"]) for r in rows] == [
             (int(weights["step"][i]), m) for i in (0, -1) for m in (0, 1)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kgon.figures.sweep import against_parameter
-from kgon.record import run_directory
+from kgon.record import run_directory, tables
 from kgon.record.run_directory import WITHOUT_EFFECT, RunDirectory, leaves
 from kgon.record.sweeps import Sweep
 from kgon.record.tables import RECORDED
@@ -247,7 +247,7 @@ class _Tables(dict[str, pd.DataFrame]):
                  if (table := run_directory.read_table(folder, name))}  # fmt: skip
         places = [place for place, table in found.items() for _ in range(table.num_rows)]
         if name in RECORDED:
-            schema = RECORDED[name].schema()
+            schema = tables.schema(RECORDED[name])
         elif found:
             schema = pa.unify_schemas(
                 [t.schema for t in found.values()], promote_options="permissive"

@@ -210,10 +210,6 @@ class RunDirectory:
         """Write <name>.parquet."""
         pq.write_table(table, self.path / f"{name}.parquet")
 
-    def save_rows(self, name: str, rows: list[dict[str, Any]]) -> None:
-        """Write <name>.parquet."""
-        self.save_table(name, pa.Table.from_pylist(rows))
-
     def save_weights(self, step: NDArray[Any], W: NDArray[Any], b: NDArray[Any]) -> None:
         """Write snapshots: step (n_records,), W (n_records, n_members, n_hidden, n_features), b."""
         arrays = {k: np.ascontiguousarray(v) for k, v in {"step": step, "W": W, "b": b}.items()}
