@@ -379,11 +379,15 @@ def _dereferenced(node: Any, config: dict[str, Any]) -> Any:
 
 
 def find(folders: Sequence[Path]) -> list[Path]:
-    """The run directories among the folders and directly inside them, in order of name."""
+    """The run directories among the folders and directly inside them, in order of name; those of a
+    sweep for its folder in sweeps/."""
     found = []
     for folder in folders:
         if (folder / "status.json").exists():
             found.append(folder)
+        elif folder.is_dir() and folder.parent.name == "sweeps":
+            points = (folder.parents[1] / file.name for file in folder.iterdir())
+            found += sorted(point for point in points if (point / "status.json").exists())
         elif folder.is_dir():
             found += sorted(child.parent for child in folder.glob("*/status.json"))
     if not found:
