@@ -36,10 +36,10 @@ def test_a_terminal_without_unicode_shows_runs(tmp_path):
     assert "5:2  4:1" in shown.stdout and "?" in shown.stdout
 
 
-def swept(folder, overrides):
+def swept(folder, overrides, command="train"):
     """Finished runs with these words; their folders' names sort in the order of the list."""
     for i, words in enumerate(overrides):
-        job = run_directory.RunDirectory(folder / f"train-{i:010}").job("train", words, {})
+        job = run_directory.RunDirectory(folder / f"{command}-{i:010}").job(command, words, {})
         with job as running:
             phases = {f"final/phase/{'4+++---'[:k]}": 10.0 for k in range(1, 7)}
             running.report(1.0, {"final/loss": 0.123456, **phases})
@@ -78,6 +78,18 @@ def test_values_of_what_was_swept_are_whole_on_a_narrow_terminal(tmp_path, capsy
     assert heading[2:6] == ["optimizer.lr", "schedule.lr", "loss=", "b"]
     assert [row[2:5] for row in shown] == [["0"] * 3, ["1"] * 3]
     assert shown[0][5] == "twenty-letters-at-mo"
+
+
+def test_runs_of_other_commands_have_a_table_of_their_own(tmp_path, capsys, monkeypatch):
+    many = [[f"{name}.{name}{name}=0.000{i}" for name in "abcde"] for i in (2, 1)]
+    swept(tmp_path, many)
+    swept(tmp_path, [["n_samples=100"]], "llc")
+    heading, llc, *more = rows(capsys, monkeypatch, tmp_path)
+    assert heading[2] == "n_samples" and llc[2] == "100"
+    # Words of many settings break between and not within them.
+    assert [word for row in more for word in row if "=" in word] == [
+        f"{name}{name}=0.000{i}" for i in (1, 2) for name in "abcde"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 from rich.box import SIMPLE
-from rich.console import Console, ConsoleOptions
+from rich.console import Console, ConsoleOptions, Group
 from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
@@ -21,16 +21,26 @@ _HEADINGS = ("run", "state", "time", "loss", "phases")
 _BY_URGENCY = ("failed", "interrupted", "running", "missing", "pending", "finished")
 
 
-def standing_table(runs: Sequence[Standing], title: str, most: int = _MOST_ROWS) -> Table:
-    """A table with a row for each run, in order of what was swept; if there are more than `most`,
-    for the most urgent ones.
+def standing_table(runs: Sequence[Standing], title: str, most: int = _MOST_ROWS) -> Group:
+    """A table for each command, with a row for each run, in order of what was swept; if there are
+    more than `most`, for the most urgent ones.
 
     Where it is too wide for the terminal, names of runs and phases give way, and values of what was
     swept do not.
     """
+    by_command: dict[str, list[Standing]] = {}
+    for run in runs:
+        by_command.setdefault(run.command or "", []).append(run)
+    if len(by_command) < 2:
+        return Group(_table(runs, title, most))
+    titles = {command: f"{title}, kgon {command}" if command else title for command in by_command}
+    return Group(*(_table(some, titles[command], most) for command, some in by_command.items()))
+
+
+def _table(runs: Sequence[Standing], title: str, most: int) -> Table:
     swept = Swept([run.overrides for run in runs])
     shown = sorted(runs, key=lambda run: _BY_URGENCY.index(run.state))[:most]
-    shown = sorted(shown, key=lambda run: (run.command or "", swept.key(run.overrides)))
+    shown = sorted(shown, key=lambda run: swept.key(run.overrides))
     left_out = f", {len(runs) - most} more" if len(runs) > most else ""
     table = Table(
         title=f"{title}: {tally(runs) or 'no runs'}{left_out}",
@@ -60,14 +70,17 @@ def _columns(runs: Sequence[Standing], swept: Swept) -> dict[str, list[Any]]:
         "run": [run.run for run in runs],
         "state": [_state(run) for run in runs],
     }
-    if len(swept.names) <= _MOST_NAMES:
-        last = [name.lstrip("+~").rpartition(".")[2] for name in swept.names]
-        for name, short in zip(swept.names, last, strict=True):
-            heading = short if last.count(short) == 1 else name
+    texts = [swept.texts(run.overrides) for run in runs]
+    last = [name.lstrip("+~").rpartition(".")[2] for name in swept.names]
+    short = {name: end if last.count(end) == 1 else name
+             for name, end in zip(swept.names, last, strict=True)}  # fmt: skip
+    if len(short) <= _MOST_NAMES:
+        for name, heading in short.items():
             heading += "=" if heading in _HEADINGS else ""
-            columns[heading] = [escape(swept.texts(run.overrides).get(name, "")) for run in runs]
+            columns[heading] = [escape(own.get(name, "")) for own in texts]
     else:
-        columns["overrides"] = [escape(" ".join(swept.own(run.overrides))) for run in runs]
+        columns["swept"] = [escape(" ".join(f"{short[name]}={text}" for name, text in own.items()))
+                            for own in texts]  # fmt: skip
     columns["time"] = [_duration(run.seconds) for run in runs]
     columns["loss"] = ["" if run.loss is None else f"{run.loss:.5f}" for run in runs]
     found = {heading: cells for heading, cells in columns.items() if any(cells)}
