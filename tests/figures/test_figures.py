@@ -632,6 +632,16 @@ def test_numbers_over_more_than_a_factor_of_ten_are_on_a_logarithmic_axis(values
     assert [label.get_text() for at, label in ticks if low <= at <= high] == labels
 
 
+def test_results_at_several_n_have_a_panel_each_unless_n_is_what_differs_between_runs():
+    both = [{"llc/5/50": 1.0, "llc/5/1000": 2.0, "llc/6/50": 3.0}, {"llc/5/50": 4.0}]
+    figure = against_parameter("seed", [1, 2], both)
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["llc, n = 50"]
+    figure = against_parameter("seed", [1, 2], both, only=["llc/5/1000", "llc/5/50"])
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["llc, n = 50", "llc, n = 1000"]
+    (ax,) = against_parameter("n", [50, 1000], [{"llc/5/50": 1.0}, {"llc/5/1000": 2.0}]).axes
+    assert ax.get_title(loc="left") == "llc" and ax.lines[0].get_ydata().tolist() == [1.0, 2.0]
+
+
 def test_what_a_result_is_of():
     assert parts("final/phase/4+-") == ("final/phase", "4+-", "")
     assert parts("final/llc/other") == ("final/llc", "other", "")

@@ -3,6 +3,7 @@
 import re
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ _NAMES = {
 }
 
 
+@cache
 def parts(result: str) -> tuple[str, str, str]:
     """What a result is, the phase that it is of and its n; these two are empty where it has none.
 
@@ -85,16 +87,7 @@ def against_parameter(
     Returns:
         None if there is nothing to draw.
     """
-    panels: dict[str, dict[str, Array]] = {}
-    for key in dict.fromkeys(key for run in results for key in run if not only or key in only):
-        what, phase, n = parts(key)
-        found = [run.get(key, 0.0 if what in _SHARES else np.nan) for run in results]
-        if not any(isinstance(value, str) for value in found):
-            y = np.array(found, dtype=float)
-            if what == "final/phase":
-                y = y / [_members(run) for run in results]
-            panel = (_SHARES | _NAMES).get(what, what.removeprefix("final/"))
-            panels.setdefault(panel + (f", n = {n}" if n else ""), {})[phase] = y
+    panels = _panels(results, only)
     varying = {
         panel: {phase: y for phase, y in lines.items() if phase != "diverged" or y.any()}
         for panel, lines in panels.items()
@@ -127,6 +120,32 @@ def against_parameter(
         _numeric(ax.yaxis, np.concatenate([*lines.values()]))
     axes[-1].set_xlabel(name + _explained(several, len(stacked), len(shown), others))
     return figure
+
+
+def _panels(
+    results: Sequence[Mapping[str, float | str]], only: Collection[str]
+) -> dict[str, dict[str, Array]]:
+    """The results by panel and phase, a number for each run; a panel for each n if runs have
+    several."""
+    panels: dict[str, dict[str, Array]] = {}
+    keys = dict.fromkeys(key for run in results for key in run if not only or key in only)
+    whats = [parts(key)[0] for key in keys]
+    for key in sorted(keys, key=lambda key: (whats.index(parts(key)[0]), int(parts(key)[2] or 0))):
+        what, phase, n = parts(key)
+        found = [run.get(key, np.nan) for run in results]
+        if any(isinstance(value, str) for value in found):
+            continue
+        y = np.array(found, dtype=float)
+        if what == "final/phase":
+            y = y / [_members(run) for run in results]
+        several = any(len({parts(k)[2] for k in run if parts(k)[0] == what}) > 1 for run in results)
+        panel = (_SHARES | _NAMES).get(what, what.removeprefix("final/"))
+        lines = panels.setdefault(panel + (f", n = {n}" if several else ""), {})
+        lines[phase] = np.where(np.isfinite(y), y, lines.get(phase, np.nan))
+    for panel, lines in panels.items():
+        if panel.startswith(tuple(_SHARES.values())):
+            lines |= {phase: np.nan_to_num(y) for phase, y in lines.items()}
+    return panels
 
 
 def _explained(several: bool, n_stacked: int, n_shown: int, others: Sequence[str]) -> str:
