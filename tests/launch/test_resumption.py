@@ -178,8 +178,9 @@ def test_a_torn_checkpoint_is_not_read_and_the_one_before_is(zygote, tmp_path, u
     assert results(the_run(tmp_path)) == uninterrupted
 
 
-@pytest.mark.parametrize("launcher", ["basic", "packed"])
-@pytest.mark.parametrize("writer", [None, "kgon 9.9.9, form 1"])
+@pytest.mark.parametrize(
+    ("writer", "launcher"), [(None, "basic"), ("kgon 9.9.9, form 1", "packed")]
+)
 def test_a_checkpoint_of_other_code_is_refused_by_name(
     zygote, tmp_path, uninterrupted, writer, launcher
 ):

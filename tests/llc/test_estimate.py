@@ -63,8 +63,8 @@ def test_llc_of_a_normal_crossing_is_its_smaller_exponent(k1, k2):
         lr=2e-4,
         localization=gamma,
         n_chains=100,
-        n_draws=6000,
-        n_burnin=3000,
+        n_draws=3000,
+        n_burnin=1500,
         seed=1,
     )
     assert abs(float(llc.mean) - expected) < 4 * float(llc.stderr) + 0.02 * expected

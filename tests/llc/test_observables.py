@@ -62,6 +62,7 @@ def test_errors_of_covariances_hold():
     assert int((z.abs() > 2).sum()) <= 5 + 4 * math.sqrt(100 * 0.05 * 0.95)
 
 
+@pytest.mark.slow
 def test_errors_hold_where_a_trajectory_is_a_half_period():
     # A trajectory has the length u / sqrt(localization), u uniform in (0.6, 1.2). In a direction
     # that turns by pi in it, w becomes -w, and w^2 stays: there only u's range moves w^2.

@@ -2,6 +2,7 @@
 
 import shutil
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -89,8 +90,23 @@ def test_a_film_shows_recorded_states_and_the_last_one_longest(runs, zygote, tmp
     assert again.read_bytes() == (run.folders[0] / "figures" / "film.gif").read_bytes()
     with pytest.raises(ValueError, match=r"^member must be one of the run's \(0 to 2\), got 9$"):
         run.film(tmp_path / "none.gif", member=9)
-    with pytest.raises(ValueError, match=r"a film is a file that ends in \.gif, got .*none\.mp4"):
+    with pytest.raises(ValueError, match=r"ends in \.gif or \.webm, got .*none\.mp4"):
         run.film(tmp_path / "none.mp4")
+
+
+@pytest.mark.slow
+def test_a_webm_has_the_same_frames(runs, tmp_path):
+    alone, _ = runs
+    run = kgon.load(alone / "multirun")
+    with av.open(run.film(tmp_path / "film.webm", member=1)) as video:
+        frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+    assert len(frames) == 240 + 40  # the last one stays for two seconds
+    with Image.open(run.film(tmp_path / "film.gif", member=1)) as film:
+        film.seek(film.n_frames - 1)
+        last = np.asarray(film.convert("RGB"))
+    height, width, _ = frames[-1].shape
+    # Compressed, most pixels are near the GIF's.
+    assert np.median(np.abs(frames[-1].astype(int) - last[:height, :width])) < 3
 
 
 def swept(folder, found):

@@ -3,6 +3,7 @@
 import json
 
 import pyarrow.parquet as pq
+import pytest
 import wandb
 from wandb_server import ENTITY
 
@@ -56,6 +57,7 @@ def _artifact(name, kind):
         run.log_artifact(artifact)
 
 
+@pytest.mark.slow
 def test_an_artifact_that_cannot_be_downloaded_is_one_error(server, kgon, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("kgon.tracking.account.ANSWER_SECONDS", 1)

@@ -57,6 +57,7 @@ def test_a_job_killed_while_its_run_begins_resumes_it(server, tmp_path, monkeypa
     assert {name for _, name in server.runs} == {begun["id"]}
 
 
+@pytest.mark.slow  # the client asks for ten seconds
 def test_a_run_that_was_deleted_is_sent_under_a_new_id(server, kgon, tmp_path):
     record(tmp_path / "job", **OWN)
     (old,) = server.runs.values()

@@ -25,7 +25,13 @@ from kgon.training.checkpoints import EndedEarly, Stopped
 
 @pytest.mark.parametrize(
     ("mode", "fault"),
-    [("online", None), ("auto", None), ("online", 503), ("auto", "drop"), ("auto", "hang")],
+    [
+        ("online", None),
+        ("auto", None),
+        pytest.param("online", 503, marks=pytest.mark.slow),
+        ("auto", "drop"),
+        pytest.param("auto", "hang", marks=pytest.mark.slow),
+    ],
 )  # fmt: skip
 def test_a_run_is_online_only_if_the_server_answers(server, kgon, tmp_path, capsys, mode, fault):
     server.always = fault
@@ -202,7 +208,16 @@ def test_runs_of_one_process_do_not_merge(server, tmp_path):
 
 # The client's own threads do not expect its end.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-@pytest.mark.parametrize("fault", [503, 401, "drop", "hang", "killed"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(503, marks=pytest.mark.slow),
+        401,
+        "drop",
+        pytest.param("hang", marks=pytest.mark.slow),
+        "killed",
+    ],
+)
 def test_a_network_lost_in_training_fails_no_job_and_costs_no_row(
     server, kgon, tmp_path, capsys, fault
 ):

@@ -3,6 +3,7 @@
 import subprocess
 import time
 
+import pytest
 from recorded import record
 from small_job import until
 
@@ -28,6 +29,7 @@ def test_the_code_is_kgons_and_not_that_of_the_folder(server, kgon, tmp_path, mo
         assert theirs not in str(run.files)
 
 
+@pytest.mark.slow  # the client sends what it measures every 15 s
 def test_system_metrics_are_a_choice(server, tmp_path):
     for chosen in (False, True):
         name = f"job-{chosen}"

@@ -101,6 +101,7 @@ def test_while_one_sends_another_and_a_job_that_resumes_stand_back(server, kgon,
     assert len(loss_rows(server.run("kgon", "job"))) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
 def test_interrupted_it_goes_on_when_called_again(server, kgon, tmp_path, signum):
     for i in range(4):

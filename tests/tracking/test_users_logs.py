@@ -152,7 +152,11 @@ def test_one_id_for_several_jobs_is_refused(kgon, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("key", "why"), [(None, "no W&B API key is configured"), ("short", "must have 40+ characters")]
+    ("key", "why"),
+    [
+        (None, "no W&B API key is configured"),
+        pytest.param("short", "must have 40+ characters", marks=pytest.mark.slow),
+    ],
 )
 def test_a_key_that_is_absent_or_malformed_is_one_line(
     server, kgon, tmp_path, monkeypatch, key, why

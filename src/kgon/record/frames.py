@@ -105,12 +105,13 @@ class Record:
         """Write the film of a member of a single run: W, while a cursor runs along loss and LLC.
 
         Args:
-            path: the file, a .gif.
+            path: the file, a .gif, or a .webm with the extra kgon[film].
             member: its number; by default the member with most transitions.
             log: whether the axis of steps is logarithmic.
 
         Raises:
-            ValueError: there are several runs, the run has nothing to draw, or no such member.
+            ValueError: there are several runs, the run has nothing to draw, there is no such
+                member, or the file is neither of the two.
         """
         return self._drawing("a film").film(Path(path), member, log=log)
 
