@@ -10,7 +10,6 @@ PAGE = Path(__file__).parents[1] / "docs" / "own_model.md"
 
 @pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers")
 @pytest.mark.filterwarnings("ignore:.*number of training batches")
-@pytest.mark.usefixtures("one_thread")
 def test_the_pages_blocks_run(capsys):
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
     names = {}

@@ -19,7 +19,6 @@ from kgon.streams import member_keys
 from kgon.theory.plateaus import find_plateaus
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers"),
     pytest.mark.filterwarnings("ignore:.*number of training batches"),
     pytest.mark.filterwarnings("ignore:GPU available but not used"),

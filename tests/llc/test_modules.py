@@ -13,8 +13,6 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from kgon.llc.estimate import estimate_llc
 from kgon.llc.modules import LossOfParameters, estimate_module_llc, one_batch
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SETTINGS = dict(nbeta=50.0, localization=20.0, n_chains=3, n_draws=6, n_burnin=2, seed=0)
 
 
