@@ -3,7 +3,7 @@
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,10 @@ from kgon.llc.inputs import check_memory, default_localization
 from kgon.llc.published import FOUR_GONS, PAPER, REPRODUCTION
 from kgon.llc.studies import CalibratedPoint, ChainSettings, as_row
 from kgon.llc.verdict import VERDICTS
+from kgon.posterior.cell import check_whole
 from kgon.record import run_directory
 from kgon.theory.atlas import point
-from kgon.theory.critical import CriticalPoint
+from kgon.theory.critical import CriticalPoint, cross_polytope
 from kgon.theory.loss import importance_weights
 from kgon.tracking.artifacts import FORM
 from kgon.tracking.logger import log_artifacts, log_results, log_use, where_to_look
@@ -62,6 +63,8 @@ def check(config: DictConfig) -> None:
     dtype_of(config)
     if config.loss not in ("population", "sample"):
         raise ValueError(f"loss must be population or sample, got {config.loss}")
+    for name in ("n_features", "n_hidden"):
+        check_whole(f"model.{name}", config.model[name], 1)
     settings = _settings(config, _sizes(config))
     for chains in settings.values():
         check_sampler(build(config.sampler), chains.lr)
@@ -123,7 +126,7 @@ def _at_points(config: DictConfig) -> Found:
     marks = {PAPER: "published, with SGLD at localization 0.1", REPRODUCTION: "*, likewise"}
     notes = [f"{mark}: {source}" for source, mark in marks.items() if source in sources]
     notes += _reasons(rows)
-    notes += _on_four_gons(point.label for point in points)
+    notes += _on_cross_polytopes(rows, config.model.n_hidden)
     return Found({"estimates": rows}, {"llc": llc_figures.against_theory(rows)}, notes)
 
 
@@ -135,10 +138,10 @@ def _calibrated(config: DictConfig) -> Found:
     grid = [as_row(estimate) for each in calibrated for estimate in each.grid]
     drawn = {f"calibration-{each.point.label}-{each.n_samples}": _drawn(each)
              for each in calibrated}  # fmt: skip
-    notes = [
-        "chosen: of the ok estimates the first nbeta, then the smallest localization",
-    ]
-    tables = {"chosen": [_chosen_row(each) for each in calibrated], "calibration": grid}
+    chosen = [_chosen_row(each) for each in calibrated]
+    notes = ["chosen: of the ok estimates the first nbeta, then the smallest localization"]
+    notes += _on_cross_polytopes(chosen, config.model.n_hidden)
+    tables = {"chosen": chosen, "calibration": grid}
     return Found(tables, drawn, notes)
 
 
@@ -194,7 +197,7 @@ def _along_training(config: DictConfig) -> Found:
     rows = [as_row(record) for record in records]
     drawn = {"llc": llc_figures.along_training(rows, points)}
     notes = ["theory is that of the phase's critical point", *_reasons(rows)]
-    notes += _on_four_gons(record.phase for record in records)
+    notes += _on_cross_polytopes(rows, W.shape[-2])
     return Found({"estimates": rows}, drawn, notes)
 
 
@@ -205,10 +208,14 @@ def _reasons(rows: Rows) -> list[str]:
             for (verdict, reason), count in counts.items()]  # fmt: skip
 
 
-def _on_four_gons(labels: Iterable[str]) -> list[str]:
-    if not any(label.rstrip("+-") == "4" for label in labels):
+def _on_cross_polytopes(rows: Rows, n_hidden: int) -> list[str]:
+    """What theory is at a cross-polytope, if one of the rows has it."""
+    shape = cross_polytope(n_hidden)
+    known = {row.get("label", row.get("phase")) for row in rows if row["theory"] is not None}
+    if shape not in {str(label).rstrip("+") for label in known}:
         return []
-    return [f"theory at 4-gons is the volume exponent; the paper lists {FOUR_GONS}"]
+    listed = f"; the paper lists {FOUR_GONS}" if n_hidden == 2 else ""
+    return [f"theory at {shape}, with any number of +, is the volume exponent{listed}"]
 
 
 # ------------------------------------------------------------------------------- from the config
