@@ -98,8 +98,8 @@ def torch_steps(
 def check_members_are_independent(
     make_optimizer: OptimizerFactory, make_scheduler: SchedulerFactory | None
 ) -> None:
-    """ValueError if a member's training would depend on others, or arguments of the optimizer or the
-    scheduler are wrong.
+    """ValueError if a member's training would depend on others, or the optimizer's or the
+    scheduler's arguments are wrong.
 
     The optimizer is run on three test members, together and one at a time.
     """
