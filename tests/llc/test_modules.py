@@ -155,8 +155,8 @@ def test_a_loader_is_one_sample_in_the_order_of_its_dataset():
     x, y = regression()
     generator = torch.get_rng_state()
     loader = DataLoader(TensorDataset(x, y), batch_size=7, shuffle=True, drop_last=True)
-    one = one_batch(loader)
-    assert torch.equal(one[0], x) and torch.equal(one[1], y)
+    for one in (one_batch(loader), one_batch(loader.dataset)):
+        assert torch.equal(one[0], x) and torch.equal(one[1], y)
     assert torch.equal(generator, torch.get_rng_state())
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from kgon import streams
 from kgon.llc.estimate import LLC, check_sampler, estimate_llc
@@ -45,7 +45,8 @@ def estimate_module_llc(
 
     Args:
         module: in the mode in which it is to be evaluated, usually `module.eval()`.
-        data: a batch, whatever `loss_fn` takes; or a DataLoader, whose samples become one batch.
+        data: a batch, whatever `loss_fn` takes; or a DataLoader or Dataset, whose samples become
+            one batch.
         loss_fn: maps the module and the batch to the loss, a scalar: the mean over the samples. It
             must be the same at every call, and must not log.
         seed: of the chains' noise.
@@ -318,8 +319,10 @@ def check_mode(module: nn.Module) -> None:
 
 
 def one_batch(data: Any) -> Any:
-    """The samples of a DataLoader as one batch, in the order of its dataset; any other data as it
-    is. No random number is drawn unless the dataset draws one."""
+    """The samples of a DataLoader or Dataset as one batch, in order; any other data as it is. No
+    random number is drawn unless the dataset draws one."""
+    if isinstance(data, Dataset):
+        data = DataLoader(data)
     if not isinstance(data, DataLoader):
         return data
     if isinstance(data.dataset, IterableDataset) or data.batch_sampler is None:
