@@ -76,6 +76,20 @@ def test_critical_points_give_the_papers_table_a_file_and_a_figure(kgon, tmp_pat
     assert "has finished before" in kgon("llc", "point=[5,5+,4++]", "n_samples=[5000,50000]", *TINY)
 
 
+@pytest.mark.parametrize(
+    ("words", "noted"),
+    [
+        (["point=4+"], "theory at 4, with any number of +, is the volume exponent; the paper"),
+        (["point=2x2x2+", "model.n_features=7", "model.n_hidden=3"], "theory at 2x2x2, with any"),
+        (["point=4-"], None),  # no theory
+        (["point=5"], None),
+    ],
+)
+def test_the_theory_of_cross_polytopes_is_said_to_be_a_volume_exponent(kgon, words, noted):
+    printed = kgon("llc", *words, "loss=population", *TINY)
+    assert noted in printed if noted else "volume exponent" not in printed
+
+
 def test_a_points_estimate_does_not_depend_on_the_others_asked_for(kgon, tmp_path):
     found = []
     for i, points in enumerate(("[5,6]", "[6]")):
@@ -175,6 +189,7 @@ def test_snapshots_of_a_training_run(kgon, tmp_path):
         (["sampler=sgnht"], "there are hmc, rmsprop_sgld, sgld"),
         (["data=sparse"], "no group 'data'; there are sampler, logger, experiment"),
         (["n_features=6"], "did you mean model.n_features"),
+        (["model.n_hidden=0"], "model.n_hidden must be a whole number >= 1, got 0"),
     ],
 )
 def test_bad_input_is_one_line_before_anything_starts(refused, words, message):

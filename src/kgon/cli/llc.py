@@ -3,7 +3,7 @@
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,11 @@ from kgon.llc.studies import (
     SnapshotEstimate,
 )
 from kgon.llc.verdict import VERDICTS
+from kgon.posterior.cell import check_whole
 from kgon.record import run_directory
 from kgon.record.tables import plain, table
 from kgon.theory.atlas import point
-from kgon.theory.critical import CriticalPoint
+from kgon.theory.critical import CriticalPoint, cross_polytope
 from kgon.theory.loss import importance_weights
 from kgon.tracking.artifacts import FORM
 from kgon.tracking.logger import log_artifacts, log_results, log_use, where_to_look
@@ -83,6 +84,8 @@ def check(config: DictConfig) -> None:
     dtype_of(config)
     if config.loss not in ("population", "sample"):
         raise ValueError(f"loss must be population or sample, got {config.loss}")
+    for name in ("n_features", "n_hidden"):
+        check_whole(f"model.{name}", config.model[name], 1)
     settings = _settings(config, _sizes(config))
     for chains in settings.values():
         check_sampler(build(config.sampler), chains.lr)
@@ -145,8 +148,13 @@ def _at_points(config: DictConfig) -> Found:
     marks = {PAPER: "published, with SGLD at localization 0.1", REPRODUCTION: "*, likewise"}
     notes = [f"{mark}: {source}" for source, mark in marks.items() if source in sources]
     notes += _reasons(rows)
+<<<<<<< HEAD
     notes += _on_four_gons(point.label for point in points)
     return Found({"estimates": records}, {"llc": llc_figures.against_theory(rows)}, notes)
+=======
+    notes += _on_cross_polytopes(rows, config.model.n_hidden)
+    return Found({"estimates": rows}, {"llc": llc_figures.against_theory(rows)}, notes)
+>>>>>>> B33
 
 
 def _calibrated(config: DictConfig) -> Found:
@@ -156,6 +164,7 @@ def _calibrated(config: DictConfig) -> Found:
     )  # fmt: skip
     drawn = {f"calibration-{each.point.label}-{each.n_samples}": _drawn(each)
              for each in calibrated}  # fmt: skip
+<<<<<<< HEAD
     notes = [
         "chosen: of the ok estimates the first nbeta, then the smallest localization",
     ]
@@ -164,6 +173,22 @@ def _calibrated(config: DictConfig) -> Found:
         "calibration": [estimate for each in calibrated for estimate in each.grid],
     }
     return Found(records, drawn, notes)
+=======
+    chosen = [_chosen_row(each) for each in calibrated]
+    notes = ["chosen: of the ok estimates the first nbeta, then the smallest localization"]
+    notes += _on_cross_polytopes(chosen, config.model.n_hidden)
+    tables = {"chosen": chosen, "calibration": grid}
+    return Found(tables, drawn, notes)
+
+
+def _chosen_row(calibrated: CalibratedPoint) -> dict[str, Any]:
+    """The chosen setting and its estimate; None in place of both where there is none."""
+    row = as_row(calibrated.chosen or calibrated.grid[0])
+    del row["chosen"]
+    if calibrated.chosen is None:
+        row |= {name: None for name in row if name not in ("label", "n_samples", "theory")}
+    return row
+>>>>>>> B33
 
 
 def _drawn(calibrated: CalibratedPoint) -> Any:
@@ -209,8 +234,13 @@ def _along_training(config: DictConfig) -> Found:
     rows = [plain(record) for record in records]
     drawn = {"llc": llc_figures.along_training(rows, points)}
     notes = ["theory is that of the phase's critical point", *_reasons(rows)]
+<<<<<<< HEAD
     notes += _on_four_gons(record.phase for record in records)
     return Found({"estimates": records}, drawn, notes)
+=======
+    notes += _on_cross_polytopes(rows, W.shape[-2])
+    return Found({"estimates": rows}, drawn, notes)
+>>>>>>> B33
 
 
 def _reasons(rows: Rows) -> list[str]:
@@ -220,10 +250,14 @@ def _reasons(rows: Rows) -> list[str]:
             for (verdict, reason), count in counts.items()]  # fmt: skip
 
 
-def _on_four_gons(labels: Iterable[str]) -> list[str]:
-    if not any(label.rstrip("+-") == "4" for label in labels):
+def _on_cross_polytopes(rows: Rows, n_hidden: int) -> list[str]:
+    """What theory is at a cross-polytope, if one of the rows has it."""
+    shape = cross_polytope(n_hidden)
+    known = {row.get("label", row.get("phase")) for row in rows if row["theory"] is not None}
+    if shape not in {str(label).rstrip("+") for label in known}:
         return []
-    return [f"theory at 4-gons is the volume exponent; the paper lists {FOUR_GONS}"]
+    listed = f"; the paper lists {FOUR_GONS}" if n_hidden == 2 else ""
+    return [f"theory at {shape}, with any number of +, is the volume exponent{listed}"]
 
 
 # ------------------------------------------------------------------------------- from the config

@@ -143,8 +143,8 @@ def _phase_table(members: Sequence[Member], points: Sequence[CriticalPoint]) -> 
     columns += ["mean LLC", "s.e.", "estimates ok", "theory LLC"]
     return html_table(columns, rows) + (
         '<p class="soft">Mean LLC: over the members whose estimate has the verdict ok; s.e.: of '
-        "that mean, over members. On 4-gons the theory LLC is the volume exponent; estimates at "
-        "finite n stay far below it.</p>"
+        "that mean, over members. On cross-polytopes (4-gons, the octahedron 2x2x2) the theory LLC "
+        "is the volume exponent; estimates on 4-gons at finite n stay far below it.</p>"
     )
 
 
