@@ -416,3 +416,20 @@ def test_it_reads_what_devinterps_own_loop_reads():
     difference = float(found.mean) - sum(slow) / n_slow
     assert abs(difference) < 4 * spread * math.sqrt(1 / n_slow + 1 / n_fast)
     assert difference != 0 and spread < abs(float(found.mean))
+
+
+@pytest.mark.parametrize(("limit", "during"), [(1e9, 1), (0, 3)])
+def test_chains_of_a_small_module_take_one_thread_of_torch(monkeypatch, limit, during):
+    monkeypatch.setattr("kgon.llc.modules._FOR_ONE_THREAD", limit)
+    seen, before = [], torch.get_num_threads()
+
+    def loss(module, batch):
+        seen.append(torch.get_num_threads())
+        return squares(module, batch)
+
+    torch.set_num_threads(3)
+    try:
+        estimate_module_llc(network(), regression(), loss, **SETTINGS)
+        assert seen[-1] == during and torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

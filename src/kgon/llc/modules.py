@@ -9,6 +9,7 @@ are left as they were.
 import fnmatch
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,15 +17,20 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.flop_counter import FlopCounterMode
 
 from kgon import streams
+from kgon.compiled.machine import one_torch_thread
 from kgon.llc.estimate import LLC, check_sampler, estimate_llc
-from kgon.llc.inputs import check_params, default_localization
+from kgon.llc.inputs import N_CHAINS, check_params, default_localization
 from kgon.llc.minibatches import Rows, check_mean, map_tensors
 from kgon.theory.repeatable import check_repeatable
 
 ModuleLoss = Callable[[Any, Any], Tensor]
 """A function of a module and a batch; for a loss, the mean over the batch's samples."""
+
+_FOR_ONE_THREAD = 1e9
+"""Floating-point operations of a gradient of all chains below which torch takes one thread."""
 
 
 def estimate_module_llc(
@@ -77,15 +83,18 @@ def estimate_module_llc(
         n = n_samples(batch)
         nbeta = n / math.log(n)
     loss = LossOfParameters(module, batch, loss_fn, parameters, chains_at_once, batch_size)
-    return estimate_llc(
-        loss,
-        *loss.w_star,
-        nbeta=nbeta,
-        localization=default_localization(nbeta) if localization is None else localization,
-        seed=seed,
-        observables={name: loss.of(function) for name, function in (observables or {}).items()},
-        **settings,
-    )
+    at_once = loss.chains_at_once or settings.get("n_chains", N_CHAINS)
+    # Among small tensors torch's threads wait for each other.
+    with one_torch_thread() if at_once * loss.flops < _FOR_ONE_THREAD else nullcontext():
+        return estimate_llc(
+            loss,
+            *loss.w_star,
+            nbeta=nbeta,
+            localization=default_localization(nbeta) if localization is None else localization,
+            seed=seed,
+            observables={name: loss.of(function) for name, function in (observables or {}).items()},
+            **settings,
+        )
 
 
 class LossOfParameters:
@@ -97,6 +106,7 @@ class LossOfParameters:
         names: of the parameters.
         w_star: the module's parameters.
         minibatches: the samples, if there is a batch_size, or None.
+        flops: floating-point operations of a gradient of one chain.
     """
 
     def __init__(
@@ -115,7 +125,9 @@ class LossOfParameters:
         self.minibatches = None if batch_size is None else Rows(batch, batch_size)
         self._module, self._batch, self._loss_fn = module, batch, loss_fn
         w_star = self._moved(self.w_star)
-        self._value_and_grad(w_star, next(self._pieces())[0])
+        with FlopCounterMode(display=False) as counter:
+            self._value_and_grad(w_star, next(self._pieces())[0])
+        self.flops = counter.get_total_flops()
         if self.minibatches:
             with torch.no_grad():
                 check_mean(self.minibatches, lambda rows: self._one(loss_fn, rows, *w_star))
