@@ -1,4 +1,4 @@
-"""Writing files as a whole or not at all, locks, and numbers as JSON and tables can hold them."""
+"""Atomic writes, locks, and numbers that JSON and tables can hold."""
 
 import fcntl
 import math
@@ -13,8 +13,8 @@ from typing import IO, SupportsFloat
 def replaced(path: Path, *, sync: bool = True) -> Iterator[Path]:
     """Yield a temporary path, which replaces `path` when the block ends without an error.
 
-    A reader of `path` finds either the whole old file or the whole new one; with `sync`, which
-    takes about a millisecond, also after a crash of the machine.
+    A reader of `path` finds either the whole old file or the whole new one. With `sync` this also
+    holds after a crash of the machine; it takes about a millisecond.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -28,7 +28,7 @@ def replaced(path: Path, *, sync: bool = True) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str, *, sync: bool = True) -> None:
-    """Replace the file by one with this text, as `replaced` does; an OSError names `path`."""
+    """Write a text as `replaced` does; an OSError names `path`, not the temporary file."""
     try:
         with replaced(path, sync=sync) as partial:
             partial.write_text(text)
@@ -37,7 +37,7 @@ def write_text(path: Path, text: str, *, sync: bool = True) -> None:
 
 
 def try_lock(file: IO[str], kind: int = fcntl.LOCK_EX) -> bool:
-    """Lock an open file, until it is closed; False if another process holds the lock."""
+    """Lock an open file until it is closed; False if another process holds the lock."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
@@ -46,7 +46,7 @@ def try_lock(file: IO[str], kind: int = fcntl.LOCK_EX) -> bool:
 
 
 def finite_or_none(x: SupportsFloat | None) -> float | None:
-    """The number, or None if it is NaN or infinite, for which JSON has no value."""
+    """The number, or None if it is NaN or infinite, which JSON cannot hold."""
     if x is None or not math.isfinite(x):
         return None
     return x if isinstance(x, int) else float(x)

@@ -1,8 +1,8 @@
 """Scratch arrays of compiled loops, on the stack.
 
 The compiler knows that an array on the stack overlaps no other array, so it can keep values in
-registers and vectorise. It must assume that any two arrays from `np.empty` overlap; a training step
-on those takes 1.5 times as long.
+registers and vectorise. It must assume that arrays from `np.empty` overlap; with those a training
+step takes 1.5 times as long.
 """
 
 from typing import Any
@@ -15,19 +15,16 @@ from numba.np.arrayobj import populate_array
 from numba.np.numpy_support import as_dtype
 
 LARGEST = 2**17
-"""Most bytes of an array on the stack; larger ones are on the heap. A thread's stack has a few
-megabytes, and a loop has about twenty arrays."""
+"""Most bytes of an array on the stack. A thread's stack has a few megabytes, and a loop has about
+twenty arrays."""
 
 _ALIGNMENT = 64
 
 
 @intrinsic(prefer_literal=True)
 def arrays(typing, count, size, dtype):
-    """A tuple of `count` uninitialised arrays (size,).
-
-    They are on the stack if `size` is a constant of the compiled code and the arrays have at most
-    LARGEST bytes, else on the heap.
-    """
+    """A tuple of `count` uninitialised arrays (size,): on the stack if `size` is a constant of the
+    compiled code and each array has at most LARGEST bytes, else on the heap."""
     if not isinstance(count, types.IntegerLiteral):
         return None
     array_type = types.Array(dtype.dtype, 1, "C")

@@ -1,9 +1,9 @@
 """Compiled loops over training steps, defined by `DirectLoss.value_and_grad` and torch optimizers.
 
 A step of a toy model is half a microsecond of arithmetic; a tensor library spends hundreds of times
-that on dispatch. So on a CPU the steps of a block run in one compiled loop per member, with a few
-inputs of a minibatch side by side and members divided among threads. The tests compare this with
-torch, which remains the definition and serves other devices and optimizers.
+that on dispatch. So on a CPU the steps of a block run in one compiled loop per member, which works
+on a few inputs of a minibatch at once; members are divided among threads. Torch remains the
+definition, which tests compare this with, and serves other devices and optimizers.
 
 Shapes: W (n_members, n_hidden, n_features), b (n_members, n_features), x (n_members, n_rows,
 n_features), order (n_members, n_steps, batch_size), lr (n_members, n_steps), importance (n_members,
@@ -25,13 +25,12 @@ from kgon.compiled.vectors import broadcast, load, store, total, where_positive
 from kgon.data import Minibatches
 from kgon.jit import jit
 
-# Fused multiply-adds are allowed, reassociation is not, nor anything that assumes finite numbers.
-# A member that diverges must become NaN here as it does in torch.
-_jit = functools.partial(jit, nogil=True, error_model="numpy")
+# Fused multiply-adds are allowed; reassociation and the assumption of finite numbers are not, since
+# a member that diverges must become NaN here as it does in torch.
 _FASTMATH = {"contract"}
 
 _LANES = (1, 2, 4)
-"""Possible numbers of inputs side by side: the least that holds the minibatch, at most four."""
+"""Possible numbers of inputs at once: the least that holds the minibatch, at most four."""
 
 _FEW_FEATURES = 12
 """Up to this number of features, a loop over all is faster than one over a list of active ones."""
@@ -43,8 +42,8 @@ def _gradient(lanes, m, n, w, c, x, rows, scale, dW, db, room):
 
     For an input r let h = W r, p = W^T h + b, g = scale (p - r) where p > 0 and 0 elsewhere, and
     v = W g, with scale = 2 I / batch_size. Then db is the sum of g over the inputs, and dW that of
-    h g^T + v r^T. w and dW are flat, (m n). A lane is one of the inputs side by side; `room` has
-    scratch arrays for the sums of each lane, for r, h and v, and for the list of active features.
+    h g^T + v r^T. w and dW are flat, (m n). Each input that is worked on at once has a lane; `room`
+    has scratch arrays for the sums of each lane, for r, h and v, and for the active features.
     """
     dW_lanes, db_lanes, r, h, v, active = room
     few = n <= _FEW_FEATURES
@@ -112,7 +111,7 @@ def _steps(m: int, n: int, lanes: int, adam: bool) -> Callable[..., None]:
     size = m * n
     sizes = size * lanes, n * lanes, m * lanes
 
-    @_jit(fastmath=_FASTMATH)
+    @jit(nogil=True, error_model="numpy", fastmath=_FASTMATH)
     def steps(W, b, x, order, lr, importance, state, first, decay, decoupled, beta1, beta2, eps):
         w, dW = arrays(2, size, W.dtype)
         c, db, scale = arrays(3, n, W.dtype)
@@ -196,8 +195,8 @@ def advance(
     """Make one step of `optimizer` in place for each learning rate, on the loss of its minibatch.
 
     Learning rates (n_steps,) and importance (n_features,) are shared by all members, or have a
-    first axis (n_members). The optimizer's own state is read and updated, so torch's `step` can
-    continue, and checkpoints are interchangeable. Only for optimizers with `has_kernel`.
+    first axis (n_members). The optimizer's own state is read and updated, so torch's `step` can go
+    on from it, and checkpoints are interchangeable. Requires `has_kernel(optimizer)`.
     """
     (group,) = optimizer.param_groups
     n_members, m, n = W.shape
