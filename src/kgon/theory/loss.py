@@ -240,8 +240,7 @@ class EmpiricalLoss(_MomentLoss):
         self.moments = SampleMoments(x)
         _check_importance(importance, x.shape[-1])
         self.importance = importance
-        self.n_samples = x.shape[-2]
-        self.n_features = x.shape[-1]
+        self.n_samples, self.n_features = x.shape[-2:]
 
     def _moments(self, b: Tensor) -> SampleMoments:
         if b.shape[-1] != self.n_features:
@@ -271,7 +270,7 @@ class DirectLoss:
         self.x = x
         self.importance = importance
         self._weight = None if importance is None else importance.unsqueeze(-2)
-        self.n_samples = x.shape[-2]
+        self.n_samples, self.n_features = x.shape[-2:]
         self.share = x.new_full(x.shape[-2:-1], 1 / x.shape[-2]) if share is None else share
 
     def _residual(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
