@@ -37,10 +37,10 @@ class CellRow:
     @classmethod
     def of(cls, **fields: Any) -> Self:
         """The row with these values, tensors as numbers; None for a number that is not finite."""
-        return cls(
-            **{k: finite_or_none(v) if isinstance(v, float | Tensor) else v
-               for k, v in fields.items()}
-        )  # fmt: skip
+        plain: dict[str, Any] = {
+            k: finite_or_none(v) if isinstance(v, float | Tensor) else v for k, v in fields.items()
+        }
+        return cls(**plain)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,11 @@ from typing import Any
 
 
 class Stopped(SystemExit):
-    """A signal or Ctrl-C stopped the job: it is interrupted and can be resumed."""
+    """A signal or Ctrl-C stopped the job, which can be resumed."""
 
 
 class EndedEarly(Exception):
-    """Training ended before its last step: the job is interrupted and can be resumed."""
+    """Training ended before its last step; the job can be resumed."""
 
 
 FOLDER = "checkpoints"
@@ -21,23 +21,20 @@ FOLDER = "checkpoints"
 LAST = "last.ckpt"
 BEFORE = "before.ckpt"
 
-
 _FORM = 2
-"""Counted up when checkpoints, or the results of training, change within a version of kgon."""
+"""To be increased when checkpoints, or the results of training, change within a version of kgon."""
 
-
-def writer() -> str:
-    """What a checkpoint says of the code that writes it."""
-    return f"kgon {version('kgon')}, form {_FORM}"
+WRITER = f"kgon {version('kgon')}, form {_FORM}"
+"""The code that writes checkpoints, which each of them names."""
 
 
 def check_writer(checkpoint: dict[str, Any]) -> None:
-    """ValueError if other code wrote a checkpoint, since a resumed run would mix the two."""
-    found, own = checkpoint.get("writer", "an older kgon"), writer()
-    if found != own:
+    """ValueError if other code wrote the checkpoint: a resumed run would mix their results."""
+    found = checkpoint.get("writer", "an older kgon")
+    if found != WRITER:
         raise ValueError(
-            f"the run's last checkpoint was written by {found}, and this is {own}: go on with that "
-            "version, or start again with runs.overwrite=true"
+            f"the run's last checkpoint was written by {found}, and this is {WRITER}: resume with "
+            "that version, or start again with runs.overwrite=true"
         )
 
 
@@ -73,7 +70,7 @@ def newest(folder: Path) -> Path | None:
 
 
 def _is_whole(path: Path) -> bool:
-    """torch.save writes a zip archive, whose members carry checksums."""
+    # torch.save writes a zip archive, whose members carry checksums.
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None

@@ -12,10 +12,10 @@ LAST = slice(-1, None)
 
 
 class History:
-    """Tables by name; each record holds, for one step, columns of shape (n_members, ...).
+    """Tables by name; a record holds, for one step, columns of shape (n_members, ...).
 
-    `lists` holds what has a varying number of rows per member, such as plateaus: by name, a list of
-    rows for each member. Checkpoints have all of it, as `state_dict`.
+    `lists` holds by name what varies in number from member to member, such as plateaus: a list of
+    rows for each member. Checkpoints contain the `state_dict`.
     """
 
     def __init__(self, state: Mapping[str, Any] = MappingProxyType({})) -> None:
@@ -53,7 +53,7 @@ class History:
     def column(self, table: str, name: str, records: slice = slice(None)) -> Tensor:
         """One column, (n_records, n_members, ...), over all records or some."""
         pieces = self._columns[table][name]
-        if records == LAST:  # without joining the pieces: callbacks ask for it at every record
+        if records == LAST:  # callbacks ask for it at every record, so do not join the pieces
             return pieces[-1][-1:]
         if len(pieces) > 1:
             pieces[:] = [torch.cat(pieces)]
