@@ -10,11 +10,12 @@ from typing import IO, SupportsFloat
 
 
 @contextmanager
-def replaced(path: Path, *, sync: bool = True) -> Iterator[Path]:
+def replaced(path: Path, *, sync: bool = True, keep: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path, which replaces `path` when the block ends without an error.
 
     A reader of `path` finds either the whole old file or the whole new one. With `sync` this also
-    holds after a crash of the machine; it takes about a millisecond.
+    holds after a crash of the machine; it takes about a millisecond. With `keep` the old file is
+    renamed to it, and for a moment `path` does not exist.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -22,6 +23,8 @@ def replaced(path: Path, *, sync: bool = True) -> Iterator[Path]:
         if sync:
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            path.replace(keep)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -53,8 +53,7 @@ def test_quench_reports_its_end():
 def test_a_level_that_no_critical_point_has_is_other():
     W, b = noisy("6", 0.0, n=1)
     quenched = quench(W, b)
-    shifted = type(quenched)(quenched.W, quenched.b, quenched.loss - 0.01, quenched.slope)
-    labels = quench_labels(shifted)
+    labels = quench_labels(quenched._replace(loss=quenched.loss - 0.01))
     assert labels.present == ["other"] and bool(labels.where("other").all())
 
 

@@ -8,7 +8,7 @@ among threads.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -215,11 +215,24 @@ class CompiledLoss:
         return value.reshape(batch), dW.reshape(W.shape).to(W), db.reshape(b.shape).to(b)
 
 
-def descent(
-    W: Tensor, b: Tensor, tolerance: float, n_steps: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """W and b where gradient descent of the population loss (`Kernel.descend`) ends, the loss and
-    the gradient's norm there (*batch)."""
+class Descent(NamedTuple):
+    """Where a descent ends.
+
+    Attributes:
+        W: (*batch, n_hidden, n_features).
+        b: (*batch, n_features).
+        loss: (*batch).
+        slope: (*batch), the norm of the gradient; above the tolerance if the descent was too short.
+    """
+
+    W: Tensor
+    b: Tensor
+    loss: Tensor
+    slope: Tensor
+
+
+def descent(W: Tensor, b: Tensor, tolerance: float, n_steps: int) -> Descent:
+    """Gradient descent of the population loss from each parameter (`Kernel.descend`)."""
     compiled = tables(PopulationLoss(), b.shape[-1])
     assert compiled is not None  # the population loss has a compiled form
     end_W = W.detach().double().reshape(-1, 1, *W.shape[-2:]).clone()
@@ -227,4 +240,6 @@ def descent(
     kernel = Kernel(compiled, n_runs=1)
     loss, slope = kernel.descend(end_W, end_b, tolerance=tolerance, n_steps=n_steps)
     batch = b.shape[:-1]
-    return end_W.reshape(W.shape), end_b.reshape(b.shape), loss.view(batch), slope.view(batch)
+    return Descent(
+        end_W.reshape(W.shape), end_b.reshape(b.shape), loss.view(batch), slope.view(batch)
+    )

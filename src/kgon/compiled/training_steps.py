@@ -12,7 +12,6 @@ n_features).
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import numba
 import numpy as np
@@ -167,21 +166,14 @@ def _steps(m: int, n: int, lanes: int, adam: bool) -> Callable[..., None]:
     return steps
 
 
-def _is_plain_sgd(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> bool:
-    return type(optimizer) is torch.optim.SGD and group["momentum"] == 0 and not group["maximize"]
-
-
-def _is_plain_adam(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> bool:
-    return type(optimizer) in (torch.optim.Adam, torch.optim.AdamW) and not (
-        group["amsgrad"] or group["maximize"]
-    )
-
-
 def has_kernel(optimizer: torch.optim.Optimizer) -> bool:
     """Whether `advance` implements this optimizer: plain SGD, Adam or AdamW, on a CPU."""
-    (group, *others) = optimizer.param_groups
-    plain = _is_plain_sgd(optimizer, group) or _is_plain_adam(optimizer, group)
-    return plain and not others and all(p.device.type == "cpu" for p in group["params"])
+    group, *others = optimizer.param_groups
+    sgd = type(optimizer) is torch.optim.SGD and group["momentum"] == 0
+    adam = type(optimizer) in (torch.optim.Adam, torch.optim.AdamW) and not group["amsgrad"]
+    if others or not (sgd or adam) or group["maximize"]:
+        return False
+    return all(p.device.type == "cpu" for p in group["params"])
 
 
 def advance(
@@ -200,7 +192,7 @@ def advance(
     """
     (group,) = optimizer.param_groups
     n_members, m, n = W.shape
-    adam = _is_plain_adam(optimizer, group)
+    adam = not isinstance(optimizer, torch.optim.SGD)
     first, moments = 0, [W.new_empty(0, 1, 1), b.new_empty(0, 1)] * 2
     if adam:
         for p in (W, b):

@@ -13,10 +13,10 @@ from typing import Any
 from torch import Tensor
 
 from kgon import streams
+from kgon.compiled.exact_loss import Descent
 from kgon.data import SingleFeature, draw
 from kgon.posterior.labels import (
     Labels,
-    Quench,
     agreement,
     hull_labels,
     output_labels,
@@ -161,7 +161,7 @@ def sample_cell(n_samples: int, dataset: int, settings: Settings) -> Tables:
     return tables
 
 
-def _labels(W: Tensor, b: Tensor, quenched: Quench | None) -> dict[str, Labels]:
+def _labels(W: Tensor, b: Tensor, quenched: Descent | None) -> dict[str, Labels]:
     """The labels of draws by every rule that applies; the first is the reference."""
     rules = {}
     if quenched is not None and built(W.shape[-1], W.shape[-2]).phases:
@@ -213,7 +213,7 @@ def _agreement(
 
 
 def _llc(
-    posterior: Posterior, loss: Loss, quenched: Quench, labels: Labels, place: Place
+    posterior: Posterior, loss: Loss, quenched: Descent, labels: Labels, place: Place
 ) -> list[PhaseLLCRow]:
     n_hidden, n_features = posterior.W.shape[-2:]
     theory = {p.label: p.llc for p in built(n_features, n_hidden).phases}

@@ -9,7 +9,7 @@ n_features). n_runs is the product of the axes *runs, the batch axes of the loss
 
 import math
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,28 +21,8 @@ from kgon.llc.hmc import torch_move
 _CHUNK_BYTES = 2**28
 
 
-class Mover(Protocol):
-    """Evaluates a loss at particles, and moves them."""
-
-    def value(self, W: Tensor, b: Tensor) -> Tensor:
-        """The loss, (n_particles, n_runs)."""
-        ...
-
-    def hmc_move(self, W: Tensor, b: Tensor, value: Tensor, move: Trajectory) -> Tensor:
-        """See `Kernel.hmc_move`."""
-        ...
-
-
-def mover(loss: Any, runs: tuple[int, ...], n_hidden: int, n_features: int) -> Mover:
-    """The compiled `Kernel` of a loss, or a `TorchMover` if the loss has no compiled form."""
-    tables = moments.tables(loss, n_features)
-    if tables is None:
-        return TorchMover(loss, runs)
-    return Kernel(tables, n_runs=math.prod(runs))
-
-
 class TorchMover:
-    """The moves in torch, for any loss. Tests compare `exact_loss.Kernel` with it."""
+    """`Kernel.value` and `Kernel.hmc_move` in torch, for any loss. Tests compare the two."""
 
     def __init__(self, loss: Any, runs: tuple[int, ...]):
         self.loss = loss
@@ -88,3 +68,9 @@ class TorchMover:
             own, params = replace(move, keys=move.keys[chunk]), [W[chunk], b[chunk]]
             acceptance[chunk] = torch_move(self._value_and_grad, params, value[chunk], own)
         return acceptance
+
+
+def mover(loss: Any, runs: tuple[int, ...], n_features: int) -> Kernel | TorchMover:
+    """The compiled `Kernel` of a loss, or a `TorchMover` if the loss has no compiled form."""
+    tables = moments.tables(loss, n_features)
+    return TorchMover(loss, runs) if tables is None else Kernel(tables, n_runs=math.prod(runs))

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kgon.compiled.exact_loss import descent
+from kgon.compiled.exact_loss import Descent, descent
 from kgon.theory.atlas import built
 from kgon.theory.critical import format_label, parse_label
 from kgon.theory.phases import ON_OUTPUT, OTHER, check_shapes
@@ -90,30 +90,13 @@ class Labels:
         return np.array(self.labels)[self.code.numpy()].tolist()
 
 
-@dataclass(frozen=True, eq=False)
-class Quench:
-    """Where gradient descent of the population loss ends.
-
-    Attributes:
-        W: (*batch, n_hidden, n_features).
-        b: (*batch, n_features).
-        loss: (*batch), the population loss there.
-        slope: (*batch), the norm of its gradient; above QUENCH_SLOPE the descent stopped early.
-    """
-
-    W: Tensor
-    b: Tensor
-    loss: Tensor
-    slope: Tensor
-
-
-def quench(W: Tensor, b: Tensor) -> Quench:
-    """Follow gradient descent of the population loss from each parameter until it converges."""
+def quench(W: Tensor, b: Tensor) -> Descent:
+    """Gradient descent of the population loss from each parameter until it converges."""
     check_shapes(W, b)
-    return Quench(*descent(W, b, QUENCH_SLOPE, QUENCH_STEPS))
+    return descent(W, b, QUENCH_SLOPE, QUENCH_STEPS)
 
 
-def quench_labels(quenched: Quench) -> Labels:
+def quench_labels(quenched: Descent) -> Labels:
     """The phase of the atlas whose loss is nearest; `other` beyond LEVEL_TOLERANCE."""
     n_hidden, n_features = quenched.W.shape[-2:]
     phases = built(n_features, n_hidden).phases

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kgon.posterior.labels import Labels, Quench
+from kgon.compiled.exact_loss import Descent
+from kgon.posterior.labels import Labels
 from kgon.posterior.smc import Posterior
 from kgon.theory.intervals import widening
 from kgon.theory.loss import Loss
@@ -23,7 +24,7 @@ def shares(
 
 
 def posterior_llc(
-    posterior: Posterior, loss: Loss, quenched: Quench, where: Tensor
+    posterior: Posterior, loss: Loss, quenched: Descent, where: Tensor
 ) -> tuple[Tensor, Tensor]:
     """n beta (E[L_n(w)] - L_n(w*)) over the draws of one phase, and its error, (*batch).
 

@@ -231,7 +231,7 @@ def sample_posterior(
     with torch.inference_mode(False), torch.no_grad():
         n_features = _n_features(loss, n_features)
         strength, batch = _strength(loss, n_samples, noise_std)
-        moves = mover(loss, (n_replicates, *batch), n_hidden, n_features)
+        moves = mover(loss, (n_replicates, *batch), n_features)
         if isinstance(moves, TorchMover):
             n_runs = n_replicates * math.prod(batch)
             W = torch.full((1, n_runs, n_hidden, n_features), 0.5, dtype=torch.float64)

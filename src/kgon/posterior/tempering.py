@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from kgon import streams
-from kgon.compiled.exact_loss import Trajectory
-from kgon.posterior.hmc import Mover
+from kgon.compiled.exact_loss import Kernel, Trajectory
+from kgon.posterior.hmc import TorchMover
 
 _FIRST_STEP = 0.3
 _ADAPTATION = 0.5
@@ -71,7 +71,7 @@ class _MoveKeys(NamedTuple):
 class Tempering:
     """Settings of the sampler; keys (n_runs) are the runs' random streams, strength is (n_runs)."""
 
-    mover: Mover
+    mover: Kernel | TorchMover
     strength: Tensor
     prior_std: float
     keys: streams.Keys

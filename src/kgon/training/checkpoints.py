@@ -1,11 +1,12 @@
 """Checkpoint files: each is written as a whole, and the previous one is kept."""
 
-import os
 import zipfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from kgon.files import replaced
 
 
 class Stopped(SystemExit):
@@ -45,14 +46,9 @@ def save(folder: Path, write: Callable[[Path], None]) -> None:
     is raised, and the earlier files are unchanged.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{LAST}.{os.getpid()}"
     try:
-        write(partial)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        if (folder / LAST).exists():
-            (folder / LAST).replace(folder / BEFORE)
-        partial.replace(folder / LAST)
+        with replaced(folder / LAST, keep=folder / BEFORE) as partial:
+            write(partial)
     except (OSError, RuntimeError) as error:
         # torch raises a RuntimeError when the disk is full.
         kept = newest(folder)
@@ -60,8 +56,6 @@ def save(folder: Path, write: Callable[[Path], None]) -> None:
             f"the checkpoint {folder / LAST} could not be written ({error}); "
             + (f"the last whole one is {kept}" if kept else "there is no earlier one")
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def newest(folder: Path) -> Path | None:
