@@ -89,27 +89,24 @@ class SingleFeature(Distribution):
 
 
 class _Bernoulli(Distribution):
-    """Inputs with any number of active features, each uniform on [0, 1]."""
+    """Inputs with any number of active features, each uniform on [0, 1].
+
+    Every `every` features are one independent choice; `sparsity` (n_choices) are their
+    probabilities of being inactive.
+    """
 
     every = 1
-    """Features for each independent choice of what is active."""
 
     def __init__(self, n_features: int, sparsity: float | Sequence[float]):
         super().__init__(n_features)
         self.n_uniforms = 2 * n_features
-        self.sparsity = list(sparsity) if isinstance(sparsity, Sequence) else sparsity
-        each = self.sparsity if isinstance(self.sparsity, list) else [self.sparsity]
+        each = list(sparsity) if isinstance(sparsity, Sequence) else [sparsity]
         if not all(isinstance(s, int | float) and 0 <= s < 1 for s in each):
             raise ValueError(f"data.sparsity must be numbers in [0, 1), got {sparsity}")
-        if len(each) not in (1, n_features // self.every):
-            raise ValueError(
-                f"data.sparsity must be one number or {n_features // self.every}, got {len(each)}"
-            )
-
-    def _each(self) -> Tensor:
-        """The sparsity of each independent choice."""
-        each = torch.tensor(self.sparsity, dtype=torch.float64)
-        return each.expand(self.n_features // self.every)
+        n_choices = n_features // self.every
+        if len(each) not in (1, n_choices):
+            raise ValueError(f"data.sparsity must be one number or {n_choices}, got {len(each)}")
+        self.sparsity = torch.tensor(each, dtype=torch.float64).expand(n_choices)
 
     def _active(self, u: Tensor) -> Tensor:
         """Which features are active, from one uniform number each: both (..., n_features)."""
@@ -122,14 +119,14 @@ class _Bernoulli(Distribution):
     def active_inputs(self, keys: streams.Keys, count: int) -> tuple[Tensor, float]:
         """See `Distribution.active_inputs`.
 
-        Features or pairs are active independently. If one is, the first active one is among the
-        first k with probability (1 - S_1 ... S_k) / (1 - S_1 ... S_n); later ones stay independent.
+        If any choice is active, the first active one is among the first k with probability
+        (1 - S_1 ... S_k) / (1 - S_1 ... S_n); those after it stay independent.
         """
         width = self.n_uniforms + 1
         u = torch.from_numpy(streams.uniforms(keys, 0, count * width)).view(count, width)
         first, u = u[:, 0].contiguous(), u[:, 1:]
         choices = u[:, : self.n_features : self.every]  # a view
-        cut = 1 - self._each().cumprod(0)
+        cut = 1 - self.sparsity.cumprod(0)
         p_active = float(cut[-1])
         first = torch.searchsorted(cut / p_active, first).unsqueeze(-1)
         choices[torch.arange(choices.shape[1]) < first] = 0.0
@@ -147,7 +144,7 @@ class Sparse(_Bernoulli):
     """
 
     def _active(self, u: Tensor) -> Tensor:
-        return u >= self._each()
+        return u >= self.sparsity
 
 
 class Pairs(_Bernoulli):
@@ -167,7 +164,7 @@ class Pairs(_Bernoulli):
         self.together = together
 
     def _active(self, u: Tensor) -> Tensor:
-        pair, coin = u[..., 0::2] >= self._each(), u[..., 1::2] < 0.5
+        pair, coin = u[..., 0::2] >= self.sparsity, u[..., 1::2] < 0.5
         first, second = (pair, pair) if self.together else (pair & coin, pair & ~coin)
         return torch.stack([first, second], -1).flatten(-2)
 

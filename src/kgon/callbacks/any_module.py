@@ -140,7 +140,7 @@ class LLC(Watch):
     def look(self, module: L.LightningModule, step: int) -> dict[str, Any]:
         with torch.no_grad():
             loss = self.loss(module, self.data)
-        if self.rows and not bool(loss.isfinite()):  # at the first step this is a wrong setting
+        if self.rows and not bool(loss.isfinite()):  # at the start this is an error, raised below
             numbers = dict.fromkeys(("mean", "stderr", "rhat", "ess", "loss"), math.nan)
             why = "training: the loss at w* is not finite"
             return numbers | {"verdict": "diverged", "reason": why, "gradients": 0}

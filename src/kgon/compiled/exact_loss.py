@@ -215,6 +215,13 @@ class CompiledLoss:
         return value.reshape(batch), dW.reshape(W.shape).to(W), db.reshape(b.shape).to(b)
 
 
+def population_kernel(n_features: int) -> Kernel:
+    """The kernel of the population loss, for a single run."""
+    compiled = tables(PopulationLoss(), n_features)
+    assert compiled is not None  # the population loss has a compiled form
+    return Kernel(compiled, n_runs=1)
+
+
 class Descent(NamedTuple):
     """Where a descent ends.
 
@@ -233,11 +240,9 @@ class Descent(NamedTuple):
 
 def descent(W: Tensor, b: Tensor, tolerance: float, n_steps: int) -> Descent:
     """Gradient descent of the population loss from each parameter (`Kernel.descend`)."""
-    compiled = tables(PopulationLoss(), b.shape[-1])
-    assert compiled is not None  # the population loss has a compiled form
     end_W = W.detach().double().reshape(-1, 1, *W.shape[-2:]).clone()
     end_b = b.detach().double().reshape(-1, 1, b.shape[-1]).clone()
-    kernel = Kernel(compiled, n_runs=1)
+    kernel = population_kernel(b.shape[-1])
     loss, slope = kernel.descend(end_W, end_b, tolerance=tolerance, n_steps=n_steps)
     batch = b.shape[:-1]
     return Descent(

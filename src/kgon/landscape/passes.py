@@ -111,15 +111,13 @@ def crossings(steps: Tensor, W: Tensor, b: Tensor, ways: Sequence[Pass]) -> list
     for member in range(b.shape[1]):
         for one, other in pairwise(_stays(labels[:, member])):
             start, end = labels[one[0], member], labels[other[0], member]
-            joining = [way.point for way in ways if set(way.ends) == {start, end}]
-            near = [
-                (float(away.min()), int(steps[one[0] + int(away.argmin())]), point.label)
-                for point in joining
-                for away in [
-                    distances(point, W[one[0] : other[-1] + 1, member].double(),
-                              b[one[0] : other[-1] + 1, member].double(), one[-1] - one[0])
-                ]
-            ]  # fmt: skip
+            during = slice(one[0], other[-1] + 1)
+            path = W[during, member].double(), b[during, member].double()
+            near = []
+            for point in (way.point for way in ways if set(way.ends) == {start, end}):
+                away = distances(point, *path, one[-1] - one[0])
+                step = int(steps[during][away.argmin()])
+                near.append((float(away.min()), step, point.label))
             least, at, way = min(near, default=(None, None, ""))
             left, arrived = int(steps[one[-1]]), int(steps[other[0]])
             found.append(Crossing(member, str(start), str(end), left, arrived, way, least, at))

@@ -25,13 +25,11 @@ import torch
 from torch import Tensor
 
 from kgon import streams
-from kgon.compiled import moments
-from kgon.compiled.exact_loss import Kernel, descent
+from kgon.compiled.exact_loss import descent, population_kernel
 from kgon.landscape.passes import Pass
 from kgon.landscape.search import match
 from kgon.theory.atlas import Atlas
 from kgon.theory.critical import CriticalPoint
-from kgon.theory.loss import PopulationLoss
 from kgon.theory.shapes import SAME, symmetry
 
 STEP = 0.1
@@ -144,7 +142,8 @@ def escapes(
             start, atlas, temperature, n_chains=n_chains, n_intervals=n_intervals,
             keys=streams.member_keys(seed, range(i * n_chains, (i + 1) * n_chains), "escapes"),
         )  # fmt: skip
-        for end in sorted({*counts, *_neighbours(start.label, ways)}):
+        neighbours = {end for way in ways if start.label in way.ends for end in way.ends}
+        for end in sorted({*counts, *neighbours} - {start.label, ""}):
             joining = [way for way in ways if set(way.ends) == {start.label, end}]
             barriers = [way.point.loss - start.loss for way in joining]
             n = counts.get(end, 0)
@@ -159,12 +158,6 @@ def escapes(
     return found
 
 
-def _neighbours(label: str, ways: Sequence[Pass]) -> set[str]:
-    """The other phases that a pass joins to this one."""
-    ends = {end for way in ways if label in way.ends for end in way.ends}
-    return ends - {label, ""}
-
-
 def _simulate(
     start: CriticalPoint, atlas: Atlas, temperature: float, *, n_chains: int, n_intervals: int,
     keys: streams.Keys,
@@ -174,9 +167,7 @@ def _simulate(
     h = start.eigenvalues
     dt, tau = STEP / float(h.max()), INTERVAL / float(h[h > 0].min())
     n_steps = math.ceil(tau / dt)
-    tables = moments.tables(PopulationLoss(), start.n_features)
-    assert tables is not None  # the population loss has a compiled form
-    kernel = Kernel(tables, n_runs=1)
+    kernel = population_kernel(start.n_features)
     W = start.W.expand(n_chains, 1, *start.W.shape).clone()
     b = start.b.expand(n_chains, 1, -1).clone()
     centre = start.W.unsqueeze(0).clone(), start.b.unsqueeze(0).clone()

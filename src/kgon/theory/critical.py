@@ -48,7 +48,7 @@ and the loss does not depend on the value. This one is far enough from -1 that t
 parameters does not switch the column on."""
 
 ZERO_MODE = 1e-9
-"""Eigenvalues of a Hessian that are smaller, relative to the largest, are zero. Rounding leaves
+"""Hessian eigenvalues smaller than this, relative to the largest, count as zero. Rounding leaves
 1e-16; the smallest true ones of k-gons are 3e-5 for n_features = 20, 5e-6 for 60."""
 
 _SHAPE = r"[1-9]\d*(?:d[1-9]\d*[a-ce-wyz]+)?"
