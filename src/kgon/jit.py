@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
-from numba.core.caching import _Cache
+from numba.core.caching import NullCache
 from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 
@@ -62,15 +62,11 @@ def _can_write(path: Path) -> bool:
     return True
 
 
-class _Kept(_Cache):
+class _Kept(NullCache):
     """The compiled code of one function: a file for each signature and processor."""
 
     def __init__(self, function: Any):
         self.function = function
-
-    @property
-    def cache_path(self) -> str:
-        return str(folder())
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The compiled code for a signature; None if there is none, or its file is damaged."""
@@ -103,15 +99,6 @@ class _Kept(_Cache):
         code = self.function.__code__
         name = f"{Path(code.co_filename).stem}.{code.co_name}-{code.co_firstlineno}"
         return where / f"{name}-{hashlib.sha256(key).hexdigest()[:16]}.nbc"
-
-    def enable(self) -> None:
-        pass
-
-    def disable(self) -> None:
-        pass
-
-    def flush(self) -> None:
-        pass
 
 
 @functools.cache

@@ -134,8 +134,8 @@ def _nearest(columns: _Columns, n_features: int, n_hidden: int) -> Tensor:
     phases = built(n_features, n_hidden).phases
     if not phases:
         return torch.full_like(columns.n_on, -1)
-    dtype = columns.W.dtype
-    known = _Columns(*(torch.stack([getattr(p, x) for p in phases]).to(dtype) for x in "Wb"))
+    W, b = torch.stack([p.W for p in phases]), torch.stack([p.b for p in phases])
+    known = _Columns(W.to(columns.W), b.to(columns.W))
     by_entries, by_eigenvalues = (
         torch.cdist(here.reshape(-1, here.shape[-1]), there.to(here))
         for here, there in zip(columns.signature(), known.signature(), strict=True)
