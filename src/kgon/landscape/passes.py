@@ -25,7 +25,7 @@ from kgon.theory.shapes import without_inert
 DISPLACEMENT = 1e-3
 """Distance from the saddle at which gradient flow starts."""
 _FITS = 3
-"""How often `distances` fits a path to a point from the start."""
+"""How often `distances` fits a path, each time from the nearest point of the last fit."""
 ASIDE = 1e-3
 """Standard deviation of a random displacement of the end of a flow, from where the flow goes on. A
 flow in a symmetric subspace can end at another saddle, which is stable within that subspace."""
@@ -136,7 +136,7 @@ def distances(point: CriticalPoint, W: Tensor, b: Tensor, start: int = 0) -> Ten
     It is Euclidean in (W, b), with each point of the path rotated and permuted to fit. Inert
     columns are set to zero; the bias of an output that is never positive does not matter, and is
     raised to the value above which it would. The fit at the path's point `start` is sought from
-    many rotations, the others start from their neighbour's fit; then all again, from the point
+    many rotations, that at other points from the neighbour's fit. This is repeated from the point
     found nearest.
 
     Args:

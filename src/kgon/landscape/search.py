@@ -202,7 +202,7 @@ def _edges(W: Tensor, b: Tensor, n: int, rng: torch.Generator) -> Points:
     for _ in range(BISECTIONS):
         t = (inside + outside) / 2
         between = torch.lerp(W, V, t[:, None, None]), torch.lerp(b, c, t[:, None])
-        same = (descent(*between, 1e-5, 5000)[2] - level).abs() < SAME_BASIN
+        same = (descent(*between, 1e-5, 5000).loss - level).abs() < SAME_BASIN
         inside, outside = torch.where(same, t, inside), torch.where(same, outside, t)
     edge = outside < 1
     t = inside[edge]

@@ -272,11 +272,6 @@ def _run(
         init = {"W": jax.numpy.asarray(W.numpy()), "b": jax.numpy.asarray(b.numpy())}
         if n_chains == 1:
             init = {name: value[0] for name, value in init.items()}
-        mcmc.run(
-            jax.random.PRNGKey(seed),
-            init_params=init,
-            extra_fields=("diverging", "num_steps"),
-        )
-        draws = {k: np.asarray(v) for k, v in mcmc.get_samples(group_by_chain=True).items()}
-        extra = {k: np.asarray(v) for k, v in mcmc.get_extra_fields(group_by_chain=True).items()}
-    return draws, extra
+        extra_fields = ("diverging", "num_steps")
+        mcmc.run(jax.random.PRNGKey(seed), init_params=init, extra_fields=extra_fields)
+        return mcmc.get_samples(group_by_chain=True), mcmc.get_extra_fields(group_by_chain=True)

@@ -224,6 +224,8 @@ def sample_posterior(
     }.items():  # fmt: skip
         if not 0 < value < math.inf:
             raise ValueError(f"{name} must be positive and finite, got {value}")
+    if n_particles < 2:
+        raise ValueError(f"n_particles must be at least 2, got {n_particles}")
     for name, share in {"ess": ess, "target_acceptance": target_acceptance}.items():
         if not 0 < share < 1:
             raise ValueError(f"{name} must lie in (0, 1), got {share}")

@@ -195,8 +195,7 @@ def found_in(folder: Path, n_features: int, n_hidden: int) -> Found | None:
 def built(n_features: int, n_hidden: int, folder: Path = SHIPPED) -> Atlas:
     """The atlas built from the files of a folder (see the module docstring); cached and shared.
 
-    Without a file of this size these are the k-gons that theory solves, for n_hidden = 2; else
-    none.
+    A size without a file gets the k-gons that theory solves if n_hidden = 2, else no points.
     """
     found = found_in(folder, n_features, n_hidden)
     if found is None:

@@ -260,7 +260,7 @@ def polygon(k: int) -> tuple[Tensor, Tensor] | None:
 
 
 def _fault(k: int, sigma: int, phi: int, n_features: int) -> str:
-    """What is wrong with a label, apart from k; empty if nothing is."""
+    """What is wrong with (k, sigma, phi), given that there is a k-gon; empty if nothing is."""
     if k > n_features:
         return f"has {k} live columns and needs n_features >= {k}, got {n_features}"
     if sigma > n_features - k:

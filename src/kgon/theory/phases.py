@@ -97,14 +97,13 @@ def phase_codes(W: Tensor, b: Tensor) -> Tensor:
     b = torch.where(finite.unsqueeze(-1), b, 0.0)
     columns = _Columns(W, b)
     code = _nearest(columns, n_features, n_hidden)
+    labels = phase_labels(n_features, n_hidden)
     if n_hidden == 2:
-        labels = phase_labels(n_features, n_hidden)
         k_gons = [labels.index(point.label) for point in critical_points(n_features)]
         polygon = _k_gons(columns, n_features)
         by_outputs = torch.where(torch.isin(code, torch.tensor(k_gons).to(code)), -1, code)
         code = torch.where(polygon >= 0, polygon, by_outputs)
-    other = len(phase_labels(n_features, n_hidden)) - 1
-    return torch.where(finite & columns.silent & (code >= 0), code, other)
+    return torch.where(finite & columns.silent & (code >= 0), code, labels.index(OTHER))
 
 
 class _Columns:

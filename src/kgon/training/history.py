@@ -1,7 +1,6 @@
 """What is recorded during training: tables with a row for each step and member."""
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,7 +17,8 @@ class History:
     rows for each member. Checkpoints contain the `state_dict`.
     """
 
-    def __init__(self, state: Mapping[str, Any] = MappingProxyType({})) -> None:
+    def __init__(self, state: Mapping[str, Any] | None = None) -> None:
+        state = state or {}
         self._steps: dict[str, list[int]] = state.get("steps", {})
         self._columns: dict[str, dict[str, list[Tensor]]] = {
             table: {name: [column] for name, column in columns.items()}

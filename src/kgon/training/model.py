@@ -51,7 +51,8 @@ class TMS(L.LightningModule):
         importance: weight of each output coordinate: an argument of `importance_weights`, or a
             tensor (n_features,) or (n_members, n_features).
         dtype: of parameters and inputs.
-        learning_rates: (first step, n_steps) -> (n_members, n_steps), if the members' rates differ.
+        learning_rates: (first step, n_steps) -> (n_members, n_steps), if the members' rates differ;
+            for minibatches and optimizers with a compiled loop (`training_steps.has_kernel`).
 
     Raises:
         ValueError: a size is below 1, or the optimizer or scheduler couples members.
@@ -71,10 +72,9 @@ class TMS(L.LightningModule):
         learning_rates: Callable[[int, int], Tensor] | None = None,
     ):
         super().__init__()
-        if n_features < 1:
-            raise ValueError(f"model.n_features must be at least 1, got {n_features}")
-        if n_hidden < 1:
-            raise ValueError(f"model.n_hidden must be at least 1, got {n_hidden}")
+        for name, size in {"n_features": n_features, "n_hidden": n_hidden}.items():
+            if size < 1:
+                raise ValueError(f"model.{name} must be at least 1, got {size}")
         check_members_are_independent(optimizer, scheduler)
         self.automatic_optimization = False
         self.members = list(members)
@@ -128,7 +128,7 @@ class TMS(L.LightningModule):
         rates, settings = next_settings(optimizer, scheduler, batch.n_steps)
         if self.learning_rates is not None:
             if settings is not None:
-                raise ValueError("members whose learning rates differ must share a scheduler")
+                raise ValueError("learning_rates needs a scheduler that changes the rate alone")
             rates = self.learning_rates(self.global_step, batch.n_steps)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(batch, FullBatches):

@@ -14,7 +14,6 @@ from kgon.theory.loss import DirectLoss
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 SchedulerFactory = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
 
-
 Settings = list[dict[str, Any]]
 """The entries of an optimizer's param groups, such as lr and momentum, without the parameters."""
 
@@ -57,8 +56,8 @@ def minibatch_steps(
     """Make one optimizer step of every member on each minibatch, in place.
 
     The steps run in a compiled loop if the optimizer and the device have one and only the learning
-    rate changes (`settings` is None); else in torch. `rates` (n_steps,) or (n_members, n_steps) and
-    `settings` are those of `next_settings`; the rest is as in `TMS`.
+    rate changes (`settings` is None); else in torch. `rates` (n_steps,) and `settings` are those of
+    `next_settings`; a compiled loop also takes rates (n_members, n_steps).
     """
     if settings is None and training_steps.has_kernel(optimizer):
         training_steps.advance(W, b, optimizer, rates, batches, importance)
@@ -84,7 +83,7 @@ def torch_steps(
 
     `settings` are those of each step (`next_settings`), or None if only the rate changes.
     """
-    # The scheduler has run ahead: afterwards the optimizer must have the settings that it set.
+    # The scheduler has run ahead; the optimizer gets its settings back afterwards.
     ahead = _settings(optimizer)
     for t, rate in enumerate(rates.tolist()):
         W.grad, b.grad = gradients(t)
