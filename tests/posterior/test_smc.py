@@ -13,8 +13,6 @@ from kgon.posterior.occupancy import bayesian_transitions, posterior_llc, shares
 from kgon.posterior.smc import VERDICTS, sample_posterior
 from kgon.theory.loss import DirectLoss, EmpiricalLoss, PopulationLoss
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 # Errors that an estimate may be off. Two hold the truth 19 times out of 20; four miss it less than
 # once in a hundred (Student's t with the 3 to 7 degrees of freedom of 4 to 8 replicates).
 ERRORS = 4.0

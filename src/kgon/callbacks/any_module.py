@@ -4,6 +4,7 @@ These callbacks do not change training: they leave the module's parameters, buff
 modes, and the global generator as they were.
 """
 
+import inspect
 import math
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -16,9 +17,9 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 
 from kgon import streams
-from kgon.llc.estimate import check_sampler
+from kgon.llc.estimate import check_sampler, estimate_llc
 from kgon.llc.inputs import check_settings
-from kgon.llc.modules import LossOfParameters, ModuleLoss, estimate_module_llc, one_batch
+from kgon.llc.modules import LossOfParameters, ModuleLoss, estimate_module_llc, one_batch, select
 from kgon.llc.verdict import VERDICTS
 from kgon.theory.plateaus import Plateau, find_plateaus
 
@@ -29,7 +30,7 @@ class Watch(L.Callback):
     Args:
         loss: maps the module and the data to the loss, a scalar: the mean over the samples, as in
             `estimate_module_llc`.
-        data: a batch, or a DataLoader whose samples become one.
+        data: a batch, or a DataLoader or Dataset whose samples become one.
         every: optimizer steps from one row to the next.
         eval_mode: evaluate in evaluation mode, without dropout and with batch norm's running
             statistics. If it is False, a module with either raises ValueError.
@@ -131,13 +132,25 @@ class LLC(Watch):
     ):  # fmt: skip
         super().__init__(loss, data, every, eval_mode, name)
         self.seed = seed
+        known = [
+            name
+            for function in (estimate_module_llc, estimate_llc)
+            for name, parameter in inspect.signature(function).parameters.items()
+            if parameter.kind == parameter.KEYWORD_ONLY and name not in ("seed", "observables")
+        ]
+        for given in settings:
+            if given not in known:
+                there = ", ".join(dict.fromkeys(known))
+                raise ValueError(f"LLC has no setting {given!r}; there are {there}")
         self.settings = {"n_chains": 4, "target": 0.1, "budget": 10_000} | settings
         elsewhere = ("parameters", "chains_at_once", "sampler", "discard", "batch_size")
-        given = {k: v for k, v in self.settings.items() if k not in elsewhere and v is not None}
-        check_settings(**({"nbeta": 1.0, "localization": 1.0} | given))
+        here = {k: v for k, v in self.settings.items() if k not in elsewhere and v is not None}
+        check_settings(**({"nbeta": 1.0, "localization": 1.0} | here))
         check_sampler(*(settings.get(name) for name in ("sampler", "lr", "batch_size")))
 
     def look(self, module: L.LightningModule, step: int) -> dict[str, Any]:
+        if not self.rows:
+            select(module, self.settings.get("parameters"))
         with torch.no_grad():
             loss = self.loss(module, self.data)
         if self.rows and not bool(loss.isfinite()):  # at the start this is an error, raised below

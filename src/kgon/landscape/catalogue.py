@@ -54,10 +54,18 @@ def atlas(
 
 @dataclass(frozen=True)
 class PointRow:
-    """A critical point, for tables.
+    """A critical point of the atlas.
 
-    index and rank are None without a Hessian, llc where theory gives none. `starts` is the number
-    of the search's starts that led there.
+    Attributes:
+        label: its name.
+        loss (loss): population loss.
+        kind: minimum, saddle, or non-smooth where there is no Hessian.
+        index: negative eigenvalues of the Hessian; blank where there is none.
+        rank: eigenvalues that are not zero; blank where there is no Hessian.
+        llc: learning coefficient by theory; blank where there is none.
+        gradient_norm: length of the gradient, which rounding alone keeps from zero.
+        starts: how many starts of the search led there.
+        shape: its geometry in words.
     """
 
     label: str
@@ -80,7 +88,16 @@ class PointRow:
 
 @dataclass(frozen=True)
 class PassRow:
-    """A pass and the phases that it joins, for tables; `first` has the higher loss."""
+    """A transition state and the two phases that it joins.
+
+    Attributes:
+        label: name of the transition state.
+        loss (loss): its population loss.
+        first: phase on the side of the higher loss; empty if it ends at no point of the atlas.
+        second: phase on the other side.
+        barrier_first (loss): the transition state's loss less that of `first`.
+        barrier_second (loss): the transition state's loss less that of `second`.
+    """
 
     label: str
     loss: float

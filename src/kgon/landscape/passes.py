@@ -79,13 +79,16 @@ class Crossing:
     """A transition of a training run from one phase to another, and the pass that it took.
 
     Attributes:
-        member: its number in the ensemble.
-        start, end: the labels before and after; snapshots between them are in no phase.
-        left, arrived: the steps of the last snapshot in `start` and the first one in `end`.
-        way: the label of the closest pass that joins the two phases, "" if the atlas has none.
-        distance: the least of `distances` between the run and the pass while the run is in one of
-            the two phases or between them; None without a pass.
-        nearest: the step at this distance.
+        member: number of the member.
+        start: phase before; snapshots between the two are at no phase.
+        end: phase after.
+        left (SGD steps): step of the last snapshot in `start`.
+        arrived (SGD steps): step of the first snapshot in `end`.
+        way: label of the pass joining the two phases to which the run came closest; empty where
+            the atlas has none.
+        distance (norm of the pass): least distance between the run and the pass (`distances`) while
+            the run is in one of the two phases or between them; blank without a pass.
+        nearest (SGD steps): step of that distance; blank without a pass.
     """
 
     member: int

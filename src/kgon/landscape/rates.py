@@ -46,12 +46,15 @@ class Escape:
     """A rate of leaving a phase at one temperature.
 
     Attributes:
-        start, end: the labels of the phases.
-        barrier: the height of the lowest pass from start to end, NaN if the atlas has none.
-        predicted: the Eyring-Kramers rate, summed over the passes that join the two; per unit of
-            time of the gradient flow.
-        measured, error: the measured rate and its standard error.
-        n_escapes: how many chains left for `end`.
+        start: label of the phase that is left.
+        end: label of the phase that follows.
+        temperature (loss): T.
+        barrier (loss): height of the lowest pass from start to end; NaN if the atlas has none.
+        predicted (1 / gradient flow's time): Eyring-Kramers rate, summed over the passes that join
+            the two.
+        measured (1 / gradient flow's time): measured rate.
+        error (1 / gradient flow's time): standard error of the measured rate.
+        n_escapes: how many chains left this way.
     """
 
     start: str

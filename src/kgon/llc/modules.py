@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from kgon import streams
 from kgon.llc.estimate import LLC, check_sampler, estimate_llc
@@ -45,7 +45,8 @@ def estimate_module_llc(
 
     Args:
         module: in the mode in which it is to be evaluated, usually `module.eval()`.
-        data: a batch, whatever `loss_fn` takes; or a DataLoader, whose samples become one batch.
+        data: a batch, whatever `loss_fn` takes; or a DataLoader or Dataset, whose samples become
+            one batch.
         loss_fn: maps the module and the batch to the loss, a scalar: the mean over the samples. It
             must be the same at every call, and must not log.
         seed: of the chains' noise.
@@ -54,8 +55,8 @@ def estimate_module_llc(
         nbeta: inverse temperature times n; None for n / log n with n the length of the batch's
             first tensor.
         localization: None for `default_localization` of nbeta.
-        chains_at_once: chains that are evaluated together, which bounds the memory; None for all.
-            With 1 there is no vmap, for modules that it cannot map.
+        chains_at_once: chains that are evaluated together, which bounds the memory; None for all,
+            or for one where vmap cannot map the module.
         batch_size: chains take the gradients of minibatches of so many samples, each chain its own
             at each step; for `sampler=SGMCMC.sgld` with `lr` (`kgon.llc.minibatches`). Draws are
             max(16, 2 n / batch_size) steps apart; their losses are of all samples, batch_size at a
@@ -120,16 +121,20 @@ class LossOfParameters:
                 check_mean(self.minibatches, lambda rows: self._one(loss_fn, rows, *w_star))
         check_repeatable(self, self.w_star)
         if chains_at_once != 1:
+            stacked = [p[None] for p in self.w_star]
             try:
-                self.value_and_grad(*(p[None] for p in self.w_star))
+                self(*stacked)
+                self.value_and_grad(*stacked)
                 if self.minibatches:
-                    first = torch.arange(self.minibatches.size)[None]
-                    self.minibatch_gradient(first, *(p[None] for p in self.w_star))
+                    self.minibatch_gradient(torch.arange(self.minibatches.size)[None], *stacked)
             except RuntimeError as error:
-                raise ValueError(
-                    "torch.vmap cannot evaluate several chains of this module at once; with "
-                    f"chains_at_once=1 they are evaluated one by one. Its error: {error}"
-                ) from error
+                if chains_at_once is not None:
+                    raise ValueError(
+                        f"chains_at_once={chains_at_once}: torch.vmap cannot evaluate several "
+                        "chains of this module at once; leave it out, and they are evaluated one "
+                        f"by one. Its error: {error}"
+                    ) from error
+                self.chains_at_once = 1
 
     def __call__(self, *params: Tensor) -> Tensor:
         return _sum(
@@ -314,8 +319,10 @@ def check_mode(module: nn.Module) -> None:
 
 
 def one_batch(data: Any) -> Any:
-    """The samples of a DataLoader as one batch, in the order of its dataset; any other data as it
-    is. No random number is drawn unless the dataset draws one."""
+    """The samples of a DataLoader or Dataset as one batch, in order; any other data as it is. No
+    random number is drawn unless the dataset draws one."""
+    if isinstance(data, Dataset):
+        data = DataLoader(data)
     if not isinstance(data, DataLoader):
         return data
     if isinstance(data.dataset, IterableDataset) or data.batch_sampler is None:

@@ -27,8 +27,12 @@ PRIOR = "prior"
 class CellRow:
     """A row of a cell's tables.
 
-    Every `stderr` includes Student's factor for the few replicates or chains behind it
-    (`theory.intervals.widening`).
+    A `stderr` is a standard error times Student's factor for the few replicates or chains that it
+    is from: two of it hold the true value 19 times out of 20.
+
+    Attributes:
+        n_samples: n, the inputs of the data set that count.
+        dataset: number of the data set.
     """
 
     n_samples: int
@@ -45,11 +49,17 @@ class CellRow:
 
 @dataclass(frozen=True, kw_only=True)
 class PosteriorRow(CellRow):
-    """The posterior of a cell; see `kgon.posterior.smc.Posterior` for the other fields.
+    """The posterior of a cell.
 
     Attributes:
-        mean_loss: the posterior mean of L_n.
-        acceptance: of the last rung, the least over replicates.
+        verdict: ok, unchecked, unconverged or diverged (`kgon.posterior.smc`).
+        log_evidence (nats): log Z.
+        log_evidence_stderr (nats): error of log Z.
+        mean_loss (loss): posterior mean of L_n.
+        mean_loss_stderr (loss): error of the mean of L_n.
+        rhat: R-hat of the loss between replicates.
+        acceptance: mean acceptance on the last rung, the least over replicates.
+        n_rungs: rungs of the tempering ladder.
     """
 
     verdict: str
@@ -69,8 +79,11 @@ class ShareRow(CellRow):
     Attributes:
         sampler: smc or nuts.
         start: where the NUTS chains start; None for SMC.
-        rule: the labelling rule: quench, output or hull.
-        by: whether `phase` is a family of k-gons (k) or a label (label).
+        rule: how draws are labelled: quench, output or hull.
+        by: k (families of k-gons) or label.
+        phase: the family or the label.
+        share: posterior probability of the phase.
+        stderr: error of the share.
     """
 
     sampler: str = "smc"
@@ -84,7 +97,14 @@ class ShareRow(CellRow):
 
 @dataclass(frozen=True, kw_only=True)
 class AgreementRow(CellRow):
-    """The share of draws on whose k, or label, two rules agree."""
+    """The share of draws to which two rules give the same k, or the same label.
+
+    Attributes:
+        rule: how draws are labelled.
+        other: the rule that it is compared with.
+        by: k (families of k-gons) or label.
+        share: share of draws on which the two agree.
+    """
 
     rule: str
     other: str
@@ -94,7 +114,15 @@ class AgreementRow(CellRow):
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseLLCRow(CellRow):
-    """The learning coefficient within a phase, labelled by the reference rule."""
+    """The learning coefficient within a phase, labelled by the reference rule.
+
+    Attributes:
+        phase: label of the phase.
+        share: posterior probability of the phase.
+        llc: learning coefficient over the draws of the phase (`occupancy.posterior_llc`).
+        stderr: error of the learning coefficient.
+        theory: learning coefficient by theory; blank where there is none.
+    """
 
     phase: str
     share: float | None
@@ -108,9 +136,13 @@ class ChainsRow(CellRow):
     """The NUTS chains from one start.
 
     Attributes:
-        verdict: of `nuts.judge`.
+        start: prior, or the label of a critical point.
+        verdict: ok, unchecked, unconverged or diverged (`nuts.judge`).
+        rhat: rank-normalised split R-hat of the loss.
+        ess: bulk effective number of draws of the loss.
         passages: how often k by the reference rule changes between successive draws of a chain.
-        rhat, ess, divergences, leapfrogs: as in `nuts.NUTS`.
+        divergences: divergent trajectories.
+        leapfrogs: leapfrog steps after warm-up.
     """
 
     start: str

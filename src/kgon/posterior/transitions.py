@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise, permutations
-from typing import Any
 
 from kgon.files import finite_or_none
 from kgon.posterior.occupancy import Transition
@@ -20,17 +19,25 @@ class SampledTransition:
     """The odds of phase `beta` against `alpha` in the sampled posterior, over data sets.
 
     Attributes:
-        by: whether phases are families of k-gons ("k") or labels ("label").
-        crossed, n_crossed: share and number of data sets whose odds pass through 1 towards beta.
-        crossing, crossing_error, crossing_sd: the mean of that n over these data sets, its error
-            (`Transition.error`), and their standard deviation.
-        log_odds_first, log_odds_last: means at the smallest and the largest n.
-        largest_share_from, largest_share_to: largest mean shares of alpha and beta at any n.
+        by: whether phases are families of k-gons (k) or labels (label).
+        alpha: phase at smaller n.
+        beta: phase at larger n.
+        crossed: share of data sets whose odds pass through 1 towards beta.
+        n_crossed: number of these data sets.
+        crossing (samples): mean over these of the n at which they do; blank without any.
+        crossing_error (samples): error of that mean (`Transition.error`); blank for fewer than two
+            data sets.
+        crossing_sd (samples): standard deviation of that n between these data sets; blank for fewer
+            than two.
+        log_odds_first (nats): mean log odds at the smallest n.
+        log_odds_last (nats): mean log odds at the largest n.
+        largest_share_from: largest mean share of alpha at any n.
+        largest_share_to: largest mean share of beta at any n.
     """
 
     by: str
-    alpha: str
-    beta: str
+    alpha: str = field(metadata={"column": "from"})
+    beta: str = field(metadata={"column": "to"})
     crossed: float
     n_crossed: int
     crossing: float | None
@@ -53,25 +60,23 @@ class PredictedTransition:
     """Where the free energies of two critical points cross, by eq. (9), constants included.
 
     Attributes:
-        llc: the learning coefficients used in place of the theory's, as text; often empty.
-        delta_loss, delta_llc: beta's minus alpha's.
-        full, halved: the n of the crossing under exp(-n L) and exp(-n L / 2); None if one critical
-            point is preferred at all n.
+        alpha: critical point that is preferred at smaller n.
+        beta: critical point that is preferred at larger n.
+        llc: learning coefficients used in place of the theory's, in words; often empty.
+        delta_loss (loss): beta's loss less alpha's.
+        delta_llc: beta's learning coefficient less alpha's.
+        full (samples): n of the crossing under exp(-n L); blank where one critical point is
+            preferred at all n.
+        halved (samples): n of the crossing under exp(-n L / 2), likewise.
     """
 
-    alpha: str
-    beta: str
+    alpha: str = field(metadata={"column": "from"})
+    beta: str = field(metadata={"column": "to"})
     llc: str
     delta_loss: float
     delta_llc: float
     full: float | None
     halved: float | None
-
-
-def as_row(transition: SampledTransition | PredictedTransition) -> dict[str, Any]:
-    """The fields by name, with alpha and beta as `from` and `to`."""
-    names = {"alpha": "from", "beta": "to"}
-    return {names.get(name, name): value for name, value in asdict(transition).items()}
 
 
 def sampled_transitions(diagram: PhaseDiagram) -> list[SampledTransition]:

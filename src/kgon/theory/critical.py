@@ -183,13 +183,18 @@ class CriticalPoint:
         that depend on the direction, {4, 4.5, 5, 5.5}, and estimates at finite n lie near those.
         """
         m = self.n_hidden
-        if self.label.rstrip("+") == ("4" if m == 2 else "x".join(["2"] * m)):
+        if self.label.rstrip("+") == cross_polytope(m):
             dead = self.n_features - 2 * m
             return (2 * m * (m + 1) - m * (m - 1) // 2 + m * dead + self.sigma) / 2
         if self.kind != "minimum" or self.rank is None:
             return None
         isolated = self.rank + self.n_flat == self.W.numel() + self.b.numel()
         return self.rank / 2 if self.rank and isolated else None
+
+
+def cross_polytope(n_hidden: int) -> str:
+    """The label of the cross-polytope in n_hidden dimensions, without positive biases."""
+    return "4" if n_hidden == 2 else "x".join(["2"] * n_hidden)
 
 
 def has_kink(W: Tensor, b: Tensor) -> Tensor:

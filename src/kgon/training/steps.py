@@ -97,8 +97,11 @@ def torch_steps(
 def check_members_are_independent(
     make_optimizer: OptimizerFactory, make_scheduler: SchedulerFactory | None
 ) -> None:
-    """ValueError if a member's training would depend on others, or the optimizer's arguments are
-    wrong. The optimizer is tried on three members, together and one at a time."""
+    """ValueError if a member's training would depend on others, or the optimizer's or the
+    scheduler's arguments are wrong.
+
+    The optimizer is run on three test members, together and one at a time.
+    """
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(3, 2, 4, dtype=torch.float64, generator=generator)
     grads = torch.randn(4, 3, 2, 4, dtype=torch.float64, generator=generator)
@@ -111,10 +114,14 @@ def check_members_are_independent(
             optimizer.step()
         return p.detach()
 
-    try:
-        name = type(make_optimizer([nn.Parameter(start.clone())])).__name__
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"optimizer: {error}") from error
+    def made(what: str, make: Callable[[Any], Any], of: Any) -> Any:
+        try:
+            return make(of)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{what}: {error}") from error
+
+    optimizer = made("optimizer", make_optimizer, [nn.Parameter(start.clone())])
+    name = type(optimizer).__name__
     try:
         together = run(slice(None))
         alone = torch.cat([run(slice(i, i + 1)) for i in range(3)])
@@ -127,7 +134,7 @@ def check_members_are_independent(
             "other members; use an elementwise optimizer such as sgd, adam or adamw"
         )
     if make_scheduler is not None:
-        scheduler = make_scheduler(make_optimizer([nn.Parameter(start.clone())]))
+        scheduler = made("scheduler", make_scheduler, optimizer)
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             raise ValueError(
                 "scheduler=ReduceLROnPlateau couples the members of an ensemble: the learning rate "
