@@ -3,7 +3,7 @@
 **What is stored, and what is built.** A search (`kgon.landscape.search`) finds connected shapes of
 k columns in d dimensions (`theory.shapes`), and points with positive biases that act on other
 columns ("coupled"). The file n{n}_m{m}.json holds those that are new at that n and m, and how often
-starts of each kind led to each critical point. All other points are built of these:
+starts of each kind led to each critical point. All other points are built from these:
 
 - shapes of at most n_features columns in orthogonal subspaces of at most n_hidden dimensions
   together;
