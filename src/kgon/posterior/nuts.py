@@ -274,4 +274,7 @@ def _run(
             init = {name: value[0] for name, value in init.items()}
         extra_fields = ("diverging", "num_steps")
         mcmc.run(jax.random.PRNGKey(seed), init_params=init, extra_fields=extra_fields)
-        return mcmc.get_samples(group_by_chain=True), mcmc.get_extra_fields(group_by_chain=True)
+        # To numpy in here: outside of this context JAX has no int64.
+        draws = {k: np.asarray(v) for k, v in mcmc.get_samples(group_by_chain=True).items()}
+        extra = {k: np.asarray(v) for k, v in mcmc.get_extra_fields(group_by_chain=True).items()}
+    return draws, extra
