@@ -3,7 +3,7 @@
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,13 +148,8 @@ def _at_points(config: DictConfig) -> Found:
     marks = {PAPER: "published, with SGLD at localization 0.1", REPRODUCTION: "*, likewise"}
     notes = [f"{mark}: {source}" for source, mark in marks.items() if source in sources]
     notes += _reasons(rows)
-<<<<<<< HEAD
-    notes += _on_four_gons(point.label for point in points)
+    notes += _on_cross_polytopes(((p.label, p.llc) for p in points), config.model.n_hidden)
     return Found({"estimates": records}, {"llc": llc_figures.against_theory(rows)}, notes)
-=======
-    notes += _on_cross_polytopes(rows, config.model.n_hidden)
-    return Found({"estimates": rows}, {"llc": llc_figures.against_theory(rows)}, notes)
->>>>>>> B33
 
 
 def _calibrated(config: DictConfig) -> Found:
@@ -164,31 +159,15 @@ def _calibrated(config: DictConfig) -> Found:
     )  # fmt: skip
     drawn = {f"calibration-{each.point.label}-{each.n_samples}": _drawn(each)
              for each in calibrated}  # fmt: skip
-<<<<<<< HEAD
-    notes = [
-        "chosen: of the ok estimates the first nbeta, then the smallest localization",
-    ]
+    notes = ["chosen: of the ok estimates the first nbeta, then the smallest localization"]
+    notes += _on_cross_polytopes(
+        ((each.point.label, each.point.llc) for each in calibrated), config.model.n_hidden
+    )
     records: dict[str, Sequence[Any]] = {
         "chosen": [each.chosen for each in calibrated],
         "calibration": [estimate for each in calibrated for estimate in each.grid],
     }
     return Found(records, drawn, notes)
-=======
-    chosen = [_chosen_row(each) for each in calibrated]
-    notes = ["chosen: of the ok estimates the first nbeta, then the smallest localization"]
-    notes += _on_cross_polytopes(chosen, config.model.n_hidden)
-    tables = {"chosen": chosen, "calibration": grid}
-    return Found(tables, drawn, notes)
-
-
-def _chosen_row(calibrated: CalibratedPoint) -> dict[str, Any]:
-    """The chosen setting and its estimate; None in place of both where there is none."""
-    row = as_row(calibrated.chosen or calibrated.grid[0])
-    del row["chosen"]
-    if calibrated.chosen is None:
-        row |= {name: None for name in row if name not in ("label", "n_samples", "theory")}
-    return row
->>>>>>> B33
 
 
 def _drawn(calibrated: CalibratedPoint) -> Any:
@@ -234,13 +213,8 @@ def _along_training(config: DictConfig) -> Found:
     rows = [plain(record) for record in records]
     drawn = {"llc": llc_figures.along_training(rows, points)}
     notes = ["theory is that of the phase's critical point", *_reasons(rows)]
-<<<<<<< HEAD
-    notes += _on_four_gons(record.phase for record in records)
+    notes += _on_cross_polytopes(((r.phase, r.theory) for r in records), W.shape[-2])
     return Found({"estimates": records}, drawn, notes)
-=======
-    notes += _on_cross_polytopes(rows, W.shape[-2])
-    return Found({"estimates": rows}, drawn, notes)
->>>>>>> B33
 
 
 def _reasons(rows: Rows) -> list[str]:
@@ -250,11 +224,10 @@ def _reasons(rows: Rows) -> list[str]:
             for (verdict, reason), count in counts.items()]  # fmt: skip
 
 
-def _on_cross_polytopes(rows: Rows, n_hidden: int) -> list[str]:
-    """What theory is at a cross-polytope, if one of the rows has it."""
+def _on_cross_polytopes(found: Iterable[tuple[str, float | None]], n_hidden: int) -> list[str]:
+    """What theory is at a cross-polytope, if one of the labels, given with its theory, has it."""
     shape = cross_polytope(n_hidden)
-    known = {row.get("label", row.get("phase")) for row in rows if row["theory"] is not None}
-    if shape not in {str(label).rstrip("+") for label in known}:
+    if shape not in {label.rstrip("+") for label, theory in found if theory is not None}:
         return []
     listed = f"; the paper lists {FOUR_GONS}" if n_hidden == 2 else ""
     return [f"theory at {shape}, with any number of +, is the volume exponent{listed}"]
