@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kgon.compiled.machine import share_out
-from kgon.compiled.scratch import arrays
+from kgon.compiled.scratch import array
 from kgon.jit import jit
 from kgon.theory.loss import DirectLoss
 
@@ -36,8 +36,8 @@ def _value_and_grad(m: int, n: int) -> Callable[..., None]:
     def value_and_grad(W, b, value, dW, db, data_set, importance, x, share):
         """`DirectLoss.value_and_grad` for data sets x (n_sets, n_features, n_rows) with weights
         `share` (n_sets, n_rows). The first axis of the other arguments runs over parameters."""
-        h, v = arrays(2, hidden, np.float64)
-        (g,) = arrays(1, outputs, np.float64)
+        h, v = array(hidden, np.float64), array(hidden, np.float64)
+        g = array(outputs, np.float64)
         for s in range(W.shape[0]):
             rows, shares = x[data_set[s]], share[data_set[s]]
             value[s], dW[s], db[s] = 0.0, 0.0, 0.0

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from kgon.compiled.machine import share_out
-from kgon.compiled.scratch import arrays
+from kgon.compiled.scratch import array
 from kgon.compiled.vectors import broadcast, load, store, total, where_positive
 from kgon.data import Minibatches
 from kgon.jit import jit
@@ -108,17 +108,16 @@ def _gradient(lanes, m, n, w, c, x, rows, scale, dW, db, room):
 def _steps(m: int, n: int, lanes: int, adam: bool) -> Callable[..., None]:
     # These are constants of the compiled code, so inner loops unroll and branches disappear.
     size = m * n
-    sizes = size * lanes, n * lanes, m * lanes
+    W_size, b_size, h_size = size * lanes, n * lanes, m * lanes
 
     @jit(nogil=True, error_model="numpy", fastmath=_FASTMATH)
     def steps(W, b, x, order, lr, importance, state, first, decay, decoupled, beta1, beta2, eps):
-        w, dW = arrays(2, size, W.dtype)
-        c, db, scale = arrays(3, n, W.dtype)
-        (dW_lanes,) = arrays(1, sizes[0], W.dtype)
-        db_lanes, r = arrays(2, sizes[1], W.dtype)
-        h, v = arrays(2, sizes[2], W.dtype)
-        (active,) = arrays(1, n, np.int64)
-        room = dW_lanes, db_lanes, r, h, v, active
+        w, dW = array(size, W.dtype), array(size, W.dtype)
+        c, db, scale = array(n, W.dtype), array(n, W.dtype), array(n, W.dtype)
+        dW_lanes = array(W_size, W.dtype)
+        db_lanes, r = array(b_size, W.dtype), array(b_size, W.dtype)
+        h, v = array(h_size, W.dtype), array(h_size, W.dtype)
+        room = dW_lanes, db_lanes, r, h, v, array(n, np.int64)
         mW, mb, vW, vb = state
         for s in range(W.shape[0]):
             rates = lr[s]
