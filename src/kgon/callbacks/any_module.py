@@ -1,7 +1,7 @@
-"""Learning coefficients and plateaus during the training of any LightningModule, to any logger.
+"""Learning coefficients and plateaus of any LightningModule during training, for any logger.
 
-These callbacks do not change training: the module's parameters, buffers, gradients and modes, and
-the global generator are left as they were.
+These callbacks do not change training: they leave the module's parameters, buffers, gradients and
+modes, and the global generator as they were.
 """
 
 import inspect
@@ -33,13 +33,11 @@ class Watch(L.Callback):
         data: a batch, or a DataLoader or Dataset whose samples become one.
         every: optimizer steps from one row to the next.
         eval_mode: evaluate in evaluation mode, without dropout and with batch norm's running
-            statistics. If it is False, a module with either is refused.
-
-        name: what the metrics that loggers get start with; of two callbacks in one Trainer each
-            needs its own.
+            statistics. If it is False, a module with either raises ValueError.
+        name: prefix of the metrics sent to loggers, different for each such callback of a Trainer.
 
     Attributes:
-        rows: a dict for each evaluation, with the step; they are kept in Lightning's checkpoints.
+        rows: a dict for each evaluation, with the step. Lightning's checkpoints contain them.
     """
 
     def __init__(self, loss: ModuleLoss, data: Any, every: int, eval_mode: bool, name: str):
@@ -57,16 +55,15 @@ class Watch(L.Callback):
 
     @property
     def state_key(self) -> str:
-        """The name of the rows in Lightning's checkpoints."""
         return f"{type(self).__name__}({self.name})"
 
     @abstractmethod
     def look(self, module: L.LightningModule, step: int) -> dict[str, Any]:
-        """What the row of this step says besides the step."""
+        """The entries of this step's row, apart from the step."""
 
     @abstractmethod
     def metrics(self, row: dict[str, Any]) -> dict[str, float]:
-        """What loggers get of a row."""
+        """The metrics that loggers get of a row."""
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         total = trainer.estimated_stepping_batches
@@ -98,7 +95,7 @@ class Watch(L.Callback):
 
     @contextmanager
     def _watching(self, module: L.LightningModule) -> Iterator[None]:
-        """The generator and all modes are the same again afterwards."""
+        """Restore the global generator and all modes afterwards."""
         modes = {each: each.training for each in module.modules()}
         with torch.random.fork_rng([module.device] if module.device.type == "cuda" else []):
             if self.eval_mode:
@@ -119,15 +116,14 @@ class Watch(L.Callback):
 class LLC(Watch):
     """Estimates the local learning coefficient of any LightningModule during training.
 
-    Each row has step, mean, stderr, verdict, reason, loss (that at w*), rhat, ess, gradients;
-    loggers get mean, stderr and verdict, an index into `kgon.llc.verdict.VERDICTS`, in
-    which 0 is ok.
+    Each row has step, mean, stderr, verdict, reason, loss (at w*), rhat, ess and gradients. Loggers
+    get mean, stderr and verdict, an index into `kgon.llc.verdict.VERDICTS` (0 is ok).
 
     Args:
         loss, data, every, eval_mode, name: as in `Watch`.
-        seed: of the chains' noise, which depends on the step, too.
-        settings: others of `estimate_module_llc`, but observables; by default n_chains=4,
-            target=0.1, budget=10_000.
+        seed: of the chains' noise, which also depends on the step.
+        settings: other arguments of `estimate_module_llc`, except for observables; by default
+            n_chains=4, target=0.1, budget=10_000.
     """
 
     def __init__(
@@ -157,7 +153,7 @@ class LLC(Watch):
             select(module, self.settings.get("parameters"))
         with torch.no_grad():
             loss = self.loss(module, self.data)
-        if self.rows and not bool(loss.isfinite()):  # at the first step this is a wrong setting
+        if self.rows and not bool(loss.isfinite()):  # at the start this is an error, raised below
             numbers = dict.fromkeys(("mean", "stderr", "rhat", "ess", "loss"), math.nan)
             why = "training: the loss at w* is not finite"
             return numbers | {"verdict": "diverged", "reason": why, "gradients": 0}
@@ -180,8 +176,7 @@ class LLC(Watch):
 class LossPlateaus(Watch):
     """Records the loss of any LightningModule on fixed data, and finds its plateaus.
 
-    Each row has step and loss; loggers get plateaus/loss. `plateaus` has those of the rows until
-    now (`kgon.find_plateaus`).
+    Each row has step and loss; loggers get plateaus/loss.
 
     Args:
         loss, data, every, eval_mode, name: as in `Watch`.
@@ -200,7 +195,7 @@ class LossPlateaus(Watch):
 
     @property
     def plateaus(self) -> list[Plateau]:
-        """The plateaus of the recorded loss, in order of time."""
+        """The plateaus of the loss recorded so far (`kgon.find_plateaus`)."""
         if not self.rows:
             return []
         step = torch.tensor([row["step"] for row in self.rows])

@@ -1,4 +1,4 @@
-"""The atlas of any size: what the package holds, or a new search; and its tables."""
+"""The atlas of any size, from the package or by a new search, and its tables."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from kgon.theory.critical import CriticalPoint
 from kgon.theory.shapes import described
 
 N_STARTS = 1000
-"""Starts of a search unless it says otherwise."""
+"""Random starts of a search."""
 
 
 def atlas(
@@ -24,23 +24,23 @@ def atlas(
     folder: Path | str = "multirun/atlases",
     progress: Callable[[str], None] = print,
 ) -> Atlas:
-    """All known critical points of the population loss of this size (see `theory.atlas`).
+    """All known critical points of the population loss for one size (see `theory.atlas`).
 
-    SIZES are part of the package. Others are searched for on first use, with `progress`, and kept
-    in `folder`.
+    The atlases of SIZES are part of the package. Others are searched for on first use, reporting to
+    `progress`, and kept in `folder`.
 
     Raises:
-        ValueError: a size is not a whole number >= 1, or features differ in importance: columns
-            can then not be permuted, so points have no name, and what is found for fewer features
-            is no part of a larger atlas.
+        ValueError: a size is not a whole number >= 1, or features differ in importance. Columns
+            then cannot be permuted, so critical points have no labels, and those for fewer features
+            are not part of a larger atlas.
     """
     for name, value in {"n_features": n_features, "n_hidden": n_hidden}.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
     if importance is not None and len(set(importance)) > 1:
         raise ValueError(
-            "importance must be the same for all features: an atlas knows points up to "
-            f"permutations of the features, got {list(importance)}"
+            "importance must be the same for all features, because an atlas holds points up to "
+            f"permutations of the features; got {list(importance)}"
         )
     if (SHIPPED / file_name(n_features, n_hidden)).exists():
         return built(n_features, n_hidden)

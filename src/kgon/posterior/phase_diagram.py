@@ -12,19 +12,20 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from kgon.posterior import occupancy
+from kgon.files import finite_or_none
+from kgon.posterior.occupancy import Transition, bayesian_transitions
 
 LEAST_SHARE = 0.05
-"""A phase with a smaller share than this everywhere is left out of printed tables and figures, and
-its learning coefficient is an average over too few draws to be shown."""
+"""Phases whose share is smaller than this everywhere are left out of printed tables and figures.
+Their learning coefficients are averages over too few draws."""
 
 PRIOR = "prior"
-"""The start of NUTS chains that are drawn from the prior instead of set to a critical point."""
+"""The `start` of NUTS chains that begin at draws from the prior instead of at a critical point."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CellRow:
-    """A row of a cell's tables. None stands for a value that is not finite.
+    """A row of a cell's tables.
 
     A `stderr` is a standard error times Student's factor for the few replicates or chains that it
     is from: two of it hold the true value 19 times out of 20.
@@ -36,6 +37,14 @@ class CellRow:
 
     n_samples: int
     dataset: int
+
+    @classmethod
+    def of(cls, **fields: Any) -> Self:
+        """The row with these values, tensors as numbers; None for a number that is not finite."""
+        plain: dict[str, Any] = {
+            k: finite_or_none(v) if isinstance(v, float | Tensor) else v for k, v in fields.items()
+        }
+        return cls(**plain)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +187,6 @@ class PhaseDiagram(Tables):
 
     @classmethod
     def joined(cls, cells: Sequence[Tables], n_draws: int) -> Self:
-        """The diagram of these cells."""
         tables = {
             field.name: [row for cell in cells for row in getattr(cell, field.name)]
             for field in fields(Tables)
@@ -187,12 +195,10 @@ class PhaseDiagram(Tables):
 
     @property
     def n_samples(self) -> list[int]:
-        """The sample sizes, ascending."""
         return sorted({row.n_samples for row in self.posteriors})
 
     @property
     def datasets(self) -> list[int]:
-        """The data sets' numbers."""
         return sorted({row.dataset for row in self.posteriors})
 
     @property
@@ -206,12 +212,12 @@ class PhaseDiagram(Tables):
         return list(dict.fromkeys(row.start for row in self.chains))
 
     def share(self, by: str = "k", rule: str = "", start: str | None = None) -> dict[str, Tensor]:
-        """For each phase its posterior probability, (n_sizes, n_datasets).
+        """The posterior probability of each phase, (n_sizes, n_datasets).
 
         Args:
             by: k or label.
-            rule: a labelling rule; the reference by default.
-            start: for the share among the NUTS chains from there; None for SMC.
+            rule: the labelling rule; the reference by default.
+            start: the start of the NUTS chains to take shares from; None for SMC.
         """
         rule = rule or self.rules[0]
         sampler = "smc" if start is None else "nuts"
@@ -230,9 +236,10 @@ class PhaseDiagram(Tables):
         """A field of `posteriors` as (n_sizes, n_datasets); NaN for None."""
         return self._by_size(getattr(row, name) for row in self.posteriors)
 
-    def agreement_with(self, other: str, by: str = "k") -> Tensor:
-        """Agreement of the reference with another rule, (n_sizes, n_datasets)."""
-        wanted = (self.rules[0], other, by)
+    def agreement_with(self, other: str) -> Tensor:
+        """The share of draws whose k is the same by the reference and another rule, (n_sizes,
+        n_datasets)."""
+        wanted = (self.rules[0], other, "k")
         return self._by_size(
             row.share for row in self.agreement if (row.rule, row.other, row.by) == wanted
         )
@@ -241,7 +248,7 @@ class PhaseDiagram(Tables):
         numbers = [math.nan if value is None else value for value in values]
         return torch.tensor(numbers, dtype=torch.float64).view(len(self.n_samples), -1)
 
-    def transitions(self, by: str = "k") -> list[occupancy.Transition]:
-        """Every ordered pair of phases with its odds against n (`occupancy`)."""
+    def transitions(self, by: str = "k") -> list[Transition]:
+        """Every ordered pair of phases with its odds against n."""
         n = torch.tensor(self.n_samples, dtype=torch.float64)
-        return occupancy.bayesian_transitions(n, self.share(by), self.n_draws)
+        return bayesian_transitions(n, self.share(by), self.n_draws)

@@ -80,7 +80,7 @@ class PredictedTransition:
 
 
 def sampled_transitions(diagram: PhaseDiagram) -> list[SampledTransition]:
-    """Every ordered pair of families of k-gons, then of labels, that occur."""
+    """The transitions between families of k-gons, then between labels: every ordered pair."""
     found = []
     for by in ("k", "label"):
         top = {phase: float(v.mean(1).max()) for phase, v in diagram.share(by).items()}
@@ -112,13 +112,12 @@ def predicted_transitions(
     prior_std: float = 1.0,
     llc: Mapping[str, float] | None = None,
 ) -> list[PredictedTransition]:
-    """The predictions for every pair of critical points that can make a transition.
-
-    In such a pair beta has the smaller loss and the larger learning coefficient (Chen et al. 2023,
-    Sec. 4).
+    """The predictions for every pair of critical points with a transition: beta has the smaller
+    loss and the larger learning coefficient (Chen et al. 2023, Sec. 4).
 
     Args:
-        llc: other learning coefficients; pairs that have one of them are listed a second time.
+        llc: learning coefficients by label, in place of the theory's; pairs with one of these
+            labels are listed a second time.
     """
     found = []
     phases = built(n_features, n_hidden).phases
@@ -150,7 +149,7 @@ def predicted_transitions(
 
 
 def neighbours(phases: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs of a family of k-gons and the next one that occurs."""
+    """Pairs of successive families of k-gons, among those that occur."""
     return list(pairwise(sorted((p for p in phases if p != OTHER), key=int)))
 
 
@@ -159,7 +158,6 @@ class Findings:
     """A phase diagram with its transitions.
 
     Attributes:
-        diagram: the tables of all cells.
         sampled: the transitions of the sampled posterior.
         predicted: those of the free energies; empty where there is no theory.
         pair: the two families of k-gons whose crossing is the headline, if there are two.
@@ -182,7 +180,7 @@ class Findings:
         return next(found, None)
 
     def summary(self) -> dict[str, float | str]:
-        """The numbers of a run that a table of runs shows."""
+        """The numbers that a table of runs shows."""
         diagram = self.diagram
         verdicts = [row.verdict for row in diagram.posteriors]
         summary: dict[str, float | str] = {
