@@ -1,7 +1,8 @@
 """CPU time until a learning coefficient of the expected loss has a total error of 0.1, by four
-samplers; a Langevin step of one chain at the 6-gon, full batch, against devinterp's own loop; and
-its growth with the number of samples."""
+samplers; a Langevin step of one chain, full batch, at the 6-gon and of a torch module, against
+devinterp's own loop; and its growth with the number of samples."""
 
+import copy
 import functools
 import gc
 import math
@@ -19,6 +20,7 @@ from kgon.llc.estimate import estimate_llc, subkeys
 from kgon.llc.hmc import HMC
 from kgon.llc.inputs import default_localization
 from kgon.llc.langevin import SGLD, LangevinChains
+from kgon.llc.modules import estimate_module_llc
 from kgon.llc.stack import Stack
 from kgon.theory.critical import critical_point
 from kgon.theory.loss import DirectLoss, EmpiricalLoss, PopulationLoss, population_loss
@@ -78,8 +80,8 @@ class _Model(torch.nn.Module):
         self.b = torch.nn.Parameter(point.b.clone())
 
 
-def devinterp_chain(point, x, loss, steps, settings):
-    """One chain of devinterp's own loop on batches that are the whole of x.
+def devinterp_chain(module, x, loss, steps, settings):
+    """One chain of devinterp's own loop from a module on batches that are the whole of x.
 
     The loop collects garbage before and after its steps, which takes as long as hundreds of them in
     a process as large as this one; freezing what there is leaves it nothing to look through.
@@ -88,9 +90,9 @@ def devinterp_chain(point, x, loss, steps, settings):
 
     gc.freeze()
     sample_single_chain(
-        _Model(point), _Rows(x), lambda model, batch: (loss(model, batch["input_ids"]), None),
-        {"W": None, "b": None}, num_draws=steps, sampling_method=SGLD,
-        sampling_method_kwargs=settings, batch_size=len(x),
+        copy.deepcopy(module), _Rows(x), lambda m, batch: (loss(m, batch["input_ids"]), None),
+        {name: None for name, _ in module.named_parameters()}, num_draws=steps,
+        sampling_method=SGLD, sampling_method_kwargs=settings, batch_size=len(x),
     )  # fmt: skip
     gc.unfreeze()
 
@@ -101,8 +103,51 @@ def test_devinterp(per_step):
 
     x, steps = sample(5000), 1000
     per_step(
-        lambda: devinterp_chain(POINT, x, loss, steps, settings(5000)),
+        lambda: devinterp_chain(_Model(POINT), x, loss, steps, settings(5000)),
         what="llc", who="devinterp sample_single_chain", members=1, steps=steps, rounds=2,
+    )  # fmt: skip
+
+
+CHAINS_OF_A_MODULE = dict(lr=1e-5, localization=100.0, nbeta=1400 / math.log(1400))
+
+
+def module_and_data():
+    """A network of 2,410 parameters and as many samples as `examples/digits.py` trains on."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(1400, 64, generator=generator)
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
+    return net, (x, torch.randint(10, (1400,), generator=generator))
+
+
+def module_loss(module, batch):
+    return torch.nn.functional.cross_entropy(module(batch[0]), batch[1])
+
+
+@pytest.mark.parametrize("n_chains", [1, 4, 16])
+def test_module(per_step, n_chains):
+    module, batch = module_and_data()
+    steps = 500
+    per_step(
+        lambda: estimate_module_llc(
+            module, batch, module_loss, seed=0, sampler=SGLD, n_chains=n_chains, n_draws=steps,
+            n_burnin=0, **CHAINS_OF_A_MODULE,
+        ),
+        what="module", who="kgon", members=n_chains, steps=steps, rounds=2,
+    )  # fmt: skip
+
+
+def test_module_devinterp(per_step):
+    module, batch = module_and_data()
+    rows = torch.cat([batch[0], batch[1][:, None]], 1)[None]  # one item: the whole sample
+
+    def loss(module, rows):
+        return module_loss(module, (rows[0, :, :-1], rows[0, :, -1].long()))
+
+    steps = 500
+    per_step(
+        lambda: devinterp_chain(module, rows, loss, steps, CHAINS_OF_A_MODULE),
+        what="module", who="devinterp", members=1, steps=steps, rounds=2,
     )  # fmt: skip
 
 
@@ -160,7 +205,7 @@ def test_until_the_error_devinterp(per_step, target):
 
     def run():
         devinterp_chain(
-            point, no_data, lambda model, _: population_loss(model.W, model.b), steps,
+            _Model(point), no_data, lambda model, _: population_loss(model.W, model.b), steps,
             dict(localized(n), lr=float(found.step)),
         )  # fmt: skip
 

@@ -1,6 +1,10 @@
-"""A small training job, what it leaves, and waiting for it."""
+"""A small training job, what jobs leave, and waiting for it."""
 
 import time
+
+import pyarrow.parquet as pq
+
+from kgon.record.tables import schema
 
 JOB = (
     "members=3", "trainer.max_steps=4000", "schedule.n_losses=40", "schedule.n_snapshots=20",
@@ -16,6 +20,13 @@ def results(path):
     """The bytes of everything that a run found."""
     files = [f"{name}.parquet" for name in RESULTS] + ["weights.safetensors"]
     return {name: (path / name).read_bytes() for name in files}
+
+
+def read(path, kinds):
+    """The rows of a run's tables by name; their columns do not depend on what was found."""
+    for file in path.glob("*.parquet"):
+        assert pq.read_schema(file) == schema(kinds[file.stem])
+    return {file.stem: pq.read_table(file).to_pylist() for file in path.glob("*.parquet")}
 
 
 def until(condition, what, seconds=120):

@@ -10,11 +10,12 @@ PAGE = Path(__file__).parents[1] / "docs" / "own_model.md"
 
 @pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers")
 @pytest.mark.filterwarnings("ignore:.*number of training batches")
-@pytest.mark.usefixtures("one_thread")
-def test_the_pages_blocks_run(capsys):
+def test_the_pages_blocks_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
     names = {}
     exec(compile("\n".join(blocks), str(PAGE), "exec"), names)
-    assert [row["step"] for row in names["llc"].rows] == [0, 100, 200, 300]
-    assert [row["step"] for row in names["plateaus"].rows] == list(range(0, 301, 5))
-    assert "torch.Size([49]) torch.Size([49])" in capsys.readouterr().out
+    assert [row["step"] for row in names["llc"].rows] == [0, 250, 500, 750, 1000]
+    assert [row["verdict"] for row in names["llc"].rows][-1] == "ok"
+    assert [row["step"] for row in names["plateaus"].rows] == list(range(0, 1001, 10))
+    assert "torch.Size([256]) torch.Size([256])" in capsys.readouterr().out

@@ -122,6 +122,7 @@ def test_enough_commands_are_found():
 def test_the_page_of_settings_is_that_of_conf():
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert page == reference.page(), "python -m kgon.cli.reference > docs/configuration.md"
+    assert re.findall(r"^.*\|\s*\|$", page, re.M) == []  # no empty cell: conf/ explains each
     for command in CONFIGURED:
         for key, setting in options.settings(command, {}).items():
             if setting.text and not key.startswith("hydra"):

@@ -1,6 +1,6 @@
 """Training inputs: their distributions, and blocks of minibatches.
 
-A distribution maps independent uniform numbers to inputs. The caller chooses these numbers: the
+A distribution maps independent uniform numbers to inputs. The caller supplies these numbers: the
 same ones for a fixed data set, or new ones at every step.
 """
 
@@ -16,10 +16,11 @@ from kgon.theory.critical import CriticalPoint
 from kgon.theory.loss import DirectLoss, EmpiricalLoss, EstimatedLoss, Loss, PopulationLoss
 
 WATCHED, REPORTED = 2**14, 2**17
-"""Inputs other than zero on which the expected loss of data without a closed form is estimated:
-along training, and, for its result, independent ones. At trained models the standard errors are
-about 3% and 1% of the loss. Learning coefficients hardly depend on the sample: for 5 features in 2
-dimensions, sparsity 0.95 and n = 5,000 those from 4,096 inputs, 926 active, differ by 1%."""
+"""Numbers of nonzero inputs that estimate the expected loss where it has no closed form: along
+training (WATCHED), and, independently, for its result (REPORTED). At trained models the standard
+errors are about 3% and 1% of the loss. Learning coefficients hardly depend on the sample: for 5
+features in 2 dimensions, sparsity 0.95 and n = 5,000 those from 4,096 inputs, 926 active, differ by
+1%."""
 
 
 class Distribution:
@@ -37,17 +38,13 @@ class Distribution:
         raise NotImplementedError(f"{type(self).__name__} has no method inputs(u)")
 
     def expected_loss(self, importance: Tensor | None) -> Loss:
-        """The loss under this distribution. A subclass may have a closed form; this is an estimate
-        that is a function of the parameters alone: its inputs are the same for all members and
-        steps."""
+        """The loss under this distribution: a closed form if a subclass has one, else an estimate
+        from inputs that are the same for all members and steps."""
         return self._estimate("expectation", WATCHED, importance)
 
     def reported_loss(self, importance: Tensor | None) -> EstimatedLoss | None:
-        """A more precise estimate of the expected loss, independent of `expected_loss`; None if
-        that has a closed form.
-
-        It is for results: the least of several losses on the same inputs is too low.
-        """
+        """A more precise estimate of the expected loss from other inputs, for results: the least of
+        several losses on the same inputs is too low. None if `expected_loss` is a closed form."""
         closed = type(self).expected_loss is not Distribution.expected_loss
         return None if closed else self._estimate("report", REPORTED, importance)
 
@@ -56,8 +53,10 @@ class Distribution:
         return EstimatedLoss(x, p_active, importance)
 
     def active_inputs(self, keys: streams.Keys, count: int) -> tuple[Tensor, float]:
-        """Inputs given that they are not zero, (count, n_features), and the probability of that;
-        or, with probability 1, any inputs."""
+        """Nonzero inputs (count, n_features), and the probability that an input is nonzero.
+
+        This default returns any inputs, with probability 1.
+        """
         return draw(self, keys, 0, count)[0], 1.0
 
     def sample_loss(self, x: Tensor, importance: Tensor | None) -> Loss:
@@ -90,27 +89,24 @@ class SingleFeature(Distribution):
 
 
 class _Bernoulli(Distribution):
-    """Inputs with any number of active features, each uniform on [0, 1]."""
+    """Inputs with any number of active features, each uniform on [0, 1].
+
+    Every `every` features are one independent choice; `sparsity` (n_choices) are their
+    probabilities of being inactive.
+    """
 
     every = 1
-    """Features for each independent choice of what is active."""
 
     def __init__(self, n_features: int, sparsity: float | Sequence[float]):
         super().__init__(n_features)
         self.n_uniforms = 2 * n_features
-        self.sparsity = list(sparsity) if isinstance(sparsity, Sequence) else sparsity
-        each = self.sparsity if isinstance(self.sparsity, list) else [self.sparsity]
+        each = list(sparsity) if isinstance(sparsity, Sequence) else [sparsity]
         if not all(isinstance(s, int | float) and 0 <= s < 1 for s in each):
             raise ValueError(f"data.sparsity must be numbers in [0, 1), got {sparsity}")
-        if len(each) not in (1, n_features // self.every):
-            raise ValueError(
-                f"data.sparsity must be one number or {n_features // self.every}, got {len(each)}"
-            )
-
-    def _each(self) -> Tensor:
-        """The sparsity of each independent choice."""
-        each = torch.tensor(self.sparsity, dtype=torch.float64)
-        return each.expand(self.n_features // self.every)
+        n_choices = n_features // self.every
+        if len(each) not in (1, n_choices):
+            raise ValueError(f"data.sparsity must be one number or {n_choices}, got {len(each)}")
+        self.sparsity = torch.tensor(each, dtype=torch.float64).expand(n_choices)
 
     def _active(self, u: Tensor) -> Tensor:
         """Which features are active, from one uniform number each: both (..., n_features)."""
@@ -121,16 +117,16 @@ class _Bernoulli(Distribution):
         return torch.where(self._active(choices), magnitude, 0.0)
 
     def active_inputs(self, keys: streams.Keys, count: int) -> tuple[Tensor, float]:
-        """As of a `Distribution`.
+        """See `Distribution.active_inputs`.
 
-        The choices (of features or pairs) are independent. P(the first that comes true is among
-        the first k) = 1 - S_1 ... S_k, relative to that of any; later ones stay independent.
+        If any choice is active, the first active one is among the first k with probability
+        (1 - S_1 ... S_k) / (1 - S_1 ... S_n); those after it stay independent.
         """
         width = self.n_uniforms + 1
         u = torch.from_numpy(streams.uniforms(keys, 0, count * width)).view(count, width)
         first, u = u[:, 0].contiguous(), u[:, 1:]
         choices = u[:, : self.n_features : self.every]  # a view
-        cut = 1 - self._each().cumprod(0)
+        cut = 1 - self.sparsity.cumprod(0)
         p_active = float(cut[-1])
         first = torch.searchsorted(cut / p_active, first).unsqueeze(-1)
         choices[torch.arange(choices.shape[1]) < first] = 0.0
@@ -141,22 +137,22 @@ class _Bernoulli(Distribution):
 class Sparse(_Bernoulli):
     """Each feature is active with probability 1 - sparsity, then uniform on [0, 1] (Elhage et al.).
 
-    `sparsity` is one for all features, or a list with one for each.
+    `sparsity` is one number for all features, or a list with one for each.
 
-    As sparsity -> 1, nearly all inputs other than zero have a single active feature. But most
-    inputs are then zero, and these penalize positive biases, unlike `SingleFeature`.
+    As sparsity -> 1, nearly all nonzero inputs have a single active feature. But most inputs are
+    then zero, and these penalize positive biases, unlike `SingleFeature`.
     """
 
     def _active(self, u: Tensor) -> Tensor:
-        return u >= self._each()
+        return u >= self.sparsity
 
 
 class Pairs(_Bernoulli):
     """Correlated or anticorrelated features (Elhage et al.).
 
-    Features 2i and 2i + 1 form a pair, which is active with probability 1 - sparsity. Both features
-    of an active pair are active, with independent magnitudes, or, unless `together`, one of the two
-    is, either with probability 1/2.
+    Features 2i and 2i + 1 form a pair, which is active with probability 1 - sparsity. If
+    `together`, both features of an active pair are active, with independent magnitudes; else one of
+    them is, each with probability 1/2.
     """
 
     every = 2
@@ -164,11 +160,11 @@ class Pairs(_Bernoulli):
     def __init__(self, n_features: int, sparsity: float, together: bool):
         super().__init__(n_features, sparsity)
         if n_features % 2:
-            raise ValueError(f"data in pairs needs an even data.n_features, got {n_features}")
+            raise ValueError(f"pairs of features need an even data.n_features, got {n_features}")
         self.together = together
 
     def _active(self, u: Tensor) -> Tensor:
-        pair, coin = u[..., 0::2] >= self._each(), u[..., 1::2] < 0.5
+        pair, coin = u[..., 0::2] >= self.sparsity, u[..., 1::2] < 0.5
         first, second = (pair, pair) if self.together else (pair & coin, pair & ~coin)
         return torch.stack([first, second], -1).flatten(-2)
 
@@ -188,7 +184,7 @@ def draw(distribution: Distribution, keys: streams.Keys, start: int, count: int)
 
 
 class Minibatches(NamedTuple):
-    """The inputs of consecutive training steps: step t of member s uses the rows x[s, order[s, t]].
+    """The inputs of consecutive training steps: member s uses the rows x[s, order[s, t]] at step t.
 
     x is (n_members, n_rows, n_features), order (n_members, n_steps, batch_size) int32.
     """
@@ -201,7 +197,7 @@ class Minibatches(NamedTuple):
         return self.order.shape[1]
 
     def step(self, t: int) -> Tensor:
-        """The inputs of step t of the block, (n_members, batch_size, n_features)."""
+        """The inputs of step t, (n_members, batch_size, n_features)."""
         member = torch.arange(len(self.x), device=self.x.device).unsqueeze(-1)
         return self.x[member, self.order[:, t].long()]
 

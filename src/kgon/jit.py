@@ -1,10 +1,10 @@
-"""numba.njit, with a cache of compiled code that is never stale and never in the way.
+"""numba.njit, with a cache of compiled code that is never stale and never raises an error.
 
-numba's own cache does not notice a change in an inlined function of another file. It ends the
-import if there is no folder to write to, and every call if one of its files is damaged or the disk
-is full. Here compiled code is kept under a hash of all sources that numba compiles, and is checked
-when it is read. What is damaged is compiled anew; what cannot be kept is compiled again by the next
-process, and a line says so.
+numba's own cache does not notice a change in an inlined function of another file. It raises an
+error on import if there is no folder to write to, and in every call if one of its files is damaged
+or the disk is full. Here compiled code is kept under a hash of all sources that numba compiles, and
+is checked when it is read. A damaged file is compiled again. Code that cannot be kept is compiled
+again by the next process, and a line says so.
 """
 
 import functools
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
-from numba.core.caching import _Cache
+from numba.core.caching import NullCache
 from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 
@@ -27,7 +27,7 @@ _DIGEST_BYTES = 32
 
 
 def jit(function: Any = None, **options: Any) -> Any:
-    """Decorate a function as `numba.njit(**options)` does, and keep its compiled code."""
+    """`numba.njit(**options)`, keeping the compiled code."""
     if function is None:
         return functools.partial(jit, **options)
     compiled = numba.njit(**options)(function)
@@ -38,13 +38,13 @@ def jit(function: Any = None, **options: Any) -> Any:
 @functools.cache
 def folder() -> Path | None:
     """The folder of the compiled code: in $NUMBA_CACHE_DIR if that is set, else beside the sources,
-    else in the user's cache; None if it cannot be written."""
+    else in the user's cache; None if none of these is writable."""
     package = Path(__file__).parent
     texts = (path.read_bytes() for path in sorted(package.rglob("*.py")))
     compiled = [text for text in texts if b"numba" in text or b"kgon.jit" in text]
     versions = f"{sys.version} {numba.__version__}".encode()
     name = f"kgon-{hashlib.sha256(b''.join([versions, *compiled])).hexdigest()[:12]}"
-    # Path.expanduser raises an error if there is no home directory; this path then begins with ~.
+    # Path.expanduser raises an error if there is no home directory; this leaves the ~ in the path.
     home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111
     chosen = os.environ.get("NUMBA_CACHE_DIR")
     for place in [Path(chosen).absolute()] if chosen else [package / "__pycache__", home]:
@@ -62,18 +62,14 @@ def _can_write(path: Path) -> bool:
     return True
 
 
-class _Kept(_Cache):
-    """The compiled forms of one function, in a file for each signature and processor."""
+class _Kept(NullCache):
+    """The compiled code of one function: a file for each signature and processor."""
 
     def __init__(self, function: Any):
         self.function = function
 
-    @property
-    def cache_path(self) -> str:
-        return str(folder())
-
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """The compiled form for a signature; None if there is none, or its file is damaged."""
+        """The compiled code for a signature; None if there is none, or its file is damaged."""
         target_context.refresh()
         if where := folder():
             path = self._path(where, sig, target_context.codegen())
@@ -103,15 +99,6 @@ class _Kept(_Cache):
         code = self.function.__code__
         name = f"{Path(code.co_filename).stem}.{code.co_name}-{code.co_firstlineno}"
         return where / f"{name}-{hashlib.sha256(key).hexdigest()[:16]}.nbc"
-
-    def enable(self) -> None:
-        pass
-
-    def disable(self) -> None:
-        pass
-
-    def flush(self) -> None:
-        pass
 
 
 @functools.cache

@@ -52,8 +52,10 @@ def _fold(keys, words):
 
 
 def member_keys(seed: int | Sequence[int], members: Sequence[int], purpose: str) -> Keys:
-    """The members' stream keys for a purpose such as "data", (n_members,); `seed` is one, or one
-    each."""
+    """The members' stream keys for a purpose such as "data", (n_members,).
+
+    `seed` is one for all members, or one for each.
+    """
     keys = np.asarray(members, dtype=np.uint64)
     words = np.empty((len(keys), 2), dtype=np.uint64)
     words[:, 0] = [s % 2**64 for s in each_seed(seed, len(keys))]
@@ -63,8 +65,7 @@ def member_keys(seed: int | Sequence[int], members: Sequence[int], purpose: str)
 
 
 def each_seed(seed: int | Sequence[int], n_members: int) -> list[int]:
-    """The members' seeds, from one integer for all or one for each; ValueError for anything
-    else."""
+    """The members' seeds, given one integer for all or one for each; else ValueError."""
     seeds: Any = [seed] * n_members if isinstance(seed, Integral) else seed
     several = isinstance(seeds, Sequence | np.ndarray) and len(seeds) == n_members
     if not several or not all(isinstance(s, Integral) for s in seeds):
@@ -75,17 +76,17 @@ def each_seed(seed: int | Sequence[int], n_members: int) -> list[int]:
 
 
 def seed_keys(seed: int | Keys, shape: tuple[int, ...], purpose: str) -> Keys:
-    """Stream keys of this shape for what a sampler was given as its seed.
+    """Stream keys of this shape from a sampler's `seed`.
 
-    An integer names streams for `purpose`; an array of uint64 stream keys is taken as it is.
-    Anything else is a ValueError.
+    An integer names streams for `purpose`; an array of uint64 stream keys is returned as it is;
+    anything else raises ValueError.
     """
     if isinstance(seed, Integral):
         return member_keys(int(seed), range(math.prod(shape)), purpose).reshape(shape)
-    if isinstance(seed, np.ndarray) and seed.dtype == np.uint64 and seed.shape == tuple(shape):
-        return seed
     got = repr(seed)
     if isinstance(seed, np.ndarray):
+        if seed.dtype == np.uint64 and seed.shape == tuple(shape):
+            return seed
         got = f"a {seed.dtype} array of shape {seed.shape}"
     raise ValueError(
         f"seed must be an integer, or uint64 stream keys of shape {tuple(shape)}; got {got}"
@@ -109,8 +110,8 @@ def uniforms(keys, start, count):
     return out
 
 
-# numba calls the C library's logarithm, cosine and sine on one number at a time; a chain's noise
-# then takes as long as the rest of its step. These series have no branches, so the compiler
+# numba calls the C library's logarithm, cosine and sine on one number at a time, which makes a
+# chain's noise as slow as the rest of its step. The series below have no branches, so the compiler
 # vectorises them: they take a tenth of the time.
 _ATANH = tuple(2.0 / (2 * k + 1) for k in range(11))
 _TAYLOR = tuple(1.0 / math.factorial(k) for k in range(18))

@@ -19,7 +19,6 @@ from kgon.streams import member_keys
 from kgon.theory.plateaus import find_plateaus
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers"),
     pytest.mark.filterwarnings("ignore:.*number of training batches"),
     pytest.mark.filterwarnings("ignore:GPU available but not used"),
@@ -206,6 +205,7 @@ def test_plateaus_are_those_of_the_recorded_loss():
         (lambda: LLC(loss, data()[:], every=1.5), "every must be a whole number >= 1, got 1.5"),
         (lambda: LLC(None, data()[:], every=1), "loss must be a function of .*, got None"),
         (lambda: LLC(loss, data()[:], every=1, nbeta=-1.0), "nbeta must be positive, got -1.0"),
+        (lambda: LLC(loss, data()[:], every=1, n_chain=3), "no setting 'n_chain'; .* n_chains"),
         (lambda: LossPlateaus(loss, data()[:], every=1, tolerance=0.0), "tolerance must be > 0"),
     ],
 )
@@ -226,6 +226,7 @@ def test_settings_out_of_range_are_refused_at_once(callback, message):
             r"net.2 \(Dropout\) is in training mode.*eval_mode=True",
         ),
         (lambda: net(nn.BatchNorm1d(6)), {}, r"net.2 \(BatchNorm1d\) is in training mode"),
+        (lambda: net(nn.Linear(6, 6).double()), {}, "must have one dtype, got torch.float32"),
         (net, {"loss": lambda m, b: loss(m, b) + torch.rand(())}, "loss differs from call to call"),
         (net, {"loss": lambda m, b: m(b[0])}, r"must return a scalar tensor, .* got \(48, 2\)"),
         (net, {"loss": lambda m, b: 0.5}, "must return a scalar tensor, .* got float"),

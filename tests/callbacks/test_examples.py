@@ -10,7 +10,6 @@ from devinterp.optim import SGMCMC
 ROOT = Path(__file__).parents[2]
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers"),
     pytest.mark.filterwarnings("ignore:.*number of training batches"),
     pytest.mark.filterwarnings("ignore:GPU available but not used"),

@@ -2,10 +2,11 @@
 
 import sys
 
-import pyarrow.parquet as pq
 import pytest
+from small_job import read
 
 from kgon.cli import main
+from kgon.cli.atlas import TABLES
 from kgon.record import run_directory
 from kgon.theory.atlas import Found, built
 
@@ -19,10 +20,8 @@ def test_it_leaves_points_passes_and_rates(zygote, tmp_path):
     run = run_directory.load(path)
     assert run.status["state"] == "finished" and run.path.name.startswith("atlas-")
     atlas = built(7, 2)
-    points, passes, rates = (
-        pq.read_table(path / f"{name}.parquet").to_pylist()
-        for name in ("points", "passes", "escapes")
-    )
+    tables = read(path, TABLES)
+    points, passes, rates = tables["points"], tables["passes"], tables["escapes"]
     assert [row["label"] for row in points] == [p.label for p in atlas]
     assert all(row["gradient_norm"] < 1e-12 for row in points)
     assert {"7", "7d2a"} in [{row["first"], row["second"]} for row in passes]
@@ -33,6 +32,8 @@ def test_it_leaves_points_passes_and_rates(zygote, tmp_path):
     assert Found.from_json((path / "n7_m2.json").read_text()).as_json() == atlas.found.as_json()
     assert {f.name for f in (path / "figures").glob("*.png")} == {"passes.png", "escapes.png"}
     assert "regular 7-gon" in done.output and "Eyring" in done.output
+    assert f"5 lowest of {len(atlas)} critical points" in done.output
+    assert f"5 lowest of {len(passes)} passes" in done.output
 
 
 def test_a_search_of_ones_own(zygote, tmp_path):

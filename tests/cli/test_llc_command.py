@@ -4,10 +4,11 @@ import math
 import sys
 
 import matplotlib.colors
-import pyarrow.parquet as pq
 import pytest
+from small_job import read
 
 from kgon.cli import main
+from kgon.cli.llc import TABLES, TABLES_OF_A_RUN
 from kgon.figures import llc as llc_figures
 from kgon.figures.style import phase_color
 from kgon.record import run_directory
@@ -57,7 +58,7 @@ def test_critical_points_give_the_papers_table_a_file_and_a_figure(kgon, tmp_pat
     printed = kgon("llc", "point=[5,5+,4++]", "n_samples=[5000,50000]", *TINY)
     path = only_run(tmp_path)
     assert run_directory.load(path).status["state"] == "finished"
-    rows = pq.read_table(path / "estimates.parquet").to_pylist()
+    rows = read(path, TABLES)["estimates"]
     assert [(r["label"], r["n_samples"]) for r in rows] == [
         (label, n) for n in (5000, 50000) for label in ("5", "5+", "4++")
     ]
@@ -75,12 +76,26 @@ def test_critical_points_give_the_papers_table_a_file_and_a_figure(kgon, tmp_pat
     assert "has finished before" in kgon("llc", "point=[5,5+,4++]", "n_samples=[5000,50000]", *TINY)
 
 
+@pytest.mark.parametrize(
+    ("words", "noted"),
+    [
+        (["point=4+"], "theory at 4, with any number of +, is the volume exponent; the paper"),
+        (["point=2x2x2+", "model.n_features=7", "model.n_hidden=3"], "theory at 2x2x2, with any"),
+        (["point=4-"], None),  # no theory
+        (["point=5"], None),
+    ],
+)
+def test_the_theory_of_cross_polytopes_is_said_to_be_a_volume_exponent(kgon, words, noted):
+    printed = kgon("llc", *words, "loss=population", *TINY)
+    assert noted in printed if noted else "volume exponent" not in printed
+
+
 def test_a_points_estimate_does_not_depend_on_the_others_asked_for(kgon, tmp_path):
     found = []
     for i, points in enumerate(("[5,6]", "[6]")):
         kgon("llc", f"point={points}", f"runs.dir=multirun{i}", "dtype=float32", *TINY)
         (path,) = run_directory.find([tmp_path / f"multirun{i}"])
-        rows = pq.read_table(path / "estimates.parquet").to_pylist()
+        rows = read(path, TABLES)["estimates"]
         found += [row["llc"] for row in rows if row["label"] == "6"]
     # The noise is the same; the mean over another shape of array may round otherwise.
     assert found[0] == pytest.approx(found[1], rel=1e-12)
@@ -89,7 +104,7 @@ def test_a_points_estimate_does_not_depend_on_the_others_asked_for(kgon, tmp_pat
 def test_other_samplers_have_the_exact_value_beside_them_and_reasons_below(kgon, tmp_path):
     words = ["sampler=rmsprop_sgld", "lr=1e-6", "point=6", "loss=population"]
     printed = kgon("llc", *words, *TINY)
-    (row,) = pq.read_table(only_run(tmp_path) / "estimates.parquet").to_pylist()
+    (row,) = read(only_run(tmp_path), TABLES)["estimates"]
     assert row["lr"] == 1e-6 and math.isnan(row["acceptance"])
     assert row["verdict"] == "unconverged" and row["exact_verdict"] == "ok"
     assert f"{row['exact']:.2f}" in printed and f"{row['llc']:.2f} ± {row['stderr']:.2f}" in printed
@@ -98,7 +113,7 @@ def test_other_samplers_have_the_exact_value_beside_them_and_reasons_below(kgon,
 
 def test_chains_run_until_the_target_by_default(kgon, tmp_path):
     kgon("llc", "point=5", "loss=population", "target=0.1", "logger=none")
-    (row,) = pq.read_table(only_run(tmp_path) / "estimates.parquet").to_pylist()
+    (row,) = read(only_run(tmp_path), TABLES)["estimates"]
     assert row["verdict"] == "ok" and row["stderr"] <= 0.1 * row["llc"] and row["lr"] is None
     assert row["exact"] is None and 0.5 < row["acceptance"] <= 1
 
@@ -108,12 +123,25 @@ def test_calibration_draws_the_grid_and_chooses_from_it(kgon, tmp_path):
     printed = kgon("llc", "calibrate=true", "point=6", "loss=population", *words)
     assert "Chosen settings" in printed
     path = only_run(tmp_path)
-    grid = pq.read_table(path / "calibration.parquet").to_pylist()
+    tables = read(path, TABLES)
+    grid, (row,) = tables["calibration"], tables["chosen"]
     assert len(grid) == 5 * 2
     (chosen,) = [row for row in grid if row["chosen"]]
+    assert row == {name: value for name, value in chosen.items() if name != "chosen"}
     assert chosen["verdict"] == "ok"
     assert f"{chosen['llc']:.2f} ± {chosen['stderr']:.2f}" in printed
     assert (path / "figures" / "calibration-6-5000.png").exists()
+
+
+def test_where_no_setting_is_ok_the_chosen_one_is_blank(kgon, tmp_path):
+    words = ["budget=20", "n_chains=8", "logger=none"]
+    kgon("llc", "calibrate=true", "point=6", "loss=population", *words)
+    tables = read(only_run(tmp_path), TABLES)
+    assert not any(row["verdict"] == "ok" or row["chosen"] for row in tables["calibration"])
+    (row,) = tables["chosen"]
+    assert {name for name, value in row.items() if value is not None} == {
+        "label", "n_samples", "theory",
+    }  # fmt: skip
 
 
 def test_snapshots_of_a_training_run(kgon, tmp_path):
@@ -124,7 +152,7 @@ def test_snapshots_of_a_training_run(kgon, tmp_path):
     for words in ([], ["loss=population", "n_samples=300"]):
         kgon("llc", f"run={trained}", "snapshots=2", "members=2", *words, *TINY, "runs.dir=other")
     paths = run_directory.find([tmp_path / "other"])
-    tables = [pq.read_table(path / "estimates.parquet").to_pylist() for path in paths]
+    tables = [read(path, TABLES_OF_A_RUN)["estimates"] for path in paths]
     for rows in tables:
         assert [(r["step"], r["member"]) for r in rows] == [
             (int(weights["step"][i]), m) for i in (0, -1) for m in (0, 1)
@@ -161,6 +189,7 @@ def test_snapshots_of_a_training_run(kgon, tmp_path):
         (["sampler=sgnht"], "there are hmc, rmsprop_sgld, sgld"),
         (["data=sparse"], "no group 'data'; there are sampler, logger, experiment"),
         (["n_features=6"], "did you mean model.n_features"),
+        (["model.n_hidden=0"], "model.n_hidden must be a whole number >= 1, got 0"),
     ],
 )
 def test_bad_input_is_one_line_before_anything_starts(refused, words, message):

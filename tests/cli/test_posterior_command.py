@@ -9,8 +9,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from matplotlib.lines import Line2D
+from small_job import read
 
 from kgon.cli import main
+from kgon.cli.posterior import TABLES
 from kgon.figures import posterior as posterior_figures
 from kgon.posterior import cell, sample
 from kgon.posterior.nuts import NUTS
@@ -51,7 +53,7 @@ def test_a_job_leaves_tables_figures_and_a_status(job):
     _, run, printed = job
     assert run.status["state"] == "finished" and run.config["command"] == "posterior"
     assert run.path.name.startswith("posterior-")
-    tables = {p.stem: pq.read_table(p).to_pylist() for p in run.path.glob("*.parquet")}
+    tables = read(run.path, TABLES)
     assert set(tables) == {
         "posteriors", "shares", "agreement", "llc", "transitions", "predictions",
     }  # fmt: skip
@@ -132,7 +134,7 @@ def test_importance_weights_have_no_theory_and_say_so(tmp_path, monkeypatch, cap
     in_process(monkeypatch, tmp_path, "model.importance=0.8", "model.n_features=5")
     assert "without theory" in capsys.readouterr().out
     (path,) = run_directory.find([tmp_path / "multirun"])
-    assert pq.read_table(path / "predictions.parquet").num_rows == 0
+    assert read(path, TABLES)["predictions"] == []
 
 
 @pytest.mark.parametrize(
@@ -188,7 +190,7 @@ def test_nuts_runs_beside(tmp_path, monkeypatch, capsys):
     in_process(monkeypatch, tmp_path, "n_samples=[20]", "n_datasets=1", "nuts.run=true",
                "nuts.n_warmup=20", "nuts.n_draws=10")  # fmt: skip
     (path,) = run_directory.find([tmp_path / "multirun"])
-    (row,) = pq.read_table(path / "chains.parquet").to_pylist()
+    (row,) = read(path, TABLES)["chains"]
     assert row["start"] == "prior" and row["leapfrogs"] > 0
     assert "NUTS, prior" in capsys.readouterr().out
 
@@ -212,14 +214,15 @@ def test_the_experiment_on_starts_shows_each_start_beside_smc(tmp_path, monkeypa
     monkeypatch.setattr(cell, "sample_nuts", standing_chains)
     in_process(monkeypatch, tmp_path, "experiment=nuts_start", "nuts.n_draws=10")
     (path,) = run_directory.find([tmp_path / "multirun"])
-    chains = pq.read_table(path / "chains.parquet").to_pylist()
+    tables = read(path, TABLES)
+    chains = tables["chains"]
     assert [(r["n_samples"], r["dataset"], r["start"], r["passages"]) for r in chains] == [
         (n, d, start, start == "prior")
         for n in (20, 40, 80)
         for d in (0, 1)
         for start in ("prior", "4", "5", "6")
     ]
-    shares = pq.read_table(path / "shares.parquet").to_pylist()
+    shares = tables["shares"]
     found = {
         (r["start"], r["phase"]): r["share"]
         for r in shares
@@ -237,8 +240,6 @@ def test_the_experiment_on_starts_shows_each_start_beside_smc(tmp_path, monkeypa
         assert f"NUTS, {start}" in printed
     assert (path / "figures" / "starts.svg").stat().st_size > 1000
     # Curves against n of what chains have: those from 6 are at 1, those of others at 0.
-    tables = {t: pq.read_table(path / f"{t}.parquet").to_pylist()
-              for t in ("posteriors", "shares", "agreement", "llc", "chains")}  # fmt: skip
     figure = posterior_figures.starts(PhaseDiagram.from_rows(tables, n_draws=64))
     lines = {a.get_gid(): a.get_ydata() for a in figure.findobj(Line2D) if a.get_gid()}
     assert lines["mean-6-6"].tolist() == [1.0] * 3

@@ -12,8 +12,8 @@ def sums(size):
 
     @numba.njit
     def run(x):
-        a, b = scratch.arrays(2, size, x.dtype)
-        (c,) = scratch.arrays(1, x.size, np.int64)
+        a, b = scratch.array(size, x.dtype), scratch.array(size, x.dtype)
+        c = scratch.array(x.size, np.int64)
         for i in range(size):
             a[i], b[i] = x[i], 2 * i
         for i in range(x.size):

@@ -13,7 +13,7 @@ from PIL import Image
 from kgon.figures import style
 from kgon.figures import training as training_figures
 from kgon.figures.film import _palette, _with_palette
-from kgon.figures.sweep import against_parameter
+from kgon.figures.sweep import against_parameter, parts
 from kgon.figures.weights import k_gon, weights
 
 # PAPER: L(k^{sigma+, phi-}, c) = [h_k + (c - k) + phi - 3 sigma / (4c)] / (3c).
@@ -578,24 +578,79 @@ def test_results_of_a_sweep_stand_at_their_parameters_value():
     results = [
         {"final/loss": 0.1, "final/phase/4": 3.0, "final/most_common_phase": "4", "same": 1.0},
         {"final/loss": 0.3, "final/phase/4": 1.0, "final/most_common_phase": "4", "same": 1.0},
-        {"final/loss": 0.2, "final/phase/5": 3.0, "final/most_common_phase": "5", "same": 1.0},
+        {"final/loss": 0.2, "final/phase/5": 2.0, "final/most_common_phase": "5", "same": 1.0},
     ]
-    figure = against_parameter("lr", [0.1, 0.1, 0.01], results)
+    results = [run | {"final/members": 4.0, "final/diverged": 0.0} for run in results]
+    figure = against_parameter("lr", [0.1, 0.1, 0.01], results, others=["seed"])
     loss, phase = figure.axes
-    assert [ax.get_title(loc="left") for ax in figure.axes] == ["final/loss", "final/phase"]
-    assert [t.get_text() for t in phase.get_xticklabels()] == ["0.01", "0.1"]
-    dots, means = loss.lines
-    np.testing.assert_array_equal(dots.get_xydata(), [[1, 0.1], [1, 0.3], [0, 0.2]])
-    np.testing.assert_allclose(means.get_xydata(), [[0, 0.2], [1, 0.2]])
-    # A phase that a run does not have counts 0 members.
-    np.testing.assert_array_equal(phase.lines[2].get_ydata(), [0, 0, 3])
+    assert [ax.get_title(loc="left") for ax in figure.axes] == [
+        "final loss, mean over members", "share of members, by final phase",
+    ]  # fmt: skip
+    assert [float(t.get_text()) for t in phase.get_xticklabels()] == [0.01, 0.1]
+    assert phase.get_xlabel().endswith("\nruns differ in seed")
+    dots, means, bars = loss.lines[0], loss.lines[1], loss.collections[0]
+    np.testing.assert_allclose(dots.get_xydata(), [[0.1, 0.1], [0.1, 0.3], [0.01, 0.2]])
+    np.testing.assert_allclose(means.get_xydata(), [[0.01, 0.2], [0.1, 0.2]])
+    # Two values, a tenth from their mean, with Student's 12.706 / 2 for one degree of freedom.
+    (_, (_, low), (_, high)) = (0, *bars.get_segments()[-1])
+    assert (high - low) / 2 == pytest.approx(0.1 * 12.706 / 2, rel=1e-4)
+    # Stacks of the shares of 4 and 5, from the left, as means over runs.
+    heights = [[bar.get_height() for bar in bars] for bars in phase.containers]
+    np.testing.assert_allclose(heights, [[0, 1 / 2], [1 / 2, 0]])
+    middles = [bar.get_x() + bar.get_width() / 2 for bar in phase.containers[0]]
+    np.testing.assert_allclose(middles, [0.01, 0.1])
     assert against_parameter("lr", [1, 2], [{"a": 1.0}, {"a": 1.0}]) is None
-    many = against_parameter(
-        "lr", list(np.geomspace(1e-4, 1, 20)), [{"a": float(i)} for i in range(20)]
-    )
-    assert many.axes[-1].get_xscale() == "log"
-    words = against_parameter("init", ["normal", 3, "kgon"], [{"a": float(i)} for i in range(3)])
-    assert [t.get_text() for t in words.axes[-1].get_xticklabels()] == ["3", "kgon", "normal"]
+
+
+def test_diverged_members_are_a_share_of_their_own():
+    results = [
+        {"final/members": 4.0, "final/diverged": 4.0},
+        {"final/members": 4.0, "final/diverged": 1.0, "final/phase/5": 3.0},
+    ]
+    figure = against_parameter("lr", [1, 2], results)
+    (ax,) = figure.axes
+    shares = {bars.get_label(): [bar.get_height() for bar in bars] for bars in ax.containers}
+    assert shares == {"5": [0.0, 0.75], "diverged": [1.0, 0.25]}
+
+
+@pytest.mark.parametrize(
+    ("values", "scale", "labels"),
+    [
+        ([1, 2, 10], "linear", ["1", "2", "10"]),
+        ([1, 3, 11], "log", ["1", "3", "11"]),
+        ([0, 3, 11], "linear", ["0", "3", "11"]),
+        (list(np.geomspace(1e-4, 1, 20)), "log", ["0.0001", "0.001", "0.01", "0.1", "1"]),
+        (["normal", 3, "kgon.training.init.KGon"], "linear", ["3", "KGon", "normal"]),
+    ],
+)
+def test_numbers_over_more_than_a_factor_of_ten_are_on_a_logarithmic_axis(values, scale, labels):
+    found = [{"a": float(i), "b": 10.0**i} for i in range(len(values))]
+    figure = against_parameter("x", values, found)
+    for ax in figure.axes:
+        assert ax.get_xscale() == scale
+    assert [ax.get_yscale() for ax in figure.axes] == ["linear", "log"]
+    low, high = figure.axes[-1].get_xlim()
+    ticks = zip(figure.axes[-1].get_xticks(), figure.axes[-1].get_xticklabels(), strict=True)
+    assert [label.get_text() for at, label in ticks if low <= at <= high] == labels
+
+
+def test_results_at_several_n_have_a_panel_each_unless_n_is_what_differs_between_runs():
+    both = [{"llc/5/50": 1.0, "llc/5/1000": 2.0, "llc/6/50": 3.0}, {"llc/5/50": 4.0}]
+    figure = against_parameter("seed", [1, 2], both)
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["llc, n = 50"]
+    figure = against_parameter("seed", [1, 2], both, only=["llc/5/1000", "llc/5/50"])
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["llc, n = 50", "llc, n = 1000"]
+    (ax,) = against_parameter("n", [50, 1000], [{"llc/5/50": 1.0}, {"llc/5/1000": 2.0}]).axes
+    assert ax.get_title(loc="left") == "llc" and ax.lines[0].get_ydata().tolist() == [1.0, 2.0]
+
+
+def test_what_a_result_is_of():
+    assert parts("final/phase/4+-") == ("final/phase", "4+-", "")
+    assert parts("final/llc/other") == ("final/llc", "other", "")
+    assert parts("llc/5/5000") == ("llc", "5", "5000")
+    assert parts("final/loss") == ("final/loss", "", "")
+    assert parts("llc/share_ok") == ("llc/share_ok", "", "")
+    assert parts("final/diverged") == ("final/phase", "diverged", "")
 
 
 # --------------------------------------------------------------------------------- files, errors

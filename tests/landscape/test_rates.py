@@ -11,6 +11,13 @@ from kgon.landscape.passes import Pass, passes
 from kgon.landscape.rates import check_start, escapes, eyring_kramers
 from kgon.theory.atlas import built
 from kgon.theory.critical import critical_point
+from kgon.theory.loss import population_loss
+
+GENERATORS = torch.zeros(3, 3, 3).double()
+"""The antisymmetric matrices that generate rotations in three dimensions."""
+for _axis in range(3):
+    GENERATORS[_axis, (_axis + 1) % 3, (_axis + 2) % 3] = 1.0
+    GENERATORS[_axis, (_axis + 2) % 3, (_axis + 1) % 3] = -1.0
 
 
 def way(n_features, ends):
@@ -88,6 +95,35 @@ def test_nothing_leaves_a_cold_phase():
                     seed=0)  # fmt: skip
     assert {f.end for f in found} == {"6", "4++"}
     assert all(f.measured == 0 and f.predicted < 1e-100 for f in found)
+
+
+def test_a_soft_pass_is_narrower_than_its_hessian_says():
+    """Why the law does not hold for 7d3a+ -> 8d3a at measurable rates (docs/atlas.md)."""
+    atlas = built(8, 3)
+    ways = [w.point for w in passes(atlas) if set(w.ends) == {"7d3a+", "8d3a"}]
+    lowest = min(ways, key=lambda point: point.loss)
+    place = torch.cat([lowest.W.flatten(), lowest.b])
+
+    def loss(v):
+        return population_loss(v[:24].view(3, 8), v[24:])
+
+    def hessian(v):
+        return torch.autograd.functional.hessian(loss, v)
+
+    values, vectors = torch.linalg.eigh(hessian(place))
+    h, soft = values[4], vectors[:, 4]
+    assert 0.001 < h < 0.002 and values[5] > 10 * h
+    for distance, least, most in ((0.04, 1.0, 1.1), (0.16, 9.0, 11.0)):
+        v = place + distance * soft
+        for _ in range(8):  # Newton's method in the other directions, rotations left out
+            W = v[:24].view(3, 8)
+            turns = [torch.cat([(X @ W).flatten(), 0 * lowest.b]) for X in GENERATORS]
+            fixed, _ = torch.linalg.qr(torch.stack([soft, *turns]).mT)
+            free = torch.eye(32).double() - fixed @ fixed.mT
+            slope = free @ torch.autograd.functional.jacobian(loss, v)
+            v = v - torch.linalg.solve(free @ hessian(v) @ free + fixed @ fixed.mT, slope)
+        assert slope.norm() < 1e-10
+        assert least < (loss(v) - lowest.loss) / (h * distance**2 / 2) < most
 
 
 @pytest.mark.parametrize("label", ["5", "4", "6d2a"])

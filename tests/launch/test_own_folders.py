@@ -89,7 +89,7 @@ IN_EXPERIMENT = {
     "trainer: {max_step: 7}": "unexpected keyword argument 'max_step'",
     "optimizer: {lrr: 7}": "unexpected keyword argument 'lrr'",
     "optimizer: {lr: '${modle.lr}'}": "optimizer.lr: Interpolation key 'modle.lr' not found",
-    "data: {_target_: ownmodule.Plan}": "'Plan' is importable from module 'ownmodule'",
+    "data: {_target_: ownmodule.Plan}": "/ownmodule.py has no 'Plan'; did you mean Plain?",
     "data: {_target_: nowhere.Plain}": "No module named 'nowhere'",
 }
 

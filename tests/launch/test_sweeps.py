@@ -68,6 +68,8 @@ def test_a_process_that_dies_costs_no_other_under_joblib(zygote, tmp_path):
         "hydra.launcher.n_jobs=2",
     )  # fmt: skip
     assert sweep.status == 1, sweep.output
+    words = ["-m", *JOB, "hydra/launcher=joblib", "hydra.launcher.n_jobs=1.5"]
+    assert "n_jobs=1.5: Value '1.5'" in zygote.run(tmp_path, "train", *words).output
     rows = standing(zygote, tmp_path, status=1)
     assert states(rows) == {"kill": "failed", "none": "finished", "vanish": "failed"}
     assert "process was killed" in " ".join(row["error"] or "" for row in rows)

@@ -13,8 +13,6 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from kgon.llc.estimate import estimate_llc
 from kgon.llc.modules import LossOfParameters, estimate_module_llc, one_batch
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SETTINGS = dict(nbeta=50.0, localization=20.0, n_chains=3, n_draws=6, n_burnin=2, seed=0)
 
 
@@ -155,8 +153,8 @@ def test_a_loader_is_one_sample_in_the_order_of_its_dataset():
     x, y = regression()
     generator = torch.get_rng_state()
     loader = DataLoader(TensorDataset(x, y), batch_size=7, shuffle=True, drop_last=True)
-    one = one_batch(loader)
-    assert torch.equal(one[0], x) and torch.equal(one[1], y)
+    for one in (one_batch(loader), one_batch(loader.dataset)):
+        assert torch.equal(one[0], x) and torch.equal(one[1], y)
     assert torch.equal(generator, torch.get_rng_state())
 
 
@@ -170,11 +168,25 @@ def test_a_module_that_vmap_cannot_map_runs_one_chain_at_a_time():
             out = self.net(x)
             return out if out.sum().item() > -1e9 else -out
 
-    with pytest.raises(ValueError, match="chains_at_once=1 they are evaluated one by one"):
-        estimate_module_llc(Branching(), regression(), squares, **SETTINGS)
-    found = estimate_module_llc(Branching(), regression(), squares, **SETTINGS, chains_at_once=1)
+    with pytest.raises(ValueError, match=r"chains_at_once=2: torch.vmap cannot .*; leave it out"):
+        estimate_module_llc(Branching(), regression(), squares, **SETTINGS, chains_at_once=2)
+    found = estimate_module_llc(Branching(), regression(), squares, **SETTINGS)
     expected = estimate_module_llc(network(), regression(), squares, **SETTINGS)
     torch.testing.assert_close(found.trace, expected.trace, rtol=1e-9, atol=1e-12)
+
+
+def test_recurrent_modules_whose_gradients_alone_vmap_can_map_do_too():
+    x = torch.randn(20, 5, 3, generator=torch.Generator().manual_seed(0)).double()
+    torch.manual_seed(0)
+    batch, module = (x, x.cumsum(1)), nn.GRU(3, 3, batch_first=True).double()
+
+    def loss(module, batch):
+        return (module(batch[0])[0] - batch[1]).square().mean()
+
+    found, one_by_one = (
+        estimate_module_llc(module, batch, loss, **SETTINGS, chains_at_once=k) for k in (None, 1)
+    )
+    assert found.trace.isfinite().all() and torch.equal(found.trace, one_by_one.trace)
 
 
 def noisy_regression(n=64, d=2):
@@ -404,3 +416,20 @@ def test_it_reads_what_devinterps_own_loop_reads():
     difference = float(found.mean) - sum(slow) / n_slow
     assert abs(difference) < 4 * spread * math.sqrt(1 / n_slow + 1 / n_fast)
     assert difference != 0 and spread < abs(float(found.mean))
+
+
+@pytest.mark.parametrize(("limit", "during"), [(1e9, 1), (0, 3)])
+def test_chains_of_a_small_module_take_one_thread_of_torch(monkeypatch, limit, during):
+    monkeypatch.setattr("kgon.llc.modules._FOR_ONE_THREAD", limit)
+    seen, before = [], torch.get_num_threads()
+
+    def loss(module, batch):
+        seen.append(torch.get_num_threads())
+        return squares(module, batch)
+
+    torch.set_num_threads(3)
+    try:
+        estimate_module_llc(network(), regression(), loss, **SETTINGS)
+        assert seen[-1] == during and torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

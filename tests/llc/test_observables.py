@@ -11,8 +11,6 @@ from kgon.llc.estimate import estimate_llc
 from kgon.theory.critical import critical_point
 from kgon.theory.loss import PopulationLoss
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 CURVATURE = torch.tensor([1.0, 2.0, 5.0]).double()
 
 

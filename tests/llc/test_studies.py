@@ -8,7 +8,7 @@ import torch
 
 from kgon.llc.hmc import HMC
 from kgon.llc.langevin import SGLD
-from kgon.llc.studies import ChainSettings, along_training, as_row, at_critical_points
+from kgon.llc.studies import ChainSettings, along_training, at_critical_points
 from kgon.theory.critical import critical_point
 from kgon.theory.loss import PopulationLoss
 
@@ -32,16 +32,6 @@ def test_a_diverged_member_is_left_out_and_changes_no_other():
     ]  # fmt: skip
     (alone,) = snapshots(W[:, 2:], b[:, 2:], [9])
     assert records[1].estimate.llc == pytest.approx(alone.estimate.llc, rel=1e-12)
-
-
-def test_a_row_holds_the_fields_of_nested_records_in_their_place():
-    (record,) = at_critical_points(
-        [critical_point("6", 6)], {5000: CHAINS}, loss="population", seed=0, sampler=SGLD
-    )
-    row = as_row(record)
-    assert row["llc"] == record.estimate.llc and row["nbeta"] == CHAINS.nbeta
-    assert (row["published"], row["published_spread"]) == (9.027, 0.59)
-    assert list(row)[:2] == ["label", "n_samples"] and list(row)[-1] == "kind"
 
 
 def test_another_sampler_than_hmc_has_the_exact_value_beside_it():

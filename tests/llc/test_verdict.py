@@ -4,8 +4,11 @@ import math
 
 import pytest
 import torch
+from devinterp.optim import SGMCMC
+from scipy.special import chdtri
 
 from kgon.llc.convergence import diagnose
+from kgon.llc.estimate import estimate_llc
 from kgon.llc.verdict import (
     ACCEPTANCE,
     REASONS,
@@ -80,6 +83,55 @@ def test_what_chance_explains_is_wilks_quantile():
     drops = x / (2 * math.log(n))
     beyond = float((drops > float(premises.chance)).double().mean())
     assert abs(beyond - 0.001) < 4 * math.sqrt(0.001 / 200_000)
+
+
+@pytest.mark.parametrize("n", [10, 100, 100_000])
+@pytest.mark.parametrize("localization", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("curvatures", [[1.0] * 3000, [1.0], [9.0, *[1e-3] * 50],
+                                        [0.5**i for i in range(60)]], ids=len)  # fmt: skip
+def test_a_mean_below_zero_is_not_chance(curvatures, localization, n):
+    # The density of chains at a sample's regular model is normal, and E[x] known for each sample.
+    h, nbeta, n_samples = torch.tensor(curvatures).double(), n / math.log(n), 20_000
+    z = torch.randn(n_samples, len(h), generator=torch.Generator().manual_seed(0)).double()
+    gradient, precision = (h / n).sqrt() * z, nbeta * h + localization
+    centre = -nbeta * gradient / precision
+    x = nbeta * (gradient * centre + h / 2 * (centre.square() + 1 / precision)).sum(-1)
+    zero = torch.zeros(1).double()
+    premises = Premises(torch.tensor([nbeta]).double(), zero, zero, len(h), "none", None)
+    chance = float(premises.chance_of_mean)
+    beyond = float((x < -chance).double().mean())
+    assert beyond < 0.001 + 4 * math.sqrt(0.001 / n_samples)
+    # From n = 100 on it does not grow with the number of parameters.
+    assert n == 10 or chance < chdtri(1, 0.001) / math.log(n)
+
+
+SGLD = dict(sampler=SGMCMC.sgld, lr=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("curvature", "slope", "chains", "verdicts"),
+    [
+        (1.0, 0.0, SGLD | dict(n_draws=100, n_burnin=0), "unconverged"),  # far from settled
+        (1.0, 1.0, SGLD | dict(n_draws=100, n_burnin=0), "unconverged"),
+        (1.0, 0.0, dict(budget=1000), "ok"),
+        (1e-3, 1.0, SGLD | dict(n_draws=400, n_burnin=100), "escaped"),  # on their way down
+        (1e-3, 1.0, dict(budget=1000), "escaped"),
+    ],
+)
+def test_many_chains_below_w_star_have_escaped_though_no_draw_is_very_low(
+    curvature, slope, chains, verdicts
+):
+    # One direction of 2,000 leads down.
+    def loss(w):
+        first, others = w[..., 0], w[..., 1:]
+        return first.square() / 2 - slope * first + curvature * others.square().sum(-1) / 2
+
+    w_star = torch.zeros(2000, dtype=torch.float64)
+    found = estimate_llc(
+        loss, w_star, nbeta=1400 / math.log(1400), localization=100.0, seed=0, n_chains=4, **chains
+    )
+    assert found.verdicts == verdicts
+    assert float(found.below) == 0 and (float(found.mean) < 0) == (verdicts == "escaped")
 
 
 def test_acceptance_for_a_bias_is_the_inverse_of_the_bias_of_an_acceptance():

@@ -13,8 +13,6 @@ from kgon.posterior.labels import output_labels
 from kgon.posterior.smc import combined, sample_posterior, share_error
 from kgon.theory.loss import EmpiricalLoss
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 HELD = 0.93
 """Least share of samplers whose two errors hold the truth; 0.95, less what a bias of a third of a
 standard deviation costs (1.3 points: a sampler has finitely many particles), and skewness."""

@@ -53,9 +53,7 @@ def test_quench_reports_its_end():
 def test_a_level_that_no_critical_point_has_is_other():
     W, b = noisy("6", 0.0, n=1)
     quenched = quench(W, b)
-    assert quench_labels(quenched, tolerance=0.0).present in (["6"], ["other"])
-    shifted = type(quenched)(quenched.W, quenched.b, quenched.loss - 0.01, quenched.slope)
-    labels = quench_labels(shifted)
+    labels = quench_labels(quenched._replace(loss=quenched.loss - 0.01))
     assert labels.present == ["other"] and bool(labels.where("other").all())
 
 
@@ -94,7 +92,7 @@ def test_hull_rule_against_scipy():
     labels = hull_labels(W, b)
     expected = [len(ConvexHull(points.mT.numpy()).vertices) for points in W]
     assert labels.k.tolist() == expected
-    assert torch.equal(labels.sigma, (b > 0).sum(-1))
+    assert [name.count("+") for name in labels.names] == (b > 0).sum(-1).tolist()
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,6 @@ from kgon.posterior.occupancy import bayesian_transitions, posterior_llc, shares
 from kgon.posterior.smc import VERDICTS, sample_posterior
 from kgon.theory.loss import DirectLoss, EmpiricalLoss, PopulationLoss
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 # Errors that an estimate may be off. Two hold the truth 19 times out of 20; four miss it less than
 # once in a hundred (Student's t with the 3 to 7 degrees of freedom of 4 to 8 replicates).
 ERRORS = 4.0
@@ -270,6 +268,7 @@ def test_no_data_leave_the_prior():
         ({"noise_std": 0.0}, "noise_std must be positive"),
         ({"prior_std": -1.0}, "prior_std must be positive"),
         ({"n_particles": 0}, "n_particles must be positive"),
+        ({"n_particles": 1}, "n_particles must be at least 2"),  # R-hat needs a variance
         ({"ess": 1.0}, "ess must lie in"),
         ({"n_samples": -5.0}, "n_samples must be >= 0"),
         ({"n_features": 5}, "n_features=5, but the loss's data have 6"),

@@ -15,7 +15,7 @@ from kgon.posterior.labels import output_labels, quench, quench_labels
 from kgon.posterior.smc import sample_posterior
 from kgon.theory.loss import DirectLoss, EmpiricalLoss
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
+pytestmark = pytest.mark.slow
 
 
 class Annealed:

@@ -10,7 +10,7 @@ import torch
 from small_job import JOB
 
 import kgon
-from kgon.record import columns
+from kgon.cli import columns
 from kgon.record.run_directory import RunDirectory
 from kgon.record.tables import (
     RECORDED,
@@ -21,13 +21,16 @@ from kgon.record.tables import (
     Snapshot,
     Transition,
     own_table,
+    schema,
+    table,
 )
+from kgon.record.tables import columns as columns_of
 
 FRAMES = ("members", "losses", "snapshots", "plateaus", "transitions", "llc")
 
 
 def member(number, **values):
-    blank = dict.fromkeys(Member.columns())
+    blank = dict.fromkeys(schema(Member).names)
     return Member(**blank | {"member": number, "state": "finished", "stages": ""} | values)
 
 
@@ -39,10 +42,10 @@ def record(path, config, *, tables=True, command="train", n=1, **metrics):
         if not tables:
             return
         found = [member(i, diverged_at=3 if n > 1 and i == 0 else None) for i in range(n)]
-        directory.save_table("members", Member.table(found))
+        directory.save_table("members", table(Member, found))
         plateaus = [Plateau(0, 0, 9, 0.1, "5", 0.0)] if n > 1 else []
-        directory.save_table("plateaus", Plateau.table(plateaus))
-        directory.save_table("transitions", Transition.table([Transition("4", "5", 2)]))
+        directory.save_table("plateaus", table(Plateau, plateaus))
+        directory.save_table("transitions", table(Transition, [Transition("4", "5", 2)]))
         step = np.array([0, 10])
         loss = {name: np.full((2, n), 0.5) for name in ("loss", "train_loss")}
         directory.save_table("loss", Loss.long_table(step, range(n), loss))
@@ -78,10 +81,9 @@ def test_types_do_not_depend_on_the_data_or_on_which_run_comes_first(tmp_path):
             record(tmp_path / order / name, settings(n, 0.1), n=n)
         record(tmp_path / order / "z", settings(9, 0.1), tables=False)
         # Arrow's own reader takes the types of the first file.
-        for table in RECORDED if counts else ():
-            files = sorted((tmp_path / order).glob(f"*/{table}.parquet"))
-            for file in files:
-                assert pq.read_schema(file) == RECORDED[table].schema()
+        for name, kind in RECORDED.items() if counts else ():
+            for file in (tmp_path / order).glob(f"*/{name}.parquet"):
+                assert pq.read_schema(file) == schema(kind)
     loaded = [kgon.load(tmp_path / order) for order in ("ab", "ba", "none")]
     for name in FRAMES:
         one, other, empty = (getattr(each, name) for each in loaded)
@@ -152,16 +154,16 @@ def trained(zygote, tmp_path_factory):
 
 
 def test_the_dictionary_of_columns_is_that_of_a_run(trained):
-    """Names and types by the run's files; units and meanings by the page."""
+    """Names and types by the run's files; units and meanings by the page. The files of other
+    commands are looked at where these are tested."""
     page = (Path(__file__).parents[2] / "docs" / "columns.md").read_text()
-    assert page == columns.page(), "python -m kgon.record.columns > docs/columns.md"
+    assert page == columns.page(), "python -m kgon.cli.columns > docs/columns.md"
     for name, kind in RECORDED.items():
-        written = pq.read_schema(trained.folders[0] / f"{name}.parquet")
-        explained = kind.explained()
-        assert written.names == [column.name for column in explained]
-        assert written.types == [column.type for column in explained]
-        for column in explained:
-            assert column.meaning and f"| `{column.name}` | {column.type} |" in page
+        assert pq.read_schema(trained.folders[0] / f"{name}.parquet") == schema(kind)
+    for tables in (RECORDED, *columns.TABLES.values()):
+        for kind in tables.values():
+            for column in columns_of(kind):
+                assert column.meaning and f"| `{column.name}` | {column.type} |" in page
 
 
 def test_a_runs_tables_agree_with_each_other(trained):
@@ -176,7 +178,7 @@ def test_a_runs_tables_agree_with_each_other(trained):
     torch.testing.assert_close(
         kgon.population_loss(W, b), torch.tensor(members["final_loss"].to_numpy())
     )
-    assert LLCEstimate.columns().keys() <= set(llc.reset_index().columns)
+    assert set(schema(LLCEstimate).names) <= set(llc.reset_index().columns)
     assert trained.snapshots["step"].unique().tolist() == trained.step.tolist()
 
 
@@ -184,8 +186,8 @@ def test_a_table_of_an_own_callback_is_read_like_kgons(tmp_path):
     for name, lr, n in (("a", 0.1, 1), ("b", 0.2, 2)):
         record(tmp_path / name, settings(1, lr))
         column = {"length": torch.arange(4.0 * n).view(2, n, 2)}
-        table = own_table(np.array([0, 10]), range(n), column)
-        RunDirectory(tmp_path / name).save_table("lengths", table)
+        lengths = own_table(np.array([0, 10]), range(n), column)
+        RunDirectory(tmp_path / name).save_table("lengths", lengths)
     record(tmp_path / "c", settings(1, 0.3))
     frame = kgon.load(tmp_path).table("lengths")
     assert [*frame] == ["run", "optimizer.lr", "step", "member", "length_0", "length_1"]

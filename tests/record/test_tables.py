@@ -1,18 +1,18 @@
 """A table's types do not depend on its values, and what is counted from members is right."""
 
-import dataclasses
 import math
+from dataclasses import dataclass, field
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from kgon.cli.columns import TABLES
 from kgon.files import finite_or_none
 from kgon.record import tables
-from kgon.record.tables import Member, Phase, Plateau, Transition
+from kgon.record.tables import RECORDED, Member, Plateau, Transition, table
 from kgon.theory.critical import critical_points
-
-_TYPES = {"int": pa.int64(), "float": pa.float64(), "str": pa.string()}
 
 
 def member(number, phase="5", stages="4+ -> 5", **rest):
@@ -37,34 +37,82 @@ def member(number, phase="5", stages="4+ -> 5", **rest):
     )
 
 
-@pytest.mark.parametrize("kind", [Member, Plateau, Transition, Phase])
-def test_an_empty_table_has_the_columns_and_types_of_the_dataclass(kind, tmp_path):
-    pq.write_table(kind.table([]), tmp_path / "empty.parquet")
-    schema = pq.read_schema(tmp_path / "empty.parquet")
-    assert schema.names == list(kind.columns().values())
-    for field in dataclasses.fields(kind):
-        hint = getattr(field.type, "__name__", str(field.type)).split(" | ")[0]
-        assert schema.field(kind.columns()[field.name]).type == _TYPES[hint]
+@dataclass
+class Inner:
+    """What a row holds.
+
+    Attributes:
+        x, y (loss): where
+            it is.
+    """
+
+    x: float
+    y: int | None
+
+
+@dataclass
+class Outer:
+    """A row.
+
+    Attributes:
+        good: whether it is.
+    """
+
+    good: bool
+    word: Literal["one", "two"]
+    inner: Inner
+    from_: str | None = field(default=None, metadata={"column": "from"})
+    other: "Other | None" = None
+
+
+@dataclass
+class Other:
+    number: int
+
+
+COLUMNS = [
+    ("good", pa.bool_(), False), ("word", pa.string(), False), ("x", pa.float64(), False),
+    ("y", pa.int64(), True), ("from", pa.string(), True), ("number", pa.int64(), True),
+]  # fmt: skip
+
+
+def test_columns_are_those_of_the_dataclass_whatever_the_values(tmp_path):
+    rows = [Outer(True, "one", Inner(1, None)), Outer(False, "two", Inner(2, 3), "a", Other(4))]
+    for some in ([], rows[:1], rows[1:], rows):
+        pq.write_table(table(Outer, some), tmp_path / "rows.parquet")
+        read = pq.read_table(tmp_path / "rows.parquet")
+        assert [(f.name, f.type, f.nullable) for f in read.schema] == COLUMNS
+        assert read.to_pylist() == [tables.plain(row) for row in some]
+    assert read["number"].to_pylist() == [None, 4] and read["x"].to_pylist() == [1.0, 2.0]
+    told = {column.name: (column.unit, column.meaning) for column in tables.columns(Outer)}
+    assert told["x"] == told["y"] == ("loss", "where it is.")
+    assert told["good"] == ("", "whether it is.")
+
+
+@pytest.mark.parametrize("kind", [k for own in (RECORDED, *TABLES.values()) for k in own.values()])
+def test_a_tables_columns_have_names_of_their_own(kind):
+    names = tables.schema(kind).names
+    assert len(names) == len(set(names)) > 1
 
 
 def test_a_column_without_a_value_keeps_its_type():
-    blank = Member.table([member(0)])
-    full = Member.table([member(0, llc=7.0, llc_stderr=0.1, llc_verdict="ok", diverged_at=3)])
+    blank = table(Member, [member(0)])
+    full = table(Member, [member(0, llc=7.0, llc_stderr=0.1, llc_verdict="ok", diverged_at=3)])
     assert blank.schema == full.schema
     assert blank["llc"].to_pylist() == [None]
 
 
 def test_rows_are_read_as_they_were_written():
     written = [member(3, llc=7.0), member(4, phase=None, stages="")]
-    assert [Member.of(row) for row in Member.table(written).to_pylist()] == written
-    (row,) = Transition.table([Transition("4+", "5", 2)]).to_pylist()
+    assert [Member.of(row) for row in table(Member, written).to_pylist()] == written
+    (row,) = table(Transition, [Transition("4+", "5", 2)]).to_pylist()
     assert row == {"from": "4+", "to": "5", "members": 2}
     assert Transition.of(row) == Transition("4+", "5", 2)
 
 
 def test_what_is_not_finite_is_blank():
     assert [finite_or_none(v) for v in (1.5, None, math.nan, math.inf)] == [1.5, None, None, None]
-    row = member(0).plain() | {"final_loss": math.nan}
+    row = tables.plain(member(0)) | {"final_loss": math.nan}
     assert Member.of(row).final_loss is None
 
 

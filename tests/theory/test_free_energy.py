@@ -11,8 +11,6 @@ from kgon.theory.critical import critical_point
 from kgon.theory.free_energy import critical_sample_size, free_energy, prior_constant
 from kgon.theory.loss import PopulationLoss
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def point(label, n_features=6):
     return critical_point(label, n_features)

@@ -1,9 +1,10 @@
-"""Learning coefficients and plateaus during the training of any LightningModule, to any logger.
+"""Learning coefficients and plateaus of any LightningModule during training, for any logger.
 
-These callbacks do not change training: the module's parameters, buffers, gradients and modes, and
-the global generator are left as they were.
+These callbacks do not change training: they leave the module's parameters, buffers, gradients and
+modes, and the global generator as they were.
 """
 
+import inspect
 import math
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -16,9 +17,9 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 
 from kgon import streams
-from kgon.llc.estimate import check_sampler
+from kgon.llc.estimate import check_sampler, estimate_llc
 from kgon.llc.inputs import check_settings
-from kgon.llc.modules import LossOfParameters, ModuleLoss, estimate_module_llc, one_batch
+from kgon.llc.modules import LossOfParameters, ModuleLoss, estimate_module_llc, one_batch, select
 from kgon.llc.verdict import VERDICTS
 from kgon.theory.plateaus import Plateau, find_plateaus
 
@@ -29,16 +30,14 @@ class Watch(L.Callback):
     Args:
         loss: maps the module and the data to the loss, a scalar: the mean over the samples, as in
             `estimate_module_llc`.
-        data: a batch, or a DataLoader whose samples become one.
+        data: a batch, or a DataLoader or Dataset whose samples become one.
         every: optimizer steps from one row to the next.
         eval_mode: evaluate in evaluation mode, without dropout and with batch norm's running
-            statistics. If it is False, a module with either is refused.
-
-        name: what the metrics that loggers get start with; of two callbacks in one Trainer each
-            needs its own.
+            statistics. If it is False, a module with either raises ValueError.
+        name: prefix of the metrics sent to loggers, different for each such callback of a Trainer.
 
     Attributes:
-        rows: a dict for each evaluation, with the step; they are kept in Lightning's checkpoints.
+        rows: a dict for each evaluation, with the step. Lightning's checkpoints contain them.
     """
 
     def __init__(self, loss: ModuleLoss, data: Any, every: int, eval_mode: bool, name: str):
@@ -56,16 +55,15 @@ class Watch(L.Callback):
 
     @property
     def state_key(self) -> str:
-        """The name of the rows in Lightning's checkpoints."""
         return f"{type(self).__name__}({self.name})"
 
     @abstractmethod
     def look(self, module: L.LightningModule, step: int) -> dict[str, Any]:
-        """What the row of this step says besides the step."""
+        """The entries of this step's row, apart from the step."""
 
     @abstractmethod
     def metrics(self, row: dict[str, Any]) -> dict[str, float]:
-        """What loggers get of a row."""
+        """The metrics that loggers get of a row."""
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         total = trainer.estimated_stepping_batches
@@ -97,7 +95,7 @@ class Watch(L.Callback):
 
     @contextmanager
     def _watching(self, module: L.LightningModule) -> Iterator[None]:
-        """The generator and all modes are the same again afterwards."""
+        """Restore the global generator and all modes afterwards."""
         modes = {each: each.training for each in module.modules()}
         with torch.random.fork_rng([module.device] if module.device.type == "cuda" else []):
             if self.eval_mode:
@@ -118,15 +116,14 @@ class Watch(L.Callback):
 class LLC(Watch):
     """Estimates the local learning coefficient of any LightningModule during training.
 
-    Each row has step, mean, stderr, verdict, reason, loss (that at w*), rhat, ess, gradients;
-    loggers get mean, stderr and verdict, an index into `kgon.llc.verdict.VERDICTS`, in
-    which 0 is ok.
+    Each row has step, mean, stderr, verdict, reason, loss (at w*), rhat, ess and gradients. Loggers
+    get mean, stderr and verdict, an index into `kgon.llc.verdict.VERDICTS` (0 is ok).
 
     Args:
         loss, data, every, eval_mode, name: as in `Watch`.
-        seed: of the chains' noise, which depends on the step, too.
-        settings: others of `estimate_module_llc`, but observables; by default n_chains=4,
-            target=0.1, budget=10_000.
+        seed: of the chains' noise, which also depends on the step.
+        settings: other arguments of `estimate_module_llc`, except for observables; by default
+            n_chains=4, target=0.1, budget=10_000.
     """
 
     def __init__(
@@ -135,16 +132,28 @@ class LLC(Watch):
     ):  # fmt: skip
         super().__init__(loss, data, every, eval_mode, name)
         self.seed = seed
+        known = [
+            name
+            for function in (estimate_module_llc, estimate_llc)
+            for name, parameter in inspect.signature(function).parameters.items()
+            if parameter.kind == parameter.KEYWORD_ONLY and name not in ("seed", "observables")
+        ]
+        for given in settings:
+            if given not in known:
+                there = ", ".join(dict.fromkeys(known))
+                raise ValueError(f"LLC has no setting {given!r}; there are {there}")
         self.settings = {"n_chains": 4, "target": 0.1, "budget": 10_000} | settings
         elsewhere = ("parameters", "chains_at_once", "sampler", "discard", "batch_size")
-        given = {k: v for k, v in self.settings.items() if k not in elsewhere and v is not None}
-        check_settings(**({"nbeta": 1.0, "localization": 1.0} | given))
+        here = {k: v for k, v in self.settings.items() if k not in elsewhere and v is not None}
+        check_settings(**({"nbeta": 1.0, "localization": 1.0} | here))
         check_sampler(*(settings.get(name) for name in ("sampler", "lr", "batch_size")))
 
     def look(self, module: L.LightningModule, step: int) -> dict[str, Any]:
+        if not self.rows:
+            select(module, self.settings.get("parameters"))
         with torch.no_grad():
             loss = self.loss(module, self.data)
-        if self.rows and not bool(loss.isfinite()):  # at the first step this is a wrong setting
+        if self.rows and not bool(loss.isfinite()):  # at the start this is an error, raised below
             numbers = dict.fromkeys(("mean", "stderr", "rhat", "ess", "loss"), math.nan)
             why = "training: the loss at w* is not finite"
             return numbers | {"verdict": "diverged", "reason": why, "gradients": 0}
@@ -167,8 +176,7 @@ class LLC(Watch):
 class LossPlateaus(Watch):
     """Records the loss of any LightningModule on fixed data, and finds its plateaus.
 
-    Each row has step and loss; loggers get plateaus/loss. `plateaus` has those of the rows until
-    now (`kgon.find_plateaus`).
+    Each row has step and loss; loggers get plateaus/loss.
 
     Args:
         loss, data, every, eval_mode, name: as in `Watch`.
@@ -187,7 +195,7 @@ class LossPlateaus(Watch):
 
     @property
     def plateaus(self) -> list[Plateau]:
-        """The plateaus of the recorded loss, in order of time."""
+        """The plateaus of the loss recorded so far (`kgon.find_plateaus`)."""
         if not self.rows:
             return []
         step = torch.tensor([row["step"] for row in self.rows])

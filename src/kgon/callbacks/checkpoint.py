@@ -17,13 +17,13 @@ _SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that stop a job. A cluster sends USR2 before preemption or the time limit."""
 
 _MAY_BE_IGNORED = (signal.SIGINT, signal.SIGHUP)
-"""A job in a shell's background ignores Ctrl-C, and one under nohup the end of the terminal."""
+"""Jobs in a shell's background ignore Ctrl-C; jobs under nohup ignore the end of the terminal."""
 
-_CTRL_C = b"\nkgon: saving, for the same command to go on from here; Ctrl-C again quits at once\n"
+_CTRL_C = b"\nkgon: saving; the same command will go on from here. Ctrl-C again quits at once\n"
 
 
 class Checkpoints(Checkpoint):
-    """Saves model, optimizer and record: every so many seconds, at the end, and when told to stop.
+    """Saves model, optimizer and record every so many seconds, at the end, and on a stop signal.
 
     A stop signal takes effect at the end of the block of steps: the state is saved, then the
     previous handler is called (submitit's, for instance, requeues the job). A second Ctrl-C ends
@@ -41,8 +41,8 @@ class Checkpoints(Checkpoint):
         self._during: dict[int, Any] = {}
 
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
-        # Before Lightning installs its own handlers, which end training on SIGTERM even if the
-        # previous handler ignores it.
+        # Noted before Lightning installs its own handlers, which end training on SIGTERM even if
+        # the previous handler ignores it.
         self._before = {s: signal.getsignal(s) for s in _SIGNALS}
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -58,7 +58,7 @@ class Checkpoints(Checkpoint):
         self._signal = signum
         if signum == signal.SIGINT:
             signal.signal(signum, signal.SIG_DFL)
-            os.write(2, _CTRL_C)  # print cannot be called again within a print
+            os.write(2, _CTRL_C)  # the signal may have interrupted a print, which is not reentrant
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         due = time.monotonic() - self._saved > self.every_seconds

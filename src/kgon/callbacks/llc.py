@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from kgon.callbacks.recorder import Recorder
@@ -21,23 +20,23 @@ from kgon.training.model import TMS
 COLUMNS = (
     "mean", "stderr", "bias", "variance", "variance_error", "rhat", "ess", "below", "acceptance"
 )  # fmt: skip
-"""What is recorded of each estimate besides the reason of its verdict (`estimate.LLC`)."""
+"""The recorded fields of `estimate.LLC`, besides the reason of the verdict."""
 
 
 class LLCEstimates(Recorder):
     """Records in the table `llc` an estimate at each member's parameters.
 
     The loss is that of the member's own data set, or the expected loss if inputs are fresh at every
-    step. Where it has no closed form (sparse or correlated data) estimates for a hundred members
-    take ten seconds on data sets of 1,000, minutes on fresh inputs (`kgon.data.WATCHED` inputs),
-    and only those at the last of the steps are made. The chains of all members are
-    one stack. Their noise depends only on seed, member and step, so training is the same with and
-    without this callback, and a member's estimate is the same in any ensemble.
+    step. If it has no closed form (sparse or correlated data), only the last of the steps is
+    estimated: for a hundred members that takes ten seconds on data sets of 1,000, minutes on fresh
+    inputs (`kgon.data.WATCHED` of them). The chains of all members are one stack. Their noise
+    depends only on seed, member and step, so training is the same with and without this callback,
+    and a member's estimate is the same in any ensemble.
 
     Args:
         steps: when to estimate.
         nbeta: inverse temperature times n; None for n / log n with n the size of the data set.
-        localization: strength of the pull; None for `default_localization` of nbeta.
+        localization: strength of the pull; None for `default_localization(nbeta)`.
         n_chains, target, budget, lr, n_draws, n_burnin, sampler: as in `estimate_llc`.
     """
 
@@ -73,11 +72,9 @@ class LLCEstimates(Recorder):
         check_sampler(sampler, lr)
 
     def check(self, data: EnsembleData) -> None:
-        """ValueError if nbeta has no default."""
         self._nbeta(data)
 
     def record(self, module: TMS, data: EnsembleData) -> None:
-        """Add the estimates of all members."""
         nbeta, localization = self._nbeta(data), self.localization
         if localization is None:
             localization = default_localization(nbeta)
@@ -86,10 +83,9 @@ class LLCEstimates(Recorder):
         if not exact and module.global_step < max(self.steps):
             return
         W, b = module.on_cpu()
-        alive = module.diverged_at.cpu() < 0
+        dead = module.diverged_at.cpu() >= 0
         # A diverged member stays in the stack with zero parameters; its estimates become NaN below.
-        W = torch.where(alive[:, None, None], W, 0.0)
-        b = torch.where(alive[:, None], b, 0.0)
+        W, b = W.masked_fill(dead[:, None, None], 0.0), b.masked_fill(dead[:, None], 0.0)
         estimate = estimate_llc(
             loss,
             W,
@@ -100,7 +96,6 @@ class LLCEstimates(Recorder):
             sampler=self.sampler,
             **self.settings,
         )
-        dead = ~alive
         columns = {name: getattr(estimate, name).masked_fill(dead, math.nan) for name in COLUMNS}
         reason = estimate.reason.masked_fill(dead, list(REASONS).index("draws not finite"))
         module.history.add(self.table, module.global_step, **columns, reason=reason)
@@ -122,7 +117,7 @@ class LLCEstimates(Recorder):
             return self.nbeta
         if data.n_samples is None:
             raise ValueError(
-                "n_samples=null: inputs are fresh at every step, so the temperature of the LLC "
+                "n_samples=null: inputs are fresh at every step, so the default nbeta of the LLC "
                 "estimates, n / log n, is not defined; set callbacks.llc.nbeta, or leave llc out "
                 "of callbacks"
             )

@@ -1,4 +1,4 @@
-"""Sending what the recorders note to the run's loggers: one row per step."""
+"""Sends the recorders' metrics and pictures to the run's loggers, one row per step."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,9 +14,9 @@ from kgon.training.model import TMS
 class Loggers(L.Callback):
     """Sends the metrics and pictures of a step to the run's loggers, after all recorders.
 
-    A resumed run first sends the rows of its history again, with what callbacks logged by
-    themselves, which only the record has; except to TensorBoard, which keeps the files of the
-    interrupted run. `module.metrics` has the last value of every metric.
+    A resumed run first sends the rows of its history again, merged with values from the record that
+    callbacks logged by `self.log`. TensorBoard is left out: it keeps the files of the interrupted
+    run. `module.metrics` has the last value of every metric.
     """
 
     def __init__(self, recorders: Sequence[Recorder]):
@@ -35,7 +35,7 @@ class Loggers(L.Callback):
             module.metrics |= row.metrics
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        # A resumed run has sent the row of its step.
+        # A resumed run has already sent the row of its step.
         if trainer.global_step == 0:
             self.on_train_batch_end(trainer, module)
 
@@ -48,7 +48,7 @@ class Loggers(L.Callback):
 
 
 def send(row: Row, loggers: Sequence[Any]) -> None:
-    """Send a row to loggers; pictures only to those that take them."""
+    """Send a row to loggers; pictures only to those with `log_image`."""
     for logger in loggers:
         logger.log_metrics(row.metrics, step=row.step)
         if hasattr(logger, "log_image"):

@@ -1,4 +1,4 @@
-"""What a running job tells: a progress bar, and its status."""
+"""The progress of a running job: a bar on the terminal, and its status."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -16,8 +16,8 @@ from kgon.training.model import TMS
 class Progress(L.Callback):
     """A bar of steps, mean loss, members by phase and time left, on a terminal only.
 
-    While a recorder works that takes its time, the bar says which, for how long, and how long it
-    took the last time.
+    During a slow recorder the bar shows which one it is, for how long it has been working, and how
+    long it took last time.
     """
 
     def __init__(self, max_steps: int):
@@ -51,7 +51,7 @@ class Progress(L.Callback):
 
     @contextmanager
     def doing(self, what: str, step: int) -> Iterator[None]:
-        """Say what is being done at a step, until the block ends."""
+        """Show what is being done at a step, until the context ends."""
         since = time.monotonic()
         last = self._took.get(what)
         self.bar.update(self.task, completed=step, doing=what, since=since, last=last, refresh=True)
@@ -59,14 +59,13 @@ class Progress(L.Callback):
             yield
         finally:
             took = time.monotonic() - since
-            if took >= 1:  # else it had nothing to do, as LLC estimates before the last step
+            if took >= 1:  # less: it had nothing to do, like LLC estimates before the last step
                 self._took[what] = took
             self.bar.update(self.task, doing="")
 
 
 class _Doing(ProgressColumn):
-    """What is being done, for how many seconds, and how many it took the last time; the task's
-    description while steps are made."""
+    """What `Progress.doing` shows; at other times the task's description."""
 
     def render(self, task: Task) -> Text:
         what, last = task.fields["doing"], task.fields["last"]
@@ -85,14 +84,11 @@ def _describe(metrics: dict[str, float]) -> str:
 
 
 class Status(L.Callback):
-    """Calls `report(progress from 0 to 1, model)` after blocks of steps, and when an error ends the
-    training."""
+    """Calls `report(share of steps made, model)` after blocks of steps, at most every
+    `every_seconds`, and when an error ends the training."""
 
     def __init__(
-        self,
-        report: Callable[[float, TMS], None],
-        max_steps: int,
-        every_seconds: float = 0.0,
+        self, report: Callable[[float, TMS], None], max_steps: int, every_seconds: float = 0.0
     ):
         self.report = report
         self.max_steps = max_steps

@@ -1,4 +1,4 @@
-"""The base class of callbacks that record something at given steps."""
+"""The base class of callbacks that record at given steps, and the rows that loggers get."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -19,15 +19,15 @@ from kgon.training.model import TMS
 class Recorder(L.Callback):
     """Calls `record` at the given steps, which may include step 0 (the start).
 
-    A subclass adds a record to its table of the history in `record`, and computes what loggers get
-    in `metrics`. Metrics are functions of the history alone, so a resumed run sends its loggers the
-    same rows again.
+    A subclass adds a record to its table of the history in `record`, and computes numbers for
+    loggers in `metrics`. Metrics depend on the history alone, so a resumed run sends its loggers
+    the same rows again.
     """
 
     table: ClassVar[str]
     """Name of the table in the history."""
     doing: ClassVar[str] = ""
-    """What a progress bar says while it records; empty where that takes no time."""
+    """What a progress bar shows during `record`; empty if that takes no time."""
 
     def __init__(self, steps: Iterable[int]):
         steps = list(steps) if isinstance(steps, Iterable) else [steps]
@@ -43,7 +43,7 @@ class Recorder(L.Callback):
         raise NotImplementedError
 
     def metrics(self, module: TMS, records: slice) -> dict[str, Tensor]:
-        """Metrics of some records of the table, by name, each (n_records,); NaN for no value."""
+        """Metrics of some records of the table by name, each (n_records,); NaN for no value."""
         return {}
 
     def pictures(self, step: int) -> dict[str, Path]:
@@ -51,7 +51,7 @@ class Recorder(L.Callback):
         return {}
 
     def finish(self, module: TMS, data: EnsembleData) -> None:
-        """Add to the history what needs the whole run; called when all steps are made."""
+        """Add to the history what needs the whole run; called after the last step."""
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         # The checkpoint of a resumed run already has the record of its step.

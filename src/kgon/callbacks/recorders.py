@@ -1,4 +1,4 @@
-"""What is recorded over training time: losses, parameters, phases, plateaus, pictures."""
+"""Recorders of losses, parameters, phases, plateaus and pictures."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -23,10 +23,8 @@ from kgon.training.model import TMS
 class Losses(Recorder):
     """Records the losses of every member in the table `loss`.
 
-    `loss` is the expected loss under the distribution of the data: for single-feature data the
-    population loss in closed form, for others an estimate from `kgon.data.WATCHED` inputs, the same
-    at all steps. `train_loss` is the loss on the member's own data set, NaN if
-    inputs are fresh at every step.
+    `loss` is the expected loss (`kgon.data.Distribution.expected_loss`), `train_loss` that on the
+    member's own data set, NaN if inputs are fresh at every step.
     """
 
     table = "loss"
@@ -55,7 +53,7 @@ class Losses(Recorder):
 
 
 class Snapshots(Recorder):
-    """Records W and b in the table `weights`."""
+    """Records W and b of every member in the table `weights`."""
 
     table = "weights"
 
@@ -73,9 +71,9 @@ class Phases(Recorder):
         module.history.add(self.table, module.global_step, code=phase_codes(*module.on_cpu()))
 
     def metrics(self, module: TMS, records: slice) -> dict[str, Tensor]:
-        """phase/<label>: the number of members in each phase, once any member has been in it.
+        """phase/<label>: the number of members in each phase that has occurred so far.
 
-        A phase that has become empty counts 0, so that its curve on a dashboard goes down to 0.
+        It is 0 for a phase that has become empty, so that curves on a dashboard go down to 0.
         """
         code = module.history.column(self.table, "code")
         labels = phase_labels(module.b.shape[-1], module.W.shape[-2])
@@ -97,9 +95,9 @@ class Plateaus(Recorder):
     Args:
         steps: when to count.
         tolerance: half the largest range of the loss within a plateau, relative to E |x|^2, the
-            loss of a model whose output is 0. That is 1/3 for single-feature data, whatever
-            n_features, where 0.003 thus means 0.001, as in `find_plateaus`. It is small for sparse
-            inputs, and so are all losses.
+            loss of a model whose output is 0. For single-feature data E |x|^2 = 1/3, and 0.003
+            means 0.001, the default of `find_plateaus`. For sparse inputs E |x|^2 is small, like
+            all losses.
     """
 
     table = "plateau_count"
@@ -112,7 +110,7 @@ class Plateaus(Recorder):
 
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if not any(isinstance(callback, Losses) for callback in trainer.callbacks):  # type: ignore[attr-defined]
-            raise ValueError("the callback plateaus needs losses: add losses to callbacks")
+            raise ValueError("the callback plateaus needs the callback losses: add it to callbacks")
 
     def record(self, module: TMS, data: EnsembleData) -> None:
         counts = torch.tensor([len(plateaus) for plateaus in self._found(module, data)])
@@ -145,18 +143,14 @@ def _row(member: int, plateau: Plateau, points: list[CriticalPoint]) -> dict[str
 
 
 class WeightPictures(Recorder):
-    """Draws the first `n_members` at the given steps, by `draw(W, b, labels)`, as step_00001000.png
-    in `folder`, and sends the pictures to the loggers."""
+    """Draws the first `n_members` at the given steps with `draw(W, b, labels)`, saves the figures
+    in `folder` (step_00001000.png, ...), and sends them to the loggers."""
 
     table = "pictures"
     doing = "pictures of weights"
 
     def __init__(
-        self,
-        steps: Iterable[int],
-        draw: Callable[..., Figure],
-        n_members: int,
-        folder: str,
+        self, steps: Iterable[int], draw: Callable[..., Figure], n_members: int, folder: str
     ):
         super().__init__(steps)
         if n_members < 1:

@@ -20,8 +20,8 @@ COMMANDS = {
     "runs": "show the state of runs and sweeps: kgon runs [DIR...]",
     "sync": "send recorded runs to Weights & Biases: kgon sync [DIR...]",
     "dashboard": "make a Weights & Biases workspace or report about the runs",
-    "figures": "draw the figures of runs again, or a result across a sweep: kgon figures DIR...",
-    "report": "make one self-contained page about runs: kgon report DIR...",
+    "figures": "draw the figures of runs again, or a result across a sweep: kgon figures [DIR...]",
+    "report": "make one self-contained page about runs: kgon report [DIR...]",
 }
 CONFIGURED = ("train", "llc", "posterior", "atlas", "paper")
 """The commands that take a config. The others have command-line options."""
@@ -64,8 +64,8 @@ def _run() -> None:
         complete([*COMMANDS], CONFIGURED, sys.argv[1:])
     elif command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        print(f"kgon: error: there is no command {command!r}{hint}\n\n{USAGE}", file=sys.stderr)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        print(f"kgon: error: there is no command {command!r}; {hint}", file=sys.stderr)
         sys.exit(2)
     elif command in CONFIGURED and {"-h", "--help"} & set(words):
         from kgon.launch.help import help_text

@@ -1,7 +1,6 @@
 """kgon atlas: the critical points of the population loss, and the passes between phases."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,18 @@ from kgon.cli.terminal import decimal, print_files
 from kgon.figures import atlas as atlas_figures
 from kgon.figures import style
 from kgon.landscape.catalogue import N_STARTS, PassRow, PointRow, atlas
-from kgon.landscape.passes import Pass, crossings, passes
+from kgon.landscape.passes import Crossing, Pass, crossings, passes
 from kgon.landscape.rates import Escape, check_start, escapes
 from kgon.landscape.search import search
 from kgon.launch import command_line
 from kgon.launch.jobs import check_runs, job
 from kgon.record import run_directory
+from kgon.record.tables import plain, table
 from kgon.theory.atlas import SHIPPED, Atlas, build, file_name, point
 from kgon.tracking.logger import log_results, where_to_look
+
+TABLES = {"points": PointRow, "passes": PassRow, "crossings": Crossing, "escapes": Escape}
+"""The rows of the tables, of the last two with run=DIR and with escape.start=LABEL."""
 
 
 def main() -> None:
@@ -66,20 +69,20 @@ def task(config: DictConfig, running: run_directory.Job, logger: Any) -> Callabl
     directory = running.directory
     found = _atlas(config)
     ways = passes(found)
-    tables = {
-        "points": [asdict(PointRow.of(point, found.n_starts(point.label))) for point in found],
-        "passes": [asdict(PassRow.of(way)) for way in ways],
+    records: dict[str, Sequence[Any]] = {
+        "points": [PointRow.of(point, found.n_starts(point.label)) for point in found],
+        "passes": [PassRow.of(way) for way in ways],
     }
     if config.run is not None:
         weights = run_directory.load(Path(str(config.run))).weights()
         steps, W, b = (torch.from_numpy(weights[name]) for name in ("step", "W", "b"))
-        taken = crossings(steps, W, b, ways)
-        tables["crossings"] = [asdict(crossing) for crossing in taken]
+        records["crossings"] = crossings(steps, W, b, ways)
     rates = _escapes(config, found, ways)
     if rates:
-        tables["escapes"] = [asdict(rate) for rate in rates]
-    for name, rows in tables.items():
-        directory.save_rows(name, rows)
+        records["escapes"] = rates
+    for name, some in records.items():
+        directory.save_table(name, table(TABLES[name], some))
+    tables = {name: [plain(row) for row in some] for name, some in records.items()}
     if found.found:
         path = directory.path / file_name(config.n_features, config.n_hidden)
         files.write_text(path, found.found.as_json())
@@ -147,22 +150,22 @@ def _print(
 ) -> None:  # fmt: skip
     console = Console()
     rows = tables["points"]
-    table = Table(title=f"n_features = {config.n_features}, n_hidden = {config.n_hidden}: "
-                        f"{min(config.show, len(rows))} of {len(rows)} critical points",
-                  padding=(0, 0, 0, 1))  # fmt: skip
-    table.add_column("label", no_wrap=True)
+    size = f"n_features = {config.n_features}, n_hidden = {config.n_hidden}"
+    points = Table(title=f"{size}: {_shown(config.show, rows, 'critical points')}",
+                   padding=(0, 0, 0, 1))  # fmt: skip
+    points.add_column("label", no_wrap=True)
     for name in ("loss", "kind", "index", "rank", "LLC", "|grad|", "starts"):
-        table.add_column(name, justify="right")
-    table.add_column("shape")
+        points.add_column(name, justify="right")
+    points.add_column("shape")
     for row in rows[: config.show]:
-        table.add_row(
+        points.add_row(
             row["label"], f"{row['loss']:.6f}", row["kind"],
             *(decimal(row[name], digits) for name, digits in (("index", 0), ("rank", 0),
                                                               ("llc", 1))),
             f"{row['gradient_norm']:.0e}", str(row["starts"]), row["shape"],
         )  # fmt: skip
-    console.print(table)
-    ways = Table(title=f"{len(tables['passes'])} passes", padding=(0, 0, 0, 1))
+    console.print(points)
+    ways = Table(title=_shown(config.show, tables["passes"], "passes"), padding=(0, 0, 0, 1))
     for name in ("pass", "loss", "from", "to", "barrier", "way back"):
         ways.add_column(name, no_wrap=True)
     for row in tables["passes"][: config.show]:
@@ -182,32 +185,37 @@ def _print(
     print_files(console, directory, drawn, hints)
 
 
+def _shown(most: int, rows: Sequence[Any], what: str) -> str:
+    """A title that says how many of the rows are shown."""
+    return f"{most} lowest of {len(rows)} {what}" if most < len(rows) else f"{len(rows)} {what}"
+
+
 def _print_escapes(console: Console, rows: Sequence[dict[str, Any]]) -> None:
-    table = Table(title="Leaving a phase, by Langevin dynamics at the temperature T")
+    shown = Table(title="Leaving a phase, by Langevin dynamics at the temperature T")
     for name in ("from", "to", "T", "barrier / T", "Eyring-Kramers", "measured", "error", "ratio"):
-        table.add_column(name, justify="right")
+        shown.add_column(name, justify="right")
     for row in rows:
         share = row["measured"] / row["predicted"] if row["predicted"] else float("nan")
-        table.add_row(
+        shown.add_row(
             row["start"], row["end"], f"{row['temperature']:.2e}",
             decimal(row["barrier"] / row["temperature"], 1),
             *(f"{row[name]:.2e}" for name in ("predicted", "measured", "error")),
             decimal(share, 2),
         )  # fmt: skip
-    console.print(table)
+    console.print(shown)
 
 
 def _print_crossings(console: Console, rows: Sequence[dict[str, Any]]) -> None:
     """Transitions by kind: how many, how many over a pass, and how close they came to it."""
-    table = Table(title="Transitions of the run")
+    shown = Table(title="Transitions of the run")
     for name in ("from", "to", "members", "nearest pass", "median distance", "least", "largest"):
-        table.add_column(name, justify="right")
+        shown.add_column(name, justify="right")
     kinds: dict[tuple[str, str, str], list[float]] = {}
     for row in rows:
         distances = kinds.setdefault((row["start"], row["end"], row["way"]), [])
         distances.append(float("nan") if row["distance"] is None else row["distance"])
     for (start, end, way), distances in sorted(kinds.items(), key=lambda kind: -len(kind[1])):
         summary = (float(f(distances)) for f in (np.median, np.min, np.max))
-        table.add_row(start, end, str(len(distances)), way or "-",
+        shown.add_row(start, end, str(len(distances)), way or "-",
                       *(decimal(x, 3) for x in summary))  # fmt: skip
-    console.print(table)
+    console.print(shown)

@@ -1,20 +1,19 @@
 """kgon dashboard: a W&B workspace or report of kgon's runs."""
 
-import argparse
 import importlib.util
 import sys
 from pathlib import Path
 
+from kgon.cli.terminal import Parser
 from kgon.files import write_text
 from kgon.tracking import account, dashboards
 
 
 def main() -> None:
     """Console entry: status 1 if the server does not answer, 2 for bad input."""
-    parser = argparse.ArgumentParser(
-        prog=sys.argv[0],
-        description="Make a W&B workspace with panels for training, phases, LLC, "
-        "posteriors, pictures and sweeps; called again, it updates the one of the same name.",
+    parser = Parser(
+        "Make a W&B workspace with panels for training, phases, LLC, "
+        "posteriors, pictures and sweeps; called again, it updates the one of the same name."
     )
     parser.add_argument("--entity", help="user or team; default: that of the API key")
     parser.add_argument("--project", default="kgon", help="default: kgon")

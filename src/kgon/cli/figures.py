@@ -1,19 +1,19 @@
-"""kgon figures RUN...: the figures of runs; --film: a film of W; --x and --y: across a sweep."""
+"""kgon figures [DIR...]: the figures of runs; --film: a film of W; --x and --y: across a sweep."""
 
-import argparse
 import sys
 from pathlib import Path
+
+from kgon.cli.terminal import Parser
 
 
 def main() -> None:
     """Console entry: folders of runs, or folders that hold them."""
-    parser = argparse.ArgumentParser(
-        prog=sys.argv[0],
-        description="Draw the figures of recorded training runs, without training, into their "
-        "folders. With --film: the film of a member instead, figures/film.gif. With --x and --y: "
-        "draw one result of the runs against a setting.",
+    parser = Parser(
+        "Draw the figures of recorded training runs, without training, into their folders. With "
+        "--film: the film of a member instead, figures/film.gif. With --x and --y: draw one result "
+        "of the runs against a setting."
     )
-    parser.add_argument("folder", nargs="+", type=Path, help="a run, a sweep, or a folder of runs")
+    parser.add_folders()
     parser.add_argument("--x", help="a setting that varies, such as optimizer.lr")
     parser.add_argument("--y", help="a result, such as llc, phase, loss or transitions")
     parser.add_argument(

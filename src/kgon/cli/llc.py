@@ -24,15 +24,31 @@ from kgon.llc import studies
 from kgon.llc.estimate import check_sampler
 from kgon.llc.inputs import check_memory, default_localization
 from kgon.llc.published import FOUR_GONS, PAPER, REPRODUCTION
-from kgon.llc.studies import CalibratedPoint, ChainSettings, as_row
+from kgon.llc.studies import (
+    CalibratedPoint,
+    ChainSettings,
+    ChosenEstimate,
+    CriticalPointEstimate,
+    GridEstimate,
+    SnapshotEstimate,
+)
 from kgon.llc.verdict import VERDICTS
+from kgon.posterior.cell import check_whole
 from kgon.record import run_directory
+from kgon.record.tables import plain, table
 from kgon.theory.atlas import point
-from kgon.theory.critical import CriticalPoint
+from kgon.theory.critical import CriticalPoint, cross_polytope
 from kgon.theory.loss import importance_weights
 from kgon.tracking.artifacts import FORM
 from kgon.tracking.logger import log_artifacts, log_results, log_use, where_to_look
 from kgon.training.datamodule import EnsembleData
+
+TABLES = {
+    "estimates": CriticalPointEstimate, "chosen": ChosenEstimate, "calibration": GridEstimate
+}  # fmt: skip
+"""The rows of the tables at critical points: `estimates`, or the other two with calibrate=true."""
+TABLES_OF_A_RUN = {"estimates": SnapshotEstimate}
+"""The rows of the table with run=DIR."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +56,20 @@ class Found:
     """What a job found.
 
     Attributes:
-        tables: rows by name; the first table is the result, printed and summarised.
+        records: the rows of each table by name; the first one is the result, printed and
+            summarised.
         figures: by name.
         notes: lines printed below the table.
     """
 
-    tables: dict[str, Rows]
+    records: dict[str, Sequence[Any]]
     figures: dict[str, Any]
     notes: list[str]
+
+    @property
+    def tables(self) -> dict[str, Rows]:
+        """The tables as rows by column."""
+        return {name: [plain(row) for row in records] for name, records in self.records.items()}
 
 
 def main() -> None:
@@ -62,6 +84,8 @@ def check(config: DictConfig) -> None:
     dtype_of(config)
     if config.loss not in ("population", "sample"):
         raise ValueError(f"loss must be population or sample, got {config.loss}")
+    for name in ("n_features", "n_hidden"):
+        check_whole(f"model.{name}", config.model[name], 1)
     settings = _settings(config, _sizes(config))
     for chains in settings.values():
         check_sampler(build(config.sampler), chains.lr)
@@ -92,8 +116,9 @@ def task(config: DictConfig, running: run_directory.Job, logger: Any) -> Callabl
     study = _along_training if config.run else _calibrated if config.calibrate else _at_points
     found: Found = study(config)
     directory = running.directory
-    for name, rows in found.tables.items():
-        directory.save_rows(name, rows)
+    kinds = TABLES_OF_A_RUN if config.run else TABLES
+    for name, records in found.records.items():
+        directory.save_table(name, table(kinds[name], records))
     drawn = {
         name: style.save(figure, directory.path / "figures" / name)[0]
         for name, figure in found.figures.items()
@@ -118,13 +143,13 @@ def _at_points(config: DictConfig) -> Found:
         points, _settings(config, _sizes(config)), loss=config.loss, seed=config.seed,
         discard=config.discard, dtype=dtype_of(config), sampler=build(config.sampler),
     )  # fmt: skip
-    rows = [as_row(record) for record in records]
+    rows = [plain(record) for record in records]
     sources = {record.source for record in records}
     marks = {PAPER: "published, with SGLD at localization 0.1", REPRODUCTION: "*, likewise"}
     notes = [f"{mark}: {source}" for source, mark in marks.items() if source in sources]
     notes += _reasons(rows)
-    notes += _on_four_gons(point.label for point in points)
-    return Found({"estimates": rows}, {"llc": llc_figures.against_theory(rows)}, notes)
+    notes += _on_cross_polytopes(((p.label, p.llc) for p in points), config.model.n_hidden)
+    return Found({"estimates": records}, {"llc": llc_figures.against_theory(rows)}, notes)
 
 
 def _calibrated(config: DictConfig) -> Found:
@@ -132,23 +157,17 @@ def _calibrated(config: DictConfig) -> Found:
         _points(config), _settings(config, _sizes(config)), **_grid(config), loss=config.loss,
         seed=config.seed, dtype=dtype_of(config), sampler=build(config.sampler),
     )  # fmt: skip
-    grid = [as_row(estimate) for each in calibrated for estimate in each.grid]
     drawn = {f"calibration-{each.point.label}-{each.n_samples}": _drawn(each)
              for each in calibrated}  # fmt: skip
-    notes = [
-        "chosen: of the ok estimates the first nbeta, then the smallest localization",
-    ]
-    tables = {"chosen": [_chosen_row(each) for each in calibrated], "calibration": grid}
-    return Found(tables, drawn, notes)
-
-
-def _chosen_row(calibrated: CalibratedPoint) -> dict[str, Any]:
-    """The chosen setting and its estimate; None in place of both where there is none."""
-    row = as_row(calibrated.chosen or calibrated.grid[0])
-    del row["chosen"]
-    if calibrated.chosen is None:
-        row |= {name: None for name in row if name not in ("label", "n_samples", "theory")}
-    return row
+    notes = ["chosen: of the ok estimates the first nbeta, then the smallest localization"]
+    notes += _on_cross_polytopes(
+        ((each.point.label, each.point.llc) for each in calibrated), config.model.n_hidden
+    )
+    records: dict[str, Sequence[Any]] = {
+        "chosen": [each.chosen for each in calibrated],
+        "calibration": [estimate for each in calibrated for estimate in each.grid],
+    }
+    return Found(records, drawn, notes)
 
 
 def _drawn(calibrated: CalibratedPoint) -> Any:
@@ -160,7 +179,7 @@ def _drawn(calibrated: CalibratedPoint) -> Any:
         calibration.estimate.mean[..., place],
         calibration.estimate.stderr[..., place],
         calibration.estimate.verdict[..., place] == VERDICTS.index("ok"),
-        tuple(calibration.chosen[place].tolist()) if calibrated.chosen else None,
+        tuple(calibration.chosen[place].tolist()) if calibrated.chosen.estimate else None,
         calibrated.point.llc,
     )
 
@@ -191,11 +210,11 @@ def _along_training(config: DictConfig) -> Found:
     )  # fmt: skip
     if not records:
         raise ValueError(f"run={config.run}: all members had diverged before these snapshots")
-    rows = [as_row(record) for record in records]
+    rows = [plain(record) for record in records]
     drawn = {"llc": llc_figures.along_training(rows, points)}
     notes = ["theory is that of the phase's critical point", *_reasons(rows)]
-    notes += _on_four_gons(record.phase for record in records)
-    return Found({"estimates": rows}, drawn, notes)
+    notes += _on_cross_polytopes(((r.phase, r.theory) for r in records), W.shape[-2])
+    return Found({"estimates": records}, drawn, notes)
 
 
 def _reasons(rows: Rows) -> list[str]:
@@ -205,10 +224,13 @@ def _reasons(rows: Rows) -> list[str]:
             for (verdict, reason), count in counts.items()]  # fmt: skip
 
 
-def _on_four_gons(labels: Iterable[str]) -> list[str]:
-    if not any(label.rstrip("+-") == "4" for label in labels):
+def _on_cross_polytopes(found: Iterable[tuple[str, float | None]], n_hidden: int) -> list[str]:
+    """What theory is at a cross-polytope, if one of the labels, given with its theory, has it."""
+    shape = cross_polytope(n_hidden)
+    if shape not in {label.rstrip("+") for label, theory in found if theory is not None}:
         return []
-    return [f"theory at 4-gons is the volume exponent; the paper lists {FOUR_GONS}"]
+    listed = f"; the paper lists {FOUR_GONS}" if n_hidden == 2 else ""
+    return [f"theory at {shape}, with any number of +, is the volume exponent{listed}"]
 
 
 # ------------------------------------------------------------------------------- from the config

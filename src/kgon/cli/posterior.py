@@ -3,7 +3,6 @@
 import importlib.util
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,36 @@ from kgon.launch import command_line
 from kgon.launch import config as configs
 from kgon.launch.jobs import check_runs, job
 from kgon.posterior.cell import Settings
-from kgon.posterior.phase_diagram import Tables
+from kgon.posterior.phase_diagram import (
+    AgreementRow,
+    ChainsRow,
+    PhaseLLCRow,
+    PosteriorRow,
+    ShareRow,
+    Tables,
+)
 from kgon.posterior.sample import check_sizes, sample_phase_diagram
 from kgon.posterior.transitions import (
     Findings,
-    as_row,
+    PredictedTransition,
+    SampledTransition,
     predicted_transitions,
     sampled_transitions,
 )
 from kgon.record import run_directory
+from kgon.record.tables import plain, table
 from kgon.tracking.logger import log_results, where_to_look
+
+TABLES = {
+    "posteriors": PosteriorRow,
+    "shares": ShareRow,
+    "agreement": AgreementRow,
+    "llc": PhaseLLCRow,
+    "chains": ChainsRow,
+    "transitions": SampledTransition,
+    "predictions": PredictedTransition,
+}
+"""The rows of the tables; there are `chains` with nuts.run=true."""
 
 
 def main() -> None:
@@ -74,16 +93,17 @@ def task(config: DictConfig, running: run_directory.Job, logger: Any) -> Callabl
         progress=report,
     )
     found = Findings(diagram, sampled_transitions(diagram), _predicted(config), _pair(config))
-    tables = _tables(found)
-    for name, rows in tables.items():
-        directory.save_rows(name, rows)
+    records = _records(found)
+    for name, rows in records.items():
+        directory.save_table(name, table(TABLES[name], rows))
     drawn = _draw(found, directory.path / "figures")
     # A dashboard gets the small tables; all of them are in the run's directory.
-    small = {name: tables[name] for name in ("posteriors", "llc", "predictions")}
-    small["transitions"] = [as_row(t) for t in found.sampled if t.notable]
+    small = {name: records[name] for name in ("posteriors", "llc", "predictions")}
+    small["transitions"] = [t for t in found.sampled if t.notable]
     summary = found.summary()
     running.report(1.0, summary)
-    log_results(logger, summary, small, drawn)
+    tables = {name: [plain(row) for row in rows] for name, rows in small.items()}
+    log_results(logger, summary, tables, drawn)
     hints = where_to_look(logger)
     return lambda: _print(config, found, directory.path, [*drawn.values()], hints)
 
@@ -121,20 +141,16 @@ def _predicted(config: DictConfig) -> Any:
     return predicted_transitions(*size, prior_std=config.prior_std, llc=llc)
 
 
-def _tables(found: Findings) -> dict[str, list[dict[str, Any]]]:
+def _records(found: Findings) -> dict[str, Sequence[Any]]:
     diagram = found.diagram
-    tables: dict[str, Sequence[Any]] = {
+    return {
         "posteriors": diagram.posteriors,
         "shares": diagram.shares,
         "agreement": diagram.agreement,
         "llc": diagram.llc,
-    }
-    if diagram.chains:
-        tables["chains"] = diagram.chains
-    return {
-        **{name: [asdict(record) for record in records] for name, records in tables.items()},
-        "transitions": [as_row(t) for t in found.sampled],
-        "predictions": [as_row(t) for t in found.predicted],
+        **({"chains": diagram.chains} if diagram.chains else {}),
+        "transitions": found.sampled,
+        "predictions": found.predicted,
     }
 
 

@@ -1,18 +1,16 @@
-"""kgon report DIR...: one self-contained page about runs."""
+"""kgon report [DIR...]: one self-contained page about runs."""
 
-import argparse
 import sys
 from pathlib import Path
 
+from kgon.cli.terminal import Parser
 from kgon.record import run_directory
 
 
 def main() -> None:
     """Console entry: folders of runs, or folders that hold them."""
-    parser = argparse.ArgumentParser(
-        prog=sys.argv[0], description="Make one page, readable without network, about runs."
-    )
-    parser.add_argument("folder", nargs="+", type=Path, help="a run, or a folder of runs")
+    parser = Parser("Make one page, readable without network, about runs.")
+    parser.add_folders()
     parser.add_argument(
         "--out", type=Path, help="the page; default: report.html in the first folder"
     )

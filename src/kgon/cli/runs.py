@@ -1,9 +1,9 @@
 """kgon runs [DIR...]: the states of runs and sweeps."""
 
-import argparse
 import json
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
+from kgon.cli.terminal import Parser
 from kgon.launch.standing import standing_table
 from kgon.record import run_directory, sweeps
 from kgon.record.sweeps import Standing
@@ -20,15 +21,11 @@ _POLL_SECONDS = 1.0
 
 def main() -> None:
     """Console entry: folders of runs; exit status 1 if one of the runs shown failed."""
-    parser = argparse.ArgumentParser(
-        prog=sys.argv[0],
-        description="Show the state of runs: overrides, progress, time, loss, phases, error. "
-        "The exit status is 1 if one of the runs shown failed, else 0.",
+    parser = Parser(
+        "Show the state of runs: what was swept, progress, time, loss, phases, error. "
+        "The exit status is 1 if one of the runs shown failed, else 0."
     )
-    parser.add_argument(
-        "folder", nargs="*", type=Path, default=[Path("multirun")],
-        help="a run, or a folder of runs (default: multirun)",
-    )  # fmt: skip
+    parser.add_folders()
     parser.add_argument(
         "--state",
         action="append",
@@ -58,11 +55,11 @@ def main() -> None:
     sys.exit(any(run.state == "failed" for run in runs))
 
 
-def _title(arguments: argparse.Namespace) -> str:
+def _title(arguments: Namespace) -> str:
     return " ".join(map(str, arguments.folder))
 
 
-def _runs(arguments: argparse.Namespace) -> list[Standing]:
+def _runs(arguments: Namespace) -> list[Standing]:
     found: Sequence[Path]
     if arguments.sweep:
         known = [sweep for folder in arguments.folder for sweep in sweeps.known(folder)]
@@ -83,7 +80,7 @@ def _runs(arguments: argparse.Namespace) -> list[Standing]:
     ]
 
 
-def _follow(arguments: argparse.Namespace) -> list[Standing]:
+def _follow(arguments: Namespace) -> list[Standing]:
     """Update the table every second until no run is pending or running."""
     with Live(refresh_per_second=4) as live:
         while True:

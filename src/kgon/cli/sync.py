@@ -1,28 +1,22 @@
 """kgon sync [DIR...]: send recorded runs to W&B, and say what became of each."""
 
-import argparse
 import os
 import signal
 import sys
 from collections import Counter
 from pathlib import Path
 
+from kgon.cli.terminal import Parser
+
 
 def main() -> None:
     """Console entry: folders of runs; status 1 if anything failed, 2 for bad input, 130 for
     Ctrl-C."""
-    parser = argparse.ArgumentParser(
-        prog=sys.argv[0],
-        description="Send to W&B what it lacks of recorded runs. It asks the server what it has, "
-        "so it may be interrupted and called again.",
+    parser = Parser(
+        "Send to W&B what it lacks of recorded runs. It asks the server what it has, "
+        "so it may be interrupted and called again."
     )
-    parser.add_argument(
-        "folder",
-        nargs="*",
-        type=Path,
-        default=[Path("multirun")],
-        help="a run, or a folder of runs; default: multirun",
-    )
+    parser.add_folders("a run, or a folder of runs")
     parser.add_argument(
         "--parallel", type=int, default=8, help="runs sent side by side; default: 8"
     )

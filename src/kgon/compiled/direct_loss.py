@@ -1,8 +1,7 @@
 """The loss on given inputs with any number of active features, in compiled code.
 
-`kgon.theory.loss.DirectLoss` defines it. Here the inputs of a block stand side by side, so that the
-processor's vector instructions work on several at once, and the zero inputs of sparse data count as
-one.
+`kgon.theory.loss.DirectLoss` defines it. Here vector instructions work on several inputs of a block
+at once, and the zero inputs of sparse data are merged into one.
 """
 
 import functools
@@ -15,13 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kgon.compiled.machine import share_out
-from kgon.compiled.scratch import arrays
+from kgon.compiled.scratch import array
 from kgon.jit import jit
 from kgon.theory.loss import DirectLoss
 
 _BLOCK = 64
-"""Inputs side by side. Blocks are always full, with zeros that do not count: the order in which a
-block is summed depends on its size, and a member's loss must not depend on the others' data."""
+"""Inputs of a block. All blocks are full, padded with zeros of weight 0: the order of a block's sum
+depends on its size, and a member's loss must not depend on the size of others' data."""
 
 _SECONDS = 1e-9
 """Approximate time for one entry of W and one input."""
@@ -29,17 +28,16 @@ _SECONDS = 1e-9
 
 @functools.cache
 def _value_and_grad(m: int, n: int) -> Callable[..., None]:
-    # Constants, so that scratch arrays are on the stack: those on the heap might overlap others,
-    # for all that the compiler knows, and then the order of sums would depend on their addresses.
+    # Constants, so that scratch arrays are on the stack. The compiler must assume that arrays on
+    # the heap overlap, and the order of sums would then depend on their addresses.
     hidden, outputs = m * _BLOCK, n * _BLOCK
 
     @jit(nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})
     def value_and_grad(W, b, value, dW, db, data_set, importance, x, share):
-        """As `DirectLoss.value_and_grad`, for data sets x (n_sets, n_features, n_rows) whose rows
-        have the weights `share` (n_sets, n_rows). The arguments before x have a first axis of
-        parameters."""
-        h, v = arrays(2, hidden, np.float64)
-        (g,) = arrays(1, outputs, np.float64)
+        """`DirectLoss.value_and_grad` for data sets x (n_sets, n_features, n_rows) with weights
+        `share` (n_sets, n_rows). The first axis of the other arguments runs over parameters."""
+        h, v = array(hidden, np.float64), array(hidden, np.float64)
+        g = array(outputs, np.float64)
         for s in range(W.shape[0]):
             rows, shares = x[data_set[s]], share[data_set[s]]
             value[s], dW[s], db[s] = 0.0, 0.0, 0.0
@@ -112,8 +110,8 @@ class CompiledDirectLoss:
         )
         if W.shape[:-2] != batch or not fits:
             raise ValueError(
-                f"W {tuple(W.shape)} and b {tuple(b.shape)} must have the same batch axes, which "
-                f"end in the data sets' {tuple(own)}"
+                f"W {tuple(W.shape)} and b {tuple(b.shape)} must have the same batch axes, ending "
+                f"in those of the data sets, {tuple(own)}"
             )
         W_flat, b_flat, importance, data_set = (
             p.reshape(-1, *p.shape[len(batch) :]).contiguous()
@@ -127,23 +125,20 @@ class CompiledDirectLoss:
         value = b_flat.new_empty(len(b_flat))
         dW, db = torch.empty_like(W_flat), torch.empty_like(b_flat)
         of_each = [t.numpy() for t in (W_flat, b_flat, value, dW, db, data_set, importance)]
-
         loop = _value_and_grad(*W.shape[-2:])
 
         def run(part: slice) -> None:
             loop(*(a[part] for a in of_each), self.x, self.share)
 
-        seconds = _SECONDS * self.x.shape[-1] * W.shape[-2] * W.shape[-1]
-        share_out(run, len(value), seconds)
+        share_out(run, len(value), _SECONDS * self.x.shape[-1] * W.shape[-2] * W.shape[-1])
         return value.reshape(batch), dW.reshape(W.shape).to(W), db.reshape(b.shape).to(b)
 
 
 def _rows(sets: NDArray[Any], share: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The inputs other than zero of data sets (n_sets, n_samples, n_features), whose inputs have
-    the weights share (n_samples), and their weights: x (n_sets, n_features, n_rows), (n_sets,
-    n_rows).
+    """Data sets (n_sets, n_samples, n_features) and the inputs' weights (n_samples,) in blocks.
 
-    The last rows are zero; the first of them counts for all zero inputs, the others not at all.
+    Returns x (n_sets, n_features, n_rows) and weights (n_sets, n_rows): the nonzero inputs, one
+    zero with the weight of all zero inputs, and zeros of weight 0.
     """
     nonzero = (sets != 0).any(-1)
     n_nonzero = nonzero.sum(-1)

@@ -1,10 +1,9 @@
 """Compiled loops over stacks of parameters under the population or the exact empirical loss.
 
-`kgon.theory.loss` defines the loss. Tensor operations on 2 x 6 matrices are nearly all overhead, so
-these are plain loops over parameters. The steps of a Langevin chain, a leapfrog trajectory or a
-descent run inside the loop: a parameter makes all of its steps before the next one starts, so the
-part of the lookup table that it needs stays in the processor's cache.
-`kgon.compiled.exact_loss.Kernel` calls these functions.
+`kgon.theory.loss` defines the loss, `kgon.compiled.exact_loss.Kernel` calls these functions. Tensor
+operations on 2 x 6 matrices are nearly all overhead, so these are plain loops over parameters. Each
+makes all of its steps of a Langevin chain, leapfrog trajectory or descent before the next one
+starts, so that its part of the lookup table stays in the processor's cache.
 
 Shapes: W (n_parameters, n_hidden, n_features), b (n_parameters, n_features). `data_set`
 (n_parameters) is each parameter's row of `features_of`; settings and results are (n_parameters)
@@ -24,20 +23,19 @@ from kgon.compiled.moments import SLOTS, bucket
 from kgon.jit import jit
 from kgon.streams import fill_normals, unit
 
-# Fused multiply-adds are allowed, reassociation is not, nor anything that assumes finite numbers.
-# A parameter that diverges must become NaN here as it does in torch.
+# Fused multiply-adds are allowed; reassociation and the assumption of finite numbers are not, since
+# a parameter that diverges must become NaN here as it does in torch.
 _jit: Any = functools.partial(jit, nogil=True, error_model="numpy", fastmath={"contract"})
 _inline: Any = functools.partial(_jit, inline="always")
 
 JITTER = (0.6, 1.2)
 """Range of a trajectory's step size, in units of the adapted one. Trajectories of constant length
 could return to where they started."""
-_JITTER_LOW, _JITTER_HIGH = JITTER
 
 _OFF, _ON = -1, -2
 
 _NOISY_STEPS = 16
-"""Steps of a chain whose noise is drawn together, by vector instructions."""
+"""Steps of a chain whose noise is drawn at once, by vector instructions."""
 
 
 @_jit
@@ -55,7 +53,7 @@ def _sample_moments_above(t, line, feature):
     """The same moments under a sample, if the bucket of t has at most `SLOTS` amplitudes."""
     number, first_power, second_power = 0.0, 0.0, 0.0
     for amplitude in (line.slot_0, line.slot_1, line.slot_2):
-        # Without a branch, which would be unpredictable.
+        # No branch: the processor could not predict it.
         at_most = 1.0 if amplitude <= t else 0.0
         number += at_most
         first_power += at_most * amplitude
@@ -133,8 +131,7 @@ def _loss(W, b, dW, db, A, place, count, features, lines, amplitudes):
                 a += W[k, i] * W[k, j]
             A[i, j] = a
             place[i, j] = _place(a, b[i], features[j])
-            # Reading the counts here starts all memory accesses together: one after the other they
-            # would make a loss of a large table dearer still.
+            # Reading the counts here lets all accesses to a large table overlap in time.
             count[i, j] = lines[max(place[i, j], 0)].count
     loss = 0.0
     for i in range(n_features):
@@ -227,7 +224,7 @@ def hmc(
             fill_normals(keys[p], counter, momentum)
             jitter = unit(keys[p], counter + even)
             threshold = np.log(unit(keys[p], counter + even + 1))
-            h = step[p] * (_JITTER_LOW + (_JITTER_HIGH - _JITTER_LOW) * jitter)
+            h = step[p] * (JITTER[0] + (JITTER[1] - JITTER[0]) * jitter)
             w_W[:], w_b[:] = W[p], b[p]
             kinetic, away = _square(momentum[:size]), _distance(w, centre)
             before = strength[p] * value[p] + 0.5 * (kinetic + precision[p] * away)
@@ -253,9 +250,7 @@ def hmc(
 
 
 @_jit
-def descend(
-    W, b, value, slope, taken, data_set, tolerance, n_steps, features_of, lines, amplitudes
-):
+def descend(W, b, value, slope, data_set, tolerance, n_steps, features_of, lines, amplitudes):
     n_parameters, n_hidden, n_features = W.shape
     new_W, new_b = np.empty((n_hidden, n_features)), np.empty(n_features)
     dW, db = np.empty((n_hidden, n_features)), np.empty(n_features)
@@ -265,9 +260,10 @@ def descend(
         features = features_of[data_set[p]]
         value[p] = _loss(W[p], b[p], dW, db, A, place, count, features, lines, amplitudes)
         square = _square(dW.ravel()) + _square(db)
-        h, taken[p] = 0.1, 0
-        while taken[p] < n_steps and square > tolerance * tolerance:
-            taken[p] += 1
+        h = 0.1
+        for _ in range(n_steps):
+            if not square > tolerance * tolerance:  # a NaN ends the descent, too
+                break
             for j in range(n_features):
                 new_b[j] = b[p, j] - h * db[j]
                 for k in range(n_hidden):
@@ -321,7 +317,7 @@ def langevin(
             energy = nbeta[p] * loss + 0.5 * localization[p] * away
             if t > 0:
                 gain = old_energy - energy + (forth - back) / (2.0 * lr[p])
-                # Written so that a NaN goes through.
+                # Not min(gain, 0.0), so that NaN stays NaN.
                 accepted += np.exp(0.0 if gain > 0.0 else gain)
             old_energy, old_w[:], old_drift[:] = energy, w, drift
             place_in_block = (first_step + t) % _NOISY_STEPS

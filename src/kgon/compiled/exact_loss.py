@@ -1,14 +1,14 @@
 """The exact losses in compiled code, and the samplers and descents that run on them.
 
 Shapes: W (*batch, n_hidden, n_features) and b (*batch, n_features) on a CPU; if the loss has
-several data sets, *batch ends in their axes. A `Kernel` takes parameters as (n_stack, n_runs, ...)
-and divides them among threads.
+several data sets, *batch ends in their axes. A `Kernel` divides parameters (n_stack, n_runs, ...)
+among threads.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ _SECONDS_A_PAIR = 10e-9
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Settings of one Hamiltonian Monte Carlo trajectory of each parameter (n_stack, n_runs).
+    """Settings of one Hamiltonian Monte Carlo trajectory for each parameter (n_stack, n_runs).
 
     The target is exp(-strength L - precision |w - centre|^2 / 2).
 
@@ -35,8 +35,8 @@ class Trajectory:
         step: (n_runs), step sizes before jitter; a run with step 0 does not move.
         n_leapfrog: (n_runs), the number of leapfrog steps, int64.
         keys: (n_stack, n_runs), random streams.
-        turn: which trajectory this is of those that use the same streams.
-        centre: each parameter's tensors, (n_runs, ...), or None for 0.
+        turn: how many trajectories these streams have made.
+        centre: of each parameter tensor, (n_runs, ...); None for 0.
     """
 
     strength: Tensor
@@ -60,13 +60,12 @@ class Kernel:
         self.data_set = np.arange(n_runs) % tables.n_sets
 
     def value(self, W: Tensor, b: Tensor) -> Tensor:
-        """The loss, (n_stack, n_runs)."""
         return self.value_and_grad(W, b)[0]
 
     def value_and_grad(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The loss (n_stack, n_runs) and its gradient."""
         value, dW, db = W.new_empty(W.shape[:2]), torch.empty_like(W), torch.empty_like(b)
-        self._share_out(exact_loops.value_and_grad, 1, [W, b, value, dW, db])
+        self._share_out(exact_loops.value_and_grad, 1, [W, b, value, dW, db], [])
         return value, dW, db
 
     def hmc_move(self, W: Tensor, b: Tensor, value: Tensor, move: Trajectory) -> Tensor:
@@ -82,9 +81,9 @@ class Kernel:
         """Make n_draws trajectories of every parameter in place, from turn `move.turn` on.
 
         Returns:
-            The losses and the squared distances from the centre after each trajectory, both
-            (n_stack, n_runs, n_draws) and NaN for runs with step 0; the mean acceptance
-            (n_stack, n_runs), 0 for these.
+            The losses and squared distances from the centre after each trajectory, both (n_stack,
+            n_runs, n_draws), NaN for runs with step 0; the mean acceptance (n_stack, n_runs), 0 for
+            these.
         """
         trace, distance = W.new_full((2, *value.shape, n_draws), math.nan)
         acceptance = torch.zeros_like(value)
@@ -98,22 +97,17 @@ class Kernel:
 
     def descend(
         self, W: Tensor, b: Tensor, *, tolerance: float, n_steps: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradient descent in place until the gradient's norm is at most `tolerance`.
+    ) -> tuple[Tensor, Tensor]:
+        """Gradient descent in place, until the gradient's norm is at most `tolerance` or for
+        n_steps; return the loss and the gradient's norm, each (n_stack, n_runs).
 
         A step of size h that lowers the loss by at least h |grad|^2 / 2 is kept, and h grows by a
         fifth; any other step is undone, and h is halved. So the path stays close to the gradient
         flow and does not jump between basins.
-
-        Returns:
-            The loss, the gradient's norm and the number of steps (at most n_steps), each
-            (n_stack, n_runs).
         """
-        value, slope, taken = (W.new_empty(W.shape[:2]) for _ in range(3))
-        self._share_out(
-            exact_loops.descend, n_steps, [W, b, value, slope, taken], [], tolerance, n_steps
-        )
-        return value, slope, taken
+        value, slope = W.new_empty(W.shape[:2]), W.new_empty(W.shape[:2])
+        self._share_out(exact_loops.descend, n_steps, [W, b, value, slope], [], tolerance, n_steps)
+        return value, slope
 
     def langevin(
         self,
@@ -129,22 +123,19 @@ class Kernel:
         first_step: int,
         thin: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Make thin * n_draws steps of Langevin chains in place.
-
-        The module docstring of `kgon.llc.langevin` has the definition.
+        """Make thin * n_draws steps of Langevin chains (`kgon.llc.langevin`) in place.
 
         Args:
-            W, b: the chains' parameters.
             keys: (n_stack, n_runs), streams of the chains' noise.
             centre: of the localization: W (n_runs, ...) and b (n_runs, ...).
             nbeta, lr, localization: (n_runs); a run with lr 0 does not move.
-            first_step: how many steps of these streams have been made.
+            first_step: how many steps these streams have made.
             thin: steps from draw to draw.
 
         Returns:
-            The losses and the squared distances from the centre at each draw, both (n_stack,
-            n_runs, n_draws) and NaN for runs that do not move; the mean MALA acceptance
-            (n_stack, n_runs) of all steps but the last, NaN for a single step.
+            The losses and squared distances from the centre at each draw, both (n_stack, n_runs,
+            n_draws), NaN for runs that do not move; the mean MALA acceptance (n_stack, n_runs) of
+            all steps but the last, NaN for a single step.
         """
         trace, distance = W.new_full((2, *W.shape[:2], n_draws), math.nan)
         acceptance = W.new_full(W.shape[:2], math.nan)
@@ -160,19 +151,18 @@ class Kernel:
         loop: Callable[..., None],
         evaluations: int,
         stacks: list[Tensor],
-        settings: list[Tensor] | None = None,
+        settings: list[Tensor],
         *rest: Any,
     ) -> None:
         """Call a compiled loop on slices of the parameters, on several threads if that pays.
 
-        `evaluations` is the number of times that the loop evaluates the loss of a parameter. Stacks
-        are (n_stack, n_runs, ...), settings (n_runs, ...); the loop gets both as (n_parameters,
-        ...).
+        `evaluations` is how often the loop evaluates each parameter's loss. Stacks are (n_stack,
+        n_runs, ...), settings (n_runs, ...); the loop gets both as (n_parameters, ...).
         """
         n_stack, n_runs = stacks[0].shape[:2]
         whole = [stack.contiguous() for stack in stacks]
         arrays = [stack.view(n_stack * n_runs, *stack.shape[2:]).numpy() for stack in whole]
-        for setting in [*(each.contiguous().numpy() for each in settings or []), self.data_set]:
+        for setting in [*(each.contiguous().numpy() for each in settings), self.data_set]:
             arrays.append(np.tile(setting, (n_stack, *[1] * (setting.ndim - 1))))
 
         def run(part: slice) -> None:
@@ -186,12 +176,9 @@ class Kernel:
 
 
 class CompiledLoss:
-    """A compiled form of an exact loss, with the same signature.
+    """A `PopulationLoss` or an `EmpiricalLoss` on a CPU in compiled code, with the same signature.
 
     It computes in float64 whatever the dtype of the parameters.
-
-    Raises:
-        ValueError: `loss` is not a `PopulationLoss` or an `EmpiricalLoss` on a CPU.
     """
 
     def __init__(self, loss: Loss, n_features: int):
@@ -201,7 +188,6 @@ class CompiledLoss:
                 f"{type(loss).__name__} has no compiled form: only PopulationLoss and "
                 "EmpiricalLoss on a CPU have one"
             )
-        self.loss = loss
         self.tables = compiled
 
     def __call__(self, W: Tensor, b: Tensor) -> Tensor:
@@ -229,24 +215,36 @@ class CompiledLoss:
         return value.reshape(batch), dW.reshape(W.shape).to(W), db.reshape(b.shape).to(b)
 
 
-def descent(
-    W: Tensor, b: Tensor, tolerance: float, n_steps: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Where gradient descent of the population loss from each parameter ends (`Kernel.descend`).
+def population_kernel(n_features: int) -> Kernel:
+    """The kernel of the population loss, for a single run."""
+    compiled = tables(PopulationLoss(), n_features)
+    assert compiled is not None  # the population loss has a compiled form
+    return Kernel(compiled, n_runs=1)
 
-    Args:
+
+class Descent(NamedTuple):
+    """Where a descent ends.
+
+    Attributes:
         W: (*batch, n_hidden, n_features).
         b: (*batch, n_features).
-
-    Returns:
-        W and b there, the loss and the gradient's norm (*batch).
+        loss: (*batch).
+        slope: (*batch), the norm of the gradient; above the tolerance if the descent was too short.
     """
-    compiled = tables(PopulationLoss(), b.shape[-1])
-    assert compiled is not None  # the population loss has a compiled form
+
+    W: Tensor
+    b: Tensor
+    loss: Tensor
+    slope: Tensor
+
+
+def descent(W: Tensor, b: Tensor, tolerance: float, n_steps: int) -> Descent:
+    """Gradient descent of the population loss from each parameter (`Kernel.descend`)."""
     end_W = W.detach().double().reshape(-1, 1, *W.shape[-2:]).clone()
     end_b = b.detach().double().reshape(-1, 1, b.shape[-1]).clone()
-    loss, slope, _ = Kernel(compiled, n_runs=1).descend(
-        end_W, end_b, tolerance=tolerance, n_steps=n_steps
-    )
+    kernel = population_kernel(b.shape[-1])
+    loss, slope = kernel.descend(end_W, end_b, tolerance=tolerance, n_steps=n_steps)
     batch = b.shape[:-1]
-    return end_W.reshape(W.shape), end_b.reshape(b.shape), loss.view(batch), slope.view(batch)
+    return Descent(
+        end_W.reshape(W.shape), end_b.reshape(b.shape), loss.view(batch), slope.view(batch)
+    )

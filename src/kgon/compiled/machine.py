@@ -10,20 +10,19 @@ from pathlib import Path
 
 import torch
 
-# Handing a slice to a thread and waiting for it takes about 50 us.
 _WORTH_A_THREAD = 200e-6
-
+"""Least seconds of work for a thread. Handing over a slice and waiting for it takes about 50 us."""
 
 _threads: int | None = None
-"""The most threads of a compiled loop; None: as many as torch uses."""
+"""Most threads of a compiled loop; None for as many as torch uses."""
 
 
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
-    """In this context torch's own operations take one thread, and compiled loops those it had.
+    """In this context torch uses one thread, and compiled loops as many as torch did before.
 
     An ensemble's tensors are small, so torch's threads mostly wait for each other: with two of
-    them a job took seven times as long on a machine that was also doing other things.
+    them a job took seven times as long on a busy machine.
     """
     global _threads
     before, n_threads = _threads, torch.get_num_threads()
@@ -42,31 +41,24 @@ def _pool(n_threads: int) -> ThreadPoolExecutor:
 
 
 def share_out(work: Callable[[slice], None], n: int, seconds_each: float) -> None:
-    """Call `work` on slices that make up range(n), on up to as many threads as torch uses (see
-    `one_torch_thread`).
+    """Call `work` on slices that make up range(n), on as many threads as torch uses (see
+    `one_torch_thread`) or fewer, one of which is the calling thread.
 
-    `work` must release the GIL for this to be faster. A thread gets at least 200 us of work, by the
-    estimate `seconds_each` for one element; the calling thread takes one slice itself.
+    Each gets at least _WORTH_A_THREAD of work, at `seconds_each` for one element. Threads run at
+    the same time only while `work` releases the GIL.
     """
     worth = int(n * seconds_each / _WORTH_A_THREAD)
     n_threads = max(1, min(_threads or torch.get_num_threads(), n, worth))
     cuts = [n * i // n_threads for i in range(n_threads + 1)]
-    slices = [slice(a, z) for a, z in itertools.pairwise(cuts)]
-    if n_threads > 1:
-        others = [_pool(n_threads - 1).submit(work, other) for other in slices[1:]]
-        work(slices[0])
-        for other in others:
-            other.result()
-    else:
-        work(slice(0, n))
+    own, *others = (slice(a, z) for a, z in itertools.pairwise(cuts))
+    running = [_pool(n_threads - 1).submit(work, other) for other in others]
+    work(own)
+    for each in running:
+        each.result()
 
 
 def check_fits(needed: int, what: str, advice: str) -> None:
-    """Check that `needed` bytes for `what` are available.
-
-    Raises:
-        ValueError: they are not; the message ends with `advice`.
-    """
+    """ValueError, ending with `advice`, unless `needed` bytes for `what` are available."""
     available = available_memory()
     if needed > available:
         raise ValueError(
@@ -78,18 +70,12 @@ def check_fits(needed: int, what: str, advice: str) -> None:
 def available_memory() -> int:
     """Bytes that this process can still allocate: on Linux the free memory or what is left of the
     cgroup's limit, elsewhere half of the machine's memory."""
-    meminfo, limit, used = (
-        Path(p)
-        for p in (
-            "/proc/meminfo",
-            "/sys/fs/cgroup/memory.max",
-            "/sys/fs/cgroup/memory.current",
-        )
-    )
+    meminfo, cgroup = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
     if not meminfo.exists():
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
     free = int(lines["MemAvailable"].split()[0]) * 1024
+    limit, used = cgroup / "memory.max", cgroup / "memory.current"
     if limit.exists() and used.exists() and limit.read_text().strip() != "max":
         free = min(free, int(limit.read_text()) - int(used.read_text()))
     return free

@@ -1,10 +1,10 @@
 """Lookup tables for the truncated moments of the exact losses, for compiled loops.
 
-A threshold t is looked up in O(1). The range of a feature's amplitudes is divided into as many
-buckets of equal width as there are amplitudes. Each bucket is a line of 64 bytes, which holds the
-moments of the amplitudes from this bucket on, and the first `SLOTS` amplitudes in it, which are
-compared with t one by one. If the bucket has more, the sorted sample is bisected. The result is
-that of the binary search of `SampleMoments`, in as many operations for every n_samples.
+A threshold t is looked up in O(1): the time does not depend on n_samples, and the result is that of
+the binary search of `SampleMoments`. The range of a feature's amplitudes is divided into as many
+buckets of equal width as there are amplitudes. A bucket is a line of 64 bytes: the moments of the
+amplitudes from this bucket on, and its first `SLOTS` amplitudes, which are compared with t one by
+one. If it has more, the sorted sample is bisected.
 """
 
 import math
@@ -25,8 +25,8 @@ SLOTS = 3
 
 FEATURE = np.dtype(
     [
-        ("low", np.float64),  # the least amplitude
-        ("high", np.float64),  # the largest
+        ("low", np.float64),  # smallest amplitude
+        ("high", np.float64),  # largest amplitude
         ("total_0", np.float64),  # moments of all amplitudes: E[a^k ; feature]
         ("total_1", np.float64),
         ("total_2", np.float64),
@@ -40,8 +40,8 @@ FEATURE = np.dtype(
     ],
     align=True,
 )
-"""One feature of one data set. Each feature has its own buckets, so that other data sets do not
-change its moments, not even by rounding."""
+"""One feature of one data set. Its buckets do not depend on other data sets, and so neither does
+the rounding of its moments."""
 
 LINE = np.dtype(
     [
@@ -50,9 +50,8 @@ LINE = np.dtype(
         ("moment_2", np.float64),
         ("count", np.int64),  # amplitudes in this bucket
         ("first", np.int64),  # amplitudes below it
-        *(
-            (f"slot_{k}", np.float64) for k in range(SLOTS)
-        ),  # its first amplitudes, then the largest number
+        # Its first amplitudes, padded with the largest float.
+        *((f"slot_{k}", np.float64) for k in range(SLOTS)),
     ]
 )
 
@@ -95,17 +94,15 @@ class Tables:
 
     @property
     def n_sets(self) -> int:
-        """Number of data sets."""
         return len(self.lookup.features)
 
     @property
     def n_features(self) -> int:
-        """Number of features."""
         return int(self.lookup.features.shape[1])
 
 
 def tables(loss: Any, n_features: int) -> Tables | None:
-    """The tables of an exact loss on a CPU; None for other losses, which have no compiled form."""
+    """The tables of an exact loss on a CPU; None for losses without a compiled form."""
     if type(loss) is PopulationLoss:
         return _population_tables(n_features, loss.importance)
     if type(loss) is EmpiricalLoss and loss.moments.sorted.device.type == "cpu":
@@ -116,7 +113,7 @@ def tables(loss: Any, n_features: int) -> Tables | None:
 
 
 _MADE: WeakKeyDictionary[EmpiricalLoss, Tables] = WeakKeyDictionary()
-"""Tables of the losses in use: making one takes seconds at ten million samples."""
+"""Tables of the losses in use. Making one takes seconds for ten million samples."""
 
 
 def _population_tables(n_features: int, importance: Tensor | None) -> Tables:
@@ -138,8 +135,8 @@ def _sample_tables(loss: EmpiricalLoss) -> Tables:
     features = np.zeros(counts.shape, FEATURE)
     features["importance"] = _weights(loss.importance, tuple(batch), n_features)
     features["weight"] = 1 / loss.n_samples
-    # One line and one amplitude more: for thresholds above the last amplitude, and for features
-    # without amplitudes.
+    # One more line and amplitude each, for thresholds above the last amplitude and for features
+    # without any.
     ends = np.cumsum(counts + 1).reshape(counts.shape)
     features["first_line"] = features["first_amplitude"] = ends - counts - 1
     lines = _aligned(ends[-1, -1])
@@ -155,14 +152,14 @@ def _sample_tables(loss: EmpiricalLoss) -> Tables:
 
 
 def _aligned(n_lines: int) -> NDArray[np.void]:
-    """An uninitialised array of lines, each aligned with a line of the processor's cache."""
+    """An uninitialised array of `LINE` records, aligned with the lines of the processor's cache."""
     room = np.empty(n_lines + 1, LINE)
     gap = -room.ctypes.data % LINE.itemsize
     return room.view(np.uint8)[gap : gap + n_lines * LINE.itemsize].view(LINE)
 
 
 def _fill(feature: Any, lines: NDArray[np.void], amplitudes: NDArray[np.void]) -> None:
-    """Fill a feature's lines, and the fields of its record that locate them."""
+    """Fill in a feature's lines, and the fields of its record that locate them."""
     values = amplitudes["value"][:-1]
     if values.size:
         feature["low"], feature["high"] = values[0], values[-1]
@@ -192,10 +189,10 @@ def _weights(
 def bucket(t, feature):
     """The bucket of t; beyond the amplitudes, the first or the last bucket.
 
-    Amplitudes and thresholds go through the same arithmetic, which is exactly monotone in t.
+    Amplitudes and thresholds use the same arithmetic, which is monotone in t even when rounded.
     """
     place = (t - feature.low) * feature.buckets_per_unit
-    # The comparisons send a NaN to bucket 0.
+    # These comparisons put a NaN into bucket 0.
     place = place if place > 0.0 else 0.0
     place = place if place < feature.last_bucket else feature.last_bucket
     return np.int64(place)

@@ -1,9 +1,9 @@
 """Compiled loops over training steps, defined by `DirectLoss.value_and_grad` and torch optimizers.
 
 A step of a toy model is half a microsecond of arithmetic; a tensor library spends hundreds of times
-that on dispatch. So on a CPU the steps of a block run in one compiled loop per member, with a few
-inputs of a minibatch side by side and members divided among threads. The tests compare this with
-torch, which remains the definition and serves other devices and optimizers.
+that on dispatch. So on a CPU the steps of a block run in one compiled loop per member, which works
+on a few inputs of a minibatch at once; members are divided among threads. Torch remains the
+definition, which tests compare this with, and serves other devices and optimizers.
 
 Shapes: W (n_members, n_hidden, n_features), b (n_members, n_features), x (n_members, n_rows,
 n_features), order (n_members, n_steps, batch_size), lr (n_members, n_steps), importance (n_members,
@@ -12,7 +12,6 @@ n_features).
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import numba
 import numpy as np
@@ -20,18 +19,17 @@ import torch
 from torch import Tensor
 
 from kgon.compiled.machine import share_out
-from kgon.compiled.scratch import arrays
+from kgon.compiled.scratch import array
 from kgon.compiled.vectors import broadcast, load, store, total, where_positive
 from kgon.data import Minibatches
 from kgon.jit import jit
 
-# Fused multiply-adds are allowed, reassociation is not, nor anything that assumes finite numbers.
-# A member that diverges must become NaN here as it does in torch.
-_jit = functools.partial(jit, nogil=True, error_model="numpy")
+# Fused multiply-adds are allowed; reassociation and the assumption of finite numbers are not, since
+# a member that diverges must become NaN here as it does in torch.
 _FASTMATH = {"contract"}
 
 _LANES = (1, 2, 4)
-"""Possible numbers of inputs side by side: the least that holds the minibatch, at most four."""
+"""Possible numbers of inputs at once: the least that holds the minibatch, at most four."""
 
 _FEW_FEATURES = 12
 """Up to this number of features, a loop over all is faster than one over a list of active ones."""
@@ -43,8 +41,8 @@ def _gradient(lanes, m, n, w, c, x, rows, scale, dW, db, room):
 
     For an input r let h = W r, p = W^T h + b, g = scale (p - r) where p > 0 and 0 elsewhere, and
     v = W g, with scale = 2 I / batch_size. Then db is the sum of g over the inputs, and dW that of
-    h g^T + v r^T. w and dW are flat, (m n). A lane is one of the inputs side by side; `room` has
-    scratch arrays for the sums of each lane, for r, h and v, and for the list of active features.
+    h g^T + v r^T. w and dW are flat, (m n). Each input that is worked on at once has a lane; `room`
+    has scratch arrays for the sums of each lane, for r, h and v, and for the active features.
     """
     dW_lanes, db_lanes, r, h, v, active = room
     few = n <= _FEW_FEATURES
@@ -110,17 +108,16 @@ def _gradient(lanes, m, n, w, c, x, rows, scale, dW, db, room):
 def _steps(m: int, n: int, lanes: int, adam: bool) -> Callable[..., None]:
     # These are constants of the compiled code, so inner loops unroll and branches disappear.
     size = m * n
-    sizes = size * lanes, n * lanes, m * lanes
+    W_size, b_size, h_size = size * lanes, n * lanes, m * lanes
 
-    @_jit(fastmath=_FASTMATH)
+    @jit(nogil=True, error_model="numpy", fastmath=_FASTMATH)
     def steps(W, b, x, order, lr, importance, state, first, decay, decoupled, beta1, beta2, eps):
-        w, dW = arrays(2, size, W.dtype)
-        c, db, scale = arrays(3, n, W.dtype)
-        (dW_lanes,) = arrays(1, sizes[0], W.dtype)
-        db_lanes, r = arrays(2, sizes[1], W.dtype)
-        h, v = arrays(2, sizes[2], W.dtype)
-        (active,) = arrays(1, n, np.int64)
-        room = dW_lanes, db_lanes, r, h, v, active
+        w, dW = array(size, W.dtype), array(size, W.dtype)
+        c, db, scale = array(n, W.dtype), array(n, W.dtype), array(n, W.dtype)
+        dW_lanes = array(W_size, W.dtype)
+        db_lanes, r = array(b_size, W.dtype), array(b_size, W.dtype)
+        h, v = array(h_size, W.dtype), array(h_size, W.dtype)
+        room = dW_lanes, db_lanes, r, h, v, array(n, np.int64)
         mW, mb, vW, vb = state
         for s in range(W.shape[0]):
             rates = lr[s]
@@ -168,21 +165,14 @@ def _steps(m: int, n: int, lanes: int, adam: bool) -> Callable[..., None]:
     return steps
 
 
-def _is_plain_sgd(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> bool:
-    return type(optimizer) is torch.optim.SGD and group["momentum"] == 0 and not group["maximize"]
-
-
-def _is_plain_adam(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> bool:
-    return type(optimizer) in (torch.optim.Adam, torch.optim.AdamW) and not (
-        group["amsgrad"] or group["maximize"]
-    )
-
-
 def has_kernel(optimizer: torch.optim.Optimizer) -> bool:
     """Whether `advance` implements this optimizer: plain SGD, Adam or AdamW, on a CPU."""
-    (group, *others) = optimizer.param_groups
-    plain = _is_plain_sgd(optimizer, group) or _is_plain_adam(optimizer, group)
-    return plain and not others and all(p.device.type == "cpu" for p in group["params"])
+    group, *others = optimizer.param_groups
+    sgd = type(optimizer) is torch.optim.SGD and group["momentum"] == 0
+    adam = type(optimizer) in (torch.optim.Adam, torch.optim.AdamW) and not group["amsgrad"]
+    if others or not (sgd or adam) or group["maximize"]:
+        return False
+    return all(p.device.type == "cpu" for p in group["params"])
 
 
 def advance(
@@ -196,12 +186,12 @@ def advance(
     """Make one step of `optimizer` in place for each learning rate, on the loss of its minibatch.
 
     Learning rates (n_steps,) and importance (n_features,) are shared by all members, or have a
-    first axis (n_members). The optimizer's own state is read and updated, so torch's `step` can
-    continue, and checkpoints are interchangeable. Only for optimizers with `has_kernel`.
+    first axis (n_members). The optimizer's own state is read and updated, so torch's `step` can go
+    on from it, and checkpoints are interchangeable. Requires `has_kernel(optimizer)`.
     """
     (group,) = optimizer.param_groups
     n_members, m, n = W.shape
-    adam = _is_plain_adam(optimizer, group)
+    adam = not isinstance(optimizer, torch.optim.SGD)
     first, moments = 0, [W.new_empty(0, 1, 1), b.new_empty(0, 1)] * 2
     if adam:
         for p in (W, b):

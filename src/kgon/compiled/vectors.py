@@ -1,8 +1,8 @@
 """Explicit vectors for the compiled training step.
 
-The compiler unrolls short loops before it vectorises, and then finds nothing to vectorise. A vector
-holds a few numbers in registers; `load` and `store` copy them from and to consecutive elements of
-an array. +, - and * act elementwise on two vectors.
+The compiler unrolls short loops before it vectorises, and then finds nothing left to vectorise. A
+vector holds a few numbers in registers; `load` and `store` copy them from and to consecutive
+elements of an array. +, - and * act elementwise on two vectors.
 """
 
 import operator
@@ -81,7 +81,7 @@ def broadcast(typing, number, count):
 
 @intrinsic
 def total(typing, vector):
-    """The sum of a vector's numbers, whose count is a power of two: halves are added repeatedly."""
+    """The sum of 2^k numbers: the two halves of the vector are added until one number is left."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         (left,), n = arguments, vector.count
@@ -96,7 +96,7 @@ def total(typing, vector):
 
 @intrinsic
 def where_positive(typing, condition, vector):
-    """The vector with zeros where `condition` <= 0; not where it is NaN."""
+    """The vector with zeros where `condition` <= 0 (but not where it is NaN)."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         zero = ir.Constant(context.get_value_type(vector), [0.0] * vector.count)

@@ -1,11 +1,11 @@
 """A film of one member: the columns of W, while a cursor runs along its loss and its LLC.
 
-A film is a GIF: browsers, READMEs and slides play it, and Pillow, which matplotlib needs anyway,
-writes it. An animated WebP is about as large with as few colours, and more than three times as
-large with all colours; a video would need ffmpeg.
+A film is a GIF, which READMEs and slides play and which Pillow writes, or a WebM (VP9), which has
+all colours and which PyAV, the extra kgon[film], writes.
 """
 
-from collections.abc import Sequence
+import importlib.util
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,10 @@ from kgon.figures.weights import COLUMNS_KEY, GRAM_KEY, bias_key, k_gon
 
 _FRAMES = 240
 _PER_SECOND = 20
-_COLOURS, _FREQUENT = 255, 64  # in the palette; a GIF needs one more, for what does not change
+_COLOURS, _FREQUENT = 255, 64  # in a GIF's palette, which needs one more for what does not change
 _SAMPLE = 8  # frames, or somewhat more, from which the palette is made
 _LAST = 2000  # milliseconds for which the last frame stays longer
+_VP9 = {"crf": "24", "b": "0"}  # a quality, and no limit of bits
 
 
 @styled
@@ -50,15 +51,14 @@ def film(
     to several points is shown for longer.
 
     Args:
-        path: ends in .gif.
+        path: ends in .gif or .webm.
         step: (S,), the steps of the states, increasing.
         W, b: (S, n_hidden, n_features) and (S, n_features).
         phase: S labels.
         curves: the loss and the LLC of the member.
         log: whether the axis of steps is logarithmic; otherwise it is linear, as in Fig. 1.
     """
-    if path.suffix != ".gif":
-        raise ValueError(f"the file of a film must end in .gif, got {path}")
+    check_file(path)
     step, W, b = np.asarray(step, dtype=float), np.asarray(W), np.asarray(b)
     figure = Figure(figsize=(2 * style.WIDTH, 3.2), dpi=144,
                     layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06))  # fmt: skip
@@ -104,13 +104,43 @@ def film(
     milliseconds = times * (1000 // _PER_SECOND)
     milliseconds[-1] += _LAST
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The sample has all phases, so that each keeps its colour.
-    sample = {*chosen[:: len(chosen) // _SAMPLE + 1],
-              *chosen[np.unique(np.asarray(phase)[chosen], return_index=True)[1]]}  # fmt: skip
-    palette = _palette([frame(n) for n in sample])
-    first, *others = (_with_palette(frame(n), palette) for n in chosen)
-    first.save(path, save_all=True, append_images=others, duration=milliseconds.tolist(), loop=0)
+    if path.suffix == ".webm":
+        _write_webm(path, frame, chosen, milliseconds)
+    else:
+        # The sample has all phases, so that each keeps its colour.
+        sample = {*chosen[:: len(chosen) // _SAMPLE + 1],
+                  *chosen[np.unique(np.asarray(phase)[chosen], return_index=True)[1]]}  # fmt: skip
+        palette = _palette([frame(n) for n in sample])
+        first, *others = (_with_palette(frame(n), palette) for n in chosen)
+        first.save(path, save_all=True, append_images=others, duration=milliseconds.tolist(),
+                   loop=0)  # fmt: skip
     return path
+
+
+def check_file(path: Path) -> None:
+    """Raise ValueError if a film cannot be written to a file of this name."""
+    if path.suffix not in (".gif", ".webm"):
+        raise ValueError(f"the file of a film must end in .gif or .webm, got {path}")
+    if path.suffix == ".webm" and not importlib.util.find_spec("av"):
+        raise ValueError(f"{path}: a WebM needs PyAV: pip install 'kgon[film]'; or end it in .gif")
+
+
+def _write_webm(
+    path: Path, frame: Callable[[int], Array], states: Array, milliseconds: Array
+) -> None:
+    """Write the frames of these states, each shown for its number of milliseconds, as VP9."""
+    import av
+
+    height, width = (size // 2 * 2 for size in frame(states[0]).shape[:2])  # VP9 halves colours
+    with av.open(path, "w") as container:
+        video = container.add_stream("libvpx-vp9", rate=_PER_SECOND, options=_VP9)
+        video.height, video.width = height, width
+        for n, shown in zip(states, milliseconds * _PER_SECOND // 1000, strict=True):
+            picture = np.ascontiguousarray(frame(n)[:height, :width])
+            image = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            for _ in range(shown):
+                container.mux(video.encode(image))
+        container.mux(video.encode())
 
 
 def _palette(frames: Sequence[Array]) -> Array:

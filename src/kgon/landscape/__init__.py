@@ -1,1 +1,1 @@
-"""Searching the population loss for critical points, and the paths and rates between them."""
+"""The search for critical points of the population loss, and paths and rates between them."""

@@ -1,4 +1,4 @@
-"""The atlas of any size: what the package holds, or a new search; and its tables."""
+"""The atlas of any size, from the package or by a new search, and its tables."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from kgon.theory.critical import CriticalPoint
 from kgon.theory.shapes import described
 
 N_STARTS = 1000
-"""Starts of a search unless it says otherwise."""
+"""Random starts of a search."""
 
 
 def atlas(
@@ -24,23 +24,23 @@ def atlas(
     folder: Path | str = "multirun/atlases",
     progress: Callable[[str], None] = print,
 ) -> Atlas:
-    """All known critical points of the population loss of this size (see `theory.atlas`).
+    """All known critical points of the population loss for one size (see `theory.atlas`).
 
-    SIZES are part of the package. Others are searched for on first use, with `progress`, and kept
-    in `folder`.
+    The atlases of SIZES are part of the package. Others are searched for on first use, reporting to
+    `progress`, and kept in `folder`.
 
     Raises:
-        ValueError: a size is not a whole number >= 1, or features differ in importance: columns
-            can then not be permuted, so points have no name, and what is found for fewer features
-            is no part of a larger atlas.
+        ValueError: a size is not a whole number >= 1, or features differ in importance. Columns
+            then cannot be permuted, so critical points have no labels, and those for fewer features
+            are not part of a larger atlas.
     """
     for name, value in {"n_features": n_features, "n_hidden": n_hidden}.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
     if importance is not None and len(set(importance)) > 1:
         raise ValueError(
-            "importance must be the same for all features: an atlas knows points up to "
-            f"permutations of the features, got {list(importance)}"
+            "importance must be the same for all features, because an atlas holds points up to "
+            f"permutations of the features; got {list(importance)}"
         )
     if (SHIPPED / file_name(n_features, n_hidden)).exists():
         return built(n_features, n_hidden)
@@ -54,10 +54,18 @@ def atlas(
 
 @dataclass(frozen=True)
 class PointRow:
-    """A critical point, for tables.
+    """A critical point of the atlas.
 
-    index, rank and llc are None where there is no Hessian, or theory gives no coefficient. `starts`
-    is the number of starts that led there.
+    Attributes:
+        label: its name.
+        loss (loss): population loss.
+        kind: minimum, saddle, or non-smooth where there is no Hessian.
+        index: negative eigenvalues of the Hessian; blank where there is none.
+        rank: eigenvalues that are not zero; blank where there is no Hessian.
+        llc: learning coefficient by theory; blank where there is none.
+        gradient_norm: length of the gradient, which rounding alone keeps from zero.
+        starts: how many starts of the search led there.
+        shape: its geometry in words.
     """
 
     label: str
@@ -80,7 +88,16 @@ class PointRow:
 
 @dataclass(frozen=True)
 class PassRow:
-    """A transition state and the phases that it joins, for tables; `first` has the higher loss."""
+    """A transition state and the two phases that it joins.
+
+    Attributes:
+        label: name of the transition state.
+        loss (loss): its population loss.
+        first: phase on the side of the higher loss; empty if it ends at no point of the atlas.
+        second: phase on the other side.
+        barrier_first (loss): the transition state's loss less that of `first`.
+        barrier_second (loss): the transition state's loss less that of `second`.
+    """
 
     label: str
     loss: float

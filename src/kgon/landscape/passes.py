@@ -1,8 +1,7 @@
-"""Passes: the transition states between phases, and the graph that they make.
+"""Passes: the transition states between phases, and the transitions of training that take them.
 
-From a saddle of index 1, gradient flow along the unstable direction leads down on both sides. The
-phases at the two ends are joined by this pass, and its barrier from each is the difference of the
-losses.
+From a saddle of index 1, gradient flow along the unstable direction leads down on both sides. This
+pass joins the phases at the two ends; its barrier from each is the difference of the losses.
 """
 
 from collections.abc import Sequence
@@ -25,11 +24,11 @@ from kgon.theory.shapes import without_inert
 
 DISPLACEMENT = 1e-3
 """Distance from the saddle at which gradient flow starts."""
-_AFRESH = 3
-"""How often the fit of a path is sought afresh."""
+_FITS = 3
+"""How often `distances` fits a path, each time from the nearest point of the last fit."""
 ASIDE = 1e-3
-"""Standard deviation of a random displacement of where a flow has ended, after which it goes on. A
-flow in a symmetric subspace can end at another saddle, which attracts only what is symmetric."""
+"""Standard deviation of a random displacement of the end of a flow, from where the flow goes on. A
+flow in a symmetric subspace can end at another saddle, which is stable within that subspace."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +37,9 @@ class Pass:
 
     Attributes:
         point: the saddle of index 1.
-        ends: the labels of the phases, the one of higher loss first; "" for an end that is at no
-            point of the atlas.
-        barriers: the saddle's loss less that of each end.
+        ends: the labels of the phases, the one of higher loss first; "" for an end that is not in
+            the atlas.
+        barriers: the saddle's loss minus that of each end.
     """
 
     point: CriticalPoint
@@ -80,14 +79,16 @@ class Crossing:
     """A transition of a training run from one phase to another, and the pass that it took.
 
     Attributes:
-        member: of the ensemble.
-        start, end: the labels before and after; snapshots between them are at no phase.
-        left, arrived: the steps of the last snapshot in `start` and the first one in `end`.
-        way: the label of the pass that joins the two phases to which the run came closest, ""
-            where the atlas has none.
-        distance: the least of `distances` between the run and the pass while the run is in one of
-            the two phases or between them; None without a pass.
-        nearest: the step of it.
+        member: number of the member.
+        start: phase before; snapshots between the two are at no phase.
+        end: phase after.
+        left (SGD steps): step of the last snapshot in `start`.
+        arrived (SGD steps): step of the first snapshot in `end`.
+        way: label of the pass joining the two phases to which the run came closest; empty where
+            the atlas has none.
+        distance (norm of the pass): least distance between the run and the pass (`distances`) while
+            the run is in one of the two phases or between them; blank without a pass.
+        nearest (SGD steps): step of that distance; blank without a pass.
     """
 
     member: int
@@ -101,7 +102,7 @@ class Crossing:
 
 
 def crossings(steps: Tensor, W: Tensor, b: Tensor, ways: Sequence[Pass]) -> list[Crossing]:
-    """The transitions of an ensemble by its snapshots, and how close each came to a pass.
+    """The transitions of an ensemble between snapshots, and how close each came to a pass.
 
     Args:
         steps: (n_snapshots,).
@@ -113,15 +114,13 @@ def crossings(steps: Tensor, W: Tensor, b: Tensor, ways: Sequence[Pass]) -> list
     for member in range(b.shape[1]):
         for one, other in pairwise(_stays(labels[:, member])):
             start, end = labels[one[0], member], labels[other[0], member]
-            joining = [way.point for way in ways if set(way.ends) == {start, end}]
-            near = [
-                (float(away.min()), int(steps[one[0] + int(away.argmin())]), point.label)
-                for point in joining
-                for away in [
-                    distances(point, W[one[0] : other[-1] + 1, member].double(),
-                              b[one[0] : other[-1] + 1, member].double(), one[-1] - one[0])
-                ]
-            ]  # fmt: skip
+            during = slice(one[0], other[-1] + 1)
+            path = W[during, member].double(), b[during, member].double()
+            near = []
+            for point in (way.point for way in ways if set(way.ends) == {start, end}):
+                away = distances(point, *path, one[-1] - one[0])
+                step = int(steps[during][away.argmin()])
+                near.append((float(away.min()), step, point.label))
             least, at, way = min(near, default=(None, None, ""))
             left, arrived = int(steps[one[-1]]), int(steps[other[0]])
             found.append(Crossing(member, str(start), str(end), left, arrived, way, least, at))
@@ -129,18 +128,19 @@ def crossings(steps: Tensor, W: Tensor, b: Tensor, ways: Sequence[Pass]) -> list
 
 
 def _stays(labels: NDArray[Any]) -> list[list[int]]:
-    """Snapshots in one phase after another; those at no phase are left out."""
+    """The snapshots of each stay in a phase, in order; those in no phase are left out."""
     named = [i for i, label in enumerate(labels) if label != OTHER]
     return [list(stay) for _, stay in groupby(named, key=lambda i: labels[i])]
 
 
 def distances(point: CriticalPoint, W: Tensor, b: Tensor, start: int = 0) -> Tensor:
-    """How far each point of a path is from a critical point, relative to the point's norm.
+    """The distance of each point of a path from a critical point, relative to the point's norm.
 
-    Euclidean, of (W, b), each turned and permuted to fit. On both sides inert columns are at zero,
-    and where an output is never positive, so that its bias does not matter, the bias is raised to
-    where it begins to. The fit of the path's point `start` is sought from many rotations, and that
-    of the others from their neighbour's; and so again from the nearest point.
+    It is Euclidean in (W, b), with each point of the path rotated and permuted to fit. Inert
+    columns are set to zero; the bias of an output that is never positive does not matter, and is
+    raised to the value above which it would. The fit at the path's point `start` is sought from
+    many rotations, that at other points from the neighbour's fit. This is repeated from the point
+    found nearest.
 
     Args:
         W: (n_points, n_hidden, n_features).
@@ -149,7 +149,7 @@ def distances(point: CriticalPoint, W: Tensor, b: Tensor, start: int = 0) -> Ten
     at = _raised(point.W, point.b)
     V, c = _raised(W, b)
     least = torch.full_like(b[:, 0], torch.inf)
-    for _ in range(_AFRESH):
+    for _ in range(_FITS):
         first = alignment(at, (V[start], c[start]), n_starts=20)
         for way in (range(start, len(b)), range(start, -1, -1)):
             turn, order = first

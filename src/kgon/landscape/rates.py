@@ -5,14 +5,14 @@ minimum over a pass s at the rate (Kramers 1940; Berglund 2013, Sec. 2)
 
     k_s = (N_s / N) (V_s / V) (|h_-| / 2 pi) sqrt(prod' h_i / prod' |h_i^s|) exp(-(L_s - L) / T)
 
-to leading order in T. h and h^s are the eigenvalues of the Hessians other than zero, h_- the
-negative one. The minimum and the pass are orbits of rotations and permutations: V and V_s are the
-volumes of the orbits of SO(n_hidden), and N_s / N is the number of passes at each minimum, which is
-the ratio of the orders of their symmetry groups.
+to leading order in T. h and h^s are the nonzero eigenvalues of the Hessians, h_- the negative one.
+The minimum and the pass are orbits of rotations and permutations: V and V_s are the volumes of the
+orbits of SO(n_hidden), and N_s / N is the number of passes for each minimum, the ratio of the
+orders of their symmetry groups.
 
-**Escapes** are counted by quenching: chains start at the minimum, and at each interval gradient
-descent says in which phase each is. With x chains out of y leaving per interval tau, the rate is
--log(1 - x / y) / tau, with a relative standard error of 1 / sqrt(x). A chain that has left is not
+**Escapes** are counted by quenching: chains start at the minimum, and after each interval gradient
+descent tells which phase each is in. With x chains out of y leaving per interval tau, the rate is
+-log(1 - x / y) / tau, with a relative standard error of 1 / sqrt(x). Chains that have left are not
 followed further, and the first interval is not counted.
 """
 
@@ -25,20 +25,18 @@ import torch
 from torch import Tensor
 
 from kgon import streams
-from kgon.compiled import moments
-from kgon.compiled.exact_loss import Kernel, descent
+from kgon.compiled.exact_loss import descent, population_kernel
 from kgon.landscape.passes import Pass
 from kgon.landscape.search import match
 from kgon.theory.atlas import Atlas
 from kgon.theory.critical import CriticalPoint
-from kgon.theory.loss import PopulationLoss
 from kgon.theory.shapes import SAME, symmetry
 
 STEP = 0.1
 """Time step of the simulation times the largest eigenvalue. The variance along the stiffest
 direction is then 1 / (1 - 0.1 / 2), 5% too large, along others less."""
 INTERVAL = 6.0
-"""Time between two looks, in units of 1 / (smallest eigenvalue other than zero)."""
+"""Time between two quenches, in units of 1 / (smallest nonzero eigenvalue)."""
 QUENCH_SLOPE = 1e-6
 QUENCH_STEPS = 20_000
 
@@ -48,12 +46,14 @@ class Escape:
     """A rate of leaving a phase at one temperature.
 
     Attributes:
-        start, end: the labels of the phases.
-        temperature: T.
-        barrier: the height of the lowest pass from start to end, NaN if the atlas has none.
-        predicted: the Eyring-Kramers rate, summed over the passes that join the two; per unit of
-            gradient flow's time.
-        measured: the measured rate, and its standard error `error`.
+        start: label of the phase that is left.
+        end: label of the phase that follows.
+        temperature (loss): T.
+        barrier (loss): height of the lowest pass from start to end; NaN if the atlas has none.
+        predicted (1 / gradient flow's time): Eyring-Kramers rate, summed over the passes that join
+            the two.
+        measured (1 / gradient flow's time): measured rate.
+        error (1 / gradient flow's time): standard error of the measured rate.
         n_escapes: how many chains left this way.
     """
 
@@ -68,9 +68,10 @@ class Escape:
 
 
 def eyring_kramers(minimum: CriticalPoint, way: Pass, temperature: float) -> float:
-    """The rate at which the phase of a minimum is left over one pass (see the module docstring).
+    """The rate of leaving the phase of a minimum over one pass (see the module docstring).
 
-    NaN where the pass is not isolated but for rotations. The minimum must be (`check_start`).
+    Both must be isolated up to rotations: `check_start` checks the minimum; for other passes the
+    rate is NaN.
     """
     saddle = way.point
     if not _isolated(saddle):
@@ -83,8 +84,8 @@ def eyring_kramers(minimum: CriticalPoint, way: Pass, temperature: float) -> flo
 
 
 def check_start(point: CriticalPoint) -> None:
-    """ValueError unless this is a minimum whose flat directions are rotations only. With dead
-    columns a phase has no end along them, and no rate."""
+    """ValueError unless this is a minimum whose only flat directions are rotations. A phase with
+    dead columns is unbounded in their directions and has no rate."""
     if point.index != 0 or not _isolated(point):
         raise ValueError(f"must be a minimum without dead columns, not {point.label}")
 
@@ -105,7 +106,7 @@ def _order(point: CriticalPoint) -> int:
 
 
 def _volume(W: Tensor) -> float:
-    """The volume of the orbit of SO(n_hidden), in units of the group's own: the square root of the
+    """The volume of the orbit of SO(n_hidden) relative to that of the group: the square root of the
     Gram determinant of the tangent vectors X W, X the antisymmetric generators."""
     m = len(W)
     tangents = []
@@ -130,13 +131,13 @@ def escapes(
     n_intervals: int,
     seed: int,
 ) -> list[Escape]:
-    """Predicted and measured rates from one minimum to every phase that it is left for.
+    """Predicted and measured rates from one minimum to every phase that chains leave it for.
 
     Args:
         ways: the passes of the atlas.
         temperatures: T of each experiment.
         n_chains: chains at each temperature.
-        n_intervals: looks at each temperature, at most; chains that have left are done.
+        n_intervals: most intervals at each temperature.
     """
     found = []
     for i, temperature in enumerate(temperatures):
@@ -144,7 +145,8 @@ def escapes(
             start, atlas, temperature, n_chains=n_chains, n_intervals=n_intervals,
             keys=streams.member_keys(seed, range(i * n_chains, (i + 1) * n_chains), "escapes"),
         )  # fmt: skip
-        for end in sorted({*counts, *_neighbours(start.label, ways)}):
+        neighbours = {end for way in ways if start.label in way.ends for end in way.ends}
+        for end in sorted({*counts, *neighbours} - {start.label, ""}):
             joining = [way for way in ways if set(way.ends) == {start.label, end}]
             barriers = [way.point.loss - start.loss for way in joining]
             n = counts.get(end, 0)
@@ -159,40 +161,33 @@ def escapes(
     return found
 
 
-def _neighbours(label: str, ways: Sequence[Pass]) -> set[str]:
-    """The other phases that a pass joins to this one."""
-    ends = {end for way in ways if label in way.ends for end in way.ends}
-    return ends - {label, ""}
-
-
 def _simulate(
     start: CriticalPoint, atlas: Atlas, temperature: float, *, n_chains: int, n_intervals: int,
     keys: streams.Keys,
 ) -> tuple[Counter[str], int, float]:  # fmt: skip
-    """How many chains left for each phase, out of how many intervals of chains, of what length."""
+    """How many chains left for each phase, the number of intervals summed over chains, and their
+    length."""
     h = start.eigenvalues
     dt, tau = STEP / float(h.max()), INTERVAL / float(h[h > 0].min())
     n_steps = math.ceil(tau / dt)
-    tables = moments.tables(PopulationLoss(), start.n_features)
-    assert tables is not None  # the population loss has a compiled form
-    kernel = Kernel(tables, n_runs=1)
+    kernel = population_kernel(start.n_features)
     W = start.W.expand(n_chains, 1, *start.W.shape).clone()
     b = start.b.expand(n_chains, 1, -1).clone()
     centre = start.W.unsqueeze(0).clone(), start.b.unsqueeze(0).clone()
     inside = torch.ones(n_chains, dtype=torch.bool)
     counts: Counter[str] = Counter()
     trials = 0
-    for look in range(n_intervals):
+    for interval in range(n_intervals):
         # Langevin's step is w - eps / (2 T) grad + sqrt(eps) noise: a time of eps / (2 T).
         kernel.langevin(
             W, b, 1, keys=keys.reshape(n_chains, 1), centre=centre,
             nbeta=W.new_tensor([1 / temperature]), lr=W.new_tensor([2 * temperature * dt]),
-            localization=W.new_zeros(1), first_step=look * n_steps, thin=n_steps,
+            localization=W.new_zeros(1), first_step=interval * n_steps, thin=n_steps,
         )  # fmt: skip
         end_W, end_b, *_ = descent(W[:, 0], b[:, 0], QUENCH_SLOPE, QUENCH_STEPS)
         labels = match(end_W, end_b, torch.zeros(n_chains, dtype=torch.bool), atlas)
         out = torch.tensor([label not in (start.label, "") for label in labels])
-        if look:
+        if interval:
             trials += int(inside.sum())
             counts.update(labels[j] for j in torch.nonzero(inside & out).flatten().tolist())
         inside &= ~out

@@ -1,23 +1,22 @@
 """Searching for all critical points of the population loss, for any n_features and n_hidden.
 
-Starts of several kinds lead to candidates, which a second-order method polishes:
+Starts of several kinds give candidates, which a second-order method polishes:
 
-- `random`: columns of random directions and lengths, random biases, followed by gradient descent to
-  its end;
-- `slow`: where these descents are slowest on their way, which is near saddles;
+- `random`: the ends of gradient descents from random parameters;
+- `slow`: the slowest points on the way, which are near saddles;
 - `gradient`: random parameters, polished at once, which finds saddles that descent avoids;
-- `embedded`: the atlas that smaller searches make (solutions of smaller problems with dead columns,
-  with positive biases and in orthogonal subspaces), a little displaced and polished;
-- `edge`: between two ends of descents at random levels of loss, the second turned and permuted to
-  fit the first, the point of the straight path where the basin changes; descent from there comes
-  close to a pass on the basin's edge, and its slowest points are taken.
+- `embedded`: the points that follow from smaller searches (their solutions with dead columns, with
+  positive biases and in orthogonal subspaces), displaced a little;
+- `edge`: a straight path joins the ends of two descents at random levels of loss, the second
+  rotated and permuted to fit the first. Descent from where this path leaves the first one's basin
+  comes close to a pass on the basin's edge; its slowest points are taken.
 
 **Polishing.** With g the gradient and H = V diag(h) V^T the Hessian, the Levenberg-Marquardt step
-on |g|^2 is -V h / (h^2 + mu) V^T g: it converges to critical points of any index, and leaves flat
-directions alone. A point counts if |g| < POLISHED.
+on |g|^2 is -V h / (h^2 + mu) V^T g: it converges to critical points of any index, and does not move
+along flat directions. A point counts if |g| < POLISHED.
 
-Points with a kink (`critical.has_kink`) have no Hessian and are not polished; the atlas builds
-them (`theory.atlas`), and descents that end at one are matched to it.
+Points with a kink (`critical.has_kink`) have no Hessian and cannot be polished. `theory.atlas`
+builds them, and descents that end at one are matched to it.
 """
 
 import math
@@ -51,7 +50,7 @@ DESCENT_SLOPE = 1e-8
 """Norm of the gradient at which a descent has ended."""
 DESCENT_STEPS = 100_000
 STRETCHES = (10,) * 10 + (20,) * 20 + (50,) * 20
-"""Lengths, in steps of descent, of the stretches among whose ends the slowest point is sought."""
+"""Numbers of descent steps from one point to the next at which `slow_points` compares gradients."""
 
 EDGE_STRETCHES = (50,) * 100
 BISECTIONS = 25
@@ -59,8 +58,8 @@ SAME_BASIN = 1e-4
 """Largest difference in loss of the ends of two descents in one basin."""
 
 SAME_POINT = 1e-5
-"""Critical points whose invariants differ by no more are one. With |g| < 1e-12 and eigenvalues of
-1e-5 or more, the error of a polished point is at most 1e-7."""
+"""Largest difference of the invariants of equal critical points. With |g| < 1e-12 and eigenvalues
+of 1e-5 or more, the error of a polished point is at most 1e-7."""
 SAME_END = 0.02
 """The same for ends of descents, which stop early along directions in which the loss is flat to
 second order."""
@@ -80,10 +79,10 @@ def search(
     folder: Path = SHIPPED,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Found:
-    """Search one size, given the files of the smaller ones in `folder`.
+    """Search for the critical points of one size, given the files of smaller ones in `folder`.
 
     Args:
-        n_starts: descents from random starts; of the other kinds there are about half as many.
+        n_starts: descents from random starts; there are about half as many starts of other kinds.
         progress: called with a line for each stage.
     """
     rng = torch.Generator().manual_seed(seed)
@@ -115,7 +114,7 @@ def search(
 
 
 def random_points(n: int, n_features: int, n_hidden: int, rng: torch.Generator) -> Points:
-    """Columns of random directions with lengths uniform on [0.3, 1.3], normal biases of 0.3."""
+    """Columns of random directions and uniform lengths in [0.3, 1.3], biases from N(0, 0.3^2)."""
     direction = torch.randn(n, n_hidden, n_features, generator=rng, dtype=torch.float64)
     length = 0.3 + torch.rand(n, 1, n_features, generator=rng, dtype=torch.float64)
     W = direction / direction.norm(dim=-2, keepdim=True) * length
@@ -123,7 +122,7 @@ def random_points(n: int, n_features: int, n_hidden: int, rng: torch.Generator) 
 
 
 def slow_points(W: Tensor, b: Tensor, stretches: Sequence[int]) -> tuple[Points, Points]:
-    """Follow gradient descent: the slow points of all paths in one list, and where the paths end.
+    """Gradient descent: the slow points of all paths, and the paths' ends.
 
     A point is slow if the gradient there is smaller than one stretch earlier and one later.
     """
@@ -139,10 +138,9 @@ def slow_points(W: Tensor, b: Tensor, stretches: Sequence[int]) -> tuple[Points,
 
 
 def polish(W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Critical points near these points, and the norms of the gradient there.
+    """Critical points near these, with inert columns at zero, and the gradient's norms there.
 
-    Inert columns are set to zero. A point that does not reach a norm of POLISHED is returned as it
-    came, with the norm NaN.
+    A point that does not reach a norm below POLISHED is returned unchanged, with the norm NaN.
     """
     shape = W.shape[-2:]
     came, (W, b) = (W, b), without_inert(W, b)
@@ -178,37 +176,33 @@ def polish(W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _displaced(atlas: Atlas, at_least: int, rng: torch.Generator) -> Points:
-    """Equally many copies of every point of an atlas, `at_least` in all, displaced by normal noise
-    of 0.1."""
+    """Equally many copies of every point of an atlas, `at_least` in total, plus N(0, 0.1^2)."""
     copies = -(-at_least // len(atlas))
     W = torch.stack([p.W for p in atlas]).repeat(copies, 1, 1)
     b = torch.stack([p.b for p in atlas]).repeat(copies, 1)
-    # Dead columns may get a positive bias.
+    # Some dead columns get a positive bias.
     b = torch.where(b == DEAD_BIAS, 0.1 * torch.randn(b.shape, generator=rng).double(), b)
     noise = 0.1 * torch.randn(W.shape, generator=rng, dtype=torch.float64)
     return W + noise, b + 0.1 * torch.randn(b.shape, generator=rng, dtype=torch.float64)
 
 
 def _edges(W: Tensor, b: Tensor, n: int, rng: torch.Generator) -> Points:
-    """Points beside the edge of a basin, each on the straight path between two ends of descents."""
+    """Points just inside the edge of a basin, each on the path between two ends of descents."""
     levels = torch.unique((PopulationLoss()(W, b) / SAME_BASIN).round(), return_inverse=True)[1]
-    # All pairs of levels alike, however rare.
+    # All pairs of levels are equally likely, however rare a level is.
     weight = 1.0 / torch.bincount(levels)[levels].double()
     first, second = torch.multinomial(weight, 2 * n, replacement=True, generator=rng).view(2, n)
-    V, c = (
-        torch.stack(column)
-        for column in zip(
-            *(fitted((W[i], b[i]), (W[j], b[j])) for i, j in zip(first, second, strict=True)),
-            strict=True,
-        )
-    )
+    V, c = W[second], b[second]
     W, b = W[first], b[first]
+    for i in range(n):
+        turn, order = alignment((W[i], b[i]), (V[i], c[i]))
+        V[i], c[i] = turn @ V[i][:, order], c[i][order]
     level = PopulationLoss()(W, b)
     inside, outside = torch.zeros(n, dtype=torch.float64), torch.ones(n, dtype=torch.float64)
     for _ in range(BISECTIONS):
         t = (inside + outside) / 2
         between = torch.lerp(W, V, t[:, None, None]), torch.lerp(b, c, t[:, None])
-        same = (descent(*between, 1e-5, 5000)[2] - level).abs() < SAME_BASIN
+        same = (descent(*between, 1e-5, 5000).loss - level).abs() < SAME_BASIN
         inside, outside = torch.where(same, t, inside), torch.where(same, outside, t)
     edge = outside < 1
     t = inside[edge]
@@ -218,17 +212,11 @@ def _edges(W: Tensor, b: Tensor, n: int, rng: torch.Generator) -> Points:
     )
 
 
-def fitted(one: Points, other: Points, n_starts: int = 1) -> Points:
-    """The second point turned and permuted to fit the first (`alignment`)."""
-    turn, order = alignment(one, other, n_starts)
-    return turn @ other[0][:, order], other[1][order]
-
-
 def alignment(one: Points, other: Points, n_starts: int = 1) -> Points:
-    """The rotation Q and the permutation of columns with which the second point fits the first.
+    """The rotation Q and permutation of columns with which the second point fits the first.
 
-    Permutations and rotations are fitted in turn, which ends at a local optimum: the best of
-    n_starts is taken, the first from where the point is, the others from random rotations and
+    Permutation and rotation are fitted in turn until neither changes, a local optimum. The best of
+    n_starts is returned: the first starts from the identity, others from random rotations and
     reflections.
     """
     (W, b), (V, c) = one, other
@@ -258,7 +246,7 @@ def alignment(one: Points, other: Points, n_starts: int = 1) -> Points:
 
 
 def _new(W: Tensor, b: Tensor, known: Atlas) -> tuple[list[Points], list[Points]]:
-    """The distinct smooth points of index <= MAX_INDEX that `known` lacks: shapes and coupled."""
+    """The new points, smooth, distinct and of index <= MAX_INDEX: shapes, and coupled points."""
     n_hidden, n_features = W.shape[-2:]
     smooth = ~has_kink(W, b)
     W, b = W[smooth], b[smooth]
@@ -270,8 +258,8 @@ def _new(W: Tensor, b: Tensor, known: Atlas) -> tuple[list[Points], list[Points]
         columns = parts(W[i], b[i])
         whole = [len(shape) for shape in columns.shapes] == [n_features]
         if whole and dimension(W[i]) == n_hidden:
-            # Without biases the outputs are linear, and W^T W is a projection that can be turned to
-            # single columns at the same loss.
+            # Without biases the outputs are linear and W^T W is a projection: a path of equal loss
+            # leads to single columns.
             if float(b[i].abs().amax()) > SAME:
                 shapes.append((W[i], b[i]))
         elif columns.coupled:
@@ -286,7 +274,7 @@ def _features(W: Tensor, b: Tensor) -> Tensor:
 
 
 def _distinct(W: Tensor, b: Tensor, known: Atlas) -> list[int]:
-    """Indices of points, one of each kind, that are not in `known`."""
+    """Indices of the points that are not in `known`, one for each of several equal points."""
     features = _features(W, b)
     seen = _features(*_stacked(known))
     chosen = []
@@ -298,22 +286,22 @@ def _distinct(W: Tensor, b: Tensor, known: Atlas) -> list[int]:
 
 
 def _stacked(atlas: Atlas) -> Points:
-    """All points of an atlas, inert columns at zero."""
+    """All points of an atlas, with inert columns at zero."""
     return without_inert(torch.stack([p.W for p in atlas]), torch.stack([p.b for p in atlas]))
 
 
 def match(W: Tensor, b: Tensor, polished: Tensor, atlas: Atlas) -> list[str]:
-    """The label of the point of the atlas that each point is at, "" for none.
+    """The label of each point in the atlas, "" for those that are not in it.
 
     Args:
-        polished: whether a point is polished, else it is the end of a descent, (n_points,).
+        polished: (n_points,), whether a point is polished; else it is the end of a descent.
     """
     stacked = _stacked(atlas)
     known, these = _features(*stacked), _features(*without_inert(W, b))
     least, nearest = torch.cdist(these, known, p=math.inf).min(-1)
     near = least <= torch.where(polished, SAME_POINT, SAME_END)
-    # Without biases, single columns can be turned into parallel ones at the same loss: what is at
-    # the loss of a point with a kink belongs to its family.
+    # Without biases, a path of equal loss leads from single columns to parallel ones: points at the
+    # loss of a point with a kink belong to its family.
     level = (these[:, :1] - torch.where(has_kink(*stacked), known[:, 0], math.inf)).abs().min(-1)
     nearest = torch.where(near, nearest, level.indices)
     near |= level.values < SAME_LEVEL

@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import ismodule
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from kgon import files
 from kgon.compiled.machine import one_torch_thread
 from kgon.launch import config as configs
-from kgon.launch.own_folders import make_importable, own_folders
+from kgon.launch.own_folders import make_importable, nearest, own_folders
 from kgon.record import provenance, run_directory, sweeps
 from kgon.tracking.logger import log_record, tracked
 from kgon.tracking.opening import awaited
@@ -77,8 +78,24 @@ def _why(error: BaseException) -> str:
         return f"{why} (with _partial_: true, kgon gives what is missing)"
     if why.endswith("is installed?"):
         why += " The current folder and that of --config-dir were searched, too."
+    if missing := _missing_name(error):
+        return missing
     plain = isinstance(error, ImportError | TypeError)
     return f"{why if plain else f'{type(error).__name__}: {why}'}{place}"
+
+
+def _missing_name(error: BaseException) -> str:
+    """That a module has no such name, where Hydra says that it is not a package; or nothing."""
+    inner = error.__cause__
+    if not isinstance(inner, ModuleNotFoundError):
+        return ""
+    name, _, missing = (inner.name or "").rpartition(".")
+    module = sys.modules.get(name)
+    if module is None or not str(error).startswith(f"Error loading '{inner.name}"):
+        return ""
+    place = getattr(module, "__file__", None) or name
+    there = [k for k, v in vars(module).items() if not (k.startswith("_") or ismodule(v))]
+    return f"Error loading '{inner.name}': {place} has no {missing!r}{nearest(missing, there)}"
 
 
 def dtype_of(config: DictConfig) -> torch.dtype:

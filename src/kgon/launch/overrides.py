@@ -141,6 +141,7 @@ def check_overrides(
             except (ValueError, OmegaConfBaseException) as error:
                 key = getattr(error, "full_key", None)
                 message = f"{key}: {first_line(error)}" if key else first_line(error)
+                message = _with_full_name(message, command, composed)
                 overridden = [parse(word).key_or_group for word in job]
                 raise ValueError(with_source(message, files, overridden)) from error
         return composed, [str(o.input_line) for o in parsed if _is_sweep(o)]
@@ -196,6 +197,34 @@ def _check_kinds(command: str, composed: Composed, words: Sequence[str]) -> None
             raise ValueError(f"{key} must be a whole number such as {default}; got {value}")
 
 
+def _with_full_name(message: str, command: str, composed: Composed) -> str:
+    """A message that begins with a setting's last word (lr) or its section (optimizer), with the
+    setting's full name in its place, if it can be only one.
+
+    A message of a section is one of torch or Lightning, which do not say what is allowed: the
+    setting's comment in conf/ does.
+    """
+    word = re.split(r"[^\w.]", message, maxsplit=1)[0]
+    rest = message[len(word) :]
+    quoted = re.split(r"[\s,;:=()\[\]'`]+", rest)
+    # The items of a list have keys of their own, which end in a number.
+    leaves = [(re.sub(r"(\.\d+)+$", "", k), v) for k, v in configs.leaves(composed.config)]
+    if word in dict(leaves):
+        return message
+    valued = {key for key, value in leaves if str(value) in quoted}
+    full = [key for key in valued if key.endswith(f".{word}")]
+    if len(full) == 1:
+        return f"{full[0]}{rest}"
+    within = [k for k in dict(leaves) if k.startswith(f"{word}.") and "._" not in k]
+    named = [key for key in within if key.rpartition(".")[2] in quoted]
+    found = named or [key for key in within if key in valued]
+    if len(found) != 1 or not rest.startswith(":"):
+        return message
+    known = options.settings(command, composed.hydra.runtime.choices).get(found[0])
+    comment = f" ({known.comment})" if known and known.comment else ""
+    return f"{found[0]}={OmegaConf.select(composed.config, found[0])}{rest}{comment}"
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -229,7 +258,8 @@ def _explain(
     key = named[1] if named else ""
     word = next((word for word in words if parse(word).key_or_group == key), None)
     if word is None:
-        return first_line(error)
+        cause = error.__cause__  # of a value that is not of the kind that Hydra's own settings have
+        return f"{first_line(error)}{f': {first_line(cause)}' if cause else ''}"
     if (CONF / key).is_dir() and key not in groups:
         own = [name for name, group in groups.items() if not (group.fixed or "/" in name)]
         there_are = ", ".join(own) or "none"
@@ -253,7 +283,7 @@ def _explain(
     return f"{word}: there is no option {key!r}{nearest(key, [*known, *groups])}"
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an error's message, without Hydra's introduction."""
     line = account.first_line(error)
     return line.removeprefix("ValueError raised while resolving interpolation: ")

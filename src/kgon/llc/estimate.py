@@ -187,8 +187,8 @@ def estimate_llc(
         *diverged*: more than half of the chains have a draw that is not finite; up to half are left
         out, and `kept` says how many are left;
         *escaped*: more than a share BELOW of the draws lie below L(w*) by more than chance
-        explains, no chain was kept, or gradient descent from w* falls that far: the estimate does
-        not belong to w*;
+        explains, no chain was kept, gradient descent from w* falls that far, or the mean is below
+        0 by more than chance and three errors explain: the estimate does not belong to w*;
         *biased*: the step size may have shifted the estimate by more than a share BIAS, or the
         acceptance of SGLD is below ACCEPTANCE;
         *unconverged*: R-hat above RHAT, fewer than ESS effective draws, a single chain, or the

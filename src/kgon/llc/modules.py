@@ -9,22 +9,28 @@ are left as they were.
 import fnmatch
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.flop_counter import FlopCounterMode
 
 from kgon import streams
+from kgon.compiled.machine import one_torch_thread
 from kgon.llc.estimate import LLC, check_sampler, estimate_llc
-from kgon.llc.inputs import check_params, default_localization
+from kgon.llc.inputs import N_CHAINS, check_params, default_localization
 from kgon.llc.minibatches import Rows, check_mean, map_tensors
 from kgon.theory.repeatable import check_repeatable
 
 ModuleLoss = Callable[[Any, Any], Tensor]
 """A function of a module and a batch; for a loss, the mean over the batch's samples."""
+
+_FOR_ONE_THREAD = 1e9
+"""Floating-point operations of a gradient of all chains below which torch takes one thread."""
 
 
 def estimate_module_llc(
@@ -45,7 +51,8 @@ def estimate_module_llc(
 
     Args:
         module: in the mode in which it is to be evaluated, usually `module.eval()`.
-        data: a batch, whatever `loss_fn` takes; or a DataLoader, whose samples become one batch.
+        data: a batch, whatever `loss_fn` takes; or a DataLoader or Dataset, whose samples become
+            one batch.
         loss_fn: maps the module and the batch to the loss, a scalar: the mean over the samples. It
             must be the same at every call, and must not log.
         seed: of the chains' noise.
@@ -54,8 +61,8 @@ def estimate_module_llc(
         nbeta: inverse temperature times n; None for n / log n with n the length of the batch's
             first tensor.
         localization: None for `default_localization` of nbeta.
-        chains_at_once: chains that are evaluated together, which bounds the memory; None for all.
-            With 1 there is no vmap, for modules that it cannot map.
+        chains_at_once: chains that are evaluated together, which bounds the memory; None for all,
+            or for one where vmap cannot map the module.
         batch_size: chains take the gradients of minibatches of so many samples, each chain its own
             at each step; for `sampler=SGMCMC.sgld` with `lr` (`kgon.llc.minibatches`). Draws are
             max(16, 2 n / batch_size) steps apart; their losses are of all samples, batch_size at a
@@ -76,15 +83,18 @@ def estimate_module_llc(
         n = n_samples(batch)
         nbeta = n / math.log(n)
     loss = LossOfParameters(module, batch, loss_fn, parameters, chains_at_once, batch_size)
-    return estimate_llc(
-        loss,
-        *loss.w_star,
-        nbeta=nbeta,
-        localization=default_localization(nbeta) if localization is None else localization,
-        seed=seed,
-        observables={name: loss.of(function) for name, function in (observables or {}).items()},
-        **settings,
-    )
+    at_once = loss.chains_at_once or settings.get("n_chains", N_CHAINS)
+    # Among small tensors torch's threads wait for each other.
+    with one_torch_thread() if at_once * loss.flops < _FOR_ONE_THREAD else nullcontext():
+        return estimate_llc(
+            loss,
+            *loss.w_star,
+            nbeta=nbeta,
+            localization=default_localization(nbeta) if localization is None else localization,
+            seed=seed,
+            observables={name: loss.of(function) for name, function in (observables or {}).items()},
+            **settings,
+        )
 
 
 class LossOfParameters:
@@ -96,6 +106,7 @@ class LossOfParameters:
         names: of the parameters.
         w_star: the module's parameters.
         minibatches: the samples, if there is a batch_size, or None.
+        flops: floating-point operations of a gradient of one chain.
     """
 
     def __init__(
@@ -114,22 +125,28 @@ class LossOfParameters:
         self.minibatches = None if batch_size is None else Rows(batch, batch_size)
         self._module, self._batch, self._loss_fn = module, batch, loss_fn
         w_star = self._moved(self.w_star)
-        self._value_and_grad(w_star, next(self._pieces())[0])
+        with FlopCounterMode(display=False) as counter:
+            self._value_and_grad(w_star, next(self._pieces())[0])
+        self.flops = counter.get_total_flops()
         if self.minibatches:
             with torch.no_grad():
                 check_mean(self.minibatches, lambda rows: self._one(loss_fn, rows, *w_star))
         check_repeatable(self, self.w_star)
         if chains_at_once != 1:
+            stacked = [p[None] for p in self.w_star]
             try:
-                self.value_and_grad(*(p[None] for p in self.w_star))
+                self(*stacked)
+                self.value_and_grad(*stacked)
                 if self.minibatches:
-                    first = torch.arange(self.minibatches.size)[None]
-                    self.minibatch_gradient(first, *(p[None] for p in self.w_star))
+                    self.minibatch_gradient(torch.arange(self.minibatches.size)[None], *stacked)
             except RuntimeError as error:
-                raise ValueError(
-                    "torch.vmap cannot evaluate several chains of this module at once; with "
-                    f"chains_at_once=1 they are evaluated one by one. Its error: {error}"
-                ) from error
+                if chains_at_once is not None:
+                    raise ValueError(
+                        f"chains_at_once={chains_at_once}: torch.vmap cannot evaluate several "
+                        "chains of this module at once; leave it out, and they are evaluated one "
+                        f"by one. Its error: {error}"
+                    ) from error
+                self.chains_at_once = 1
 
     def __call__(self, *params: Tensor) -> Tensor:
         return _sum(
@@ -314,8 +331,10 @@ def check_mode(module: nn.Module) -> None:
 
 
 def one_batch(data: Any) -> Any:
-    """The samples of a DataLoader as one batch, in the order of its dataset; any other data as it
-    is. No random number is drawn unless the dataset draws one."""
+    """The samples of a DataLoader or Dataset as one batch, in order; any other data as it is. No
+    random number is drawn unless the dataset draws one."""
+    if isinstance(data, Dataset):
+        data = DataLoader(data)
     if not isinstance(data, DataLoader):
         return data
     if isinstance(data.dataset, IterableDataset) or data.batch_sampler is None:

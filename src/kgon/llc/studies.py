@@ -5,7 +5,7 @@ a critical point or snapshot does not depend on which others are estimated with 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -33,6 +33,16 @@ LossKind = Literal["population", "sample"]
 class ChainSettings:
     """The settings of `estimate_llc` at one sample size.
 
+    Attributes:
+        nbeta: inverse temperature times n.
+        localization: strength of the pull back to w*.
+        n_chains: chains of each estimate.
+        target: total error at which chains end, relative to the estimate or to 1.
+        budget: most gradients of a chain.
+        lr: step size as it was set; blank if it was adapted.
+        n_draws: draws of each chain as they were set; blank if chains ran until the target.
+        n_burnin: draws before these; blank if chains ran until the target.
+
     Raises:
         ValueError: a setting is out of range; the message names it.
     """
@@ -52,7 +62,26 @@ class ChainSettings:
 
 @dataclass(frozen=True)
 class Estimate:
-    """One element of an `LLC`: its fields as numbers, the verdict in words."""
+    """One element of an `LLC`: its fields as numbers, the verdict in words.
+
+    Attributes:
+        llc: the estimate, nbeta (E[L] - L(w*)), mean over all draws.
+        stderr: its total error, sampling_error + bias / 2.
+        sampling_error: error from the finite number of draws.
+        bias: the most that the step size may have shifted the estimate; 0 for HMC.
+        variance: nbeta^2 Var L, which estimates the same coefficient without L(w*).
+        variance_error: its total error.
+        rhat: rank-normalised split R-hat, the larger of those of the loss and of |w - w*|^2.
+        ess: bulk effective number of draws, all chains together.
+        below: share of draws below L(w*) by more than chance explains.
+        acceptance: mean Metropolis acceptance; NaN for samplers without one.
+        kept: number of chains kept.
+        step_size: lr of SGLD, or the length of a leapfrog step.
+        draws: draws of each chain that count.
+        gradients: gradients that each chain took, warm-up included.
+        verdict: ok, unconverged, escaped, biased, diverged or unchecked.
+        reason: what the verdict rests on; empty if it is ok.
+    """
 
     llc: float
     stderr: float
@@ -76,8 +105,20 @@ class Estimate:
 class CriticalPointEstimate:
     """An estimate at a critical point beside theory and, at n_features = 6, published values.
 
-    exact and exact_stderr are the expectation at the same nbeta and localization by Hamiltonian
-    Monte Carlo, which has no step bias; None if the estimate is that itself.
+    Attributes:
+        label: label of the critical point.
+        n_samples: n, the sample size.
+        theory: learning coefficient by theory; blank where there is none.
+        published: estimate by others; blank where none is known.
+        published_spread: spread that they state.
+        source: where it is published.
+        exact: the expectation at the same nbeta and localization by Hamiltonian Monte Carlo, which
+            has no step bias; blank if the estimate is that itself.
+        exact_stderr: error of `exact`.
+        exact_verdict: verdict on `exact`.
+        loss: whether chains run on the loss of a data set (sample) or on the expected one
+            (population).
+        kind: minimum, saddle, or non-smooth where there is no Hessian.
     """
 
     label: str
@@ -97,7 +138,16 @@ class CriticalPointEstimate:
 
 @dataclass(frozen=True)
 class SnapshotEstimate:
-    """An estimate at a member's weights at one training step; theory is that of its phase."""
+    """An estimate at a member's weights at one training step.
+
+    Attributes:
+        step (SGD steps): step of training.
+        member: number of the member.
+        phase: its phase, by geometry.
+        theory: learning coefficient of that phase by theory; blank where there is none.
+        loss: whether chains run on the loss of a data set (sample) or on the expected one
+            (population).
+    """
 
     step: int
     member: int
@@ -110,7 +160,14 @@ class SnapshotEstimate:
 
 @dataclass(frozen=True)
 class GridEstimate:
-    """An estimate at one setting of a grid, and whether `kgon.llc.calibration` chose it."""
+    """An estimate at one setting of a grid.
+
+    Attributes:
+        label: label of the critical point.
+        n_samples: n, the sample size.
+        theory: learning coefficient by theory; blank where there is none.
+        chosen: whether `kgon.llc.calibration` chose this setting.
+    """
 
     label: str
     n_samples: int
@@ -118,6 +175,23 @@ class GridEstimate:
     chains: ChainSettings
     estimate: Estimate
     chosen: bool
+
+
+@dataclass(frozen=True)
+class ChosenEstimate:
+    """The estimate at the chosen setting of a grid; blank where no estimate is ok.
+
+    Attributes:
+        label: label of the critical point.
+        n_samples: n, the sample size.
+        theory: learning coefficient by theory; blank where there is none.
+    """
+
+    label: str
+    n_samples: int
+    theory: float | None
+    chains: ChainSettings | None
+    estimate: Estimate | None
 
 
 @dataclass(frozen=True)
@@ -139,18 +213,13 @@ class CalibratedPoint:
     place: int
 
     @property
-    def chosen(self) -> GridEstimate | None:
-        """The setting to use; None if no estimate is ok."""
-        return next((estimate for estimate in self.grid if estimate.chosen), None)
-
-
-def as_row(record: Any) -> dict[str, Any]:
-    """The fields of a dataclass by name, with a nested dataclass replaced by its own fields."""
-    row: dict[str, Any] = {}
-    for field in fields(record):
-        value = getattr(record, field.name)
-        row |= as_row(value) if is_dataclass(value) else {field.name: value}
-    return row
+    def chosen(self) -> ChosenEstimate:
+        """The setting to use, and the estimate there."""
+        found = next((estimate for estimate in self.grid if estimate.chosen), None)
+        return ChosenEstimate(
+            self.point.label, self.n_samples, self.point.llc,
+            found.chains if found else None, found.estimate if found else None,
+        )  # fmt: skip
 
 
 def at_critical_points(

@@ -20,6 +20,19 @@ Chains that find losses below L(w*) have left for lower ground, and their estima
 to w*. But a data set's loss is a little lower near w* than at w* by chance: by about
 chi^2_d / (2 n) for a regular model of n samples (Wilks), that is chi^2_d / (2 log n) in units of x.
 Only draws further below than its 99.9% quantile count.
+
+With thousands of parameters no draw is as low as that, though the mean of all may be far below 0.
+At a minimum of the regular model it is not: in a direction of curvature h the sample's gradient is
+h^(1/2) z n^(-1/2) with a normal z, and chains of any localization gamma have the mean
+
+    E[x] = a / 2 - a (1 - a / 2) z^2 / log n >= a (1/2 - z^2 / log n),
+    a = nbeta h / (nbeta h + gamma),
+
+and until they have forgotten their start something between this and 0. A sum over directions is
+negative by chance in few directions only: its 0.1% quantile is least where a is 1 in some k of them
+and 0 in others (as for quadratic forms in normal variables: Szekely, Bakirov 2003), and is
+k / 2 - chi^2_k(99.9%) / log n. A mean that is below the least of these by more than three errors
+counts as a descent.
 """
 
 import math
@@ -142,12 +155,25 @@ class Premises:
         )  # fmt: skip
 
     @property
+    def log_n(self) -> Tensor:
+        """log n of nbeta = n / log n, (n_points,)."""
+        log_n = torch.ones_like(self.nbeta)
+        for _ in range(30):
+            log_n = (self.nbeta * log_n).clamp(min=math.e).log()
+        return log_n
+
+    @property
     def chance(self) -> Tensor:
         """How far x lies below 0 by chance alone, (n_points,) (module docstring)."""
-        log_n = torch.ones_like(self.nbeta)
-        for _ in range(30):  # n = nbeta log n
-            log_n = (self.nbeta * log_n).clamp(min=math.e).log()
-        return float(chdtri(self.size, 0.001)) / (2 * log_n)
+        return float(chdtri(self.size, 0.001)) / (2 * self.log_n)
+
+    @property
+    def chance_of_mean(self) -> Tensor:
+        """How far the mean of x lies below 0 by chance alone, (n_points,) (module docstring)."""
+        k = [2**i for i in range(self.size.bit_length())] + [self.size]
+        k_directions = torch.tensor(k, dtype=torch.float64)[:, None]
+        quantile = torch.from_numpy(chdtri(k_directions.numpy(), 0.001))
+        return (quantile / self.log_n - k_directions / 2).amax(0)
 
 
 @dataclass(frozen=True)
@@ -227,7 +253,8 @@ def summarise(draws: Draws, premises: Premises) -> Summary:
         "step too large": (bias > BIAS * mean.abs().clamp(min=1.0))
         | ((premises.step_bias == "bounded") & (acceptance < ACCEPTANCE)),
         "noise of minibatches": noise > BIAS * mean.abs().clamp(min=1.0),
-        "descent from w*": premises.nbeta * premises.drop > premises.chance,
+        "descent from w*": (premises.nbeta * premises.drop > premises.chance)
+        | (mean + 3 * error < -premises.chance_of_mean),
         "draws below L(w*)": (below > BELOW) | ((kept == 0) & finite.any(0)),
         "draws not finite": (~finite).double().mean(0) > LOST_CHAINS,
     }

@@ -10,10 +10,11 @@ import numpy as np
 
 from kgon.files import finite_or_none
 from kgon.paper.ensemble import Array, Ensemble, during
-from kgon.paper.rows import Published, Row, Table, mean_and_error
+from kgon.paper.rows import Published, Row, Table
 from kgon.posterior.transitions import SampledTransition
 from kgon.theory.critical import CriticalPoint
 from kgon.theory.free_energy import critical_sample_size
+from kgon.theory.intervals import mean_and_error
 
 ANTECEDENT, NONE, INCONCLUSIVE = "antecedent", "no antecedent", "inconclusive"
 LEAST_CROSSED = 0.5

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import torch
 
 from kgon.files import finite_or_none
-from kgon.paper.rows import Published, Row, Table, mean_and_error
+from kgon.paper.rows import Published, Row, Table
 from kgon.posterior.labels import quench, quench_labels
 from kgon.posterior.occupancy import bayesian_transitions, shares
 from kgon.posterior.phase_diagram import PhaseDiagram
@@ -18,7 +18,7 @@ from kgon.posterior.smc import sample_posterior
 from kgon.record.run_directory import Run
 from kgon.theory.critical import critical_point
 from kgon.theory.free_energy import critical_sample_size
-from kgon.theory.intervals import widening
+from kgon.theory.intervals import mean_and_error, widening
 from kgon.theory.loss import PopulationLoss
 
 Rows = list[dict[str, Any]]

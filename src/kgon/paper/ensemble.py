@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kgon.paper.rows import mean_and_error
 from kgon.record.run_directory import Run
-from kgon.record.tables import Plateau, stages
+from kgon.record.tables import Plateau, plain, stages
 from kgon.theory.atlas import built
 from kgon.theory.critical import CriticalPoint
+from kgon.theory.intervals import mean_and_error
 
 Rows = list[dict[str, Any]]
 Array = NDArray[Any]
@@ -34,7 +34,7 @@ class Ensemble:
         for plateau in self.run.plateaus:
             plateaus[plateau["member"]].append(Plateau.of(plateau))
         return {
-            m["member"]: [stage.plain() for stage in stages(plateaus[m["member"]], m["member"])]
+            m["member"]: [plain(stage) for stage in stages(plateaus[m["member"]], m["member"])]
             for m in self.run.members
         }
 

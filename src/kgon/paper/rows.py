@@ -17,14 +17,10 @@ counts as a uniform error of standard deviation u / sqrt(12).
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from kgon.files import finite_or_none
-from kgon.theory.intervals import widening
 
 REPRODUCED = "reproduced"
 REMARK = "reproduced with a remark"
@@ -219,14 +215,3 @@ def share_stderr(count: int, total: int) -> float:
     """
     p = min(max(count, 0.5), total - 0.5) / total
     return math.sqrt(p * (1 - p) / total)
-
-
-def mean_and_error(values: Iterable[float]) -> tuple[float, float]:
-    """The mean of the finite values and its error; NaN where there are too few.
-
-    The error is the standard error times Student's factor for so few values (`widening`).
-    """
-    finite = np.array([value for value in values if math.isfinite(value)])
-    n = len(finite)
-    error = finite.std(ddof=1) / math.sqrt(n) * widening(n - 1) if n > 1 else math.nan
-    return (float(finite.mean()) if n else math.nan), float(error)

@@ -1,23 +1,22 @@
 """One cell of a phase diagram: the posterior of one data set cut to its first n inputs.
 
-The result of a cell is a function of (seed, n, data set) and the settings. It does not depend on
-other cells or on interruptions.
+The result is a function of (seed, n, data set) and the settings. It does not depend on other cells
+or on interruptions.
 """
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from kgon import streams
+from kgon.compiled.exact_loss import Descent
 from kgon.data import SingleFeature, draw
-from kgon.files import finite_or_none
-from kgon.posterior import occupancy
 from kgon.posterior.labels import (
     Labels,
-    Quench,
     agreement,
     hull_labels,
     output_labels,
@@ -25,6 +24,7 @@ from kgon.posterior.labels import (
     quench_labels,
 )
 from kgon.posterior.nuts import LEAST_DRAWS, NUTS, chain_share, judge, sample_nuts
+from kgon.posterior.occupancy import posterior_llc
 from kgon.posterior.phase_diagram import (
     PRIOR,
     AgreementRow,
@@ -45,18 +45,16 @@ Place = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is sampled in every cell.
+    """The settings of all cells; ValueError if one is out of range.
 
     Attributes:
         n_features, n_hidden, importance: the model (`importance_weights`).
-        noise_std, prior_std, smc: the posterior and the options of `sample_posterior`: n_particles,
-            n_replicates, ess, n_moves, n_leapfrog, target_acceptance.
+        noise_std, prior_std: the posterior (`sample_posterior`).
         seed: of the data sets and the samplers.
-        nuts: start ("prior", a label, or a list of these) and the options of `sample_nuts`:
-            n_chains, n_warmup, n_draws. NUTS then runs once from each start. None: no NUTS.
-
-    Raises:
-        ValueError: a setting is out of range; the message names it.
+        smc: n_particles, n_replicates, ess, n_moves, n_leapfrog and target_acceptance of
+            `sample_posterior`.
+        nuts: n_chains, n_warmup and n_draws of `sample_nuts`, and start: "prior", a label, or a
+            list of these. NUTS runs once from each start; None for no NUTS.
     """
 
     n_features: int
@@ -97,11 +95,9 @@ class Settings:
             raise ValueError(
                 f"nuts.start must be one start, or a list of different ones; got {nuts['start']}"
             )
-        for start in starts:
-            if start == PRIOR:
-                continue
+        for label in (start for start in starts if start != PRIOR):
             try:
-                point(start, self.n_features, self.n_hidden)
+                point(label, self.n_features, self.n_hidden)
             except ValueError as error:
                 raise ValueError(f"nuts.start must be {PRIOR} or a label: {error}") from None
 
@@ -120,7 +116,7 @@ def _is_number(value: Any) -> bool:
 
 
 def check_whole(name: str, value: Any, least: int) -> None:
-    """Raise ValueError unless the value is a whole number >= least."""
+    """ValueError unless the value is a whole number >= least."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} must be a whole number >= {least}, got {value}")
 
@@ -142,7 +138,7 @@ def sample_cell(n_samples: int, dataset: int, settings: Settings) -> Tables:
     rules = _labels(posterior.W, posterior.b, quenched)
     tables = Tables(
         posteriors=[_posterior_row(posterior, place)],
-        shares=_smc_shares(posterior, rules, place),
+        shares=_shares(rules, posterior.mean, **place, sampler="smc"),
         agreement=_agreement(posterior, rules, place),
         llc=[],
         chains=[],
@@ -155,17 +151,17 @@ def sample_cell(n_samples: int, dataset: int, settings: Settings) -> Tables:
         rules = _labels(chains.W, chains.b, quench(chains.W, chains.b))
         k = next(iter(rules.values())).k
         tables.chains.append(
-            ChainsRow(
-                **place, start=start, verdict=judge(chains, k), rhat=finite_or_none(chains.rhat),
-                ess=finite_or_none(chains.ess), passages=int((k.diff(dim=0) != 0).sum()),
-                divergences=chains.divergences, leapfrogs=chains.leapfrogs,
+            ChainsRow.of(
+                **place, start=start, verdict=judge(chains, k), rhat=chains.rhat, ess=chains.ess,
+                passages=int((k.diff(dim=0) != 0).sum()), divergences=chains.divergences,
+                leapfrogs=chains.leapfrogs,
             )
         )  # fmt: skip
-        tables.shares.extend(_nuts_shares(rules, start, place))
+        tables.shares.extend(_shares(rules, chain_share, **place, sampler="nuts", start=start))
     return tables
 
 
-def _labels(W: Tensor, b: Tensor, quenched: Quench | None) -> dict[str, Labels]:
+def _labels(W: Tensor, b: Tensor, quenched: Descent | None) -> dict[str, Labels]:
     """The labels of draws by every rule that applies; the first is the reference."""
     rules = {}
     if quenched is not None and built(W.shape[-1], W.shape[-2]).phases:
@@ -178,42 +174,30 @@ def _labels(W: Tensor, b: Tensor, quenched: Quench | None) -> dict[str, Labels]:
 
 def _posterior_row(posterior: Posterior, place: Place) -> PosteriorRow:
     mean_loss, loss_stderr = posterior.mean(posterior.loss)
-    return PosteriorRow(
+    return PosteriorRow.of(
         **place,
         verdict=posterior.verdicts,
-        log_evidence=finite_or_none(posterior.log_evidence),
-        log_evidence_stderr=finite_or_none(posterior.log_evidence_stderr),
-        mean_loss=finite_or_none(mean_loss),
-        mean_loss_stderr=finite_or_none(loss_stderr),
-        rhat=finite_or_none(posterior.rhat),
-        acceptance=finite_or_none(posterior.acceptance[posterior.beta == 1].amin()),
+        log_evidence=posterior.log_evidence,
+        log_evidence_stderr=posterior.log_evidence_stderr,
+        mean_loss=mean_loss,
+        mean_loss_stderr=loss_stderr,
+        rhat=posterior.rhat,
+        acceptance=posterior.acceptance[posterior.beta == 1].amin(),
         n_rungs=len(posterior.beta),
     )
 
 
-def _smc_shares(posterior: Posterior, rules: Mapping[str, Labels], place: Place) -> list[ShareRow]:
-    return [
-        ShareRow(**place, rule=rule, by=by, phase=phase, share=finite_or_none(share),
-                 stderr=finite_or_none(stderr))
-        for rule, labels in rules.items()
-        for by in ("k", "label")
-        for phase, (share, stderr) in occupancy.shares(posterior, labels, by).items()
-    ]  # fmt: skip
-
-
-def _nuts_shares(rules: Mapping[str, Labels], start: str, place: Place) -> list[ShareRow]:
-    """Shares among NUTS chains."""
+def _shares(
+    rules: Mapping[str, Labels], share_of: Callable[[Tensor], tuple[Any, Any]], **fields: Any
+) -> list[ShareRow]:
+    """The shares of the phases by every rule; `share_of` maps a mask to a share and its error."""
     rows = []
     for rule, labels in rules.items():
         for by in ("k", "label"):
             for phase, where in labels.masks(by).items():
-                mean, error = chain_share(where)
-                rows.append(
-                    ShareRow(
-                        **place, sampler="nuts", start=start, rule=rule, by=by, phase=phase,
-                        share=finite_or_none(mean), stderr=finite_or_none(error),
-                    )
-                )  # fmt: skip
+                share, stderr = share_of(where)
+                of_phase = dict(rule=rule, by=by, phase=phase, share=share, stderr=stderr)
+                rows.append(ShareRow.of(**fields, **of_phase))
     return rows
 
 
@@ -221,20 +205,15 @@ def _agreement(
     posterior: Posterior, rules: Mapping[str, Labels], place: Place
 ) -> list[AgreementRow]:
     rows = []
-    for i, rule in enumerate(rules):
-        for other in [*rules][i + 1 :]:
-            for by in ("k", "label"):
-                share, _ = posterior.mean(agreement(rules[rule], rules[other], by))
-                rows.append(
-                    AgreementRow(
-                        **place, rule=rule, other=other, by=by, share=finite_or_none(share)
-                    )
-                )
+    for rule, other in itertools.combinations(rules, 2):
+        for by in ("k", "label"):
+            share, _ = posterior.mean(agreement(rules[rule], rules[other], by))
+            rows.append(AgreementRow.of(**place, rule=rule, other=other, by=by, share=share))
     return rows
 
 
 def _llc(
-    posterior: Posterior, loss: Loss, quenched: Quench, labels: Labels, place: Place
+    posterior: Posterior, loss: Loss, quenched: Descent, labels: Labels, place: Place
 ) -> list[PhaseLLCRow]:
     n_hidden, n_features = posterior.W.shape[-2:]
     theory = {p.label: p.llc for p in built(n_features, n_hidden).phases}
@@ -242,11 +221,10 @@ def _llc(
     for phase in labels.present:
         if phase != OTHER:
             where = labels.where(phase)
-            llc, stderr = occupancy.posterior_llc(posterior, loss, quenched, where)
+            llc, stderr = posterior_llc(posterior, loss, quenched, where)
             rows.append(
-                PhaseLLCRow(
-                    **place, phase=phase, share=finite_or_none(posterior.mean(where)[0]),
-                    llc=finite_or_none(llc), stderr=finite_or_none(stderr),
+                PhaseLLCRow.of(
+                    **place, phase=phase, share=posterior.mean(where)[0], llc=llc, stderr=stderr,
                     theory=theory.get(phase),
                 )
             )  # fmt: skip

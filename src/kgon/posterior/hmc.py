@@ -9,9 +9,8 @@ n_features). n_runs is the product of the axes *runs, the batch axes of the loss
 
 import math
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,31 +21,8 @@ from kgon.llc.hmc import torch_move
 _CHUNK_BYTES = 2**28
 
 
-class Mover(Protocol):
-    """Evaluates a loss at particles, and moves them."""
-
-    def value(self, W: Tensor, b: Tensor) -> Tensor:
-        """The loss, (n_particles, n_runs)."""
-        ...
-
-    def hmc_move(self, W: Tensor, b: Tensor, value: Tensor, move: Trajectory) -> Tensor:
-        """Move every particle by one trajectory in place; return the acceptance probabilities.
-
-        `value` is the loss of the particles, (n_particles, n_runs), and is updated too.
-        """
-        ...
-
-
-def mover(loss: Any, runs: tuple[int, ...], n_hidden: int, n_features: int) -> Mover:
-    """The compiled `Kernel` of a loss, or a `TorchMover` if the loss has no compiled form."""
-    tables = moments.tables(loss, n_features)
-    if tables is None:
-        return TorchMover(loss, runs)
-    return Kernel(tables, n_runs=math.prod(runs))
-
-
 class TorchMover:
-    """The moves in torch, for any loss. The tests compare `exact_loss.Kernel` with it."""
+    """`Kernel.value` and `Kernel.hmc_move` in torch, for any loss. Tests compare the two."""
 
     def __init__(self, loss: Any, runs: tuple[int, ...]):
         self.loss = loss
@@ -56,8 +32,8 @@ class TorchMover:
         return p.reshape(len(p), *self.runs, *p.shape[p.ndim - n_event :])
 
     def _chunks(self, W: Tensor) -> list[slice]:
-        """Slices of the particles for which the loss takes about _CHUNK_BYTES of memory."""
-        # A loss takes about twenty temporary (n_features, n_features) matrices per particle.
+        """Slices of the particles, so small that the loss needs about _CHUNK_BYTES of memory."""
+        # A loss needs about twenty temporary (n_features, n_features) matrices per particle.
         a_particle = 20 * 8 * W[0, :, 0].numel() * W.shape[-1]
         size = max(1, _CHUNK_BYTES // a_particle)
         return [slice(i, i + size) for i in range(0, len(W), size)]
@@ -74,7 +50,8 @@ class TorchMover:
             pieces.append(value.reshape(len(value), -1))
         return torch.cat(pieces)
 
-    def _value_and_grad(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _value_and_grad(self, params: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        W, b = params
         W_stack, b_stack = self._stack(W, 2), self._stack(b, 1)
         if hasattr(self.loss, "value_and_grad"):
             value, dW, db = self.loss.value_and_grad(W_stack, b_stack)
@@ -83,18 +60,17 @@ class TorchMover:
             with torch.enable_grad():
                 value = self.loss(*leaves)
                 dW, db = torch.autograd.grad(value.sum(), leaves)
-        return value.detach().reshape(len(W), -1), dW.reshape(W.shape), db.reshape(b.shape)
+        return value.detach().reshape(len(W), -1), [dW.reshape(W.shape), db.reshape(b.shape)]
 
     def hmc_move(self, W: Tensor, b: Tensor, value: Tensor, move: Trajectory) -> Tensor:
         acceptance = torch.zeros_like(value)
         for chunk in self._chunks(W):
-            own = replace(move, keys=np.ascontiguousarray(move.keys[chunk]))
-            acceptance[chunk] = self._move(W[chunk], b[chunk], value[chunk], own)
+            own, params = replace(move, keys=move.keys[chunk]), [W[chunk], b[chunk]]
+            acceptance[chunk] = torch_move(self._value_and_grad, params, value[chunk], own)
         return acceptance
 
-    def _move(self, W: Tensor, b: Tensor, value: Tensor, move: Trajectory) -> Tensor:
-        def evaluate(params: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-            new_value, *grads = self._value_and_grad(*params)
-            return new_value, grads
 
-        return torch_move(evaluate, [W, b], value, move)
+def mover(loss: Any, runs: tuple[int, ...], n_features: int) -> Kernel | TorchMover:
+    """The compiled `Kernel` of a loss, or a `TorchMover` if the loss has no compiled form."""
+    tables = moments.tables(loss, n_features)
+    return TorchMover(loss, runs) if tables is None else Kernel(tables, n_runs=math.prod(runs))

@@ -1,7 +1,7 @@
 """The phases of posterior draws, by three rules side by side.
 
-A draw is not close to a critical point: its columns fluctuate by about 1/sqrt(n). Each rule assigns
-it a class. Where the rules disagree (below about 400 samples at n_features = 6), the share of a
+A draw is not close to a critical point: its columns fluctuate by about 1/sqrt(n). Each rule gives
+it a label. Where the rules disagree (below about 400 samples at n_features = 6), the share of a
 phase depends on the rule.
 
 - `quench_labels`, the reference: the phase of the atlas at whose level gradient descent of the
@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kgon.compiled.exact_loss import descent
+from kgon.compiled.exact_loss import Descent, descent
 from kgon.theory.atlas import built
 from kgon.theory.critical import format_label, parse_label
-from kgon.theory.phases import ON_OUTPUT, OTHER
+from kgon.theory.phases import ON_OUTPUT, OTHER, check_shapes
 
 LEVEL_TOLERANCE = 0.002
-"""Largest distance of a quenched loss from a critical level. The nearest two levels at
-n_features = 6 are 0.007 apart; a converged descent ends within 1e-6 of one."""
+"""Largest distance of a quenched loss from a critical level. The two closest levels at
+n_features = 6 are 0.007 apart; a converged descent ends within 1e-6 of a level."""
 
 QUENCH_SLOPE = 1e-6
 """Norm of the gradient below which a descent has converged."""
@@ -38,11 +38,11 @@ QUENCH_STEPS = 50_000
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """The classes of a stack of parameters.
+    """The labels of a stack of parameters.
 
     Attributes:
         code: (*batch), an index into `labels`.
-        labels: labels of critical points, "0", "0+", ... where no feature is on, or `other`.
+        labels: of critical points; "0", "0+", ... where no feature is on; or `other`.
     """
 
     code: Tensor
@@ -53,7 +53,7 @@ class Labels:
         """The labels k^{sigma+, phi-}, each argument (*batch)."""
         rows = torch.stack([k, sigma, phi], -1)
         distinct, code = torch.unique(rows.reshape(-1, 3), dim=0, return_inverse=True)
-        return cls(code.view(k.shape), tuple(_name(*row) for row in distinct.tolist()))
+        return cls(code.view(k.shape), tuple(format_label(*row) for row in distinct.tolist()))
 
     @property
     def k(self) -> Tensor:
@@ -61,13 +61,8 @@ class Labels:
         table = [-1 if x == OTHER else 0 if x[0] == "0" else parse_label(x)[0] for x in self.labels]
         return torch.tensor(table, dtype=torch.int64)[self.code]
 
-    @property
-    def sigma(self) -> Tensor:
-        """The number of positive biases, (*batch)."""
-        return torch.tensor([x.count("+") for x in self.labels], dtype=torch.int64)[self.code]
-
     def where(self, label: str) -> Tensor:
-        """Which elements have this label, (*batch)."""
+        """Whether each element has this label, (*batch)."""
         return self.code == (self.labels.index(label) if label in self.labels else -1)
 
     @property
@@ -78,7 +73,7 @@ class Labels:
         return [self.labels[i] for i in order if counts[i]]
 
     def masks(self, by: str = "label") -> dict[str, Tensor]:
-        """Which elements are in each phase that occurs, (*batch).
+        """For each phase that occurs, whether each element is in it, (*batch).
 
         Args:
             by: "k" for families, by the number of columns of the shape; "label" for labels, the
@@ -92,45 +87,17 @@ class Labels:
     @property
     def names(self) -> Any:
         """The labels in words, nested as deeply as the batch."""
-        words = np.array(self.labels, dtype=object)[self.code.numpy()]
-        return words.tolist() if self.code.ndim else str(words)
+        return np.array(self.labels)[self.code.numpy()].tolist()
 
 
-def _name(k: int, sigma: int, phi: int) -> str:
-    return "0" + "+" * sigma if k == 0 else format_label(k, sigma, phi)
+def quench(W: Tensor, b: Tensor) -> Descent:
+    """Gradient descent of the population loss from each parameter until it converges."""
+    check_shapes(W, b)
+    return descent(W, b, QUENCH_SLOPE, QUENCH_STEPS)
 
 
-@dataclass(frozen=True, eq=False)
-class Quench:
-    """Where gradient descent of the population loss ends.
-
-    Attributes:
-        W: (*batch, n_hidden, n_features).
-        b: (*batch, n_features).
-        loss: (*batch), the population loss there.
-        slope: (*batch), the norm of its gradient; above QUENCH_SLOPE the descent stopped early.
-    """
-
-    W: Tensor
-    b: Tensor
-    loss: Tensor
-    slope: Tensor
-
-
-def quench(W: Tensor, b: Tensor) -> Quench:
-    """Follow gradient descent of the population loss from each parameter until it converges.
-
-    Args:
-        W: (*batch, n_hidden, n_features).
-        b: (*batch, n_features).
-    """
-    _check(W, b)
-    return Quench(*descent(W, b, QUENCH_SLOPE, QUENCH_STEPS))
-
-
-def quench_labels(quenched: Quench, tolerance: float = LEVEL_TOLERANCE) -> Labels:
-    """The phase of the atlas whose loss is nearest to the quenched one's; `other` beyond
-    `tolerance`."""
+def quench_labels(quenched: Descent) -> Labels:
+    """The phase of the atlas whose loss is nearest; `other` beyond LEVEL_TOLERANCE."""
     n_hidden, n_features = quenched.W.shape[-2:]
     phases = built(n_features, n_hidden).phases
     if not phases:
@@ -139,18 +106,18 @@ def quench_labels(quenched: Quench, tolerance: float = LEVEL_TOLERANCE) -> Label
         )
     levels = torch.tensor([point.loss for point in phases], dtype=torch.float64)
     distance, nearest = (quenched.loss.unsqueeze(-1) - levels).abs().min(-1)
-    code = torch.where(distance <= tolerance, nearest, len(phases))
+    code = torch.where(distance <= LEVEL_TOLERANCE, nearest, len(phases))
     return Labels(code, (*(point.label for point in phases), OTHER))
 
 
 def output_labels(W: Tensor, b: Tensor) -> Labels:
     """k = features with l_i^2 + b_i > ON_OUTPUT, sigma = positive biases of the others.
 
-    With n_hidden = 2, n_features >= 4 and fewer than four of these, the class is that of a 4-gon
+    With n_hidden = 2, n_features >= 4 and fewer than four of these, the label is that of a 4-gon
     with the missing columns switched off (phi), which has the same loss. For other n_hidden k is
-    the number of features that are on, whatever figure they draw.
+    the number of features that are on, whatever shape they form.
     """
-    _check(W, b)
+    check_shapes(W, b)
     on = W.square().sum(-2) + b > ON_OUTPUT
     n_on = on.sum(-1)
     k = n_on.clamp(min=4) if W.shape[-2] == 2 and b.shape[-1] >= 4 else n_on
@@ -159,7 +126,7 @@ def output_labels(W: Tensor, b: Tensor) -> Labels:
 
 def hull_labels(W: Tensor, b: Tensor) -> Labels:
     """k = vertices of the convex hull of W's columns, sigma = positive biases (n_hidden = 2)."""
-    _check(W, b)
+    check_shapes(W, b)
     if W.shape[-2] != 2:
         raise ValueError(f"the hull rule is for n_hidden = 2, got n_hidden={W.shape[-2]}")
     n = b.shape[-1]
@@ -182,11 +149,3 @@ def agreement(one: Labels, other: Labels, by: str = "k") -> Tensor:
         return one.k == other.k
     known = {label: i for i, label in enumerate(one.labels)}
     return one.code == torch.tensor([known.get(x, -1) for x in other.labels])[other.code]
-
-
-def _check(W: Tensor, b: Tensor) -> None:
-    if W.ndim < 2 or b.ndim < 1 or W.shape[:-2] + W.shape[-1:] != b.shape:
-        raise ValueError(
-            "W must be (*batch, n_hidden, n_features) and b (*batch, n_features), "
-            f"got {tuple(W.shape)} and {tuple(b.shape)}"
-        )

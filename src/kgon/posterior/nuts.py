@@ -3,13 +3,13 @@
 The posterior is that of `sample_posterior`, but the result can depend on where chains start. Up to
 about 1000 samples at noise_std = 1, chains cross between phases and the two samplers agree. With
 more samples fewer chains cross, until the shares of phases are those of the starts; R-hat is still
-1.00 if all chains started in one phase. This module repeats the paper's protocol and shows where it
-fails. So R-hat and effective sample size cannot say that chains are right; `judge` says *ok* only
-of chains that cross between phases.
+1.00 if all chains started in one phase. So R-hat and effective sample size do not show that chains
+are right, and `judge` says *ok* only of chains that cross between phases. This module repeats the
+paper's protocol to show where it fails.
 
-The likelihood of single-feature inputs is computed exactly, at a cost that does not depend on the
-sample size: the formula of `theory.loss` by the lookup tables of `compiled.moments`, in JAX. For
-other inputs it is a sum over the sample.
+The likelihood of single-feature inputs is exact, at a cost that does not depend on the sample size:
+the formula of `theory.loss` with the lookup tables of `compiled.moments`, in JAX. For other inputs
+it is a sum over the sample.
 
 numpyro and JAX are imported inside functions only.
 """
@@ -31,7 +31,7 @@ from kgon.theory.intervals import widening
 from kgon.theory.loss import DirectLoss, EmpiricalLoss
 
 LEAST_DRAWS = 4
-"""Fewest draws of a chain: split R-hat needs the variance of each half."""
+"""Least number of draws of a chain: split R-hat needs the variance of each half."""
 
 RHAT = 1.01
 """Largest rank-normalised split R-hat of chains that agree (Vehtari et al. 2021)."""
@@ -47,9 +47,9 @@ class NUTS:
         W: (n_draws, n_chains, n_hidden, n_features).
         b: (n_draws, n_chains, n_features).
         loss: (n_draws, n_chains), the empirical loss of each draw.
-        rhat, ess: rank-normalised, of the loss over chains (`llc.convergence.diagnose`).
+        rhat, ess: of the loss over chains, rank-normalised (`llc.convergence.diagnose`).
         divergences: number of divergent trajectories.
-        leapfrogs: leapfrog steps of all draws after warm-up.
+        leapfrogs: number of leapfrog steps after warm-up.
     """
 
     W: Tensor
@@ -83,7 +83,7 @@ def sample_nuts(
         noise_std, prior_std: as in `sample_posterior`.
         start: (W, b) where every chain starts, such as a critical point; None draws each chain's
             start from the prior.
-        seed: of the starts and of the chains.
+        seed: of these draws and of the chains.
 
     Raises:
         ValueError: x or start of the wrong shape, or a number out of range.
@@ -117,7 +117,7 @@ def sample_nuts(
     draws, extra = _run(x, W, b, noise_std, prior_std, n_warmup, n_draws, seed)
     W, b = (torch.from_numpy(np.array(draws[name])).movedim(0, 1) for name in ("W", "b"))
     evaluate = DirectLoss(x) if _several_active(x) else EmpiricalLoss(x)
-    # One draw at a time, because a direct sum over the sample needs memory.
+    # One draw at a time: a sum over the sample takes much memory.
     each = [evaluate(*row) for row in zip(W.unsqueeze(2), b.unsqueeze(2), strict=True)]
     loss = torch.stack(each).squeeze(-1)
     found = diagnose(loss)
@@ -140,10 +140,10 @@ def judge(chains: NUTS, k: Tensor) -> str:
         k: (n_draws, n_chains), the family of each draw.
 
     Returns:
-        The first that applies. *diverged*: a loss is not finite. *unconverged*: R-hat above RHAT or
-        fewer than LEAST_ESS effective draws for each chain, of the loss or of k. *unchecked*: one
-        chain, or chains that are all in one family, which may be that of the start. *ok*: none of
-        these.
+        The first of these that applies. *diverged*: a loss is not finite. *unconverged*: the loss
+        or k has an R-hat above RHAT or fewer than LEAST_ESS effective draws for each chain.
+        *unchecked*: there is one chain, or all draws are in one family, perhaps that of the start.
+        *ok*: none of these.
     """
     if not bool(chains.loss.isfinite().all()):
         return "diverged"
@@ -162,7 +162,7 @@ def chain_share(where: Tensor) -> tuple[float, float]:
     """The share of draws with `where` (n_draws, n_chains) and its error.
 
     The error is that of the mean over chains (`widening`), at least `share_error`. It is NaN for
-    one chain, and where all draws agree: chains that never moved have no spread.
+    one chain, and if all draws agree: chains that never moved have no spread.
     """
     each = where.double().mean(0)
     mean, n = each.mean(), len(each)
@@ -215,7 +215,7 @@ def _looked_up(x: Tensor, noise_std: float) -> Callable[[Any, Any], Any]:
         jnp.asarray(of_features[name])
         for name in ("low", "buckets_per_unit", "last_bucket", "first_line")
     )
-    # Bisection of a fixed length, as many halvings as find an amplitude in the fullest bucket.
+    # Bisection with a fixed number of halvings, enough for the fullest bucket.
     halvings = int(lines["count"].max()).bit_length()
     below = jnp.asarray(lines["first"].astype(np.int32))
     feature = jnp.arange(n_features)
@@ -237,7 +237,7 @@ def _looked_up(x: Tensor, noise_std: float) -> Callable[[Any, Any], Any]:
 
     def value(W: Any, b: Any) -> Any:
         A, b_i = W.T @ W, b[:, None]
-        # The integrand vanishes at the threshold, so the moments are constants to derivatives.
+        # The integrand vanishes at the threshold, so derivatives treat the moments as constants.
         M = active_moments(*jax.lax.stop_gradient((A, b_i)))
         u, v = A * M[..., 2] + b_i * M[..., 1], A * M[..., 1] + b_i * M[..., 0]
         loss = (A * u + b_i * v).sum() + total[:, 2].sum() - 2 * jnp.trace(u)
@@ -272,11 +272,9 @@ def _run(
         init = {"W": jax.numpy.asarray(W.numpy()), "b": jax.numpy.asarray(b.numpy())}
         if n_chains == 1:
             init = {name: value[0] for name, value in init.items()}
-        mcmc.run(
-            jax.random.PRNGKey(seed),
-            init_params=init,
-            extra_fields=("diverging", "num_steps"),
-        )
+        extra_fields = ("diverging", "num_steps")
+        mcmc.run(jax.random.PRNGKey(seed), init_params=init, extra_fields=extra_fields)
+        # To numpy in here: outside of this context JAX has no int64.
         draws = {k: np.asarray(v) for k, v in mcmc.get_samples(group_by_chain=True).items()}
         extra = {k: np.asarray(v) for k, v in mcmc.get_extra_fields(group_by_chain=True).items()}
     return draws, extra

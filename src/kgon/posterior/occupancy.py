@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kgon.posterior.labels import Labels, Quench
+from kgon.compiled.exact_loss import Descent
+from kgon.posterior.labels import Labels
 from kgon.posterior.smc import Posterior
 from kgon.theory.intervals import widening
 from kgon.theory.loss import Loss
@@ -17,27 +18,26 @@ def shares(
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Posterior probability of each phase that occurs, and its error (`Posterior.mean`), (*batch).
 
-    Args:
-        by: "k" for families of k-gons, or "label".
+    `by` is as in `Labels.masks`.
     """
     return {phase: posterior.mean(where) for phase, where in labels.masks(by).items()}
 
 
 def posterior_llc(
-    posterior: Posterior, loss: Loss, quenched: Quench, where: Tensor
+    posterior: Posterior, loss: Loss, quenched: Descent, where: Tensor
 ) -> tuple[Tensor, Tensor]:
     """n beta (E[L_n(w)] - L_n(w*)) over the draws of one phase, and its error, (*batch).
 
     n beta is the posterior's n_samples / (2 noise_std^2). w* is the critical point at which the
-    quench of the draw ends. Each draw has its own, because L_n is not invariant under permutations
+    quench of the draw ends: each draw has its own, because L_n is not invariant under permutations
     and so differs between the images of a critical point. On a finite sample w* does not minimise
     L_n, so a draw's excess loss may be negative. The error is that of `Posterior.mean_where`.
 
     Args:
         posterior: a sampled posterior, at any temperature.
-        loss: the loss L_n that it was sampled with.
+        loss: L_n, the loss that it was sampled with.
         quenched: the quench of its draws.
-        where: (n_particles, n_replicates, *batch), the draws of the phase.
+        where: (n_particles, n_replicates, *batch), whether a draw is in the phase.
     """
     excess = posterior.loss - loss(quenched.W, quenched.b)
     mean, stderr = posterior.mean_where(excess, where)
@@ -49,8 +49,6 @@ class Transition:
     """The odds of phase beta against alpha as the sample grows.
 
     Attributes:
-        alpha, beta: labels.
-        n_samples: (n_sizes), ascending.
         log_odds: (n_sizes, n_datasets), log P(beta) / P(alpha); NaN where neither occurs.
         crossing: (n_datasets), the n at which the odds pass through 1 towards beta for the last
             time, interpolated linearly; NaN if they do not within the sizes.
@@ -58,7 +56,6 @@ class Transition:
 
     alpha: str
     beta: str
-    n_samples: Tensor
     log_odds: Tensor
     crossing: Tensor
 
@@ -69,7 +66,7 @@ class Transition:
 
     @property
     def n_crossed(self) -> int:
-        """How many data sets cross."""
+        """The number of data sets with a crossing."""
         return int(self.crossing.isfinite().sum())
 
     @property
@@ -82,10 +79,8 @@ class Transition:
 
     @property
     def error(self) -> float:
-        """Error of the mean crossing, with n_crossed - 1 degrees of freedom; NaN for fewer than 2.
-
-        Two of it hold the mean over many data sets 19 times out of 20 (`widening`).
-        """
+        """The error of the mean crossing, with Student's factor (`widening`) for n_crossed - 1
+        degrees of freedom; NaN if fewer than two data sets cross."""
         n = self.n_crossed
         return self.location[1] / math.sqrt(n) * float(widening(n - 1)) if n > 1 else math.nan
 
@@ -97,7 +92,7 @@ def bayesian_transitions(
 
     Args:
         n_samples: (n_sizes), ascending.
-        share: for each label the posterior probability (n_sizes, n_datasets).
+        share: the posterior probability of each phase, (n_sizes, n_datasets).
         n_draws: draws behind each share. A share of 0 counts as half a draw, so that the log odds
             are finite bounds. Pairs without any draw are left out.
     """
@@ -113,15 +108,12 @@ def bayesian_transitions(
     out = []
     for alpha, of_alpha in share.items():
         for beta, of_beta in share.items():
-            if alpha == beta or not bool(((of_alpha > 0) | (of_beta > 0)).any()):
+            occurs = (of_alpha > 0) | (of_beta > 0)
+            if alpha == beta or not bool(occurs.any()):
                 continue
-            log_odds = (
-                of_beta.clamp(min=0.5 / n_draws).log() - of_alpha.clamp(min=0.5 / n_draws).log()
-            )
-            log_odds = log_odds.where((of_alpha > 0) | (of_beta > 0), math.nan)
-            out.append(
-                Transition(alpha, beta, n_samples, log_odds, _last_rise(n_samples, log_odds))
-            )
+            after, before = (share.clamp(min=0.5 / n_draws).log() for share in (of_beta, of_alpha))
+            log_odds = (after - before).where(occurs, math.nan)
+            out.append(Transition(alpha, beta, log_odds, _last_rise(n_samples, log_odds)))
     return out
 
 

@@ -12,26 +12,39 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from kgon.posterior import occupancy
+from kgon.files import finite_or_none
+from kgon.posterior.occupancy import Transition, bayesian_transitions
 
 LEAST_SHARE = 0.05
-"""A phase with a smaller share than this everywhere is left out of printed tables and figures, and
-its learning coefficient is an average over too few draws to be shown."""
+"""Phases whose share is smaller than this everywhere are left out of printed tables and figures.
+Their learning coefficients are averages over too few draws."""
 
 PRIOR = "prior"
-"""The start of NUTS chains that are drawn from the prior instead of set to a critical point."""
+"""The `start` of NUTS chains that begin at draws from the prior instead of at a critical point."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CellRow:
-    """A row of a cell's tables. None stands for a value that is not finite.
+    """A row of a cell's tables.
 
     A `stderr` is a standard error times Student's factor for the few replicates or chains that it
     is from: two of it hold the true value 19 times out of 20.
+
+    Attributes:
+        n_samples: n, the inputs of the data set that count.
+        dataset: number of the data set.
     """
 
     n_samples: int
     dataset: int
+
+    @classmethod
+    def of(cls, **fields: Any) -> Self:
+        """The row with these values, tensors as numbers; None for a number that is not finite."""
+        plain: dict[str, Any] = {
+            k: finite_or_none(v) if isinstance(v, float | Tensor) else v for k, v in fields.items()
+        }
+        return cls(**plain)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +52,14 @@ class PosteriorRow(CellRow):
     """The posterior of a cell.
 
     Attributes:
-        verdict: of `kgon.posterior.smc`.
-        log_evidence, log_evidence_stderr: log Z and its error.
-        mean_loss, mean_loss_stderr: posterior mean of L_n and its error.
-        rhat: of the loss between replicates.
-        acceptance: of the last rung, the least over replicates.
-        n_rungs: of the tempering ladder.
+        verdict: ok, unchecked, unconverged or diverged (`kgon.posterior.smc`).
+        log_evidence (nats): log Z.
+        log_evidence_stderr (nats): error of log Z.
+        mean_loss (loss): posterior mean of L_n.
+        mean_loss_stderr (loss): error of the mean of L_n.
+        rhat: R-hat of the loss between replicates.
+        acceptance: mean acceptance on the last rung, the least over replicates.
+        n_rungs: rungs of the tempering ladder.
     """
 
     verdict: str
@@ -67,6 +82,8 @@ class ShareRow(CellRow):
         rule: how draws are labelled: quench, output or hull.
         by: k (families of k-gons) or label.
         phase: the family or the label.
+        share: posterior probability of the phase.
+        stderr: error of the share.
     """
 
     sampler: str = "smc"
@@ -80,7 +97,14 @@ class ShareRow(CellRow):
 
 @dataclass(frozen=True, kw_only=True)
 class AgreementRow(CellRow):
-    """The share of draws to which two rules give the same k, or the same label."""
+    """The share of draws to which two rules give the same k, or the same label.
+
+    Attributes:
+        rule: how draws are labelled.
+        other: the rule that it is compared with.
+        by: k (families of k-gons) or label.
+        share: share of draws on which the two agree.
+    """
 
     rule: str
     other: str
@@ -90,7 +114,15 @@ class AgreementRow(CellRow):
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseLLCRow(CellRow):
-    """The learning coefficient within a phase, labelled by the reference rule."""
+    """The learning coefficient within a phase, labelled by the reference rule.
+
+    Attributes:
+        phase: label of the phase.
+        share: posterior probability of the phase.
+        llc: learning coefficient over the draws of the phase (`occupancy.posterior_llc`).
+        stderr: error of the learning coefficient.
+        theory: learning coefficient by theory; blank where there is none.
+    """
 
     phase: str
     share: float | None
@@ -104,8 +136,10 @@ class ChainsRow(CellRow):
     """The NUTS chains from one start.
 
     Attributes:
-        verdict: of `nuts.judge`.
-        rhat, ess: of the loss, rank-normalised.
+        start: prior, or the label of a critical point.
+        verdict: ok, unchecked, unconverged or diverged (`nuts.judge`).
+        rhat: rank-normalised split R-hat of the loss.
+        ess: bulk effective number of draws of the loss.
         passages: how often k by the reference rule changes between successive draws of a chain.
         divergences: divergent trajectories.
         leapfrogs: leapfrog steps after warm-up.
@@ -153,7 +187,6 @@ class PhaseDiagram(Tables):
 
     @classmethod
     def joined(cls, cells: Sequence[Tables], n_draws: int) -> Self:
-        """The diagram of these cells."""
         tables = {
             field.name: [row for cell in cells for row in getattr(cell, field.name)]
             for field in fields(Tables)
@@ -162,12 +195,10 @@ class PhaseDiagram(Tables):
 
     @property
     def n_samples(self) -> list[int]:
-        """The sample sizes, ascending."""
         return sorted({row.n_samples for row in self.posteriors})
 
     @property
     def datasets(self) -> list[int]:
-        """The data sets' numbers."""
         return sorted({row.dataset for row in self.posteriors})
 
     @property
@@ -181,12 +212,12 @@ class PhaseDiagram(Tables):
         return list(dict.fromkeys(row.start for row in self.chains))
 
     def share(self, by: str = "k", rule: str = "", start: str | None = None) -> dict[str, Tensor]:
-        """For each phase its posterior probability, (n_sizes, n_datasets).
+        """The posterior probability of each phase, (n_sizes, n_datasets).
 
         Args:
             by: k or label.
-            rule: a labelling rule; the reference by default.
-            start: for the share among the NUTS chains from there; None for SMC.
+            rule: the labelling rule; the reference by default.
+            start: the start of the NUTS chains to take shares from; None for SMC.
         """
         rule = rule or self.rules[0]
         sampler = "smc" if start is None else "nuts"
@@ -205,9 +236,10 @@ class PhaseDiagram(Tables):
         """A field of `posteriors` as (n_sizes, n_datasets); NaN for None."""
         return self._by_size(getattr(row, name) for row in self.posteriors)
 
-    def agreement_with(self, other: str, by: str = "k") -> Tensor:
-        """Agreement of the reference with another rule, (n_sizes, n_datasets)."""
-        wanted = (self.rules[0], other, by)
+    def agreement_with(self, other: str) -> Tensor:
+        """The share of draws whose k is the same by the reference and another rule, (n_sizes,
+        n_datasets)."""
+        wanted = (self.rules[0], other, "k")
         return self._by_size(
             row.share for row in self.agreement if (row.rule, row.other, row.by) == wanted
         )
@@ -216,7 +248,7 @@ class PhaseDiagram(Tables):
         numbers = [math.nan if value is None else value for value in values]
         return torch.tensor(numbers, dtype=torch.float64).view(len(self.n_samples), -1)
 
-    def transitions(self, by: str = "k") -> list[occupancy.Transition]:
-        """Every ordered pair of phases with its odds against n (`occupancy`)."""
+    def transitions(self, by: str = "k") -> list[Transition]:
+        """Every ordered pair of phases with its odds against n."""
         n = torch.tensor(self.n_samples, dtype=torch.float64)
-        return occupancy.bayesian_transitions(n, self.share(by), self.n_draws)
+        return bayesian_transitions(n, self.share(by), self.n_draws)

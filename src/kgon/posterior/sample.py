@@ -1,8 +1,8 @@
-"""Sampling a phase diagram cell by cell; finished cells are stored and not sampled again."""
+"""Samples a phase diagram cell by cell; finished cells are stored and not sampled again."""
 
 import json
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,7 @@ from kgon.posterior.phase_diagram import PhaseDiagram, Tables
 
 
 def check_sizes(n_samples: Any, n_datasets: Any) -> None:
-    """Check the sizes of a phase diagram.
-
-    Raises:
-        ValueError: n_samples is not a list of different sizes, or n_datasets is not a count.
-    """
+    """ValueError unless n_samples is a list of different sizes and n_datasets a count."""
     sizes = list(n_samples) if isinstance(n_samples, Sequence) else []
     whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in sizes)
     if not sizes or not whole:
@@ -43,9 +39,9 @@ def sample_phase_diagram(
     """Sample the posterior of every data set at every n, except for cells stored before.
 
     Args:
-        folder: where each finished cell is written, as n<n>-d<data set>.json.
+        folder: finished cells are written there, as n<n>-d<data set>.json.
         n_samples: the sample sizes, in any order.
-        n_datasets: how many data sets. Data set d does not depend on their number.
+        n_datasets: the number of data sets, on which no data set depends.
         settings: of every cell.
         workers: cells sampled at a time, each on one core; results do not depend on it.
         progress: called after each cell with the numbers of finished and of all cells, and the
@@ -80,13 +76,11 @@ def sample_phase_diagram(
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     try:
         running = {pool.submit(finish, *place): place for place in waiting}
-        while running:
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                place = running.pop(future)
-                cells[place] = future.result()
-                if progress:
-                    progress(len(cells), len(places), cells[place])
+        for future in as_completed(running):
+            place = running[future]
+            cells[place] = future.result()
+            if progress:
+                progress(len(cells), len(places), cells[place])
     finally:
         pool.shutdown(cancel_futures=True)
     return PhaseDiagram.joined(

@@ -17,18 +17,18 @@ to 1 (Del Moral, Doucet and Jasra 2006). Each rung of this ladder
 3. moves the particles by Hamiltonian Monte Carlo, with a step size adapted to the acceptance, and
    by rotations of the hidden space and permutations of the features, both as Metropolis moves. For
    the losses of kgon every rotation is accepted; permutations depend on the data set.
-No particle needs to cross between phases: the shares of phases follow from the weights at the
-temperatures at which phases separate. So there is no start to choose, and the sampler also works
-where chains would stay in the phase in which they started.
+No particle needs to cross between phases: the weights set the shares of phases at the temperatures
+at which phases separate. So there is no start to choose, and the sampler also works where chains
+would stay in the phase in which they started.
 
 Shapes: parameters are W (n_particles, n_replicates, *batch, n_hidden, n_features) and b likewise;
-*batch runs over the loss's data sets. A replicate is an independent run of the sampler. It depends
-on its own random stream only, not on the other replicates or data sets.
+*batch runs over the loss's data sets. A replicate is an independent run of the sampler, with its
+own random stream; it does not depend on other replicates or data sets.
 
 Errors come from the spread between replicates: standard errors times Student's factor for so few
 values (`theory.intervals.widening`), so that two errors hold the true value 19 times out of 20. A
-single replicate has no error (NaN). A bias of order 1 / n_particles, which all replicates share, is
-not in them: with 64 to 256 particles and 8 replicates it is less than a third of an error.
+single replicate has no error (NaN). Errors leave out a bias of order 1 / n_particles that all
+replicates share: with 64 to 256 particles and 8 replicates it is less than a third of an error.
 """
 
 import math
@@ -50,8 +50,8 @@ from kgon.theory.repeatable import check_repeatable
 VERDICTS = ("ok", "unchecked", "unconverged", "diverged")
 
 SPREAD = 0.5
-"""Standard deviation of the replicates' log evidence above which they disagree: at this value a
-share from a single replicate is typically off by a factor of e^0.5."""
+"""Standard deviation of the replicates' log evidence above which they disagree. At this value the
+share from one replicate is typically off by a factor of e^0.5."""
 RHAT = 1.05
 """Largest R-hat of the loss between replicates (spread of their means against that within)."""
 LEAST_ACCEPTANCE = 0.5
@@ -66,8 +66,8 @@ class Posterior:
     """Draws from the posterior of each data set, its evidence, and diagnostics.
 
     Attributes:
-        W: draws (n_particles, n_replicates, *batch, n_hidden, n_features), equally weighted within
-            a replicate; replicates weigh as `weights`.
+        W: draws (n_particles, n_replicates, *batch, n_hidden, n_features), of equal weight within a
+            replicate; `weights` are those of the replicates.
         b: (n_particles, n_replicates, *batch, n_features).
         loss: (n_particles, n_replicates, *batch), the loss of each draw.
         log_evidence: (*batch), log Z, the log of the mean of the replicates' estimates of Z. The
@@ -77,12 +77,8 @@ class Posterior:
             n_replicates - 1 degrees of freedom. NaN for one replicate.
         log_evidence_per_replicate: (n_replicates, *batch).
         strength: (*batch), n_samples / (2 noise_std^2), the factor of the loss.
-        beta: (n_rungs, n_replicates, *batch), the ladder; NaN after a replicate's last rung.
-        ess: (n_rungs, n_replicates, *batch), share of effective particles before resampling.
-        acceptance: (n_rungs, n_replicates, *batch), of the trajectories.
-        permuted: (n_rungs, n_replicates, *batch), acceptance of the permutations.
-        refresh: (n_rungs, n_replicates, *batch), correlation of the loss before and after the
-            rung's moves; 0 if they renew the particles.
+        beta, ess, acceptance, permuted, refresh: (n_rungs, n_replicates, *batch), see
+            `tempering.Rung`; NaN after a replicate's last rung.
         step: (n_replicates, *batch), the last rung's step size.
         rhat: (*batch), R-hat of the loss between replicates.
         verdict: (*batch), an index into VERDICTS; `verdicts` has the words.
@@ -107,8 +103,7 @@ class Posterior:
     @property
     def verdicts(self) -> Any:
         """The verdicts in words, as a nested list over (*batch)."""
-        words = np.array(VERDICTS, dtype=object)[self.verdict.numpy()]
-        return np.asarray(words, dtype=object).tolist()
+        return np.array(VERDICTS)[self.verdict.numpy()].tolist()
 
     @property
     def weights(self) -> Tensor:
@@ -118,9 +113,9 @@ class Posterior:
     def mean(self, f: Tensor) -> tuple[Tensor, Tensor]:
         """Posterior mean of f (n_particles, n_replicates, *batch) and its error, (*batch).
 
-        The error is that of `combined`, NaN for a single replicate. A mean of booleans is a share,
-        whose error is at least that of as many independent draws (`share_error`): few replicates
-        often have equal counts of a rare event.
+        The error is that of `combined`. A mean of booleans is a share, whose error is at least that
+        of as many independent draws (`share_error`): few replicates often have equal counts of a
+        rare event.
         """
         mean, error = combined(self.weights, f.double().mean(0))
         if f.dtype == torch.bool:
@@ -129,10 +124,10 @@ class Posterior:
         return mean, error
 
     def mean_where(self, f: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
-        """Posterior mean of f over the draws with `where`, and its error, (*batch).
+        """Posterior mean of f over the draws with `where`, and its error (`combined`), (*batch).
 
-        The error is that of `combined`, NaN if the draws are all of one replicate. Both are NaN
-        where no draw qualifies. Both arguments (n_particles, n_replicates, *batch).
+        f and `where` are (n_particles, n_replicates, *batch). The results are NaN where no draw
+        qualifies.
         """
         share = self.weights * where.double().mean(0)
         part = (f * where).sum(0) / where.sum(0)
@@ -147,9 +142,9 @@ def combined(weight: Tensor, part: Tensor) -> tuple[Tensor, Tensor]:
         error^2 = widening(k - 1)^2 sum_r v_r^2 (m_r - m)^2 / (1 - 2 sum v^3 / sum v^2 + sum v^2).
 
     The sum is the delta method's for a ratio of means. The denominator, 1 - 1/n for n equal
-    weights, makes it unbiased for parts of the same variance, whatever the weights. k = 1 / sum v^2
-    is the effective number of replicates (Kish), k - 1 the degrees of freedom. NaN where fewer than
-    two replicates have weight.
+    weights, makes it unbiased for parts of equal variance, whatever the weights. k = 1 / sum v^2 is
+    the effective number of replicates (Kish), k - 1 the degrees of freedom. The error is NaN where
+    fewer than two replicates have weight.
     """
     mean = (weight * part).sum(0)
     square = weight.square()
@@ -163,10 +158,10 @@ def combined(weight: Tensor, part: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def share_error(share: Tensor, n_draws: float | Tensor) -> Tensor:
-    """Error of a share among independent draws, the least error of one among dependent draws.
+    """Error of a share among independent draws, a lower bound for dependent draws.
 
-    Binomial, and at a share of 0 or 1 such that two errors are 3 / n_draws: the share of an event
-    that n_draws draws miss is below that with a probability of 95%.
+    It is the binomial error, except that at a share of 0 or 1 two errors are 3 / n_draws: if
+    n_draws draws miss an event, its probability is below that with 95% confidence.
     """
     return (share * (1 - share) / n_draws + (1.5 / n_draws) ** 2).sqrt()
 
@@ -191,19 +186,19 @@ def sample_posterior(
 
     Args:
         loss: a loss of kgon with any batch of data sets; or single-feature inputs x
-            (*batch, n_samples, n_features), for their `EmpiricalLoss`; or any map of stacked
-            (W, b) to one value each. The exact losses (population and empirical, float64 on a CPU)
-            run in a compiled loop.
+            (*batch, n_samples, n_features), for their `EmpiricalLoss`; or any function that maps
+            stacked (W, b) to one value each. The exact losses (population and empirical, float64 on
+            a CPU) run in a compiled loop.
         n_samples: the factor of the loss; by default the size of the loss's sample. A tensor
-            (*batch) gives each data set, or each copy of a loss without data, its own.
+            (*batch) gives each data set its own, or, for a loss without data, makes a batch.
         n_features: needed only if the loss has no attribute n_features.
         noise_std: standard deviation of the observation noise.
         prior_std: standard deviation of the prior on every entry of W and b.
         n_particles: particles of each replicate.
         n_replicates: independent runs; an error needs at least two.
         seed: an integer, or stream keys (*batch), one for each data set.
-        ess: share of the particles that stays effective from rung to rung; the nearer to 1, the
-            longer the ladder.
+        ess: share of the particles that stays effective from rung to rung. The nearer it is to 1,
+            the longer the ladder.
         n_moves: trajectories of each particle at each rung.
         n_leapfrog: leapfrog steps of a trajectory.
         target_acceptance: acceptance to which the step size is adapted.
@@ -214,7 +209,7 @@ def sample_posterior(
         *unconverged*: the replicates' log evidences spread by more than SPREAD, their losses have
         an R-hat above RHAT, or in some replicate the last rung's acceptance is below
         LEAST_ACCEPTANCE or its `refresh` above STUCK;
-        *unchecked*: there is only one replicate, so the first two could not be checked;
+        *unchecked*: there is only one replicate, so spread and R-hat could not be checked;
         *ok*: none of these.
 
     Raises:
@@ -229,14 +224,16 @@ def sample_posterior(
     }.items():  # fmt: skip
         if not 0 < value < math.inf:
             raise ValueError(f"{name} must be positive and finite, got {value}")
+    if n_particles < 2:
+        raise ValueError(f"n_particles must be at least 2, got {n_particles}")
     for name, share in {"ess": ess, "target_acceptance": target_acceptance}.items():
         if not 0 < share < 1:
             raise ValueError(f"{name} must lie in (0, 1), got {share}")
-    # Inference mode, if the caller is in it, would allow no gradients.
+    # If the caller is in inference mode, leave it: it allows no gradients.
     with torch.inference_mode(False), torch.no_grad():
         n_features = _n_features(loss, n_features)
         strength, batch = _strength(loss, n_samples, noise_std)
-        moves = mover(loss, (n_replicates, *batch), n_hidden, n_features)
+        moves = mover(loss, (n_replicates, *batch), n_features)
         if isinstance(moves, TorchMover):
             n_runs = n_replicates * math.prod(batch)
             W = torch.full((1, n_runs, n_hidden, n_features), 0.5, dtype=torch.float64)
@@ -258,7 +255,7 @@ def sample_posterior(
 
 
 def _n_features(loss: Any, n_features: int | None) -> int:
-    known = loss.x.shape[-1] if isinstance(loss, DirectLoss) else getattr(loss, "n_features", None)
+    known = getattr(loss, "n_features", None)
     if known is None and n_features is None:
         raise ValueError("this loss has no attribute n_features: pass n_features")
     if known is not None and n_features not in (None, known):
@@ -313,7 +310,7 @@ def _summarise(result: Tempered, strength: Tensor, runs: tuple[int, ...]) -> Pos
     pooled = log_evidence.logsumexp(0) - math.log(n_replicates)
     if n_replicates > 1:
         spread = log_evidence.std(0)
-        # Relative spread of the estimates of Z themselves, which are what is unbiased.
+        # From the estimates of Z, which are unbiased, not from their logs.
         stderr = (log_evidence - pooled).exp().std(0) / math.sqrt(n_replicates)
         stderr = stderr * widening(n_replicates - 1)
         within = value.var(0).mean(0)

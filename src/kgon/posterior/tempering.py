@@ -1,6 +1,6 @@
 """Tempering: particles move from the prior to the posterior in steps (see `kgon.posterior.smc`).
 
-State is (n_particles, n_runs, ...). Runs are independent: they only share the loop.
+State is (n_particles, n_runs, ...). Runs share the loop and are otherwise independent.
 """
 
 import math
@@ -12,18 +12,26 @@ import torch
 from torch import Tensor
 
 from kgon import streams
-from kgon.compiled.exact_loss import Trajectory
-from kgon.posterior.hmc import Mover
+from kgon.compiled.exact_loss import Kernel, Trajectory
+from kgon.posterior.hmc import TorchMover
 
 _FIRST_STEP = 0.3
 _ADAPTATION = 0.5
 _LAST_RUNG = 3
-"""Moves on the last rung, in units of those on other rungs: its particles are the result."""
+"""Factor by which there are more moves on the last rung, whose particles are the result."""
 _BISECTIONS = 60
 
 
 class Rung(NamedTuple):
-    """One rung of each run, (n_runs); fields as in `Posterior`."""
+    """One rung of each run, (n_runs).
+
+    Attributes:
+        beta: the power of the likelihood.
+        ess: share of effective particles before resampling.
+        acceptance, permuted: acceptance of the trajectories, and of the permutations.
+        refresh: correlation of the loss before and after the rung's moves; 0 if they renew the
+            particles.
+    """
 
     beta: Tensor
     ess: Tensor
@@ -34,13 +42,13 @@ class Rung(NamedTuple):
 
 @dataclass(frozen=True)
 class Tempered:
-    """Where the particles end, and how they came there.
+    """The particles at beta = 1, and how they got there.
 
     Attributes:
         W, b, loss: (n_particles, n_runs, ...).
         log_evidence: (n_runs); NaN where the losses were.
         step: (n_runs), the last step sizes.
-        rungs: the ladder; NaN behind a run's last rung.
+        rungs: the ladder; NaN after a run's last rung.
     """
 
     W: Tensor
@@ -63,7 +71,7 @@ class _MoveKeys(NamedTuple):
 class Tempering:
     """Settings of the sampler; keys (n_runs) are the runs' random streams, strength is (n_runs)."""
 
-    mover: Mover
+    mover: Kernel | TorchMover
     strength: Tensor
     prior_std: float
     keys: streams.Keys
@@ -91,7 +99,7 @@ class Tempering:
         while bool((beta < 1).any()):
             active = beta < 1
             increment, log_weight, share = self._temper(loss, beta)
-            # NaN losses allow no increment: that run ends here.
+            # Where losses are NaN there is no increment, and the run ends.
             stuck = active & ~(increment > 0)
             active = active & ~stuck
             log_evidence[stuck] = math.nan
@@ -124,11 +132,8 @@ class Tempering:
         self, W: Tensor, b: Tensor, loss: Tensor, beta: Tensor, step: Tensor, active: Tensor,
         rung: int, keys: _MoveKeys,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """Move the particles in place.
-
-        Returns:
-            The new step sizes, and the acceptances of trajectories and of permutations, (n_runs).
-        """
+        """Move the particles in place; return the new step sizes, and the acceptances of
+        trajectories and of permutations, (n_runs)."""
         last = active & (beta == 1)
         strength = beta * self.strength
         accepted, permuted = torch.zeros_like(beta), torch.zeros_like(beta)
@@ -190,7 +195,7 @@ class Tempering:
 
 
 def _width(W: Tensor) -> int:
-    """Random numbers that a rotation or a permutation and its acceptance may take."""
+    """Random numbers set aside for a rotation or a permutation and its acceptance."""
     return int(W.shape[-2] ** 2 + W.shape[-1]) // 2 * 2 + 2
 
 
@@ -214,7 +219,7 @@ def _rotations(W: Tensor, keys: streams.Keys, turn: int) -> Tensor:
     m = W.shape[-2]
     noise = np.empty((keys.size, m * m))
     streams.normals(keys.ravel(), turn * _width(W), noise)
-    # Gram and Schmidt on a normal matrix: its columns are then uniform on the frames (Haar).
+    # Gram-Schmidt on a normal matrix gives Haar-distributed orthogonal matrices.
     columns: list[Tensor] = []
     for column in torch.from_numpy(noise).view(*keys.shape, m, m).unbind(-1):
         for other in columns:

@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise, permutations
-from typing import Any
 
 from kgon.files import finite_or_none
 from kgon.posterior.occupancy import Transition
@@ -20,17 +19,25 @@ class SampledTransition:
     """The odds of phase `beta` against `alpha` in the sampled posterior, over data sets.
 
     Attributes:
-        by: whether phases are families of k-gons ("k") or labels ("label").
-        crossed, n_crossed: share and number of data sets whose odds pass through 1 towards beta.
-        crossing, crossing_sd: the mean and standard deviation of that n over these data sets.
-        crossing_error: of the mean (`Transition.error`); None for fewer than two data sets.
-        log_odds_first, log_odds_last: means at the smallest and the largest n.
-        largest_share_from, largest_share_to: largest mean shares of alpha and beta at any n.
+        by: whether phases are families of k-gons (k) or labels (label).
+        alpha: phase at smaller n.
+        beta: phase at larger n.
+        crossed: share of data sets whose odds pass through 1 towards beta.
+        n_crossed: number of these data sets.
+        crossing (samples): mean over these of the n at which they do; blank without any.
+        crossing_error (samples): error of that mean (`Transition.error`); blank for fewer than two
+            data sets.
+        crossing_sd (samples): standard deviation of that n between these data sets; blank for fewer
+            than two.
+        log_odds_first (nats): mean log odds at the smallest n.
+        log_odds_last (nats): mean log odds at the largest n.
+        largest_share_from: largest mean share of alpha at any n.
+        largest_share_to: largest mean share of beta at any n.
     """
 
     by: str
-    alpha: str
-    beta: str
+    alpha: str = field(metadata={"column": "from"})
+    beta: str = field(metadata={"column": "to"})
     crossed: float
     n_crossed: int
     crossing: float | None
@@ -53,14 +60,18 @@ class PredictedTransition:
     """Where the free energies of two critical points cross, by eq. (9), constants included.
 
     Attributes:
-        llc: the learning coefficients used in place of the theory's, in words; often empty.
-        delta_loss, delta_llc: beta's less alpha's.
-        full, halved: the n of the crossing under exp(-n L) and exp(-n L / 2); None where one
-            critical point is preferred at all n.
+        alpha: critical point that is preferred at smaller n.
+        beta: critical point that is preferred at larger n.
+        llc: learning coefficients used in place of the theory's, in words; often empty.
+        delta_loss (loss): beta's loss less alpha's.
+        delta_llc: beta's learning coefficient less alpha's.
+        full (samples): n of the crossing under exp(-n L); blank where one critical point is
+            preferred at all n.
+        halved (samples): n of the crossing under exp(-n L / 2), likewise.
     """
 
-    alpha: str
-    beta: str
+    alpha: str = field(metadata={"column": "from"})
+    beta: str = field(metadata={"column": "to"})
     llc: str
     delta_loss: float
     delta_llc: float
@@ -68,14 +79,8 @@ class PredictedTransition:
     halved: float | None
 
 
-def as_row(transition: SampledTransition | PredictedTransition) -> dict[str, Any]:
-    """The fields by name, with alpha and beta as `from` and `to`."""
-    names = {"alpha": "from", "beta": "to"}
-    return {names.get(name, name): value for name, value in asdict(transition).items()}
-
-
 def sampled_transitions(diagram: PhaseDiagram) -> list[SampledTransition]:
-    """Every ordered pair of families of k-gons, then of labels, that occur."""
+    """The transitions between families of k-gons, then between labels: every ordered pair."""
     found = []
     for by in ("k", "label"):
         top = {phase: float(v.mean(1).max()) for phase, v in diagram.share(by).items()}
@@ -107,13 +112,12 @@ def predicted_transitions(
     prior_std: float = 1.0,
     llc: Mapping[str, float] | None = None,
 ) -> list[PredictedTransition]:
-    """The predictions for every pair of critical points that can make a transition.
-
-    In such a pair beta has the smaller loss and the larger learning coefficient (Chen et al. 2023,
-    Sec. 4).
+    """The predictions for every pair of critical points with a transition: beta has the smaller
+    loss and the larger learning coefficient (Chen et al. 2023, Sec. 4).
 
     Args:
-        llc: other learning coefficients; pairs that have one of them are listed a second time.
+        llc: learning coefficients by label, in place of the theory's; pairs with one of these
+            labels are listed a second time.
     """
     found = []
     phases = built(n_features, n_hidden).phases
@@ -145,7 +149,7 @@ def predicted_transitions(
 
 
 def neighbours(phases: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs of a family of k-gons and the next one that occurs."""
+    """Pairs of successive families of k-gons, among those that occur."""
     return list(pairwise(sorted((p for p in phases if p != OTHER), key=int)))
 
 
@@ -154,7 +158,6 @@ class Findings:
     """A phase diagram with its transitions.
 
     Attributes:
-        diagram: the tables of all cells.
         sampled: the transitions of the sampled posterior.
         predicted: those of the free energies; empty where there is no theory.
         pair: the two families of k-gons whose crossing is the headline, if there are two.
@@ -177,7 +180,7 @@ class Findings:
         return next(found, None)
 
     def summary(self) -> dict[str, float | str]:
-        """The numbers of a run that a table of runs shows."""
+        """The numbers that a table of runs shows."""
         diagram = self.diagram
         verdicts = [row.verdict for row in diagram.posteriors]
         summary: dict[str, float | str] = {

@@ -155,7 +155,7 @@ class Drawing:
         return Curves(
             step=self.history.steps("loss").numpy(),
             loss=self.column("loss", "loss")[:, place],
-            plateaus=[plateau.plain() for plateau in own],
+            plateaus=[tables.plain(plateau) for plateau in own],
             stages=pictures,
             points=self.points,
             name=self.loss_name,

@@ -12,10 +12,9 @@ from matplotlib.figure import Figure
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kgon.figures.sweep import against_parameter
-from kgon.record import run_directory
+from kgon.figures.sweep import against_parameter, parts
+from kgon.record import run_directory, tables
 from kgon.record.run_directory import WITHOUT_EFFECT, RunDirectory, leaves
-from kgon.record.sweeps import Sweep
 from kgon.record.tables import RECORDED
 
 if TYPE_CHECKING:
@@ -106,12 +105,13 @@ class Record:
         """Write the film of a member of a single run: W, while a cursor runs along loss and LLC.
 
         Args:
-            path: the file, a .gif.
+            path: the file, a .gif, or a .webm with the extra kgon[film].
             member: its number; by default the member with most transitions.
             log: whether the axis of steps is logarithmic.
 
         Raises:
-            ValueError: there are several runs, the run has nothing to draw, or no such member.
+            ValueError: there are several runs, the run has nothing to draw, there is no such
+                member, or the file is neither of the two.
         """
         return self._drawing("a film").film(Path(path), member, log=log)
 
@@ -126,14 +126,18 @@ class Record:
         return Drawing.of(run)
 
     def against(self, x: str, y: str) -> Figure:
-        """The result y of each run against the setting x, and a line through the means.
+        """The result y of each run against the setting x, and means with their errors.
+
+        Pale dots are runs. A mean is over the runs with the same x; two of its errors hold the mean
+        over many such runs 19 times out of 20. Numbers that are positive and spread over more than
+        a factor of ten have a logarithmic axis.
 
         Args:
             x: a setting that varies, such as `optimizer.lr`.
             y: a number that runs found, such as `loss` or `transitions` (the columns
-                `final/loss`, `final/transitions` of `runs`), or one by phase, such as `llc` or
-                `phase` (`final/llc/5`, `final/llc/5+`; the means over estimates with the verdict
-                ok, the numbers of members).
+                `final/loss`, `final/transitions` of `runs`), or one by phase: `llc` (`final/llc/5`,
+                ...: mean over a phase's estimates with the verdict ok) or `phase` (`final/phase/5`,
+                ..., drawn as shares of a run's members).
 
         Raises:
             ValueError: x does not vary, or y is no result; the message lists those there are.
@@ -147,21 +151,28 @@ class Record:
                    for s in self._statuses.values()]  # fmt: skip
         known = dict.fromkeys(k for found in results for k, v in found.items()
                               if not isinstance(v, str))  # fmt: skip
-        chosen = [k for k in known if y in (k, k.removeprefix("final/"), *_groups(k))]
+        chosen = [k for k in known if y.removeprefix("final/") in _names(k)]
         if not chosen:
-            names = dict.fromkeys([*_groups(k), k.removeprefix("final/")][0] for k in known)
-            there = ", ".join(names) or "none"
+            there = ", ".join(dict.fromkeys(_names(k)[0] for k in known)) or "none"
             raise ValueError(f"y={y} is no result of the runs of {self.path}; there are {there}")
         shown = [
-            (settings[x], {k: found[k] for k in chosen if k in found})
+            (_drawable(settings[x]), found)
             for settings, found in zip(self._configs.values(), results, strict=True)
             if settings.get(x) is not None and found
         ]
         values, found = [value for value, _ in shown], [own for _, own in shown]
-        figure = against_parameter(x, values, found, constant=True)
+        figure = against_parameter(x, values, found, only=chosen, others=self._others(x))
         if figure is None:
             raise ValueError(f"no finished run of {self.path} has both x={x} and y={y}")
         return figure
+
+    def _others(self, x: str) -> list[str]:
+        """What varies besides a setting; of a group whose `_target_` varies, the group."""
+        groups = [name for name in self.settings if name.endswith("._target_")]
+        inside = tuple(name.removesuffix("_target_") for name in groups)
+        named = [name.removesuffix("._target_") for name in self.settings
+                 if name in groups or not name.startswith(inside)]  # fmt: skip
+        return [name for name in named if name != x.removesuffix("._target_")]
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -247,7 +258,7 @@ class _Tables(dict[str, pd.DataFrame]):
                  if (table := run_directory.read_table(folder, name))}  # fmt: skip
         places = [place for place, table in found.items() for _ in range(table.num_rows)]
         if name in RECORDED:
-            schema = RECORDED[name].schema()
+            schema = tables.schema(RECORDED[name])
         elif found:
             schema = pa.unify_schemas(
                 [t.schema for t in found.values()], promote_options="permissive"
@@ -285,10 +296,15 @@ def _with_settings(
     )
 
 
-def _groups(result: str) -> list[str]:
-    """The names under which a result by phase is asked for, `llc` for `final/llc/5`."""
-    group, _, _ = result.removeprefix("final/").rpartition("/")
-    return [group] if group else []
+def _drawable(value: Any) -> float | str:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+
+
+def _names(result: str) -> list[str]:
+    """What a result is asked for by, without `final/`: `llc`, `llc/5` for `final/llc/5`."""
+    what, phase, _ = parts(result)
+    names = [what, f"{what}/{phase}", result]
+    return [name.removeprefix("final/") for name in names]
 
 
 def load(path: str | Path) -> Record:
@@ -298,6 +314,4 @@ def load(path: str | Path) -> Record:
         ValueError: there is no run, or a file of one is damaged.
     """
     path = Path(path)
-    sweep = path.parent.name == "sweeps" and path.is_dir()
-    folders = Sweep(path.parents[1], path.name).points() if sweep else [path]
-    return Record(path, tuple(run_directory.find(folders)))
+    return Record(path, tuple(run_directory.find([path])))

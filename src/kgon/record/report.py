@@ -143,8 +143,8 @@ def _phase_table(members: Sequence[Member], points: Sequence[CriticalPoint]) -> 
     columns += ["mean LLC", "s.e.", "estimates ok", "theory LLC"]
     return html_table(columns, rows) + (
         '<p class="soft">Mean LLC: over the members whose estimate has the verdict ok; s.e.: of '
-        "that mean, over members. On 4-gons the theory LLC is the volume exponent; estimates at "
-        "finite n stay far below it.</p>"
+        "that mean, over members. On cross-polytopes (4-gons, the octahedron 2x2x2) the theory LLC "
+        "is the volume exponent; estimates on 4-gons at finite n stay far below it.</p>"
     )
 
 
@@ -242,8 +242,8 @@ def _href(target: Path, base: Path) -> str:
 
 
 def _sweep(runs: Sequence[Run], base: Path) -> str:
-    swept = Swept(runs)
-    runs = sorted(runs, key=swept.key)
+    swept = Swept([_overrides(run) for run in runs])
+    runs = sorted(runs, key=lambda run: swept.key(_overrides(run)))
     commands = {str(run.status.get("command")) for run in runs}
     states = Counter(str(run.status.get("state", "unknown")) for run in runs)
     counts = ", ".join(f"{n} {escape(state)}" for state, n in states.most_common())
@@ -266,6 +266,10 @@ def _sweep(runs: Sequence[Run], base: Path) -> str:
     )
 
 
+def _overrides(run: Run) -> list[str]:
+    return [str(word) for word in run.status.get("overrides") or []]
+
+
 def _overview(runs: Sequence[Run], swept: Swept, base: Path) -> str:
     names = swept.names if len(swept.names) <= _MOST_NAMES else []
     columns = ["run", "command", *(names or ["overrides"]), "state", "error", "time (s)", "members"]
@@ -274,7 +278,8 @@ def _overview(runs: Sequence[Run], swept: Swept, base: Path) -> str:
     rows: list[list[Value]] = []
     attributes = []
     for n, run in enumerate(runs):
-        members, values = [Member.of(row) for row in run.members], swept.values(run)
+        members, words = [Member.of(row) for row in run.members], _overrides(run)
+        values = swept.values(words)
         losses = [m.final_loss for m in members if m.final_loss is not None]
         groups = Counter(m.group for m in members)
         shown = " ".join(named(p, f"{p}: {groups[p]}") for p in phase_order(groups))
@@ -282,7 +287,7 @@ def _overview(runs: Sequence[Run], swept: Swept, base: Path) -> str:
         rows.append(
             [Cell(run.path.name, f'<a href="#run-{n}">{escape(run.path.name)}</a>'),
              run.status.get("command") if several else None,
-             *([values.get(name) for name in names] or [" ".join(swept.words[run.path])]),
+             *([values.get(name) for name in names] or [" ".join(swept.own(words))]),
              Cell(state, _state(run)),
              textwrap.shorten(str(run.status.get("error") or ""), 200, placeholder=" ..."),
              run.status.get("seconds"),
@@ -291,9 +296,9 @@ def _overview(runs: Sequence[Run], swept: Swept, base: Path) -> str:
              Cell(" ".join(f"{p}:{groups[p]}" for p in phase_order(groups)), shown, "phases"),
              Cell(run.path.name, f'<a href="{_href(run.path, base)}/">folder</a>')]
         )  # fmt: skip
-        words = escape(" ".join(map(str, run.status.get("overrides") or [])))
         attributes.append(
-            f'data-state="{escape(state)}" data-details="run-{n}" data-words="{words}"'
+            f'data-state="{escape(state)}" data-details="run-{n}" '
+            f'data-words="{escape(" ".join(words))}"'
         )
     # A column that is blank in every run (the error, mostly) is left out.
     told = [i for i in range(len(columns)) if any(row[i] not in (None, "") for row in rows)]
@@ -308,8 +313,8 @@ def _plots(runs: Sequence[Run], swept: Swept) -> str:
     for command in sorted({str(run.status.get("command")) for run in done}):
         for name in swept.names:
             having = [run for run in done if str(run.status.get("command")) == command
-                      and name in swept.values(run)]  # fmt: skip
-            values = [swept.values(run)[name] for run in having]
+                      and name in swept.texts(_overrides(run))]  # fmt: skip
+            values = [swept.values(_overrides(run))[name] for run in having]
             results = [run.status.get("metrics") or {} for run in having]
             figure = against_parameter(name, values, results) if len(set(values)) > 1 else None
             if figure is not None:
@@ -340,6 +345,6 @@ def _details(run: Run, n: int, n_runs: int, swept: Swept, base: Path) -> str:
     ]
     return (
         f'<details class="run" id="run-{n}"><summary><code>{escape(run.path.name)}</code> '
-        f"{_state(run)} {escape(' '.join(swept.words[run.path]))}</summary>"
+        f"{_state(run)} {escape(' '.join(swept.own(_overrides(run))))}</summary>"
         f"<div>{''.join(inside)}</div></details>\n"
     )

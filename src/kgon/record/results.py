@@ -55,9 +55,9 @@ def write(directory: RunDirectory, model: TMS, data: EnsembleData, *, draw: bool
     trained = _Trained(model, data)
     by_phase = tables.phases(trained.members, trained.points)
     transitions = tables.transitions(trained.members)
-    directory.save_table("members", Member.table(trained.members))
-    directory.save_table("plateaus", Plateau.table(trained.plateaus))
-    directory.save_table("transitions", Transition.table(transitions))
+    directory.save_table("members", tables.table(Member, trained.members))
+    directory.save_table("plateaus", tables.table(Plateau, trained.plateaus))
+    directory.save_table("transitions", tables.table(Transition, transitions))
     trained.write_history(directory)
     rows: dict[str, Sequence[Row]] = {
         "members": trained.members,
@@ -68,7 +68,7 @@ def write(directory: RunDirectory, model: TMS, data: EnsembleData, *, draw: bool
     drawn = trained.drawing().figures() if draw else {}
     return Results(
         summary=_summary(trained.members, by_phase),
-        tables={name: [row.plain() for row in some] for name, some in rows.items()},
+        tables={name: [tables.plain(row) for row in some] for name, some in rows.items()},
         figures={k: style.save(v, directory.path / "figures" / k)[0] for k, v in drawn.items()},
         by_phase=by_phase,
     )

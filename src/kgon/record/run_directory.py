@@ -210,10 +210,6 @@ class RunDirectory:
         """Write <name>.parquet."""
         pq.write_table(table, self.path / f"{name}.parquet")
 
-    def save_rows(self, name: str, rows: list[dict[str, Any]]) -> None:
-        """Write <name>.parquet."""
-        self.save_table(name, pa.Table.from_pylist(rows))
-
     def save_weights(self, step: NDArray[Any], W: NDArray[Any], b: NDArray[Any]) -> None:
         """Write snapshots: step (n_records,), W (n_records, n_members, n_hidden, n_features), b."""
         arrays = {k: np.ascontiguousarray(v) for k, v in {"step": step, "W": W, "b": b}.items()}
@@ -383,11 +379,15 @@ def _dereferenced(node: Any, config: dict[str, Any]) -> Any:
 
 
 def find(folders: Sequence[Path]) -> list[Path]:
-    """The run directories among the folders and directly inside them, in order of name."""
+    """The run directories among the folders and directly inside them, in order of name; those of a
+    sweep for its folder in sweeps/."""
     found = []
     for folder in folders:
         if (folder / "status.json").exists():
             found.append(folder)
+        elif folder.is_dir() and folder.parent.name == "sweeps":
+            points = (folder.parents[1] / file.name for file in folder.iterdir())
+            found += sorted(point for point in points if (point / "status.json").exists())
         elif folder.is_dir():
             found += sorted(child.parent for child in folder.glob("*/status.json"))
     if not found:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from kgon.record.run_directory import STATES, WITHOUT_EFFECT, Run, RunDirectory
+from kgon.record.run_directory import STATES, WITHOUT_EFFECT, RunDirectory
 
 VARIABLE = "KGON_SWEEP"
 """Environment variable with the name of the sweep, which the jobs of any launcher inherit."""
@@ -103,36 +103,36 @@ def tally(runs: Sequence[Standing]) -> str:
     return ", ".join(f"{counts[state]} {state}" for state in reversed(STATES) if counts[state])
 
 
-def shared_by(words: Sequence[Sequence[str]]) -> list[str]:
-    """The words of the first run that all runs have."""
-    everywhere = set[str].intersection(*map(set, words))
-    return [word for word in words[0] if word in everywhere]
-
-
 class Swept:
-    """The parameters that were swept.
+    """What was swept, by the overrides of several runs.
 
     Attributes:
-        shared: the overrides that all runs have.
-        words: the other overrides of each run, by its directory.
-        names: the parameters in `words`.
+        shared: the overrides that all runs have; none of a single run.
+        names: the parameters in the others.
     """
 
-    def __init__(self, runs: Sequence[Run]):
-        words = [[str(word) for word in run.status.get("overrides") or []] for run in runs]
-        self.shared = shared_by(words)
-        own = [[word for word in some if word not in self.shared] for some in words]
-        self.words = {run.path: some for run, some in zip(runs, own, strict=True)}
-        self.names = list(dict.fromkeys(word.partition("=")[0] for some in own for word in some))
+    def __init__(self, overrides: Sequence[Sequence[str]]):
+        several = overrides if len(overrides) > 1 else [[]]
+        everywhere = set[str].intersection(*map(set, several))
+        self.shared = [word for word in several[0] if word in everywhere]
+        self.names = list(dict.fromkeys(name for words in overrides for name in self.texts(words)))
 
-    def values(self, run: Run) -> dict[str, float | str]:
+    def own(self, overrides: Sequence[str]) -> list[str]:
+        """The overrides of a run that not all have."""
+        return [word for word in overrides if word not in self.shared]
+
+    def texts(self, overrides: Sequence[str]) -> dict[str, str]:
+        """The values of a run by parameter, as they were written."""
+        pairs = (word.partition("=") for word in self.own(overrides))
+        return {name: text for name, _, text in pairs}
+
+    def values(self, overrides: Sequence[str]) -> dict[str, float | str]:
         """The values of a run by parameter, as numbers if possible."""
-        pairs = (word.partition("=") for word in self.words[run.path])
-        return {name: _as_number(value) for name, _, value in pairs}
+        return {name: _as_number(text) for name, text in self.texts(overrides).items()}
 
-    def key(self, run: Run) -> list[tuple[bool, float, str]]:
+    def key(self, overrides: Sequence[str]) -> list[tuple[bool, float, str]]:
         """A key that sorts runs by the first parameter, then the second; numbers before words."""
-        values = self.values(run)
+        values = self.values(overrides)
         found = [values.get(name, "") for name in self.names]
         return [(True, 0.0, v) if isinstance(v, str) else (False, v, "") for v in found]
 

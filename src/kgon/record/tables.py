@@ -1,4 +1,4 @@
-"""The tables of a training run: a dataclass for each kind of row, and counts of rows.
+"""Tables: a dataclass for each kind of row. Those of a training run are here, and counts of rows.
 
 The types of a table's columns follow from the dataclass, not from the values, so they are the same
 for every run, even if a table is empty. Values that are not finite are left blank; in tables with a
@@ -8,10 +8,11 @@ row for each step and member they are NaN.
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from itertools import pairwise
 from types import NoneType
-from typing import Any, NamedTuple, Self, get_args, get_type_hints
+from typing import Any, Literal, NamedTuple, Self, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pyarrow as pa
@@ -32,10 +33,10 @@ one."""
 _MIXED = ("other", "unknown")
 """Groups of members that are in no phase, or whose phase is not known."""
 
-_TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string()}
+_TYPES = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 
-_COLUMN = re.compile(r"^ {8}(\w+)(?: \((.+?)\))?: (.+(?:\n {12}.+)*)", re.M)
-"""A column in the docstring of a row: name, unit if there is one, meaning."""
+_COLUMN = re.compile(r"^ {8}(\w+(?:, \w+)*)(?: \((.+?)\))?: (.+(?:\n {12}.+)*)", re.M)
+"""Columns in the docstring of a row: names, unit if there is one, meaning."""
 
 
 class Column(NamedTuple):
@@ -43,57 +44,74 @@ class Column(NamedTuple):
 
     name: str
     type: pa.DataType
+    may_be_blank: bool
     unit: str
     meaning: str
 
 
+@cache
+def columns(kind: type, may_be_blank: bool = False) -> tuple[Column, ...]:
+    """The columns of a table whose rows are of this dataclass.
+
+    A field of type bool, int, float, str or Literal is a column, blank where it is None; the
+    metadata `column` gives it another name. A field that is a dataclass stands for the columns of
+    that, all blank where it is None. The docstring explains them: `name (unit): meaning`.
+    """
+    docstrings = "\n".join(each.__doc__ or "" for each in kind.__mro__)
+    explained = {name: (unit, " ".join(text.split()))
+                 for names, unit, text in _COLUMN.findall(docstrings)
+                 for name in names.split(", ")}  # fmt: skip
+    hints = get_type_hints(kind)
+    found: list[Column] = []
+    for each in fields(kind):
+        kinds = [t for t in get_args(hints[each.name]) or (hints[each.name],) if t is not NoneType]
+        of: Any = str if get_origin(hints[each.name]) is Literal else kinds[0]
+        blank = may_be_blank or NoneType in get_args(hints[each.name])
+        if of in _TYPES:
+            told = explained.get(each.name, ("", ""))
+            found.append(Column(_name(each), _TYPES[of], blank, *told))
+        else:
+            found += columns(of, blank)
+    return tuple(found)
+
+
+def _name(each: Any) -> str:
+    """The name of a field's column."""
+    name: str = each.metadata.get("column", each.name)
+    return name
+
+
+def schema(kind: type) -> pa.Schema:
+    """The names and types of the columns, and whether they may be blank."""
+    return pa.schema([pa.field(c.name, c.type, c.may_be_blank) for c in columns(kind)])
+
+
+def plain(row: Any) -> dict[str, Any]:
+    """The values of a row by column."""
+    values: dict[str, Any] = dict.fromkeys(schema(type(row)).names)
+    for each in fields(row):
+        value = getattr(row, each.name)
+        if is_dataclass(value):
+            values |= plain(value)
+        elif _name(each) in values:
+            values[_name(each)] = value
+    return values
+
+
+def table(kind: type, rows: Iterable[Any]) -> pa.Table:
+    """The rows, all of this dataclass, as an Arrow table."""
+    return pa.Table.from_pylist([plain(row) for row in rows], schema=schema(kind))
+
+
 @dataclass(frozen=True)
 class Row:
-    """A row of a table. Fields have type int, float or str, or one of these and None.
-
-    A column has the name of its field, without an underscore at the end. The docstring of a row
-    explains its columns: `name (unit): meaning`.
-    """
-
-    @classmethod
-    def columns(cls) -> dict[str, str]:
-        """The columns' names by field."""
-        return {f.name: f.name.rstrip("_") for f in fields(cls)}
+    """A row of a table of a training run."""
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
         """The row with these values by column; None where one is missing or not finite."""
-        row = {name: values.get(column) for name, column in cls.columns().items()}
+        row = {each.name: values.get(_name(each)) for each in fields(cls)}
         return cls(**{k: finite_or_none(v) if isinstance(v, float) else v for k, v in row.items()})
-
-    def plain(self) -> dict[str, Any]:
-        """The values by column."""
-        return {column: getattr(self, name) for name, column in self.columns().items()}
-
-    @classmethod
-    def schema(cls) -> pa.Schema:
-        """The columns' names and types, and whether they may be blank."""
-        schema = []
-        for name, hint in get_type_hints(cls).items():
-            kinds = get_args(hint) or (hint,)
-            (kind,) = [t for t in kinds if t is not NoneType]
-            schema.append(pa.field(cls.columns()[name], _TYPES[kind], NoneType in kinds))
-        return pa.schema(schema)
-
-    @classmethod
-    def explained(cls) -> list[Column]:
-        """The columns with their units and meanings, from the docstring."""
-        found = {name: (unit, text) for name, unit, text in _COLUMN.findall(cls.__doc__ or "")}
-        return [
-            Column(column.name, column.type, unit, " ".join(text.split()))
-            for column in cls.schema()
-            for unit, text in [found[column.name]]
-        ]
-
-    @classmethod
-    def table(cls, rows: Iterable[Self]) -> pa.Table:
-        """The rows as an Arrow table."""
-        return pa.Table.from_pylist([row.plain() for row in rows], schema=cls.schema())
 
     @classmethod
     def long_table(
@@ -102,7 +120,7 @@ class Row:
         """A table with a row for each step and member, from columns (n_records, n_members)."""
         rows = {"step": np.repeat(step, len(members)), "member": np.tile(members, len(step))}
         rows |= {name: column.ravel() for name, column in columns.items()}
-        return pa.table(rows, schema=cls.schema())
+        return pa.table(rows, schema=schema(cls))
 
 
 @dataclass(frozen=True)
@@ -206,12 +224,12 @@ class Transition(Row):
     """A passage from one stage to the next.
 
     Columns:
-        from: critical level of the earlier stage.
+        from_: critical level of the earlier stage.
         to: critical level of the later stage.
         members: how many members of the run made the passage.
     """
 
-    from_: str
+    from_: str = field(metadata={"column": "from"})
     to: str
     members: int
 

@@ -3,7 +3,7 @@
 **What is stored, and what is built.** A search (`kgon.landscape.search`) finds connected shapes of
 k columns in d dimensions (`theory.shapes`), and points with positive biases that act on other
 columns ("coupled"). The file n{n}_m{m}.json holds those that are new at that n and m, and how often
-starts of each kind led to each critical point. All other points are built of these:
+starts of each kind led to each critical point. All other points are built from these:
 
 - shapes of at most n_features columns in orthogonal subspaces of at most n_hidden dimensions
   together;
@@ -60,14 +60,14 @@ class Found:
     """What a search found at one n_features and n_hidden: the content of an atlas file.
 
     Attributes:
-        seed: of the search.
-        starts: how many starts of each kind were made.
+        seed: the search's random seed.
+        starts: the number of starts by kind.
         shapes: connected shapes of n_features columns in n_hidden dimensions, (W, b) each.
         coupled: points with positive biases that act on other columns, (W, b) each.
-        met: how many starts of each kind led to each label; "" stands for points that are not in
-            the atlas, such as saddles of a larger index.
-        index: of each point of the atlas without a kink, by label, so that loading an atlas takes
-            no Hessians; empty while a search is under way.
+        met: by kind and label, how many starts led there; "" stands for points that are not in the
+            atlas, such as saddles of a larger index.
+        index: by label, the index of each point of the atlas without a kink, so that loading an
+            atlas takes no Hessians; empty while a search is under way.
     """
 
     seed: int
@@ -78,7 +78,6 @@ class Found:
     index: dict[str, int] = field(default_factory=dict)
 
     def as_json(self) -> str:
-        """The text of an atlas file."""
         return json.dumps(
             {
                 "seed": self.seed,
@@ -92,7 +91,6 @@ class Found:
 
     @classmethod
     def from_json(cls, text: str) -> "Found":
-        """The content of an atlas file."""
         data = json.loads(text)
 
         def pairs(rows: list[dict[str, Any]]) -> list[tuple[Tensor, Tensor]]:
@@ -106,18 +104,14 @@ class Found:
 
 
 def file_name(n_features: int, n_hidden: int) -> str:
-    """The name of an atlas file."""
     return f"n{n_features}_m{n_hidden}.json"
 
 
 @dataclass(frozen=True, eq=False)
 class Atlas:
-    """The critical points for one n_features and n_hidden, and how a search met them.
+    """The critical points for one n_features and n_hidden, in order of loss.
 
-    Attributes:
-        n_features, n_hidden: the size of the model.
-        points: in order of loss.
-        found: what the search says; None if there was none.
+    `found` is the result of the search for them; None if there was no search.
     """
 
     n_features: int
@@ -144,8 +138,8 @@ class Atlas:
 
     @cached_property
     def phases(self) -> tuple[CriticalPoint, ...]:
-        """The points that are phases: minima, points with a kink but no unstable shape, and k-gons
-        of any index, near which training rests. The other saddles are passes between phases."""
+        """The phases: minima, points with a kink but no unstable shape, and k-gons of any index,
+        near which training rests. The other saddles are passes between phases."""
         if self.found is None:
             return self.points
         index = self.found.index or indices(self.points)
@@ -199,9 +193,9 @@ def found_in(folder: Path, n_features: int, n_hidden: int) -> Found | None:
 
 @cache
 def built(n_features: int, n_hidden: int, folder: Path = SHIPPED) -> Atlas:
-    """The atlas that the files of a folder make (see the module docstring); cached and shared.
+    """The atlas built from the files of a folder (see the module docstring); cached and shared.
 
-    A size without a file has the k-gons that theory solves, and no point where n_hidden is not 2.
+    A size without a file gets the k-gons that theory solves if n_hidden = 2, else no points.
     """
     found = found_in(folder, n_features, n_hidden)
     if found is None:
@@ -211,11 +205,7 @@ def built(n_features: int, n_hidden: int, folder: Path = SHIPPED) -> Atlas:
 
 
 def point(label: str | int, n_features: int, n_hidden: int) -> CriticalPoint:
-    """The critical point with this label.
-
-    Raises:
-        ValueError: there is none; the message names those that exist.
-    """
+    """The critical point with this label; ValueError if there is none."""
     if n_hidden == 2 and str(label).rstrip("+-").isdigit():
         return critical_point(label, n_features)
     try:
@@ -225,7 +215,7 @@ def point(label: str | int, n_features: int, n_hidden: int) -> CriticalPoint:
 
 
 def build(n_features: int, n_hidden: int, found: Found | None, folder: Path) -> Atlas:
-    """The atlas of what a search has found, with the shapes of smaller sizes from a folder."""
+    """The atlas of what a search found, with the shapes of smaller sizes from a folder."""
     shapes = [
         shape
         for d in range(1, n_hidden + 1)
@@ -241,7 +231,7 @@ def build(n_features: int, n_hidden: int, found: Found | None, folder: Path) -> 
     if found and found.index:
         kept = [p for p in kept if p.label in index or bool(has_kink(p.W, p.b))]
     points = [*solved.values(), *kept]
-    # A product that is left out keeps its label: it means the same shapes at every size.
+    # Left-out products keep their labels, so that a label means the same shapes at every size.
     points += _coupled(found, {point.label for point in (*solved.values(), *products)})
     points.sort(key=lambda point: (point.loss, point.label))
     return Atlas(n_features, n_hidden, tuple(points), found)
@@ -258,7 +248,7 @@ def indices(points: Sequence[CriticalPoint]) -> dict[str, int]:
 
 @cache
 def stored(folder: Path, k: int, d: int) -> tuple[_Shape, ...]:
-    """The connected shapes of k columns in d dimensions in a folder."""
+    """The connected shapes of k columns in d dimensions that a folder holds."""
     found = found_in(folder, k, d)
     shapes = found.shapes if found else []
     if d == 2 and k > 4 and (solved := polygon(k)) is not None:
@@ -267,7 +257,7 @@ def stored(folder: Path, k: int, d: int) -> tuple[_Shape, ...]:
 
 
 def _named(shapes: list[tuple[Tensor, Tensor]], index: dict[str, int]) -> tuple[_Shape, ...]:
-    """Shapes of one number of columns and dimensions with their names, in order of loss."""
+    """Shapes of equal size, in order of loss and named."""
     letters, named = _letters(), []
     for W, b in sorted(shapes, key=lambda s: float(population_loss(*s))):
         d, k = W.shape
@@ -286,7 +276,7 @@ def _letters() -> Iterator[str]:
 
 
 def _products(shapes: list[_Shape], n_features: int, n_hidden: int) -> Iterator[CriticalPoint]:
-    """Shapes in orthogonal subspaces, with single, positive and dead columns."""
+    """Critical points of shapes in orthogonal subspaces, with single, positive and dead columns."""
     for chosen in _choices(shapes, n_features, n_hidden):
         k, d = sum(len(s.b) for s in chosen), sum(len(s.W) for s in chosen)
         singles = 2 * (n_hidden - d)
@@ -299,7 +289,7 @@ def _products(shapes: list[_Shape], n_features: int, n_hidden: int) -> Iterator[
 
 
 def _choices(shapes: list[_Shape], k: int, d: int) -> Iterator[tuple[_Shape, ...]]:
-    """Multisets of shapes of at most k columns, d dimensions and index MAX_INDEX, all together."""
+    """Multisets of shapes with at most k columns, d dimensions and index MAX_INDEX in total."""
 
     def extend(chosen: tuple[_Shape, ...], first: int) -> Iterator[tuple[_Shape, ...]]:
         yield chosen
@@ -342,7 +332,7 @@ def _product(
 
 
 def _coupled(found: Found | None, taken: set[str]) -> Iterator[CriticalPoint]:
-    """Coupled points, named by their live columns: k, d, a letter that is not taken, the signs."""
+    """Coupled points, labelled by their live columns: k, d, the first free letter, the signs."""
     for W, b in sorted(found.coupled if found else [], key=lambda p: float(population_loss(*p))):
         columns = parts(W, b)
         k = len(W.mT) - len(columns.positive) - len(columns.off)

@@ -48,7 +48,7 @@ and the loss does not depend on the value. This one is far enough from -1 that t
 parameters does not switch the column on."""
 
 ZERO_MODE = 1e-9
-"""Eigenvalues of a Hessian that are smaller, relative to the largest, are zero. Rounding leaves
+"""Hessian eigenvalues smaller than this, relative to the largest, count as zero. Rounding leaves
 1e-16; the smallest true ones of k-gons are 3e-5 for n_features = 20, 5e-6 for 60."""
 
 _SHAPE = r"[1-9]\d*(?:d[1-9]\d*[a-ce-wyz]+)?"
@@ -56,8 +56,10 @@ _LABEL = re.compile(rf"({_SHAPE}(?:x{_SHAPE})*)(\+*)(-*)")
 
 
 def parse_label(label: str | int) -> tuple[int, int, int]:
-    """(k, sigma, phi) of a label: "4++-" -> (4, 2, 1), "5x2-" -> (7, 0, 1), k being the number of
-    columns of the shapes (see `theory.atlas`). ValueError for anything else."""
+    """(k, sigma, phi) of a label: "4++-" -> (4, 2, 1). ValueError if it is not a label.
+
+    For several shapes (see `theory.atlas`), k counts the columns of all: "5x2-" -> (7, 0, 1).
+    """
     match = _LABEL.fullmatch(str(label))
     if match is None:
         raise ValueError(
@@ -84,8 +86,8 @@ class CriticalPoint:
         b: (n_features,), float64. Of a k-gon the last phi live columns are switched off; the first
             sigma of the dead columns have a positive bias.
         loss: the population loss there.
-        unstable: whether one of its shapes is a saddle by itself (see `theory.atlas`), which the
-            Hessian does not say where there is a kink.
+        unstable: whether one of its shapes is a saddle by itself (see `theory.atlas`). This decides
+            the `kind` of a point with a kink, which has no Hessian.
     """
 
     label: str
@@ -118,13 +120,13 @@ class CriticalPoint:
     def kind(self) -> str:
         """The type of the critical point: "minimum", "saddle" or "non-smooth".
 
-        "non-smooth": some output has b_i = 0 and A_ij = 0 (4-gons). Second derivatives then depend
-        on the direction, so there is no Hessian. Of these the figures with columns switched off
-        (phi >= 1) beside positive biases (sigma >= 1) are saddles all the same: the loss falls to
-        second order along directions in which columns with a positive bias grow where a column is
-        off. Elsewhere the loss is twice continuously differentiable; the point is a "saddle" if the
-        Hessian has a negative eigenvalue, else a "minimum". Minima are not isolated: the loss does
-        not change under rotations, nor with the W and b of dead columns with a negative bias.
+        "non-smooth": some output has b_i = 0 and A_ij = 0 (4-gons), so that second derivatives
+        depend on the direction and there is no Hessian. Such a point is still a "saddle" if columns
+        are switched off (phi >= 1) and biases positive (sigma >= 1): the loss falls to second order
+        where a column with a positive bias grows in place of one that is off. Elsewhere the loss is
+        twice continuously differentiable; the point is a "saddle" if the Hessian has a negative
+        eigenvalue, else a "minimum". Minima are not isolated: the loss does not change under
+        rotations, nor with the W and b of dead columns with a negative bias.
         """
         if bool(has_kink(self.W, self.b)):
             falls = self.unstable or (self.sigma and self.phi)
@@ -133,11 +135,9 @@ class CriticalPoint:
 
     @cached_property
     def eigenvalues(self) -> Tensor:
-        """The Hessian's eigenvalues, those that are zero but for rounding set to 0."""
-        eigenvalues = torch.linalg.eigvalsh(hessian(PopulationLoss(), self.W, self.b))
-        return torch.where(
-            eigenvalues.abs() <= ZERO_MODE * eigenvalues.abs().amax(), 0, eigenvalues
-        )
+        """The Hessian's eigenvalues; exactly 0 where they are zero up to rounding."""
+        h = torch.linalg.eigvalsh(hessian(PopulationLoss(), self.W, self.b))
+        return torch.where(h.abs() <= ZERO_MODE * h.abs().amax(), 0, h)
 
     @property
     def index(self) -> int | None:
@@ -151,13 +151,12 @@ class CriticalPoint:
 
     @cached_property
     def gradient_norm(self) -> float:
-        """The norm of the population loss's gradient."""
         return float(gradient(self.W, self.b).norm())
 
     @property
     def n_flat(self) -> int:
-        """The dimension of the set of equivalent points: O(n_hidden) acts on the span of the
-        columns; W and b of inert columns are free, and so are biases of outputs that are off."""
+        """The dimension of the set of equivalent points: rotations of the span of the columns, W
+        and b of inert columns, and biases of outputs that are off."""
         m, d = self.n_hidden, int(torch.linalg.matrix_rank(self.W, rtol=1e-9))
         rotations = m * (m - 1) // 2 - (m - d) * (m - d - 1) // 2
         off = ~active(self.W, self.b).any(-1)
@@ -167,30 +166,35 @@ class CriticalPoint:
     def llc(self) -> float | None:
         """The local learning coefficient, or None where theory does not give one.
 
-        Minima: half the rank of the Hessian, where its zero modes are as many as the set of
-        equivalent points has dimensions (`n_flat`), so that the loss is Morse-Bott ("minimally
-        singular"). For a k-gon with k >= 5 this is (3k - 1 + 3 sigma) / 2 (Chen et al. 2023,
-        Sec. 3; with sigma: the same count of directions, derived for this package).
+        Minima: half the rank of the Hessian, if it has `n_flat` zero modes, so that the loss is
+        Morse-Bott ("minimally singular"). For a k-gon with k >= 5 this is (3k - 1 + 3 sigma) / 2
+        (Chen et al. 2023, Sec. 3; with sigma: the same count of directions, derived for this
+        package).
 
         Cross-polytopes (`2` for n_hidden = 1, the 4-gon, the octahedron `2x2x2`) with phi = 0: the
         volume exponent, with n_hidden = m and d = n_features - 2m dead columns,
 
             [2m (m + 1) - m (m - 1) / 2 + m d + sigma] / 2
 
-        (derived for this package, confirmed by sampling). To second order their loss is a function
-        of the direction, homogeneous of degree two. It is positive but for rotations and biases of
-        dead columns: pairs of columns that are not opposite may not come closer, which leaves
+        (derived for this package, confirmed by sampling). To second order the excess loss is
+        homogeneous of degree two in the displacement. It is positive except along rotations and
+        biases of dead columns: two columns that are not opposite may not come closer, which leaves
         only rotations. So each other direction counts one half. For 4-gons the paper lists values
         that depend on the direction, {4, 4.5, 5, 5.5}, and estimates at finite n lie near those.
         """
         m = self.n_hidden
-        if self.label.rstrip("+") == ("4" if m == 2 else "x".join(["2"] * m)):
+        if self.label.rstrip("+") == cross_polytope(m):
             dead = self.n_features - 2 * m
             return (2 * m * (m + 1) - m * (m - 1) // 2 + m * dead + self.sigma) / 2
         if self.kind != "minimum" or self.rank is None:
             return None
         isolated = self.rank + self.n_flat == self.W.numel() + self.b.numel()
         return self.rank / 2 if self.rank and isolated else None
+
+
+def cross_polytope(n_hidden: int) -> str:
+    """The label of the cross-polytope in n_hidden dimensions, without positive biases."""
+    return "4" if n_hidden == 2 else "x".join(["2"] * n_hidden)
 
 
 def has_kink(W: Tensor, b: Tensor) -> Tensor:
@@ -206,7 +210,7 @@ def active(W: Tensor, b: Tensor, tolerance: float = 1e-12) -> Tensor:
 
 
 def inert(W: Tensor, b: Tensor, tolerance: float = 1e-12) -> Tensor:
-    """Columns on which the loss does not depend, (*batch, n_features): output i is off on all
+    """Whether the loss does not depend on a column, (*batch, n_features): output i is off on all
     inputs, and no other output is active on input i."""
     on = active(W, b, tolerance)
     own = torch.eye(b.shape[-1], dtype=torch.bool, device=b.device)
@@ -235,16 +239,14 @@ def critical_point(label: str | int, n_features: int) -> CriticalPoint:
         )
     label = str(label)
     _check_n_features(n_features)
-    fault = _fault(k, sigma, phi, n_features)
     solved = polygon(k)
+    fault = _fault(k, sigma, phi, n_features)
     if fault or solved is None:
-        why = fault or f"names no critical point: there is no standard {k}-gon (App. E.1)"
-        raise ValueError(f"label {label!r} {why}")
-    live, bias = solved
+        fault = fault or f"names no critical point: there is no standard {k}-gon (App. E.1)"
+        raise ValueError(f"label {label!r} {fault}")
     W = torch.zeros(2, n_features, dtype=torch.float64)
-    W[:, :k] = live
     b = torch.full((n_features,), DEAD_BIAS, dtype=torch.float64)
-    b[:k] = bias
+    W[:, :k], b[:k] = solved
     b[k - phi : k] = OFF_BIAS
     b[k : k + sigma] = 1 / (2 * n_features)
     return CriticalPoint(label, W, b, float(population_loss(W, b)))
@@ -263,7 +265,7 @@ def polygon(k: int) -> tuple[Tensor, Tensor] | None:
 
 
 def _fault(k: int, sigma: int, phi: int, n_features: int) -> str:
-    """Why there is no such critical point, even if there is a k-gon; empty if there is one."""
+    """What is wrong with (k, sigma, phi), given that there is a k-gon; empty if nothing is."""
     if k > n_features:
         return f"has {k} live columns and needs n_features >= {k}, got {n_features}"
     if sigma > n_features - k:
@@ -283,9 +285,9 @@ def _fault(k: int, sigma: int, phi: int, n_features: int) -> str:
 def critical_points(n_features: int) -> list[CriticalPoint]:
     """All k-gons, in order of loss: every k >= 4 with a solution, every sigma and phi.
 
-    For n_features = 6 these are the paper's 18. Smaller polygons are listed only if n_features < 4:
-    else they are not separate families, because a path along which the loss is constant and its
-    gradient zero leads from k < 4 to 4^{(4-k)-}.
+    For n_features = 6 these are the paper's 18. k < 4 is listed only if n_features < 4: otherwise a
+    path of critical points of equal loss leads from k to 4^{(4-k)-}, so these are not separate
+    families.
 
     The critical points are cached and shared: do not modify their tensors.
     """
@@ -311,16 +313,11 @@ def _check_n_features(n_features: int) -> None:
         raise ValueError(f"n_features must be an integer >= 1, got {n_features!r}")
 
 
-def _neighbours(k: int) -> int:
-    """s, the number of live neighbours on each side at an acute angle."""
-    return max(math.ceil(k / 4) - 1, 0)
-
-
 @cache
 def _solve(k: int) -> tuple[float, float] | None:
     """(l, b) of the standard k-gon, or None if there is none."""
-    s = _neighbours(k)
-    if s == 0:  # no neighbour at an acute angle: g(u) = -u (1 + u)^3, and P = Q = 1 at u = 0
+    s = math.ceil(k / 4) - 1
+    if s <= 0:  # no neighbour at an acute angle: g(u) = -u (1 + u)^3, and P = Q = 1 at u = 0
         return 1.0, 0.0
     c = [math.cos(2 * math.pi * j / k) for j in range(1, s + 1)]
 
@@ -351,8 +348,7 @@ def hessian(loss: PopulationLoss, W: Tensor, b: Tensor) -> Tensor:
     n_features = W.shape[-1]
     w = torch.cat([W.flatten(-2), b], -1).detach().requires_grad_()
     with torch.enable_grad():
-        dW, db = loss.grad(w[..., :-n_features].reshape(W.shape),
-                           w[..., -n_features:])  # fmt: skip
+        dW, db = loss.grad(w[..., :-n_features].reshape(W.shape), w[..., -n_features:])
         gradient = torch.cat([dW.flatten(-2), db], -1)
         rows = [
             torch.autograd.grad(gradient[..., i].sum(), w, retain_graph=True)[0]
@@ -363,7 +359,7 @@ def hessian(loss: PopulationLoss, W: Tensor, b: Tensor) -> Tensor:
 
 
 def negative_eigenvalues(W: Tensor, b: Tensor) -> Tensor:
-    """The number of the population loss's negative directions of curvature, (*batch)."""
+    """The number of negative eigenvalues of the population loss's Hessian, (*batch)."""
     h = torch.linalg.eigvalsh(hessian(PopulationLoss(), W, b))
     negative: Tensor = h < -ZERO_MODE * h.abs().amax(-1, keepdim=True)
     return negative.sum(-1)

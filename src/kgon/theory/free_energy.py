@@ -26,9 +26,7 @@ def prior_constant(point: CriticalPoint, *, prior_std: float = 1.0) -> float:
     the value nearest to the prior's centre: 0 for a dead column, -l^2 for a live one.
     """
     square = point.W.square().sum()
-    length = point.W.square().sum(0)
-    off = point.b < -length
-    bias = torch.where(off, -length, point.b)
+    bias = torch.maximum(point.b, -point.W.square().sum(0))
     return float(square + bias.square().sum()) / (2 * prior_std**2)
 
 
@@ -43,8 +41,6 @@ def free_energy(
     """F_n of eq. (9), in nats (see the module docstring).
 
     Args:
-        point: a critical point.
-        n_samples: n.
         halved: the likelihood is exp(-n L_n / 2) instead of exp(-n L_n).
         prior_std: standard deviation of the prior.
         llc: learning coefficients by label, in place of `point.llc`. The paper's crossing of 4+ and
@@ -104,8 +100,9 @@ def critical_sample_size(
         alpha, beta = beta, alpha
     fall = (alpha.loss - beta.loss) * (0.5 if halved else 1.0)
     rise = _llc(beta, llc) - _llc(alpha, llc)
-    constants = [prior_constant(point, prior_std=prior_std) for point in (alpha, beta)]
-    constant = constants[1] - constants[0]
+    constant = prior_constant(beta, prior_std=prior_std) - prior_constant(
+        alpha, prior_std=prior_std
+    )
 
     def excess(log_n: float) -> float:
         """F_n(beta) - F_n(alpha)."""

@@ -22,7 +22,7 @@ REPRESENTED = 0.5
 
 
 def represented(W: Tensor) -> Tensor:
-    """Which features are represented, (*batch, n_features)."""
+    """Whether each feature is represented, (*batch, n_features)."""
     return W.square().sum(-2).sqrt() > REPRESENTED
 
 
@@ -44,7 +44,10 @@ def dimensionality(W: Tensor) -> Tensor:
 
 
 class Geometry(NamedTuple):
-    """Per model, (*batch): means are over the represented features, NaN if there are none."""
+    """The number of represented features, and the means of D_i and I_i over them, each (*batch).
+
+    The means are NaN if no feature is represented.
+    """
 
     features_represented: Tensor
     dimensionality: Tensor
@@ -52,7 +55,6 @@ class Geometry(NamedTuple):
 
 
 def geometry(W: Tensor) -> Geometry:
-    """The number of represented features, and the means of D_i and I_i over them."""
     shown = represented(W)
     count = shown.sum(-1)
     means = (torch.where(shown, f(W), 0.0).sum(-1) / count for f in (dimensionality, interference))

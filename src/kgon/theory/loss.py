@@ -1,4 +1,4 @@
-"""The loss of the toy model of superposition, three ways.
+"""The loss of the toy model of superposition: of the population, of a sample, and input by input.
 
 The model is f(x, w) = ReLU(W^T W x + b) with w = (W, b), and the loss L(w) = E ||x - f(x, w)||^2:
 summed over the coordinates, no factor 1/2, averaged over inputs (Chen et al. 2023, Sec. 2).
@@ -19,7 +19,6 @@ and the empirical loss are this one function with different moments.
 
 import math
 from collections.abc import Sequence
-from functools import cache
 from typing import Protocol
 
 import torch
@@ -45,8 +44,8 @@ class Loss(Protocol):
 class UniformMoments:
     """Moments of the paper's input, eq. (2): the feature uniform over n_features, a ~ U[0, 1].
 
-    `total` are E[a^k ; feature j] for k = 0, 1, 2, each (n_features,), in the dtype and on the
-    device of `like`.
+    `total` holds E[a^k ; feature j] for k = 0, 1, 2, each (n_features,), with the dtype and device
+    of `like`.
     """
 
     def __init__(self, n_features: int, like: Tensor):
@@ -114,7 +113,7 @@ def _check_inputs(x: Tensor) -> None:
 
 
 def _parameters(W: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """W and b in floating point. ValueError where their shapes do not fit."""
+    """W and b in floating point; ValueError if their shapes do not fit together."""
     if W.ndim < 2 or b.ndim < 1 or W.shape[-1] != b.shape[-1] or b.shape[-1] < 1:
         raise ValueError(
             "W must be (*batch, n_hidden, n_features >= 1) and b (*batch, n_features), "
@@ -142,9 +141,10 @@ def _active_moments(
     b = b.unsqueeze(-1)
     tilted = A.abs() > _TINY
     t = -b / torch.where(tilted, A, 1.0)
-    steep = _steep(A.dtype)
+    # Below this |A_ij| the threshold's derivative b_i / A_ij^2 may overflow (for |b_i| up to 10^4),
+    # and infinity times zero is NaN.
+    steep = 100 / math.sqrt(torch.finfo(A.dtype).max)
     if steep > _TINY:
-        # The threshold's slope would overflow there, and infinity times zero is NaN.
         flat = A.abs() <= steep
         t = torch.where(flat, t.detach(), -b / torch.where(flat, 1.0, A))
     tails = moments.tail(t)
@@ -154,12 +154,6 @@ def _active_moments(
         half_line = torch.where(A > 0, tail, total - tail)
         active.append(torch.where(tilted, half_line, torch.where(b > 0, total, 0.0)))
     return tuple(active)
-
-
-@cache
-def _steep(dtype: torch.dtype) -> float:
-    """|A_ij| below which b_i / A_ij^2 may overflow, for |b_i| up to 10^4."""
-    return 100 / math.sqrt(torch.finfo(dtype).max)
 
 
 def _weighted(output: Tensor, importance: Tensor | None) -> Tensor:
@@ -230,8 +224,8 @@ class PopulationLoss(_MomentLoss):
 class EmpiricalLoss(_MomentLoss):
     """The exact loss of a finite single-feature sample, (1/n) sum_x sum_i I_i (x_i - f_i(x))^2.
 
-    A call looks up prefix sums, so its cost grows with n_samples only as lookups leave the
-    processor's cache.
+    A call looks up prefix sums, so its cost grows with n_samples only where these no longer fit
+    into the processor's cache.
 
     Args:
         x: (n_samples, n_features), or (*data_batch, n_samples, n_features) for a data set per
@@ -246,8 +240,7 @@ class EmpiricalLoss(_MomentLoss):
         self.moments = SampleMoments(x)
         _check_importance(importance, x.shape[-1])
         self.importance = importance
-        self.n_samples = x.shape[-2]
-        self.n_features = x.shape[-1]
+        self.n_samples, self.n_features = x.shape[-2:]
 
     def _moments(self, b: Tensor) -> SampleMoments:
         if b.shape[-1] != self.n_features:
@@ -267,7 +260,8 @@ class DirectLoss:
     Args:
         x: (*data_batch, n_samples, n_features), broadcasting with the parameters' batch axes.
         importance: (..., n_features), weights of the output coordinates.
-        share: (n_samples,), the weight of each input in the mean, of sum 1; None for equal ones.
+        share: (n_samples,), the weights of the inputs in the mean, which sum to 1; None for equal
+            weights.
     """
 
     def __init__(self, x: Tensor, importance: Tensor | None = None, share: Tensor | None = None):
@@ -275,15 +269,13 @@ class DirectLoss:
         _check_importance(importance, x.shape[-1])
         self.x = x
         self.importance = importance
-        self.n_samples = x.shape[-2]
+        self._weight = None if importance is None else importance.unsqueeze(-2)
+        self.n_samples, self.n_features = x.shape[-2:]
         self.share = x.new_full(x.shape[-2:-1], 1 / x.shape[-2]) if share is None else share
 
     def _residual(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         hidden = self.x @ W.mT
         return hidden, (hidden @ W + b.unsqueeze(-2)).relu() - self.x
-
-    def _weight(self) -> Tensor | None:
-        return None if self.importance is None else self.importance.unsqueeze(-2)
 
     def __call__(self, W: Tensor, b: Tensor) -> Tensor:
         return (self.of_each(W, b) * self.share).sum(-1)
@@ -291,7 +283,7 @@ class DirectLoss:
     def of_each(self, W: Tensor, b: Tensor) -> Tensor:
         """The loss on each input, (*batch, n_samples)."""
         _, residual = self._residual(*_parameters(W, b))
-        return _weighted(residual.square(), self._weight()).sum(-1)
+        return _weighted(residual.square(), self._weight).sum(-1)
 
     def value_and_grad(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The loss and its gradient dL/dW = h^T g + (g W^T)^T x, dL/db = sum g.
@@ -300,7 +292,7 @@ class DirectLoss:
         """
         W, b = _parameters(W, b)
         hidden, residual = self._residual(W, b)
-        weighted = _weighted(residual, self._weight()) * self.share.unsqueeze(-1)
+        weighted = _weighted(residual, self._weight) * self.share.unsqueeze(-1)
         value = (weighted * residual).sum((-2, -1))
         output_error = torch.where(residual + self.x > 0, weighted, 0.0) * 2
         dW = hidden.mT @ output_error + (output_error @ W.mT).mT @ self.x
@@ -308,13 +300,13 @@ class DirectLoss:
 
 
 class EstimatedLoss(DirectLoss):
-    """An estimate of the expected loss, from a sample of the inputs other than zero.
+    """An estimate of the expected loss from sampled nonzero inputs.
 
-    The loss on the input zero, which is the most frequent one of sparse data, is exact.
+    The loss on the input 0, the most frequent one in sparse data, enters exactly.
 
     Args:
-        x: (n_samples, n_features), independent inputs given that they are not zero.
-        p_active: probability that an input is not zero.
+        x: (n_samples, n_features), independent inputs, conditioned on being nonzero.
+        p_active: the probability of a nonzero input.
         importance: as in `DirectLoss`.
     """
 
@@ -337,8 +329,10 @@ class EstimatedLoss(DirectLoss):
 
 
 class SplitLoss:
-    """Several losses, each applied to its own slice of the parameters' last batch axis: (slice,
-    loss) pairs, in order, that cover the axis."""
+    """Applies each loss to its own slice of the parameters' last batch axis.
+
+    `losses` are pairs (slice, loss) whose slices cover the axis in order.
+    """
 
     def __init__(self, losses: Sequence[tuple[slice, Loss]]):
         self.losses = list(losses)
@@ -347,7 +341,6 @@ class SplitLoss:
         return torch.cat([loss(W[..., i, :, :], b[..., i, :]) for i, loss in self.losses], -1)
 
     def value_and_grad(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The losses and their gradients."""
         pieces = [loss.value_and_grad(W[..., i, :, :], b[..., i, :]) for i, loss in self.losses]
         value, dW, db = zip(*pieces, strict=True)
         return torch.cat(value, -1), torch.cat(dW, -3), torch.cat(db, -2)
@@ -360,7 +353,7 @@ def population_loss(W: Tensor, b: Tensor, importance: Tensor | None = None) -> T
     everywhere twice differentiable.
 
     Args:
-        W: (*batch, n_hidden, n_features). Integers are taken in torch's default floating dtype.
+        W: (*batch, n_hidden, n_features). Integers are converted to torch's default float dtype.
         b: (*batch, n_features).
         importance: (..., n_features), weight I_i of output coordinate i; None for weights of 1.
 

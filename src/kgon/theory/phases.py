@@ -16,11 +16,11 @@ Column i has the length l_i = ||W_i|| and the output f_i = l_i^2 + b_i on its ow
    The distance is the larger of those of the sorted entries of F and of the eigenvalues of
    (F + F^T) / 2: at most |F - P F' P^T| (Frobenius) for any permutation P, so no matching of
    columns is sought.
-5. A parameter that none of these names is `other`.
+5. A parameter without a label by rules 3 and 4 is `other`.
 
-For n_hidden = 2 a minimum that is a k-gon but for small deviations has the k-gon's label: for 7
-features "5d2a+", where the column that is off is turned towards the positive one, is 3e-5 below
-"5+" in loss, and is called 5+.
+For n_hidden = 2 a minimum close to a k-gon has the k-gon's label: "5d2a+" for 7 features, 3e-5
+below "5+" in loss, differs from it in that the column that is off is turned towards the positive
+one; it is called 5+.
 
 The length of a column that is off does not matter. If output i is off and no other output is active
 on input e_i, the loss does not depend on W_i or b_i. So a 4-gon with one column switched off, three
@@ -62,20 +62,26 @@ OFF_OUTPUT = 0.5
 """Largest output of a live column on the input of a column that is off: half of its output on its
 own input."""
 
-
 OUTPUT_TOLERANCE = 0.4
-"""Largest root mean square, over the columns that are on, of the deviation of F. The columns of the
-closest two phases of the atlas with equal counts deviate by more than this or are told apart by
-which is nearer."""
-
+"""Largest deviation of F: its root mean square over the columns that are on. If two phases of the
+atlas with equal counts are closer than this, the nearer one is taken."""
 
 HUGE = 1e3
-"""Outputs beyond this are cut to it; no phase has one above 10."""
+"""Outputs are clamped to this size; those of phases are at most 10."""
 
 
 def phase_labels(n_features: int, n_hidden: int) -> tuple[str, ...]:
     """The labels of the phases of this size, in order of loss, then `other`."""
     return (*(point.label for point in built(n_features, n_hidden).phases), OTHER)
+
+
+def check_shapes(W: Tensor, b: Tensor) -> None:
+    """ValueError unless W is (*batch, n_hidden, n_features) and b (*batch, n_features)."""
+    if W.ndim < 2 or b.ndim < 1 or W.shape[:-2] + W.shape[-1:] != b.shape:
+        raise ValueError(
+            "W must be (*batch, n_hidden, n_features) and b (*batch, n_features), "
+            f"got {tuple(W.shape)} and {tuple(b.shape)}"
+        )
 
 
 def phase_codes(W: Tensor, b: Tensor) -> Tensor:
@@ -84,29 +90,24 @@ def phase_codes(W: Tensor, b: Tensor) -> Tensor:
     W is (*batch, n_hidden, n_features), b (*batch, n_features). The module docstring has the
     definition. Parameters that are not finite are `other`.
     """
-    if W.ndim < 2 or b.ndim < 1 or W.shape[:-2] + W.shape[-1:] != b.shape:
-        raise ValueError(
-            "W must be (*batch, n_hidden, n_features) and b (*batch, n_features), "
-            f"got {tuple(W.shape)} and {tuple(b.shape)}"
-        )
+    check_shapes(W, b)
     n_hidden, n_features = W.shape[-2:]
     finite = W.isfinite().all(-2).all(-1) & b.isfinite().all(-1)
     W = torch.where(finite[..., None, None], W, 0.0)
     b = torch.where(finite.unsqueeze(-1), b, 0.0)
     columns = _Columns(W, b)
     code = _nearest(columns, n_features, n_hidden)
+    labels = phase_labels(n_features, n_hidden)
     if n_hidden == 2:
-        labels = phase_labels(n_features, n_hidden)
         k_gons = [labels.index(point.label) for point in critical_points(n_features)]
         polygon = _k_gons(columns, n_features)
         by_outputs = torch.where(torch.isin(code, torch.tensor(k_gons).to(code)), -1, code)
         code = torch.where(polygon >= 0, polygon, by_outputs)
-    other = len(phase_labels(n_features, n_hidden)) - 1
-    return torch.where(finite & columns.silent & (code >= 0), code, other)
+    return torch.where(finite & columns.silent & (code >= 0), code, labels.index(OTHER))
 
 
 class _Columns:
-    """What the columns of each parameter do (rules 1 and 2)."""
+    """The roles of the columns of each parameter (rules 1 and 2)."""
 
     def __init__(self, W: Tensor, b: Tensor):
         self.W = W
@@ -128,13 +129,12 @@ class _Columns:
 
 
 def _nearest(columns: _Columns, n_features: int, n_hidden: int) -> Tensor:
-    """The code of the nearest phase by outputs, -1 where none is within the tolerance."""
+    """The code of the phase by rule 4, -1 where there is none."""
     phases = built(n_features, n_hidden).phases
     if not phases:
         return torch.full_like(columns.n_on, -1)
-    dtype = columns.W.dtype
-    known = _Columns(torch.stack([p.W for p in phases]).to(dtype),
-                     torch.stack([p.b for p in phases]).to(dtype))  # fmt: skip
+    W, b = torch.stack([p.W for p in phases]), torch.stack([p.b for p in phases])
+    known = _Columns(W.to(columns.W), b.to(columns.W))
     by_entries, by_eigenvalues = (
         torch.cdist(here.reshape(-1, here.shape[-1]), there.to(here))
         for here, there in zip(columns.signature(), known.signature(), strict=True)
@@ -167,8 +167,8 @@ def _k_gons(columns: _Columns, n_features: int) -> Tensor:
 def classify(W: Tensor, b: Tensor) -> list[str]:
     """The phase of each parameter as a label, such as "5+" or "other" (see the module docstring).
 
-    W is (*batch, n_hidden, n_features), b (*batch, n_features). There is one label for each element
-    of *batch, flattened in row-major order; `phase_codes` keeps the axes.
+    W is (*batch, n_hidden, n_features), b (*batch, n_features). The labels are in row-major order
+    of *batch; `phase_codes` keeps the axes.
     """
     codes = phase_codes(W, b)
     labels = phase_labels(b.shape[-1], W.shape[-2])
@@ -176,9 +176,9 @@ def classify(W: Tensor, b: Tensor) -> list[str]:
 
 
 def _evenly_spread(W: Tensor, on: Tensor, k: Tensor) -> Tensor:
-    """Whether the gaps between neighbouring columns that are on are 2 pi / k, within tolerance.
+    """Whether neighbouring columns that are on are 2 pi / k apart, within GAP_TOLERANCE.
 
-    If columns of the k-gon are off, gaps may be wider than that.
+    If columns of the k-gon are off, wider gaps are allowed.
     """
     n_on = on.sum(-1, keepdim=True)
     angle = torch.atan2(W[..., 1, :], W[..., 0, :])
@@ -196,7 +196,7 @@ def _evenly_spread(W: Tensor, on: Tensor, k: Tensor) -> Tensor:
 
 @cache
 def _k_gon_table(n_features: int) -> Tensor:
-    """Indices into `critical_points` by [k, sigma, phi]; one past the last where there is none."""
+    """Indices into `critical_points` by [k, sigma, phi]; their number where there is no k-gon."""
     points = critical_points(n_features)
     n = n_features + 1
     table = torch.full((max(n, 5), n, 5), len(points))

@@ -6,7 +6,7 @@ I = [i, j] is *level* if
     max_I y - min_I y <= 2 tolerance.
 
 Maximal level intervals overlap on slopes, so they are chosen greedily: the longest in steps first,
-then the longest among the remaining records, as long as they have MIN_RECORDS records and
+then the longest among the remaining records, while there is one of at least MIN_RECORDS records and
 t_j - t_i >= min_length (t_last - t_first). A chosen interval is a plateau unless it is part of a
 slope. Let d be the difference of the mean losses of its two halves (halves in time). It is part of
 a slope if
@@ -17,8 +17,8 @@ and, unless one more record on either side would leave it level, also d > tolera
 
 On a straight slope d is 1/2 of max - min; in trained ensembles the ratio has two peaks, at about
 1/2 and below 1/4. The second condition keeps flat plateaus whose small range is all drift. It does
-not apply to an interval that could be extended, because such an interval is what a longer one left
-of a slope.
+not apply to an interval that could be extended: such an interval is the rest of a slope, of which a
+longer interval took the other part.
 
 Means are over time (trapezoidal), not over records, so the loss of a plateau does not change if
 some steps are recorded more densely.
@@ -35,10 +35,10 @@ from kgon.jit import jit
 from kgon.theory.critical import CriticalPoint
 
 MIN_RECORDS = 3
-"""Two neighbouring records are often level by chance."""
+"""Least number of records of a plateau. Two neighbouring ones are often level by chance."""
 
 SAME_LEVEL = 1e-9
-"""Critical points whose losses differ by no more share a level. Rounding is 1e-16, and different
+"""Largest difference in loss of critical points at one level. Rounding is 1e-16, and different
 levels are at least 1e-6 apart for n_features <= 20."""
 
 
@@ -74,7 +74,7 @@ def find_plateaus(
     min_length: float = 0.01,
     window: int = 1,
 ) -> list[Plateau]:
-    """The plateaus of one curve, in order of time (see the module docstring).
+    """The plateaus of one loss curve, in order of time (see the module docstring).
 
     Args:
         step: (n_records,), strictly increasing.
@@ -108,8 +108,10 @@ def find_plateaus_of_each(
     min_length: float = 0.01,
     window: int = 1,
 ) -> list[list[Plateau]]:
-    """`find_plateaus` for many curves, loss (*batch, n_records): a list for each, in row-major
-    order. The tolerance is one for all, or (*batch)."""
+    """The plateaus of each of many curves, loss (*batch, n_records), in row-major order.
+
+    The tolerance is one for all curves, or (*batch); the rest is as in `find_plateaus`.
+    """
     step, loss = torch.as_tensor(step).contiguous(), torch.as_tensor(loss).detach()
     if step.ndim != 1 or step.numel() < 1 or loss.shape[-1:] != step.shape:
         raise ValueError(
@@ -163,8 +165,8 @@ def _running_median(curves: Tensor, window: int) -> Tensor:
 def _furthest(y, width):
     """For each record i the largest j with max - min <= width over [i, j], (n,).
 
-    Two queues hold the records that can still become the maximum or the minimum of [i, j], the
-    current one first: high[up:high_end] and low[down:low_end].
+    The queues high[up:high_end] and low[down:low_end] hold the records that are, or can still
+    become, the maximum and the minimum of [i, j]; the current one is first.
     """
     n = y.size
     last = np.empty(n, np.int64)
@@ -195,7 +197,7 @@ def _furthest(y, width):
 
 @jit(error_model="numpy")
 def _mean_and_moving(t, y, first, last, tolerance):
-    """The mean over time of the records first, ..., last, and whether they are part of a slope."""
+    """The mean over time of records first, ..., last, and whether they are part of a slope."""
     origin = y[first]  # so that the mean of a constant is exact
     length = t[last] - t[first]
     middle = (t[first] + t[last]) / 2
@@ -221,9 +223,10 @@ def _mean_and_moving(t, y, first, last, tolerance):
 
 @jit(error_model="numpy")
 def _find(t, y, tolerance, shortest, records, means):
-    """Write the plateaus of one curve, in any order, and return their number.
+    """Find the plateaus of one curve, in any order, and return their number.
 
-    `records` (n // MIN_RECORDS, 2) gets their first and last records, `means` their means.
+    Their first and last records are written to `records` (n // MIN_RECORDS, 2), their means to
+    `means`.
     """
     furthest = _furthest(y, 2 * tolerance)
     # Stretches of records that are still to be searched, independent of each other.

@@ -18,6 +18,6 @@ def check_repeatable(loss: Callable[..., Tensor], params: Sequence[Tensor]) -> N
             at = int((one - other).abs().argmax())
             raise ValueError(
                 "loss differs from call to call: for the same parameters it returned "
-                f"{float(one.flatten()[at]):g} and then {float(other.flatten()[at]):g}. Draw what "
-                "is random in it (minibatches, dropout, noise) once and keep it"
+                f"{float(one.flatten()[at]):g} and then {float(other.flatten()[at]):g}. Draw its "
+                "random parts (minibatches, dropout, noise) once and keep them"
             )

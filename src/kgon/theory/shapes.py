@@ -1,10 +1,10 @@
-"""The shapes that columns draw: their parts, names, symmetry, and comparison up to symmetry.
+"""Shapes formed by the columns of W: their parts, names, symmetry, and equality up to symmetry.
 
 The population loss does not change under O(n_hidden) and permutations of the features, nor with the
 W and b of inert columns (`critical.inert`). Two columns *interact* if one's output is active on the
-other's input. Live columns fall into connected parts; a critical point whose biases are not
-positive is a critical point in each part by itself, and the parts lie in orthogonal subspaces or,
-for single columns, at angles of 90 degrees or more. A part of one column has length 1 and bias 0.
+other's input. Live columns thus fall into connected parts. If no bias is positive, each part of a
+critical point is critical by itself; the parts lie in orthogonal subspaces or, for single columns,
+at angles of 90 degrees or more. A part of one column has length 1 and bias 0.
 """
 
 from dataclasses import dataclass
@@ -17,20 +17,20 @@ from torch import Tensor
 from kgon.theory.critical import DEAD_BIAS, inert
 
 SAME = 1e-6
-"""Entries of Gram matrices and biases that differ by no more are equal. Points are polished until
-the gradient is 1e-12; different shapes differ by 1e-4 or more."""
+"""Largest difference of Gram-matrix entries and biases that count as equal. Points are polished to
+a gradient of 1e-12; different shapes differ by 1e-4 or more."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The columns of one critical point by what they do.
+    """The columns of one critical point, sorted by their roles.
 
     Attributes:
-        shapes: the connected parts of two or more live columns, each a tuple of columns.
+        shapes: connected parts of two or more live columns, each a tuple of columns.
         singles: live columns that interact with no other live column.
-        positive: columns with a positive bias and no part in a shape.
+        positive: columns with a positive bias that are not part of a shape.
         off: the others.
-        coupled: whether a positive column has W_i other than 0, so that it acts on the live ones.
+        coupled: whether a positive column has W_i other than 0, so that it acts on live columns.
     """
 
     shapes: tuple[tuple[int, ...], ...]
@@ -40,26 +40,21 @@ class Parts:
     coupled: bool
 
 
-def parts(W: Tensor, b: Tensor, tolerance: float = SAME) -> Parts:
+def parts(W: Tensor, b: Tensor) -> Parts:
     """The parts of a critical point, W (n_hidden, n_features), b (n_features,)."""
-    A = W.mT @ W
-    outputs = A + b.unsqueeze(-1)
-    positive = b > tolerance
-    live = (outputs.diagonal() > tolerance) & ~positive
-    both = live & live.unsqueeze(-1)
-    linked = both & ((outputs > tolerance) | (outputs.mT > tolerance))
-    n = len(b)
+    outputs = W.mT @ W + b.unsqueeze(-1)
+    positive = b > SAME
+    live = (outputs.diagonal() > SAME) & ~positive
+    linked = live & live.unsqueeze(-1) & ((outputs > SAME) | (outputs.mT > SAME))
     linked.fill_diagonal_(True)
-    reach = linked.double().matrix_power(n) > 0
-    connected = {
-        tuple(torch.nonzero(reach[i]).flatten().tolist()) for i in range(n) if bool(live[i])
-    }
+    reach = linked.double().matrix_power(len(b)) > 0
+    connected = {tuple(torch.nonzero(row).flatten().tolist()) for row in reach[live]}
     return Parts(
         shapes=tuple(sorted((c for c in connected if len(c) > 1), key=lambda c: (-len(c), c))),
         singles=tuple(sorted(c[0] for c in connected if len(c) == 1)),
         positive=tuple(torch.nonzero(positive).flatten().tolist()),
         off=tuple(torch.nonzero(~live & ~positive).flatten().tolist()),
-        coupled=bool(W[:, positive].abs().amax() > tolerance) if bool(positive.any()) else False,
+        coupled=bool((W[:, positive].abs() > SAME).any()),
     )
 
 
@@ -69,23 +64,22 @@ def dimension(W: Tensor) -> int:
 
 
 def without_inert(W: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """The same points with inert columns at W_i = 0 and b_i = DEAD_BIAS, on any batch.
+    """The same points, any batch of them, with inert columns at W_i = 0 and b_i = DEAD_BIAS.
 
-    A descent ends near the boundary of the region where a column is inert, at outputs of about the
-    square root of the gradient, hence the tolerance.
+    The tolerance is wide because a descent ends near the boundary of the region where a column is
+    inert, at outputs of about the square root of the gradient.
     """
     flat = inert(W, b, tolerance=1e-4)
     return torch.where(flat.unsqueeze(-2), 0.0, W), torch.where(flat, DEAD_BIAS, b)
 
 
 def invariants(W: Tensor, b: Tensor) -> Tensor:
-    """Numbers that do not change under symmetries nor along flat directions, (*batch, n_numbers).
+    """Numbers that symmetries and flat directions leave unchanged, (*batch, n_numbers).
 
     Let F_ij = ReLU(A_ij + b_i) be the output i on the input e_j, for columns i and j that are live
     or have a positive bias, else 0. The numbers are the sorted entries of F, its sorted diagonal,
-    the sorted positive biases, and the eigenvalues of (F + F^T) / 2. Two points of which one is a
-    permutation of the other agree in all of them, and two that agree in all of them are taken for
-    one.
+    the sorted positive biases, and the eigenvalues of (F + F^T) / 2. Points that agree in all of
+    these are taken for one.
     """
     positive = b > SAME
     outputs = (W.mT @ W + b.unsqueeze(-1)).relu()
@@ -97,16 +91,19 @@ def invariants(W: Tensor, b: Tensor) -> Tensor:
 
 
 def entries_and_eigenvalues(F: Tensor) -> tuple[Tensor, Tensor]:
-    """The sorted entries of F (*batch, n, n) and the eigenvalues of (F + F^T) / 2. The distance of
-    either from those of F' is at most |F - P F' P^T| (Frobenius), for any permutation P."""
+    """The sorted entries of F (*batch, n, n), and the eigenvalues of (F + F^T) / 2.
+
+    The distance of either from that of F' is at most |F - P F' P^T| (Frobenius) for any permutation
+    P.
+    """
     return F.flatten(-2).sort(-1).values, torch.linalg.eigvalsh((F + F.mT) / 2)
 
 
 def symmetry(W: Tensor, b: Tensor) -> tuple[int, tuple[int, ...]]:
-    """The symmetry group of the columns: its order and the sizes of its orbits, largest first.
+    """The order of the columns' symmetry group, and the sizes of its orbits, largest first.
 
-    Its elements are the permutations of the columns that keep W^T W and b, which are those that a
-    rotation or reflection of the columns undoes. Dead columns (W_i = 0) are left out.
+    Its elements are the permutations of the columns that keep W^T W and b, that is, those that a
+    rotation or reflection can undo. Dead columns (W_i = 0) are left out.
     """
     columns = W.abs().amax(-2) > SAME
     A = (W.mT @ W)[columns][:, columns].numpy()
@@ -133,7 +130,7 @@ def _automorphisms(A: NDArray[np.float64], b: NDArray[np.float64]) -> list[list[
 
 
 def described(W: Tensor, b: Tensor) -> str:
-    """A critical point in words: its shapes, by their usual names if any, and the other columns."""
+    """A critical point in words: its shapes (`in_words`) and how many other columns there are."""
     columns = parts(W, b)
     words = [in_words(W[:, list(shape)], b[list(shape)]) for shape in columns.shapes]
     counts = {
@@ -165,8 +162,8 @@ number of antipodal pairs, which tells an antiprism from a prism."""
 
 
 def in_words(W: Tensor, b: Tensor) -> str:
-    """A shape in the usual words where there are some: "regular 5-gon", "square antiprism"; else
-    the order of its symmetry group and its orbits: "7 columns, order 6 (3+3+1)"."""
+    """The usual name of a shape, such as "regular 5-gon" or "square antiprism"; if it has none, the
+    order of its symmetry group and its orbits: "7 columns, order 6 (3+3+1)"."""
     d, k = dimension(W), W.shape[-1]
     order, orbits = symmetry(W, b)
     if (d, order) == (2, 2 * k):

@@ -1,19 +1,20 @@
 """Checkpoint files: each is written as a whole, and the previous one is kept."""
 
-import os
 import zipfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from kgon.files import replaced
+
 
 class Stopped(SystemExit):
-    """A signal or Ctrl-C stopped the job: it is interrupted and can be resumed."""
+    """A signal or Ctrl-C stopped the job, which can be resumed."""
 
 
 class EndedEarly(Exception):
-    """Training ended before its last step: the job is interrupted and can be resumed."""
+    """Training ended before its last step; the job can be resumed."""
 
 
 FOLDER = "checkpoints"
@@ -21,23 +22,20 @@ FOLDER = "checkpoints"
 LAST = "last.ckpt"
 BEFORE = "before.ckpt"
 
-
 _FORM = 2
-"""Counted up when checkpoints, or the results of training, change within a version of kgon."""
+"""To be increased when checkpoints, or the results of training, change within a version of kgon."""
 
-
-def writer() -> str:
-    """What a checkpoint says of the code that writes it."""
-    return f"kgon {version('kgon')}, form {_FORM}"
+WRITER = f"kgon {version('kgon')}, form {_FORM}"
+"""The code that writes checkpoints, which each of them names."""
 
 
 def check_writer(checkpoint: dict[str, Any]) -> None:
-    """ValueError if other code wrote a checkpoint, since a resumed run would mix the two."""
-    found, own = checkpoint.get("writer", "an older kgon"), writer()
-    if found != own:
+    """ValueError if other code wrote the checkpoint: a resumed run would mix their results."""
+    found = checkpoint.get("writer", "an older kgon")
+    if found != WRITER:
         raise ValueError(
-            f"the run's last checkpoint was written by {found}, and this is {own}: go on with that "
-            "version, or start again with runs.overwrite=true"
+            f"the run's last checkpoint was written by {found}, and this is {WRITER}: resume with "
+            "that version, or start again with runs.overwrite=true"
         )
 
 
@@ -48,14 +46,9 @@ def save(folder: Path, write: Callable[[Path], None]) -> None:
     is raised, and the earlier files are unchanged.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{LAST}.{os.getpid()}"
     try:
-        write(partial)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        if (folder / LAST).exists():
-            (folder / LAST).replace(folder / BEFORE)
-        partial.replace(folder / LAST)
+        with replaced(folder / LAST, keep=folder / BEFORE) as partial:
+            write(partial)
     except (OSError, RuntimeError) as error:
         # torch raises a RuntimeError when the disk is full.
         kept = newest(folder)
@@ -63,8 +56,6 @@ def save(folder: Path, write: Callable[[Path], None]) -> None:
             f"the checkpoint {folder / LAST} could not be written ({error}); "
             + (f"the last whole one is {kept}" if kept else "there is no earlier one")
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def newest(folder: Path) -> Path | None:
@@ -73,7 +64,7 @@ def newest(folder: Path) -> Path | None:
 
 
 def _is_whole(path: Path) -> bool:
-    """torch.save writes a zip archive, whose members carry checksums."""
+    # torch.save writes a zip archive, whose members carry checksums.
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None

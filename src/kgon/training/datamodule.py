@@ -29,8 +29,8 @@ class EnsembleData(L.LightningDataModule):
             data set is visited in epochs of floor(n_samples / batch_size) batches, in an order that
             is a function of (seed, member, epoch).
         seed: one for all members, or one for each.
-        members: numbers of the members; each one's stream is a function of (seed, number).
-        stops: steps at which a block of steps must end, because a callback records there.
+        members: the members' numbers; each stream is a function of (seed, number).
+        stops: steps at which a block must end, because a callback records there.
         block: the most steps in one block.
         dtype: of the inputs.
     """
@@ -75,26 +75,26 @@ class EnsembleData(L.LightningDataModule):
         self.x = None if n_samples is None else self._draw("data", 0, n_samples)
 
     def keys(self, purpose: str) -> streams.Keys:
-        """The members' streams for a purpose, (n_members,)."""
+        """See `streams.member_keys`."""
         return streams.member_keys(self.seeds, self.members, purpose)
 
     def _draw(self, purpose: str, start: int, count: int) -> Tensor:
         return draw(self.distribution, self.keys(purpose), start, count).to(self.dtype)
 
     def expected_loss(self, importance: Tensor | None) -> Loss:
-        """The loss under the distribution of the inputs."""
+        """See `Distribution.expected_loss`."""
         if self._expected_loss is None:
             self._expected_loss = self._compiled(self.distribution.expected_loss(importance))
         return self._expected_loss
 
     def train_loss(self, importance: Tensor | None) -> Loss | None:
-        """Each member's loss on its own data set, or None if inputs are fresh at every step."""
+        """Each member's loss on its own data set; None if inputs are fresh at every step."""
         if self._train_loss is None and self.x is not None:
             self._train_loss = self._compiled(self.distribution.sample_loss(self.x, importance))
         return self._train_loss
 
     def _compiled(self, loss: Loss) -> Loss:
-        """The loss in compiled code; exact losses for data in float64 only."""
+        """The loss in compiled code if it has such a form; an exact loss only for float64 data."""
         if isinstance(loss, DirectLoss):
             return CompiledDirectLoss(loss)
         if self.dtype != torch.float64:
@@ -106,7 +106,7 @@ class EnsembleData(L.LightningDataModule):
         return loss
 
     def critical_points(self, n_hidden: int, importance: Tensor | None) -> list[CriticalPoint]:
-        """The known critical points of the expected loss (see `Distribution`)."""
+        """See `Distribution.critical_points`."""
         return self.distribution.critical_points(n_hidden, importance)
 
     def minibatches(self, start: int, end: int) -> Minibatches:
@@ -124,7 +124,7 @@ class EnsembleData(L.LightningDataModule):
         return Minibatches(self.x, order[:, offset : offset + n_steps].contiguous())
 
     def blocks(self, start: int) -> Iterator[Minibatches | FullBatches]:
-        """The blocks of steps from step `start` to the last stop."""
+        """The blocks from step `start` to the last stop."""
         inputs = len(self.members) * self.batch_size
         fresh = 8 * (self.distribution.n_uniforms + 2 * self.distribution.n_features)
         a_step = inputs * (4 if self.x is not None else fresh)

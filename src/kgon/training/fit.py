@@ -1,4 +1,4 @@
-"""Training an ensemble from built objects."""
+"""Training an ensemble, given its model, data and trainer."""
 
 import warnings
 from pathlib import Path
@@ -14,9 +14,9 @@ def check_trainer(trainer: L.Trainer) -> None:
     """ValueError for a trainer that cannot train an ensemble."""
     if trainer.num_devices * trainer.num_nodes > 1:
         raise ValueError(
-            f"trainer.devices={trainer.num_devices}, trainer.num_nodes={trainer.num_nodes}: the "
-            "members of a job are one tensor program on one device; start one job per device "
-            "instead (kgon train -m seed=0,1)"
+            f"trainer.devices={trainer.num_devices}, trainer.num_nodes={trainer.num_nodes}: all "
+            "members of a job train on one device; start one job per device instead (kgon train -m "
+            "seed=0,1)"
         )
     if trainer.gradient_clip_val is not None:
         raise ValueError(
@@ -29,8 +29,8 @@ def check_trainer(trainer: L.Trainer) -> None:
         )
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         raise ValueError(
-            "trainer.fast_dev_run must be false: it would leave out the run's metrics, and all "
-            "steps but a block; use trainer=debug instead"
+            "trainer.fast_dev_run must be false: it would record no metrics and make one block of "
+            "steps only; use trainer=debug instead"
         )
     if trainer.accumulate_grad_batches != 1:
         raise ValueError(
@@ -46,8 +46,8 @@ def train(
     directory: Path,
     extended: Path | None = None,
 ) -> None:
-    """Train to the end, from the last checkpoint in the directory if there is one, else from the
-    last one of the run `extended`.
+    """Train to the end, from the last checkpoint in `directory` if there is one, else from the last
+    one in `extended`, a shorter run that this one continues.
 
     Raises:
         FloatingPointError: every member diverged.

@@ -1,7 +1,6 @@
 """What is recorded during training: tables with a row for each step and member."""
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,13 +11,14 @@ LAST = slice(-1, None)
 
 
 class History:
-    """Tables by name; each record holds, for one step, columns of shape (n_members, ...).
+    """Tables by name; a record holds, for one step, columns of shape (n_members, ...).
 
-    `lists` holds what has a varying number of rows per member, such as plateaus: by name, a list of
-    rows for each member. Checkpoints have all of it, as `state_dict`.
+    `lists` holds by name what varies in number from member to member, such as plateaus: a list of
+    rows for each member. Checkpoints contain the `state_dict`.
     """
 
-    def __init__(self, state: Mapping[str, Any] = MappingProxyType({})) -> None:
+    def __init__(self, state: Mapping[str, Any] | None = None) -> None:
+        state = state or {}
         self._steps: dict[str, list[int]] = state.get("steps", {})
         self._columns: dict[str, dict[str, list[Tensor]]] = {
             table: {name: [column] for name, column in columns.items()}
@@ -53,7 +53,7 @@ class History:
     def column(self, table: str, name: str, records: slice = slice(None)) -> Tensor:
         """One column, (n_records, n_members, ...), over all records or some."""
         pieces = self._columns[table][name]
-        if records == LAST:  # without joining the pieces: callbacks ask for it at every record
+        if records == LAST:  # callbacks ask for it at every record, so do not join the pieces
             return pieces[-1][-1:]
         if len(pieces) > 1:
             pieces[:] = [torch.cat(pieces)]

@@ -27,8 +27,8 @@ def _normal_parameters(keys: streams.Keys, m: int, n: int) -> tuple[Tensor, Tens
 class KGon:
     """A critical point plus noise: the paper starts at 4-gons (Sec. 5).
 
-    W is that of the critical point plus N(0, noise^2). The biases are N(0, bias_std^2), or, if
-    bias_std is None, those of the critical point plus N(0, noise^2).
+    W is the critical point's plus N(0, noise^2). Biases are N(0, bias_std^2), or, if bias_std is
+    None, the critical point's plus N(0, noise^2).
     """
 
     def __init__(self, label: str | int, noise: float, bias_std: float | None):

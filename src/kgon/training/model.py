@@ -36,22 +36,23 @@ class TMS(L.LightningModule):
     member's step takes half a microsecond and a call through Lightning hundreds of times that.
     Lightning's `global_step` still counts optimizer steps.
 
-    A member has diverged when its loss is not finite. `diverged_at` holds the first stop of the
-    data module at which this is observed, -1 for other members, which train on. `resumed_at` is the
-    step of the checkpoint that a run goes on from.
+    A member has diverged when its loss is not finite. `diverged_at` is the first stop of the data
+    module at which this was observed, -1 for other members, which go on training. `resumed_at` is
+    the step of the checkpoint that a resumed run started from.
 
     Args:
         n_features: input dimension n (the paper's c).
         n_hidden: hidden dimension m (the paper's r).
-        members: numbers of the members; with `seed` they name the random streams.
+        members: the members' numbers, which name the random streams together with `seed`.
         seed: one for all members, or one for each.
         init: makes the initial parameters.
         optimizer: makes a torch optimizer, which must be elementwise, from parameters.
-        scheduler: makes a torch LR scheduler, which is advanced at every step, or None.
-        importance: weight of each output coordinate: what `importance_weights` takes, or a tensor
-            (n_features,) or (n_members, n_features).
+        scheduler: makes a torch LR scheduler, which advances at every step, or None.
+        importance: weight of each output coordinate: an argument of `importance_weights`, or a
+            tensor (n_features,) or (n_members, n_features).
         dtype: of parameters and inputs.
-        learning_rates: (first step, n_steps) -> (n_members, n_steps), if the members' rates differ.
+        learning_rates: (first step, n_steps) -> (n_members, n_steps), if the members' rates differ;
+            for minibatches and optimizers with a compiled loop (`training_steps.has_kernel`).
 
     Raises:
         ValueError: a size is below 1, or the optimizer or scheduler couples members.
@@ -71,10 +72,9 @@ class TMS(L.LightningModule):
         learning_rates: Callable[[int, int], Tensor] | None = None,
     ):
         super().__init__()
-        if n_features < 1:
-            raise ValueError(f"model.n_features must be at least 1, got {n_features}")
-        if n_hidden < 1:
-            raise ValueError(f"model.n_hidden must be at least 1, got {n_hidden}")
+        for name, size in {"n_features": n_features, "n_hidden": n_hidden}.items():
+            if size < 1:
+                raise ValueError(f"model.{name} must be at least 1, got {size}")
         check_members_are_independent(optimizer, scheduler)
         self.automatic_optimization = False
         self.members = list(members)
@@ -101,7 +101,7 @@ class TMS(L.LightningModule):
         self.resumed_at: int | None = None
 
     def keys(self, purpose: str) -> streams.Keys:
-        """The members' streams for a purpose, (n_members,)."""
+        """See `streams.member_keys`."""
         return streams.member_keys(self.seeds, self.members, purpose)
 
     def on_cpu(self) -> tuple[Tensor, Tensor]:
@@ -109,7 +109,7 @@ class TMS(L.LightningModule):
         return self.W.detach().cpu(), self.b.detach().cpu()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of every member, x (n_members | 1, n, n_features)."""
+        """The outputs of every member on x (n_members | 1, n, n_features)."""
         return (x @ self.W.mT @ self.W + self.b.unsqueeze(-2)).relu()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -128,7 +128,7 @@ class TMS(L.LightningModule):
         rates, settings = next_settings(optimizer, scheduler, batch.n_steps)
         if self.learning_rates is not None:
             if settings is not None:
-                raise ValueError("members whose learning rates differ must share a scheduler")
+                raise ValueError("learning_rates needs a scheduler that changes the rate alone")
             rates = self.learning_rates(self.global_step, batch.n_steps)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(batch, FullBatches):
@@ -157,8 +157,8 @@ class TMS(L.LightningModule):
         self._set_log_step()
 
     def _set_log_step(self) -> None:
-        # The step of what callbacks log by `self.log`, and of Lightning's monitors. Lightning
-        # counts blocks.
+        # Values that callbacks log by `self.log` and Lightning's monitors get this step; by itself
+        # Lightning would count blocks.
         self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.global_step
 
     def _mark_diverged(self) -> None:
@@ -167,8 +167,7 @@ class TMS(L.LightningModule):
         finite = ((W.mT @ W).square().sum((1, 2)) + b.square().sum(1)).isfinite()
         fresh = ~finite & (self.diverged_at < 0)
         self.diverged_at[fresh] = self.global_step
-        if not finite.any():
-            self.check_alive()
+        self.check_alive()
 
     def check_alive(self) -> None:
         """FloatingPointError if all members have diverged."""
@@ -179,10 +178,10 @@ class TMS(L.LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["writer"] = checkpoints.writer()
+        checkpoint["writer"] = checkpoints.WRITER
         checkpoint["history"] = self.history.state_dict()
-        # Limits of epochs, blocks and time count from where training goes on; after one of them had
-        # ended it, training would otherwise end again at once.
+        # A resumed run counts epochs, blocks and time anew. Otherwise a limit on one of them that
+        # ended training would end it again at once.
         fit_loop = checkpoint["loops"]["fit_loop"]
         checkpoint["loops"]["fit_loop"] = {k: v for k, v in fit_loop.items() if k == _STEPS_MADE}
         checkpoint.get("callbacks", {}).pop(Timer().state_key, None)

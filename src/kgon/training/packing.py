@@ -1,8 +1,9 @@
-"""Several jobs' ensembles trained as one ensemble, a *pack*.
+"""The ensembles of several jobs, trained as one ensemble, a *pack*.
 
-That takes inputs of the same kind and number, models of the same shape, and the same optimizer
-except for its learning rate. A member's result depends only on its own settings, so each job has
-the same result as alone. Only this module and `launch.packed` know that members belong to jobs.
+The jobs must have inputs of the same kind and number, models of the same shape, and the same
+optimizer except for its learning rate. A member's result depends only on its own settings, so a job
+has the same result as if trained alone. Only this module and `launch.packed` know that members
+belong to jobs.
 """
 
 import json
@@ -29,7 +30,7 @@ Checkpoint = dict[str, Any]
 
 
 def places(jobs: Sequence[TMS] | Sequence[EnsembleData]) -> list[slice]:
-    """The slice of the pack's members that belongs to each job."""
+    """The slice of each job among the pack's members."""
     ends = torch.tensor([0, *(len(job.members) for job in jobs)]).cumsum(0).tolist()
     return [slice(start, end) for start, end in pairwise(ends)]
 
@@ -67,9 +68,9 @@ def _importance(jobs: Sequence[TMS]) -> Tensor | None:
 
 
 class JobRates:
-    """The learning rates (n_members, n_steps) of jobs whose optimizers or schedulers differ.
+    """The `learning_rates` of a `TMS`, (n_members, n_steps), where those of its jobs `differ`.
 
-    Called with (first step, n_steps), in order of steps, each step at most once.
+    Calls must be in order of steps, each step at most once.
     """
 
     def __init__(self, jobs: Sequence[TMS]):
@@ -83,7 +84,7 @@ class JobRates:
 
 
 class _Clock:
-    """A copy of a job's optimizer and scheduler that only tracks the learning rate."""
+    """A copy of a job's optimizer and scheduler, for its learning rate."""
 
     def __init__(self, job: TMS):
         self.optimizer = job.make_optimizer([nn.Parameter(torch.zeros(1))])
@@ -98,8 +99,10 @@ class _Clock:
 
 
 class JobDistributions(Distribution):
-    """Distributions of one kind, each for the inputs of some members: (slice, distribution) pairs,
-    in order, that cover the axis of members."""
+    """Distributions of one kind, each for the inputs of some members.
+
+    `distributions` are pairs (slice, distribution) whose slices cover the axis of members in order.
+    """
 
     def __init__(self, distributions: Sequence[tuple[slice, Distribution]]):
         super().__init__(distributions[0][1].n_features)
@@ -205,32 +208,31 @@ def joined_checkpoint(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
 
 
 POINTER = "pack.json"
-"""File among a job's checkpoints that says where its pack is, and which members are the job's."""
+"""Name of a file among a job's checkpoints: where its pack is, and which members are the job's."""
 
 
 def load(path: Path) -> Checkpoint:
-    """Read a checkpoint."""
     checkpoint: Checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     checkpoints.check_writer(checkpoint)
     return checkpoint
 
 
 def join_pack(folder: Path, pack: Path, job: str, place: slice) -> None:
-    """Record in a job's folder of checkpoints that its state is in a pack, and in the pack's folder
+    """Note in a job's folder of checkpoints that its state is in a pack, and in the pack's folder
     that the job needs it."""
     (pack / "jobs").mkdir(parents=True, exist_ok=True)
     (pack / "jobs" / job).touch()
     folder.mkdir(parents=True, exist_ok=True)
-    pointer = {"job": job, "place": [place.start, place.stop]}
-    pointer["pack"] = os.path.relpath(pack, folder)
+    where = os.path.relpath(pack, folder)
+    pointer = {"job": job, "place": [place.start, place.stop], "pack": where}
     write_text(folder / POINTER, json.dumps(pointer), sync=False)
 
 
 def leave_pack(folder: Path, job: TMS | None) -> None:
     """Undo `join_pack`, if the job is in a pack. The last job to leave removes the pack's folder.
 
-    An interrupted job gets its own checkpoint from that of the pack, so that it can resume alone or
-    in another pack. Pass None for a job that has finished, which needs no checkpoint.
+    An interrupted job gets its own checkpoint out of the pack's, so that it can resume alone or in
+    another pack. Pass None for a finished job, which needs no checkpoint.
     """
     if not (folder / POINTER).exists():
         return

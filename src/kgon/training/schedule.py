@@ -8,13 +8,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Schedule:
-    """The steps at which things are recorded, all between step 0 and max_steps inclusive.
+    """The steps at which losses, snapshots, LLC estimates and pictures are recorded.
 
     Attributes:
         max_steps: length of the training run.
         n_losses: number of evenly spaced records of the loss, which is also recorded at snapshots.
-        n_snapshots: number of log-spaced snapshots of the parameters, before early ones that round
-            to the same step are merged.
+        n_snapshots: number of log-spaced snapshots of the parameters; early ones that round to the
+            same step are merged.
         n_llc: number of evenly spaced LLC estimates, with snapshots at the same steps.
     """
 
@@ -46,7 +46,7 @@ class Schedule:
         return sorted(set(np.linspace(0, self.max_steps, n + 1).round().astype(int).tolist()))
 
     def bytes_recorded(self, n_members: int, n_hidden: int, n_features: int) -> int:
-        """Bytes that the losses and parameters of a run's history take, as float64."""
+        """The size of the losses and parameters in a run's history, as float64."""
         a_snapshot = (n_hidden + 1) * n_features
         return 8 * n_members * (2 * len(self.losses) + a_snapshot * len(self.snapshots))
 
@@ -58,7 +58,6 @@ class Schedule:
 
 
 def steps(kind: str, **settings: int) -> list[int]:
-    """The steps of one kind (losses, snapshots, llc or pictures) of the `Schedule` with these
-    settings."""
+    """The steps of one kind (losses, snapshots, llc or pictures) of a `Schedule`."""
     found: list[int] = getattr(Schedule(**settings), kind)
     return found

@@ -1,4 +1,4 @@
-"""Optimizer steps of an ensemble, their settings, and a check of members' independence."""
+"""Optimizer steps of an ensemble, their settings, and a check that members are independent."""
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -14,7 +14,6 @@ from kgon.theory.loss import DirectLoss
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 SchedulerFactory = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
 
-
 Settings = list[dict[str, Any]]
 """The entries of an optimizer's param groups, such as lr and momentum, without the parameters."""
 
@@ -24,11 +23,11 @@ def next_settings(
     scheduler: torch.optim.lr_scheduler.LRScheduler | None,
     n_steps: int,
 ) -> tuple[Tensor, list[Settings] | None]:
-    """Advance the scheduler by n_steps; return the learning rates of these steps, (n_steps,), and
-    all settings of each step, or None if the rate is all that changes."""
+    """Advance the scheduler by n_steps. Return the learning rates of these steps, (n_steps,), and
+    the settings of each, or None if they differ in the rate alone."""
     settings = [_settings(optimizer)]
     with warnings.catch_warnings():
-        # torch warns because the scheduler runs ahead of the optimizer.
+        # torch warns that the scheduler steps before the optimizer.
         warnings.filterwarnings("ignore", message="Detected call of .lr_scheduler.step")
         for _ in range(n_steps):
             if scheduler is not None:
@@ -56,9 +55,9 @@ def minibatch_steps(
 ) -> None:
     """Make one optimizer step of every member on each minibatch, in place.
 
-    They run in a compiled loop if there is one for the optimizer and the device, and the learning
-    rate is all that changes; else in torch. `rates` are (n_steps,) or (n_members, n_steps),
-    `settings` as from `next_settings`; the rest is as in `TMS`.
+    The steps run in a compiled loop if the optimizer and the device have one and only the learning
+    rate changes (`settings` is None); else in torch. `rates` (n_steps,) and `settings` are those of
+    `next_settings`; a compiled loop also takes rates (n_members, n_steps).
     """
     if settings is None and training_steps.has_kernel(optimizer):
         training_steps.advance(W, b, optimizer, rates, batches, importance)
@@ -80,11 +79,11 @@ def torch_steps(
     gradients: Callable[[int], tuple[Tensor, Tensor]],
     settings: Sequence[Settings] | None = None,
 ) -> None:
-    """Make a step of a torch optimizer by dL/dW, dL/db = `gradients(t)` for each rate, in place.
+    """Make a step of a torch optimizer for each rate in place, by dL/dW, dL/db = `gradients(t)`.
 
-    With `settings`, as from `next_settings`, these are the optimizer's at each step.
+    `settings` are those of each step (`next_settings`), or None if only the rate changes.
     """
-    # The scheduler has run ahead, so the optimizer must keep the settings that it left.
+    # The scheduler has run ahead; the optimizer gets its settings back afterwards.
     ahead = _settings(optimizer)
     for t, rate in enumerate(rates.tolist()):
         W.grad, b.grad = gradients(t)
@@ -98,8 +97,8 @@ def torch_steps(
 def check_members_are_independent(
     make_optimizer: OptimizerFactory, make_scheduler: SchedulerFactory | None
 ) -> None:
-    """ValueError if a member's training would depend on others, or the optimizer's arguments are
-    wrong.
+    """ValueError if a member's training would depend on others, or the optimizer's or the
+    scheduler's arguments are wrong.
 
     The optimizer is run on three test members, together and one at a time.
     """
@@ -115,10 +114,14 @@ def check_members_are_independent(
             optimizer.step()
         return p.detach()
 
-    try:
-        name = type(make_optimizer([nn.Parameter(start.clone())])).__name__
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"optimizer: {error}") from error
+    def made(what: str, make: Callable[[Any], Any], of: Any) -> Any:
+        try:
+            return make(of)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{what}: {error}") from error
+
+    optimizer = made("optimizer", make_optimizer, [nn.Parameter(start.clone())])
+    name = type(optimizer).__name__
     try:
         together = run(slice(None))
         alone = torch.cat([run(slice(i, i + 1)) for i in range(3)])
@@ -127,13 +130,13 @@ def check_members_are_independent(
         independent = False
     if not independent:
         raise ValueError(
-            f"optimizer={name} couples the members of an ensemble: a member's step depends on the "
-            "others'; use an elementwise optimizer such as sgd, adam or adamw"
+            f"optimizer={name} couples the members of an ensemble: a member's step depends on "
+            "other members; use an elementwise optimizer such as sgd, adam or adamw"
         )
     if make_scheduler is not None:
-        scheduler = make_scheduler(make_optimizer([nn.Parameter(start.clone())]))
+        scheduler = made("scheduler", make_scheduler, optimizer)
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             raise ValueError(
-                "scheduler=ReduceLROnPlateau couples the members of an ensemble: one learning rate "
-                "would follow the mean loss of all; use a scheduler of the step alone"
+                "scheduler=ReduceLROnPlateau couples the members of an ensemble: the learning rate "
+                "would follow the mean loss of all; use a scheduler that depends on the step alone"
             )
