@@ -29,7 +29,6 @@ class Zygote:
                 **os.environ,
                 "PYTHONPATH": f"{SOURCE}:{Path(__file__).parent}",
                 "COLUMNS": "120",
-                "OMP_NUM_THREADS": "1",
                 "WANDB_MODE": "offline",
             },
         )

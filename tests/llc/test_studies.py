@@ -8,7 +8,8 @@ import torch
 
 from kgon.llc.hmc import HMC
 from kgon.llc.langevin import SGLD
-from kgon.llc.studies import ChainSettings, along_training, at_critical_points
+from kgon.llc.studies import along_training, at_critical_points
+from kgon.llc.study_rows import ChainSettings
 from kgon.theory.critical import critical_point
 from kgon.theory.loss import PopulationLoss
 

@@ -24,8 +24,8 @@ from kgon.llc import studies
 from kgon.llc.estimate import check_sampler
 from kgon.llc.inputs import check_memory, default_localization
 from kgon.llc.published import FOUR_GONS, PAPER, REPRODUCTION
-from kgon.llc.studies import (
-    CalibratedPoint,
+from kgon.llc.studies import CalibratedPoint
+from kgon.llc.study_rows import (
     ChainSettings,
     ChosenEstimate,
     CriticalPointEstimate,
