@@ -5,6 +5,7 @@ Hydra imports this module at every start, so that heavy imports are inside funct
 
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,8 @@ class Sweeper(BasicSweeper):
             for point, result in zip(batch, returned, strict=False):
                 if result.status == JobStatus.FAILED:
                     error = result._return_value
+                    if point.directory.status()["state"] == "finished":  # without its objective
+                        print(f"{point.directory.path}: {error}", file=sys.stderr)
                     point.directory.fail(point.command, point.task, error)
             results += returned
         return results

@@ -114,10 +114,12 @@ def test_a_point_that_diverges_fails_alone(zygote, tmp_path):
     assert run_directory.load(path).status["error"] == found["failed"].status["error"]
 
 
-def test_a_point_without_the_objective_does_not_fail_the_others(zygote, tmp_path):
+@pytest.mark.parametrize("launcher", ["packed", "basic"])
+def test_a_point_without_the_objective_is_named_and_does_not_fail(zygote, tmp_path, launcher):
     """A result may be missing in one run only, such as a learning coefficient that is never ok."""
-    zygote.run(tmp_path, "train", "-m", *JOB, "trainer.max_steps=400", "seed=1,2", PACKED,
-               "runs.objective=nothing")  # fmt: skip
+    sweep = zygote.run(tmp_path, "train", "-m", *JOB, "trainer.max_steps=400", "seed=1,2",
+                       f"hydra/launcher={launcher}", "runs.objective=nothing")  # fmt: skip
+    assert sweep.output.count("runs.objective=nothing is not a number in the summary") == 2
     states = {run_directory.load(path).status["state"] for path in points(tmp_path).values()}
     assert states == {"finished"}
 

@@ -56,6 +56,9 @@ def test_a_member_has_left_when_it_is_in_another_phase():
     # The first was in its phase until between steps 10 and 30, the second to the end at 40.
     assert left.ends == {"b": 1} and left.left == 1 and left.ratio == 20
     assert left.rate == pytest.approx(1 / ((20 + 40) * 0.1))
+    # One that was never seen in its phase was there from step 0 until between 0 and 20.
+    unseen = leaving(ensemble([["other", "other", "b"]]))
+    assert unseen.rate == pytest.approx(1 / (10 * 0.1))
 
 
 def test_rates_at_one_ratio_are_compared_with_the_errors_of_counts():

@@ -141,7 +141,7 @@ def leaving(run: Ensemble) -> Left:
             spent += float(step[-1])
             continue
         ends[str(own[away[0]])] += 1
-        inside = np.flatnonzero(own[: away[0]] == start)[-1]
+        inside = max(np.flatnonzero(own[: away[0]] == start), default=0)
         spent += float(step[inside] + step[away[0]]) / 2
     batch_size = int(config["batch_size"])
     return Left(batch_size, lr, round(batch_size / lr, 6), run.n_members, ends.total(),
