@@ -206,8 +206,6 @@ def test_runs_of_one_process_do_not_merge(server, tmp_path):
 # ------------------------------------------------------------------------------- a lost network
 
 
-# The client's own threads do not expect its end.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize(
     "fault",
     [
