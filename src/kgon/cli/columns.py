@@ -26,7 +26,7 @@ def page() -> str:
         "run's folder (Parquet), and those that other commands leave in theirs. "
         "`python -m kgon.cli.columns` writes this page from the rows' docstrings.",
         "",
-        "In Python every table of a training run has two kinds of columns more: `run`, the run's "
+        "In Python every table of a training run has two more kinds of columns: `run`, the run's "
         "folder, and one for each setting that varies between the runs, named as on the command "
         "line (`optimizer.lr`). Where a table has a column of that name, it is `config.members`, "
         "for instance.",

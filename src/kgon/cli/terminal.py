@@ -1,4 +1,4 @@
-"""What the commands read and print alike."""
+"""What commands have in common: the options of those without a config, and printed files."""
 
 import argparse
 import math
@@ -11,7 +11,7 @@ from rich.console import Console
 
 
 class Parser(argparse.ArgumentParser):
-    """The options of a command without config. What is wrong with them is one line."""
+    """The options of a command without a config; an error in them is one line."""
 
     def __init__(self, description: str):
         super().__init__(prog=sys.argv[0], description=description)

@@ -111,7 +111,7 @@ def against_parameter(
         ax.set_title(panel, loc="left")
         lines = {label: lines[label] for label in ("", *labels) if label in lines}
         if panel in stacked:
-            _stack(ax, x, lines)
+            _stack(ax, x, lines, 72 * heights[0])
             continue
         for place, (label, y) in enumerate(lines.items()):
             side = (place - (len(lines) - 1) / 2) * min(_SIDE, _room(ax, x) / (2 * len(lines)))
@@ -183,8 +183,9 @@ def _draw(ax: Axes, x: Array, y: Array, marks: Mapping[str, Any], line: str, sid
                 **{"ls": line, "lw": 0.9, "ms": 3.5, **marks})  # fmt: skip
 
 
-def _stack(ax: Axes, x: Array, lines: Mapping[str, Array]) -> None:
-    """Draw the shares of phases as stacked bars, means over the runs with the same x."""
+def _stack(ax: Axes, x: Array, lines: Mapping[str, Array], tall: float) -> None:
+    """Draw the shares of phases as stacked bars, `tall` points in all, means over the runs with the
+    same x."""
     at = np.unique(x)
     width = 0.7 * min(_room(ax, x), _WIDEST)
     left, right = _beside(ax, at, -width / 2), _beside(ax, at, width / 2)
@@ -195,7 +196,7 @@ def _stack(ax: Axes, x: Array, lines: Mapping[str, Array]) -> None:
         ax.bar(left, share, right - left, bottom, align="edge", color=colour, label=label)
         light = np.dot(to_rgb(colour), (0.299, 0.587, 0.114)) > 0.45
         for place, height, start in zip(at, share, bottom, strict=True):
-            if height > 0.08 and width > _LETTER * len(label):
+            if height * tall > 2 * _LETTER and width > _LETTER * len(label):
                 ax.text(place, start + height / 2, label, ha="center", va="center_baseline",
                         color=style.INK if light else "white")  # fmt: skip
         bottom = bottom + share

@@ -31,7 +31,7 @@ ModuleLoss = Callable[[Any, Any], Tensor]
 
 _FOR_ONE_THREAD = 3e7
 """Floating-point operations of a gradient of all chains below which torch takes one thread: two
-are no faster there on an idle machine, and five times as slow on a busy one."""
+gain a tenth to a third on an idle machine, and lose a factor of two to seven on a busy one."""
 
 
 def estimate_module_llc(

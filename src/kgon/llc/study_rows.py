@@ -86,13 +86,25 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class CriticalPointEstimate:
-    """An estimate at a critical point beside theory and, at n_features = 6, published values.
+class _AtCriticalPoint:
+    """Where an estimate is, and what it should be.
 
     Attributes:
         label: label of the critical point.
         n_samples: n, the sample size.
         theory: learning coefficient by theory; blank where there is none.
+    """
+
+    label: str
+    n_samples: int
+    theory: float | None
+
+
+@dataclass(frozen=True)
+class CriticalPointEstimate(_AtCriticalPoint):
+    """An estimate at a critical point beside theory and, at n_features = 6, published values.
+
+    Attributes:
         published: estimate by others; blank where none is known.
         published_spread: spread that they state.
         source: where it is published.
@@ -105,9 +117,6 @@ class CriticalPointEstimate:
         kind: minimum, saddle, or non-smooth where there is no Hessian.
     """
 
-    label: str
-    n_samples: int
-    theory: float | None
     published: float | None
     published_spread: float | None
     source: str | None
@@ -143,37 +152,22 @@ class SnapshotEstimate:
 
 
 @dataclass(frozen=True)
-class GridEstimate:
+class GridEstimate(_AtCriticalPoint):
     """An estimate at one setting of a grid.
 
     Attributes:
-        label: label of the critical point.
-        n_samples: n, the sample size.
-        theory: learning coefficient by theory; blank where there is none.
         chosen: whether `kgon.llc.calibration` chose this setting.
     """
 
-    label: str
-    n_samples: int
-    theory: float | None
     chains: ChainSettings
     estimate: Estimate
     chosen: bool
 
 
 @dataclass(frozen=True)
-class ChosenEstimate:
-    """The estimate at the chosen setting of a grid; blank where no estimate is ok.
+class ChosenEstimate(_AtCriticalPoint):
+    """The estimate at the chosen setting of a grid; blank where no estimate is ok."""
 
-    Attributes:
-        label: label of the critical point.
-        n_samples: n, the sample size.
-        theory: learning coefficient by theory; blank where there is none.
-    """
-
-    label: str
-    n_samples: int
-    theory: float | None
     chains: ChainSettings | None
     estimate: Estimate | None
 

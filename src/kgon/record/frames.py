@@ -301,7 +301,7 @@ def _drawable(value: Any) -> float | str:
 
 
 def _names(result: str) -> list[str]:
-    """What a result is asked for by, without `final/`: `llc`, `llc/5` for `final/llc/5`."""
+    """The names of a result for `y`, without `final/`: `llc` and `llc/5` for `final/llc/5`."""
     what, phase, _ = parts(result)
     names = [what, f"{what}/{phase}", result]
     return [name.removeprefix("final/") for name in names]
